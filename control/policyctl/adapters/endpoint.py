@@ -1,0 +1,62 @@
+"""How a command finds the server: a small file that `policyctl serve` writes.
+
+It holds the key of the restricted repository API, so only its owner may read
+it, and nothing prints it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+from policyctl.adapters.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a Triton answers.
+
+    Attributes:
+        http: ``host:port`` of HTTP.
+        grpc: ``host:port`` of gRPC.
+        metrics: ``host:port`` of the metrics, empty if unknown.
+        api_key: Of the restricted repository API; empty where it is open.
+        server_id: Names this very run of the server; empty where it is not ours.
+        pid: Of tritonserver, 0 where it is not ours.
+        supervisor_pid: Of `policyctl serve`, 0 where it is not ours.
+    """
+
+    http: str
+    grpc: str
+    metrics: str = ""
+    api_key: str = field(default="", repr=False)
+    server_id: str = ""
+    pid: int = 0
+    supervisor_pid: int = 0
+
+
+def write(repository: Repository, endpoint: Endpoint) -> None:
+    """Tell other commands where the server is."""
+    repository.write(path_in(repository), json.dumps(asdict(endpoint)).encode(), mode=0o600)
+
+
+def path_in(repository: Repository) -> Path:
+    """Where the file is."""
+    return repository.control / "server.json"
+
+
+def read(repository: Repository) -> Endpoint | None:
+    """The server's endpoint; None where none is written or its supervisor is gone."""
+    try:
+        endpoint = Endpoint(**json.loads(path_in(repository).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return endpoint if psutil.pid_exists(endpoint.supervisor_pid) else None
+
+
+def clear(repository: Repository) -> None:
+    """The server is gone."""
+    path_in(repository).unlink(missing_ok=True)

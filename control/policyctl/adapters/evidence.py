@@ -1,0 +1,32 @@
+"""Evidence on disk: what a gate saw, kept beside the journal that names its digest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from policyctl.adapters.repository import Repository
+from policyctl.domain.manifest import digest_of
+from policyctl.domain.verdict import GateResult
+
+
+def write(repository: Repository, result: GateResult, *, model: str, release: str, stamp: str) -> tuple[Path, str]:
+    """Keep one gate's result.
+
+    Args:
+        repository: Where to keep it.
+        result: What the gate said and saw.
+        model: Of which model.
+        release: Of which release.
+        stamp: Makes the file's name unique and sortable.
+
+    Returns:
+        The file, and the digest of its content.
+    """
+    body: dict[str, Any] = {"model": model, "release": release, "time": stamp, **result.to_json()}
+    content = json.dumps(body, indent=1, sort_keys=True).encode() + b"\n"
+    path = repository.control / "evidence" / model / release / f"{stamp.replace(':', '')}-{result.gate}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    repository.write(path, content)
+    return path, digest_of(content)

@@ -1,0 +1,96 @@
+"""One writer at a time, and a lock that tells who holds it.
+
+The lock is the kernel's (`flock`), so it ends with its process however that
+ends; the text in the file is only for people.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from policyctl.adapters.files import storage_error
+from policyctl.adapters.journal import actor
+from policyctl.errors import BusyError
+
+_POLL_S = 0.05
+
+
+@contextmanager
+def hold(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock at `path` while the block runs.
+
+    Args:
+        path: The lock file; made if need be.
+        doing: What for, told to whoever finds it held.
+        wait_s: How long to wait for another holder.
+
+    Raises:
+        BusyError: Somebody else holds it; names who, since when and what for.
+        UsageError: The lock file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        _acquire(descriptor, path, wait_s)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _description(doing), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise BusyError(
+                    f"another writer is at work: {holder(path)}",
+                    remedy="Wait until it is done and try again, or stop it with: policyctl abort MODEL",
+                ) from None
+            time.sleep(_POLL_S)
+        else:
+            return
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock, in words."""
+    try:
+        data = json.loads(path.read_text())
+        return f"{data['actor']} (process {data['pid']}): {data['doing']}, since {data['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that has not said who it is"
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock right now."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _description(doing: str) -> bytes:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    text = {"actor": actor(), "pid": os.getpid(), "doing": doing, "since": since}
+    return json.dumps(text).encode()

@@ -1,0 +1,123 @@
+"""Generate `config.pbtxt` from a contract, through Triton's own protobuf messages.
+
+The text names no model (Triton takes the folder's name), so a candidate is
+certified under exactly the configuration that its alias will have. It is
+complete: Triton need not ask a backend to complete it, which on a Python-based
+backend would cost a second start of the interpreter at every load.
+
+Parameters that ours read and NVIDIA's native backends ignore: `contract`,
+`release`, `releases`, `manifest_digest`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from policyctl.domain.artifacts import BACKENDS, FILES, Format
+from policyctl.domain.contract import Contract, TensorSpec
+from policyctl.domain.manifest import digest_of
+
+_TYPES = {
+    "bool": "TYPE_BOOL",
+    "uint8": "TYPE_UINT8",
+    "uint16": "TYPE_UINT16",
+    "uint32": "TYPE_UINT32",
+    "uint64": "TYPE_UINT64",
+    "int8": "TYPE_INT8",
+    "int16": "TYPE_INT16",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "float16": "TYPE_FP16",
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServingOptions:
+    """How a release is served; everything else follows from its contract.
+
+    Attributes:
+        max_batch_size: Largest batch that Triton forms or accepts.
+        max_queue_delay_us: How long a request may wait for others to join it.
+        instances: Copies of the model.
+        gpu: Serve on GPUs.
+        parameters: Options of the backend, by the native backend's names.
+    """
+
+    max_batch_size: int = 64
+    max_queue_delay_us: int = 0
+    instances: int = 1
+    gpu: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+def render(
+    contract: Contract,
+    *,
+    release: str,
+    slot: int,
+    releases: Mapping[str, str],
+    manifest_digest: str,
+    format: Format,  # noqa: A002
+    options: ServingOptions,
+) -> str:
+    """The text of `config.pbtxt` for one release.
+
+    Args:
+        contract: Its inputs and outputs.
+        release: Semantic version.
+        slot: The one version that is served.
+        releases: Slot to release, of every release of the model, so that a
+            client can name the release of an answer that crossed a switch.
+        manifest_digest: What the backend holds the slot against.
+        format: Which artifact is served.
+        options: Batching and instances.
+    """
+    config = model_config_pb2.ModelConfig()
+    config.backend = BACKENDS[format]
+    config.default_model_filename = FILES[format][0]
+    config.max_batch_size = options.max_batch_size
+    config.version_policy.specific.versions.append(slot)
+    for spec in contract.observations:
+        _tensor(config.input.add(), spec)
+    for spec in contract.outputs:
+        _tensor(config.output.add(), spec)
+    group = config.instance_group.add()
+    group.count = options.instances
+    group.kind = group.KIND_GPU if options.gpu else group.KIND_CPU
+    config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_us
+    parameters = {
+        **options.parameters,
+        "contract": json.dumps(contract.to_json(), sort_keys=True, separators=(",", ":")),
+        "release": release,
+        "releases": json.dumps(dict(releases), sort_keys=True),
+        "manifest_digest": manifest_digest,
+    }
+    for key in sorted(parameters):
+        config.parameters[key].string_value = parameters[key]
+    return str(text_format.MessageToString(config))
+
+
+def with_releases(text: str, releases: Mapping[str, str]) -> str:
+    """`text` with another slot-to-release map; nothing that Triton computes depends on it."""
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    config.parameters["releases"].string_value = json.dumps(dict(releases), sort_keys=True)
+    return str(text_format.MessageToString(config))
+
+
+def identity(text: str) -> str:
+    """Digest of everything in `text` that decides what is served, and how."""
+    return digest_of(with_releases(text, {}).encode())
+
+
+def _tensor(message: Any, spec: TensorSpec) -> None:
+    message.name = spec.name
+    message.data_type = model_config_pb2.DataType.Value(_TYPES[spec.dtype])
+    message.dims.extend(spec.shape)

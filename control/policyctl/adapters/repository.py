@@ -1,0 +1,221 @@
+"""The model repository on disk: slots, alias folders, staging, evidence.
+
+::
+
+    model_repository/
+      walker/              config.pbtxt (what production serves), 1/, 2/ ... (slots)
+      walker.staging/      config.pbtxt, 2/            (hard links to the slot's files)
+      walker.candidate/    the same, only while a release is being certified
+      .policyctl/          journal.jsonl, lock, evidence/, staging/, server.json
+
+A slot is written once: staged on the same file system, synced, renamed into
+place, read-only. Nothing here ever writes into a slot again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from policyctl.adapters import files, lock
+from policyctl.adapters.journal import Journal
+from policyctl.domain.names import CANDIDATE, PRODUCTION, split_served_name
+from policyctl.errors import UsageError
+
+CONTROL = ".policyctl"
+CONFIG = "config.pbtxt"
+
+
+class Repository:
+    """One model repository and the control plane's folder in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.control = self.root / CONTROL
+        self.journal = Journal(self.control / "journal.jsonl")
+
+    @property
+    def lock_path(self) -> Path:
+        """The writer lock's file."""
+        return self.control / "lock"
+
+    @property
+    def scratch(self) -> Path:
+        """Where unfinished files are, on the repository's own file system."""
+        return self.control / "staging"
+
+    def write(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        """Replace a file of the repository as a whole.
+
+        Raises:
+            UsageError: The disk refuses; the file is as it was.
+        """
+        files.write_atomically(path, content, mode=mode, scratch=self.scratch)
+
+    def create(self) -> None:
+        """Make the folders; nothing happens where they are.
+
+        Raises:
+            UsageError: They cannot be made.
+        """
+        try:
+            for folder in (self.scratch, self.control / "evidence"):
+                folder.mkdir(parents=True, exist_ok=True)
+            files.sweep(self.scratch)
+        except OSError as error:
+            raise files.storage_error(self.root, error) from error
+
+    def require(self) -> None:
+        """Refuse where there is no repository yet.
+
+        Raises:
+            UsageError: Nothing was ever published there.
+        """
+        if not self.journal.path.exists():
+            raise UsageError(
+                f"{self.root} holds no published policy",
+                remedy="Publish one (policyctl publish DIR --model NAME --release 1.0.0),"
+                " or name another repository with --repository.",
+            )
+
+    def writer(self, doing: str, *, wait_s: float = 0.0) -> AbstractContextManager[None]:
+        """Hold the writer lock."""
+        return lock.hold(self.lock_path, doing=doing, wait_s=wait_s)
+
+    def slot(self, model: str, slot: int) -> Path:
+        """Where a release was published."""
+        return self.root / model / str(slot)
+
+    def served_slot(self, served: str, slot: int) -> Path:
+        """Where the Triton model `served` has a slot."""
+        return self.root / served / str(slot)
+
+    def config(self, served: str) -> Path:
+        """The configuration of the Triton model `served`."""
+        return self.root / served / CONFIG
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A fresh folder on the repository's file system, removed afterwards."""
+        folder = self.scratch / files.scratch_name()
+        try:
+            folder.mkdir(parents=True)
+            yield folder
+        except OSError as error:
+            raise files.storage_error(folder, error) from error
+        finally:
+            files.remove_tree(folder)
+
+    def commit_slot(self, staged: Path, model: str, slot: int) -> Path:
+        """Rename a staged release into its slot, read-only.
+
+        Raises:
+            UsageError: The disk refuses, or the slot is there already.
+        """
+        target = self.slot(model, slot)
+        try:
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():
+                raise UsageError(f"{target} is there already: a slot is never written twice")
+            for folder in (staged, *(p for p in staged.rglob("*") if p.is_dir())):
+                files.sync_folder(folder)
+            staged.rename(target)
+            target.chmod(0o555)
+            files.sync_folder(target.parent)
+            files.sync_folder(self.root)
+        except OSError as error:
+            raise files.storage_error(target, error) from error
+        return target
+
+    def set_orphans_aside(self, model: str, known: Collection[int]) -> tuple[Path, ...]:
+        """Move slots that the journal does not know (a crash while publishing) out of Triton's tree."""
+        folder, moved = self.root / model, []
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name.isdigit() and int(path.name) not in known:
+                target = self.control / "orphans" / f"{model}-{path.name}-{secrets.token_hex(4)}"
+                try:
+                    target.parent.mkdir(exist_ok=True)
+                    path.chmod(0o755)
+                    path.rename(target)
+                except OSError as error:
+                    raise files.storage_error(path, error) from error
+                moved.append(target)
+        return tuple(moved)
+
+    def place(self, served: str, slot: int) -> None:
+        """Give `served` hard links to the slot; whatever was in their place is replaced."""
+        model, alias = split_served_name(served)
+        if alias == PRODUCTION:
+            return
+        target = self.served_slot(served, slot)
+        try:
+            target.parent.mkdir(exist_ok=True)
+            if _same_links(self.slot(model, slot), target):
+                return
+            with self.staging() as folder:
+                files.link_tree(self.slot(model, slot), folder / "links")
+                files.remove_tree(target)
+                (folder / "links").rename(target)
+            files.sync_folder(target.parent)
+        except OSError as error:
+            raise files.storage_error(target, error) from error
+
+    def configure(self, served: str, text: str) -> None:
+        """Replace the configuration of `served` as a whole."""
+        path = self.config(served)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise files.storage_error(path, error) from error
+        self.write(path, text.encode())
+
+    def withdraw(self, served: str) -> None:
+        """Remove the folder of an alias; of production the configuration alone."""
+        _, alias = split_served_name(served)
+        try:
+            if alias == PRODUCTION:
+                self.config(served).unlink(missing_ok=True)
+            else:
+                files.remove_tree(self.root / served)
+        except OSError as error:
+            raise files.storage_error(self.root / served, error) from error
+
+    def prune(self, served: str, slot: int) -> None:
+        """Remove every slot but `slot` from an alias's own folder."""
+        _, alias = split_served_name(served)
+        if alias == PRODUCTION:
+            return
+        for folder in (self.root / served).iterdir():
+            if folder.name.isdigit() and folder.name != str(slot):
+                files.remove_tree(folder)
+
+    def served_names(self) -> tuple[str, ...]:
+        """Folders with a configuration: what a plain Triton would serve."""
+        if not self.root.is_dir():
+            return ()
+        return tuple(sorted(p.parent.name for p in self.root.glob(f"*/{CONFIG}")))
+
+    def candidates(self) -> tuple[str, ...]:
+        """Candidate folders that are there."""
+        if not self.root.is_dir():
+            return ()
+        return tuple(sorted(p.name for p in self.root.glob(f"*.{CANDIDATE}") if p.is_dir()))
+
+
+def _same_links(source: Path, target: Path) -> bool:
+    """Whether `target` already holds exactly the links to `source`."""
+    if target.is_symlink() or not target.is_dir():
+        return False
+
+    def inodes(folder: Path) -> dict[str, tuple[int, int]]:
+        found = {}
+        for path in folder.rglob("*"):
+            status = os.lstat(path)
+            if not path.is_dir() or path.is_symlink():
+                found[str(path.relative_to(folder))] = (status.st_dev, status.st_ino)
+        return found
+
+    return inodes(source) == inodes(target)

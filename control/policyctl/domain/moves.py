@@ -1,0 +1,280 @@
+"""Decide how an alias moves from one release to another.
+
+This module decides and `services.moves` acts: it opens no file, reads no clock
+and knows no Triton client, so every path is tested without a server. A
+decision is a `Move`, a plain value that the journal keeps, and a plan: the
+ordered effects that carry it out.
+
+The order is *expand, certify, switch, verify, contract*. Up to the record
+``switching`` the alias has not been touched, so a move that is cut short
+before it is reverted; after it the target is certified on this very server, so
+the move is finished. Every effect can be repeated without harm, so a plan
+begun twice ends like one begun once.
+
+Invariant: the configuration of an alias names only a release that a server
+has certified, and after any prefix of any plan the alias is answered by the
+incumbent or by the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from policyctl.domain.artifacts import Format
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.names import CANDIDATE, PRODUCTION, served_name
+
+
+class MoveKind(StrEnum):
+    """Which way."""
+
+    PROMOTION = "promotion"
+    ROLLBACK = "rollback"
+
+
+class Phase(StrEnum):
+    """How far the journal says that a move has come."""
+
+    INTENT = "intent"
+    CERTIFIED = "certified"
+    SWITCHING = "switching"
+
+
+class Result(StrEnum):
+    """How a move ended."""
+
+    DONE = "done"
+    REVERTED = "reverted"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One release as an alias serves it.
+
+    Attributes:
+        release: Semantic version.
+        slot: Triton's version directory.
+        manifest_digest: What the release's manifest hashes to.
+        format: Which of its artifacts is served.
+        config: The whole text of `config.pbtxt`.
+    """
+
+    release: str
+    slot: int
+    manifest_digest: str
+    format: Format
+    config: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "release": self.release,
+            "slot": self.slot,
+            "manifest_digest": self.manifest_digest,
+            "format": self.format.value,
+            "config": self.config,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Placement:
+        """Read what `to_json` wrote."""
+        return cls(
+            release=data["release"],
+            slot=data["slot"],
+            manifest_digest=data["manifest_digest"],
+            format=Format(data["format"]),
+            config=data["config"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One promotion or rollback.
+
+    Attributes:
+        id: Names the move in the journal.
+        kind: Promotion or rollback.
+        model: Whose alias.
+        alias: Which alias.
+        incumbent: What it names now; None before its first promotion.
+        target: What it is to name.
+        reason: Why, in the words of whoever asked.
+    """
+
+    id: str
+    kind: MoveKind
+    model: str
+    alias: str
+    incumbent: Placement | None
+    target: Placement
+    reason: str = ""
+
+    @property
+    def served(self) -> str:
+        """The Triton model of the alias."""
+        return served_name(self.model, self.alias)
+
+    @property
+    def candidate(self) -> str:
+        """The Triton model under which the target is certified."""
+        return served_name(self.model, CANDIDATE)
+
+    @property
+    def words(self) -> str:
+        """What it is, in words."""
+        origin = "nothing" if self.incumbent is None else self.incumbent.release
+        return f"{self.kind} of {self.model}'s {self.alias} from {origin} to {self.target.release}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "move": self.id,
+            "move_kind": self.kind.value,
+            "model": self.model,
+            "alias": self.alias,
+            "incumbent": None if self.incumbent is None else self.incumbent.to_json(),
+            "target": self.target.to_json(),
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Move:
+        """Read what `to_json` wrote."""
+        incumbent = data["incumbent"]
+        return cls(
+            id=data["move"],
+            kind=MoveKind(data["move_kind"]),
+            model=data["model"],
+            alias=data["alias"],
+            incumbent=None if incumbent is None else Placement.from_json(incumbent),
+            target=Placement.from_json(data["target"]),
+            reason=data["reason"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Append a record to the journal."""
+
+    kind: RecordKind
+    result: Result | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Give the Triton model `served` the slot's files (hard links) and drop no other."""
+
+    served: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Replace the `config.pbtxt` of `served` as a whole."""
+
+    served: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Have Triton load `served` as configured; the old version serves until `slot` is ready."""
+
+    served: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certify:
+    """Ask `served` for its golden set; every answer must come from the placement's slot."""
+
+    served: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Unload `served`, then remove its folder (the config alone where it holds the slots)."""
+
+    served: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Remove every slot but `slot` from the folder of `served`, which is an alias's own."""
+
+    served: str
+    slot: int
+
+
+Effect = Write | Place | Configure | Load | Certify | Withdraw | Prune
+
+
+def plan(move: Move, *, certified_here: bool = False) -> tuple[Effect, ...]:
+    """The effects that carry out `move`, in order.
+
+    Args:
+        move: What to do.
+        certified_here: The very server in use has certified the target before,
+            in this format and with this configuration, so *expand* and
+            *certify* need not be repeated. This is what makes a rollback as
+            quick as its switch.
+    """
+    intent = (Write(RecordKind.INTENT),)
+    if certified_here:
+        return intent + finish(move)
+    expand = (
+        Place(move.candidate, move.target.slot),
+        Configure(move.candidate, move.target),
+        Load(move.candidate, move.target.slot),
+    )
+    certify = (Certify(move.candidate, move.target), Write(RecordKind.CERTIFIED))
+    return intent + expand + certify + finish(move)
+
+
+def finish(move: Move) -> tuple[Effect, ...]:
+    """The effects from *switch* on; also what completes a move that crashed there."""
+    return (
+        *_place_alias(move, move.target),
+        Write(RecordKind.SWITCHING),
+        Configure(move.served, move.target),
+        Load(move.served, move.target.slot),
+        Certify(move.served, move.target),
+        *_contract(move, move.target),
+        Write(RecordKind.OUTCOME, Result.DONE),
+    )
+
+
+def revert(move: Move, phase: Phase, *, result: Result = Result.REVERTED) -> tuple[Effect, ...]:
+    """The effects that bring the incumbent back, from wherever the move stopped."""
+    back: tuple[Effect, ...] = ()
+    if phase is Phase.SWITCHING:
+        if move.incumbent is None:
+            back = (Withdraw(move.served),)
+        else:
+            back = (
+                *_place_alias(move, move.incumbent),
+                Configure(move.served, move.incumbent),
+                Load(move.served, move.incumbent.slot),
+                Certify(move.served, move.incumbent),
+            )
+    elif move.incumbent is None and move.alias != PRODUCTION:
+        back = (Withdraw(move.served),)
+    return (*back, *_contract(move, move.incumbent), Write(RecordKind.OUTCOME, result))
+
+
+def _place_alias(move: Move, placement: Placement) -> tuple[Effect, ...]:
+    # production serves the slots where they were published; others have links of their own
+    return () if move.alias == PRODUCTION else (Place(move.served, placement.slot),)
+
+
+def _contract(move: Move, kept: Placement | None) -> tuple[Effect, ...]:
+    prune = move.alias != PRODUCTION and kept is not None
+    return (
+        Withdraw(move.candidate),
+        *((Prune(move.served, kept.slot),) if prune and kept is not None else ()),
+    )

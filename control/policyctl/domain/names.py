@@ -1,0 +1,82 @@
+"""Which names a model, an alias and a release may have.
+
+A model or alias name becomes a folder and a part of a URL, so the alphabet is
+small and lower case: no name can leave the repository, hide, or collide with
+another on a file system that ignores case. The dot is kept for joining: the
+model that Triton serves for alias ``staging`` of ``walker`` is
+``walker.staging``; ``production`` is plain ``walker``.
+"""
+
+from __future__ import annotations
+
+import re
+
+import semver
+
+from policyctl.errors import UsageError
+
+PRODUCTION = "production"
+CANDIDATE = "candidate"
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
+
+
+def check_model_name(name: str) -> str:
+    """Return `name` if it may name a model.
+
+    Raises:
+        UsageError: It is not 1 to 64 characters of ``a-z 0-9 _ -`` that begin
+            and end with a letter or digit.
+    """
+    return _check("model", name)
+
+
+def check_alias(name: str) -> str:
+    """Return `name` if it may name an alias.
+
+    Raises:
+        UsageError: Not in the alphabet, or ``candidate``, which is the name
+            under which a release is certified before any alias names it.
+    """
+    if name == CANDIDATE:
+        raise UsageError(
+            f"alias {name!r} is reserved for the release under certification",
+            remedy="Choose another alias, for example staging.",
+        )
+    return _check("alias", name)
+
+
+def _check(kind: str, name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise UsageError(
+            f"{kind} name {name!r} is not allowed",
+            remedy="Use 1 to 64 of a-z, 0-9, '_' and '-', beginning and ending with a letter or digit.",
+        )
+    return name
+
+
+def check_release(text: str) -> str:
+    """Return `text` if it is a semantic version, in full and canonical.
+
+    Raises:
+        UsageError: It is not one by https://semver.org (three numbers, no ``v``).
+    """
+    try:
+        version = semver.Version.parse(text)
+    except (ValueError, TypeError):
+        raise UsageError(
+            f"release {text!r} is not a semantic version",
+            remedy="Use MAJOR.MINOR.PATCH, for example 1.0.0 or 1.2.0-rc.1 (see https://semver.org).",
+        ) from None
+    return str(version)
+
+
+def served_name(model: str, alias: str) -> str:
+    """Name of the Triton model that answers for `alias` of `model`."""
+    return model if alias == PRODUCTION else f"{model}.{alias}"
+
+
+def split_served_name(name: str) -> tuple[str, str]:
+    """Model and alias of a Triton model name; the inverse of `served_name`."""
+    model, dot, alias = name.partition(".")
+    return (model, alias) if dot else (model, PRODUCTION)

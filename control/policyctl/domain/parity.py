@@ -1,0 +1,208 @@
+"""Compare what an artifact answers with what the policy answers.
+
+One comparison serves exporters (an artifact against eager PyTorch), gates and
+certification (a server's answers against the golden set). Continuous outputs
+agree within a tolerance; integer outputs agree exactly, but for *near-ties*:
+a discrete action that differs where the policy itself scores both choices
+alike (within `Tolerance.tie`) is counted apart, because no two arithmetic
+units can be asked to break such a tie the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+
+Arrays = Mapping[str, NDArray[Any]]
+
+SCORES = ("logits", "q_values")
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far two answers may differ.
+
+    Attributes:
+        atol: Absolute part, in the output's own unit.
+        rtol: Part relative to the expected value.
+        tie: Two choices whose scores differ by no more than this, relative to
+            max(1, the largest score), are a near-tie.
+    """
+
+    atol: float = 1e-4
+    rtol: float = 1e-4
+    tie: float = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDifference:
+    """How one output compared.
+
+    Attributes:
+        name: The output.
+        max_abs: Largest absolute difference (continuous), or number of
+            components that differ beyond near-ties (integers).
+        worst_row: Row of the batch where it stands.
+        excess: Largest difference as a multiple of what is allowed; above 1
+            is a mismatch.
+        near_ties: Rows whose integer answer differs at a near-tie.
+    """
+
+    name: str
+    max_abs: float
+    worst_row: int
+    excess: float
+    near_ties: int = 0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the output is within tolerance."""
+        return self.excess <= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Every output's difference over one set of observations."""
+
+    rows: int
+    outputs: tuple[OutputDifference, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every output is within tolerance."""
+        return all(output.agrees for output in self.outputs)
+
+    @property
+    def worst(self) -> OutputDifference:
+        """The output that is furthest off."""
+        return max(self.outputs, key=lambda output: output.excess)
+
+    @property
+    def near_ties(self) -> int:
+        """Rows whose action differs at a near-tie."""
+        return max(output.near_ties for output in self.outputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "rows": self.rows,
+            "agrees": self.agrees,
+            "outputs": [
+                {
+                    "name": o.name,
+                    "max_abs": o.max_abs,
+                    "worst_row": o.worst_row,
+                    "excess": min(o.excess, 1e308),
+                    "near_ties": o.near_ties,
+                }
+                for o in self.outputs
+            ],
+        }
+
+
+def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tolerance) -> Comparison:
+    """Compare every output of `contract`, row by row.
+
+    Args:
+        contract: Names the outputs; each array has shape (n, *spec.shape).
+        expected: What the policy answered.
+        actual: What the artifact or server answered to the same observations.
+        tolerance: How far they may differ.
+
+    Raises:
+        ValueError: An output is missing, or two shapes differ.
+    """
+    rows = int(expected[contract.action.name].shape[0])
+    differences = []
+    for spec in contract.outputs:
+        if spec.name not in actual:
+            raise ValueError(f"output {spec.name} is missing")
+        want, got = np.asarray(expected[spec.name]), np.asarray(actual[spec.name])
+        if want.shape != got.shape:
+            raise ValueError(f"output {spec.name} has shape {got.shape}, expected {want.shape}")
+        want, got = want.reshape(rows, -1), got.reshape(rows, -1)
+        if np.issubdtype(want.dtype, np.floating):
+            differences.append(_continuous(spec, want, got, tolerance))
+        else:
+            differences.append(_integers(contract, spec, want, got, expected, tolerance))
+    return Comparison(rows=rows, outputs=tuple(differences))
+
+
+def _continuous(spec: TensorSpec, want: NDArray[Any], got: NDArray[Any], tolerance: Tolerance) -> OutputDifference:
+    want64, got64 = want.astype(np.float64), got.astype(np.float64)
+    same = (want64 == got64) | (np.isnan(want64) & np.isnan(got64))
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.where(same, 0.0, np.abs(want64 - got64))
+        allowed = tolerance.atol + tolerance.rtol * np.abs(want64)
+        ratio = np.where(same, 0.0, difference / np.where(np.isfinite(allowed), allowed, 1.0))
+    # NaN against a number, or an infinity against another: never within tolerance.
+    ratio = np.where(np.isfinite(ratio), ratio, np.inf)
+    row = int(np.argmax(ratio.max(axis=1)))
+    return OutputDifference(
+        name=spec.name,
+        max_abs=float(np.nanmax(np.where(np.isfinite(difference), difference, np.inf))),
+        worst_row=row,
+        excess=float(ratio.max()),
+    )
+
+
+def _integers(
+    contract: Contract,
+    spec: TensorSpec,
+    want: NDArray[Any],
+    got: NDArray[Any],
+    expected: Arrays,
+    tolerance: Tolerance,
+) -> OutputDifference:
+    differs = want != got
+    ties = np.zeros_like(differs)
+    if differs.any() and spec.name == contract.action.name:
+        ties = differs & _near_ties(contract, want, got, expected, tolerance)
+    real = differs & ~ties
+    per_row = real.sum(axis=1)
+    return OutputDifference(
+        name=spec.name,
+        max_abs=float(real.sum()),
+        worst_row=int(np.argmax(per_row)),
+        excess=float("inf") if real.any() else 0.0,
+        near_ties=int(ties.any(axis=1).sum()),
+    )
+
+
+def _near_ties(
+    contract: Contract,
+    want: NDArray[Any],
+    got: NDArray[Any],
+    expected: Arrays,
+    tolerance: Tolerance,
+) -> NDArray[np.bool_]:
+    """Where the policy scores the expected and the actual choice alike; shape of `want`."""
+    name = next((s.name for s in contract.outputs if s.name in SCORES), None)
+    if name is None:
+        return np.zeros(want.shape, dtype=bool)
+    scores = np.asarray(expected[name], dtype=np.float64).reshape(want.shape[0], -1)
+    margin = tolerance.tie * np.maximum(1.0, np.abs(scores).max(axis=1))
+    if contract.action_kind is ActionKind.MULTI_BINARY:
+        near: NDArray[np.bool_] = np.abs(scores) <= margin[:, None]
+        return near
+    start = 0 if contract.action.low is None else contract.action.low
+    starts = np.broadcast_to(np.asarray(start, dtype=np.int64), (want.shape[1],))
+    sizes = contract.distribution.nvec or (scores.shape[1],)
+    offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    ties = np.zeros(want.shape, dtype=bool)
+    for column, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+        rows = np.arange(want.shape[0])
+        chosen = want[:, column].astype(np.int64) - starts[column]
+        other = got[:, column].astype(np.int64) - starts[column]
+        valid = (other >= 0) & (other < size)
+        gap = np.abs(
+            scores[rows, offset + np.clip(chosen, 0, size - 1)] - scores[rows, offset + np.clip(other, 0, size - 1)]
+        )
+        ties[:, column] = valid & (gap <= margin)
+    return ties

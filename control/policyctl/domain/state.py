@@ -1,0 +1,199 @@
+"""What the journal says: releases, aliases, evidence, and any unfinished move.
+
+The journal is the only memory; this fold is the only reader of its meaning.
+
+Law: folding a prefix and then the rest is folding the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from policyctl.domain.journal import Record, RecordKind
+from policyctl.domain.moves import Move, MoveKind, Phase, Placement, Result
+from policyctl.domain.verdict import Verdict
+from policyctl.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRelease:
+    """A release as it was published."""
+
+    model: str
+    release: str
+    slot: int
+    manifest_digest: str
+    time: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliasState:
+    """What an alias names.
+
+    Attributes:
+        placement: The release that it names, and how that is served.
+        since: When it was switched there.
+        trail: The releases it came by, oldest first, the named one last. A
+            rollback without a target goes to the last but one.
+    """
+
+    placement: Placement
+    since: str
+    trail: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A move that has an intent and no outcome."""
+
+    move: Move
+    phase: Phase
+    since: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateRecord:
+    """The last verdict of one gate on one release."""
+
+    gate: str
+    verdict: Verdict
+    manifest_digest: str
+    evidence_digest: str
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything the journal says."""
+
+    releases: dict[tuple[str, str], PublishedRelease] = field(default_factory=dict)
+    aliases: dict[tuple[str, str], AliasState] = field(default_factory=dict)
+    gates: dict[tuple[str, str, str], GateRecord] = field(default_factory=dict)
+    certified: frozenset[tuple[str, str, str, str]] = frozenset()
+    """(server, model, manifest digest, config) that a server has certified."""
+    unfinished: Unfinished | None = None
+
+    def release(self, model: str, release: str) -> PublishedRelease:
+        """The published release.
+
+        Raises:
+            UsageError: There is no such model or release; names those that exist.
+        """
+        if found := self.releases.get((model, release)):
+            return found
+        have = [r.release for r in self.of_model(model)]
+        if not have:
+            models = sorted({m for m, _ in self.releases}) or ["none"]
+            raise UsageError(
+                f"model {model!r} is not published here",
+                remedy=f"Published models: {', '.join(models)}. Publish with: policyctl publish",
+            )
+        raise UsageError(f"{model} has no release {release!r}", remedy=f"Published releases: {', '.join(have)}.")
+
+    def of_model(self, model: str) -> tuple[PublishedRelease, ...]:
+        """Releases of `model`, by slot."""
+        mine = (r for (m, _), r in self.releases.items() if m == model)
+        return tuple(sorted(mine, key=lambda r: r.slot))
+
+    def slots(self, model: str) -> dict[str, str]:
+        """Slot to release, for every release of `model`."""
+        return {str(r.slot): r.release for r in self.of_model(model)}
+
+    def alias(self, model: str, alias: str) -> AliasState | None:
+        """What `alias` of `model` names, None if nothing."""
+        return self.aliases.get((model, alias))
+
+    def previous(self, model: str, alias: str) -> Placement:
+        """Where a rollback without a target goes.
+
+        Raises:
+            UsageError: The alias names nothing, or nothing came before.
+        """
+        current = self.alias(model, alias)
+        if current is None:
+            raise UsageError(
+                f"alias {alias} of {model} names no release, so there is nothing to roll back",
+                remedy=f"See what is there: policyctl status {model}",
+            )
+        if len(current.trail) < 2:
+            raise UsageError(
+                f"{model} {current.placement.release} is the first release that {alias} named: nothing came before it",
+                remedy=f"Name a release: policyctl rollback {model} --to RELEASE",
+            )
+        return current.trail[-2]
+
+
+def fold(records: Iterable[Record], state: State | None = None) -> State:
+    """Read `records`, in order, on top of `state`."""
+    state = state or State()
+    for record in records:
+        state = _step(state, record)
+    return state
+
+
+def _step(state: State, record: Record) -> State:
+    body = record.body
+    match record.kind:
+        case RecordKind.PUBLISHED:
+            release = PublishedRelease(
+                model=body["model"],
+                release=body["release"],
+                slot=body["slot"],
+                manifest_digest=body["manifest_digest"],
+                time=record.time,
+                actor=record.actor,
+            )
+            return replace(state, releases={**state.releases, (release.model, release.release): release})
+        case RecordKind.GATE:
+            key = (body["model"], body["release"], body["gate"])
+            gate = GateRecord(
+                gate=body["gate"],
+                verdict=Verdict(body["verdict"]),
+                manifest_digest=body["manifest_digest"],
+                evidence_digest=body["evidence_digest"],
+                time=record.time,
+            )
+            return replace(state, gates={**state.gates, key: gate})
+        case RecordKind.INTENT:
+            move = Move.from_json(body)
+            return replace(state, unfinished=Unfinished(move, Phase.INTENT, record.time, record.actor))
+        case RecordKind.CERTIFIED:
+            seen = (body["server"], body["model"], body["manifest_digest"], body["config_digest"])
+            state = replace(state, certified=state.certified | {seen})
+            return _advance(state, body.get("move"), Phase.CERTIFIED)
+        case RecordKind.SWITCHING:
+            return _advance(state, body["move"], Phase.SWITCHING)
+        case RecordKind.OUTCOME:
+            return _close(state, record)
+
+
+def _advance(state: State, move_id: str | None, phase: Phase) -> State:
+    unfinished = state.unfinished
+    if unfinished is None or unfinished.move.id != move_id:
+        return state
+    return replace(state, unfinished=replace(unfinished, phase=phase))
+
+
+def _close(state: State, record: Record) -> State:
+    unfinished = state.unfinished
+    if unfinished is None or unfinished.move.id != record.body["move"]:
+        return state
+    state = replace(state, unfinished=None)
+    if Result(record.body["result"]) is not Result.DONE:
+        return state
+    move = unfinished.move
+    before = state.alias(move.model, move.alias)
+    trail = _trail(() if before is None else before.trail, move)
+    after = AliasState(placement=move.target, since=record.time, trail=trail)
+    return replace(state, aliases={**state.aliases, (move.model, move.alias): after})
+
+
+def _trail(trail: tuple[Placement, ...], move: Move) -> tuple[Placement, ...]:
+    if move.kind is MoveKind.ROLLBACK:
+        for index in range(len(trail) - 1, -1, -1):
+            if trail[index].release == move.target.release:
+                return (*trail[:index], move.target)
+    return (*trail, move.target)

@@ -1,0 +1,346 @@
+"""Carry out moves: run the effects that `domain.moves` decided, and take back what fails.
+
+Whoever calls holds the writer lock. Every effect can be repeated, and the
+journal is written ahead of the switch, so a process that is killed anywhere in
+here leaves a move that `recover` can finish or revert.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from policyctl.adapters import evidence
+from policyctl.adapters.pbtxt import identity
+from policyctl.adapters.repository import Repository
+from policyctl.adapters.triton import Triton
+from policyctl.domain import moves
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.manifest import digest_of
+from policyctl.domain.moves import (
+    Certify,
+    Configure,
+    Effect,
+    Load,
+    Move,
+    Phase,
+    Place,
+    Placement,
+    Prune,
+    Result,
+    Withdraw,
+    Write,
+)
+from policyctl.domain.state import PublishedRelease, Unfinished
+from policyctl.domain.verdict import GateResult, Verdict
+from policyctl.errors import GateError, MoveError, PolicyctlError
+from policyctl.gates import golden as golden_gate
+from policyctl.services.control import Control, OpenRelease, asker, open_release
+
+
+class AbortRequestedError(PolicyctlError):
+    """Somebody asked this move to stop."""
+
+    exit_code = 7
+    code = "aborted"
+
+
+@dataclass(slots=True)
+class Timings:
+    """How long the parts of a move took, in milliseconds; None where a part did not run."""
+
+    expand_ms: float | None = None
+    certify_ms: float | None = None
+    switch_ms: float | None = None
+    """From writing the alias's configuration until Triton serves the target."""
+    total_ms: float | None = None
+
+    def to_json(self) -> dict[str, float | None]:
+        """A JSON object."""
+        return {
+            "expand_ms": self.expand_ms,
+            "certify_ms": self.certify_ms,
+            "switch_ms": self.switch_ms,
+            "total_ms": self.total_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was done about a move that a crash had left open.
+
+    Attributes:
+        move: The move.
+        finished: True if it was completed, False if it was reverted.
+        words: The same for people.
+    """
+
+    move: Move
+    finished: bool
+    words: str
+
+
+@dataclass(slots=True)
+class Mover:
+    """Runs effects against one repository and one server.
+
+    Attributes:
+        control: The control plane.
+        client: The server.
+    """
+
+    control: Control
+    client: Triton
+    timings: Timings = field(default_factory=Timings)
+    _opened: dict[tuple[str, int], OpenRelease] = field(default_factory=dict)
+
+    @property
+    def _repository(self) -> Repository:
+        return self.control.repository
+
+    def run(self, move: Move, effects: Iterable[Effect], *, check_abort: bool) -> None:
+        """Run `effects` in order.
+
+        Raises:
+            AbortRequestedError: Asked to stop, before the switch.
+            PolicyctlError: An effect failed; the rest did not run.
+        """
+        started = time.monotonic()
+        for effect in effects:
+            if check_abort and abort_requested(self._repository, move):
+                raise AbortRequestedError(f"the move of {move.served} to {move.target.release} was aborted")
+            if isinstance(effect, Write) and effect.kind is RecordKind.SWITCHING:
+                check_abort = False
+            self._timed(move, effect, started)
+
+    def _timed(self, move: Move, effect: Effect, started: float) -> None:
+        before = time.monotonic()
+        if isinstance(effect, Write):
+            self.timings.total_ms = _ms(started)
+        self._apply(move, effect)
+        taken = _ms(before)
+        match effect:
+            case Load(served, _) if served == move.candidate:
+                self.timings.expand_ms = taken
+            case Certify(served, _) if served == move.candidate:
+                self.timings.certify_ms = taken
+            case Configure(served, _) if served == move.served:
+                self.timings.switch_ms = taken
+            case Load(served, _) if served == move.served:
+                self.timings.switch_ms = taken + (self.timings.switch_ms or 0.0)
+            case _:
+                pass
+
+    def _apply(self, move: Move, effect: Effect) -> None:
+        match effect:
+            case Write(kind, result):
+                self._repository.journal.append(kind, self._body(move, kind, result))
+            case Place(served, slot):
+                self._repository.place(served, slot)
+            case Configure(served, placement):
+                self._repository.configure(served, placement.config)
+            case Load(served, slot):
+                self.control.say(f"Loading {served} ...")
+                self.client.load(served, slot)
+            case Certify(served, placement):
+                self._certify(move, served, placement)
+            case Withdraw(served):
+                self.client.unload(served)
+                self._repository.withdraw(served)
+            case Prune(served, slot):
+                self._repository.prune(served, slot)
+
+    def _certify(self, move: Move, served: str, placement: Placement) -> None:
+        result = self.certify(move.model, served, placement)
+        self.control.say(f"{served}: {result.reason}.")
+        if served == move.candidate:
+            record_gate(self.control, self._open(move.model, placement).published, result)
+        if result.verdict is not Verdict.PASSED:
+            raise GateError(
+                f"{served} slot {placement.slot} is not certified ({result.verdict}): {result.reason}",
+                remedy=f"Look at the evidence: policyctl validate {move.model} {placement.release}",
+            )
+
+    def certify(self, model: str, served: str, placement: Placement) -> GateResult:
+        """Ask `served` for the golden set of the placement's release."""
+        opened = self._open(model, placement)
+        return golden_gate.run(
+            opened.contract,
+            opened.golden,
+            asker(self.client, served),
+            slot=placement.slot,
+            max_batch_size=self.control.settings.serving.max_batch_size,
+        )
+
+    def _open(self, model: str, placement: Placement) -> OpenRelease:
+        key = (model, placement.slot)
+        if key not in self._opened:
+            published = self._repository.journal.state().release(model, placement.release)
+            self._opened[key] = open_release(self._repository, published)
+        return self._opened[key]
+
+    def _body(self, move: Move, kind: RecordKind, result: Result | None) -> dict[str, Any]:
+        if kind is RecordKind.INTENT:
+            return {**move.to_json(), "server": self.client.endpoint.server_id}
+        if kind is RecordKind.CERTIFIED:
+            return {"move": move.id, **certified_body(self.client, move.model, move.target)}
+        if kind is RecordKind.SWITCHING:
+            return {"move": move.id, "config_digest": digest_of(move.target.config.encode())}
+        return {
+            "move": move.id,
+            "result": None if result is None else result.value,
+            "timings": self.timings.to_json(),
+        }
+
+
+def execute(control: Control, client: Triton, move: Move, *, certified_here: bool) -> Timings:
+    """Carry out a move, or bring the incumbent back.
+
+    Raises:
+        MoveError: It failed and the incumbent was kept; or bringing it back
+            failed too, and the journal keeps the move open for `recover`.
+    """
+    mover = Mover(control, client)
+    try:
+        mover.run(move, moves.plan(move, certified_here=certified_here), check_abort=True)
+    except PolicyctlError as error:
+        _take_back(control, mover, move, error)
+    return mover.timings
+
+
+def recover(control: Control, client: Triton) -> Recovered | None:
+    """Finish or revert the move that a crash left open, and sweep what it left behind.
+
+    The caller holds the writer lock.
+
+    Returns:
+        What was done; None where there was nothing to do.
+
+    Raises:
+        MoveError: Neither could be done; the journal keeps the move open.
+    """
+    control.repository.create()
+    control.repository.journal.set_torn_tail_aside()
+    unfinished = control.repository.journal.state().unfinished
+    if unfinished is None:
+        _sweep(control, client)
+        return None
+    clear_abort(control.repository)
+    move, mover = unfinished.move, Mover(control, client)
+    said = f"the {move.words} by {unfinished.actor} at {unfinished.since}"
+    if unfinished.phase is Phase.SWITCHING:
+        try:
+            mover.run(move, moves.finish(move), check_abort=False)
+        except PolicyctlError as error:
+            _take_back(control, mover, move, error)
+        return Recovered(move, True, f"Found unfinished and finished: {said}.")
+    mover.run(move, moves.revert(move, unfinished.phase), check_abort=False)
+    return Recovered(move, False, f"Found unfinished and reverted: {said}.")
+
+
+def take_back_unfinished(control: Control, client: Triton, unfinished: Unfinished) -> None:
+    """Revert an open move wherever it stopped; the caller holds the writer lock.
+
+    Raises:
+        MoveError: The incumbent could not be brought back.
+    """
+    mover = Mover(control, client)
+    effects = moves.revert(unfinished.move, unfinished.phase, result=Result.ABORTED)
+    mover.run(unfinished.move, effects, check_abort=False)
+    clear_abort(control.repository)
+
+
+def _take_back(control: Control, mover: Mover, move: Move, error: PolicyctlError) -> None:
+    unfinished = control.repository.journal.state().unfinished
+    if unfinished is None or unfinished.move.id != move.id:
+        raise error  # it failed before its intent was written: nothing has happened
+    aborted = isinstance(error, AbortRequestedError)
+    result = Result.ABORTED if aborted else Result.REVERTED
+    kept = "nothing, as before" if move.incumbent is None else move.incumbent.release
+    try:
+        mover.run(move, moves.revert(move, unfinished.phase, result=result), check_abort=False)
+    except PolicyctlError as second:
+        raise MoveError(
+            f"{error.problem}. Bringing back the incumbent failed too: {second.problem}",
+            remedy="The journal keeps the move open: the next command, or the next start of the server,"
+            " finishes or reverts it. See: policyctl status",
+        ) from error
+    finally:
+        clear_abort(control.repository)
+    raise MoveError(
+        f"{error.problem}. {move.alias} of {move.model} still serves {kept}", remedy=error.remedy
+    ) from error
+
+
+def _sweep(control: Control, client: Triton) -> None:
+    """Remove candidates that no move needs: what a crash left of a validation."""
+    for served in control.repository.candidates():
+        control.say(f"Removing {served}, left by an unfinished validation.")
+        client.unload(served)
+        control.repository.withdraw(served)
+
+
+def record_gate(control: Control, published: PublishedRelease, result: GateResult) -> str:
+    """Keep a gate's evidence and its verdict; the caller holds the writer lock.
+
+    Returns:
+        The digest of the evidence.
+    """
+    stamp = datetime.now(UTC).isoformat(timespec="microseconds")
+    path, digest = evidence.write(
+        control.repository,
+        result,
+        model=published.model,
+        release=published.release,
+        stamp=stamp,
+    )
+    control.repository.journal.append(
+        RecordKind.GATE,
+        {
+            "model": published.model,
+            "release": published.release,
+            "manifest_digest": published.manifest_digest,
+            "gate": result.gate,
+            "verdict": result.verdict.value,
+            "reason": result.reason,
+            "evidence": str(path.relative_to(control.repository.control)),
+            "evidence_digest": digest,
+        },
+    )
+    return digest
+
+
+def certified_body(client: Triton, model: str, placement: Placement) -> dict[str, Any]:
+    """What the journal keeps of a certification."""
+    return {
+        "server": client.endpoint.server_id,
+        "model": model,
+        "release": placement.release,
+        "manifest_digest": placement.manifest_digest,
+        "config_digest": identity(placement.config),
+    }
+
+
+def request_abort(repository: Repository, move: Move) -> None:
+    """Ask whoever runs `move` to stop before its switch."""
+    repository.write(repository.control / "abort", move.id.encode())
+
+
+def abort_requested(repository: Repository, move: Move) -> bool:
+    """Whether somebody asked `move` to stop."""
+    try:
+        return (repository.control / "abort").read_text() == move.id
+    except FileNotFoundError:
+        return False
+
+
+def clear_abort(repository: Repository) -> None:
+    """Forget any request to stop."""
+    (repository.control / "abort").unlink(missing_ok=True)
+
+
+def _ms(since: float) -> float:
+    return round((time.monotonic() - since) * 1e3, 3)

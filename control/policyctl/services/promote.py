@@ -1,0 +1,249 @@
+"""Promote, roll back, abort: move an alias, or stop moving it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from policyctl.adapters import lock
+from policyctl.adapters.pbtxt import identity, with_releases
+from policyctl.adapters.triton import Triton
+from policyctl.domain import moves
+from policyctl.domain.artifacts import Format
+from policyctl.domain.moves import Move, MoveKind, Placement
+from policyctl.domain.names import check_alias, check_model_name
+from policyctl.domain.state import State
+from policyctl.errors import BusyError, UsageError
+from policyctl.services.control import Control, open_release
+from policyctl.services.moves import Recovered, Timings, execute, recover, request_abort, take_back_unfinished
+from policyctl.services.validate import place, require_offline
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a promotion or rollback did, or would do.
+
+    Attributes:
+        move: The move; its incumbent is what was served before.
+        changed: False where the alias named the release already.
+        steps: The effects, in words, of a dry run.
+        timings: How long the parts took; None for a dry run.
+        recovered: What an earlier crash had left and was done about it.
+    """
+
+    move: Move
+    changed: bool
+    steps: tuple[str, ...] = ()
+    timings: Timings | None = None
+    recovered: Recovered | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        incumbent = self.move.incumbent
+        return {
+            "move": self.move.id,
+            "kind": self.move.kind.value,
+            "model": self.move.model,
+            "alias": self.move.alias,
+            "from": None if incumbent is None else incumbent.release,
+            "to": self.move.target.release,
+            "slot": self.move.target.slot,
+            "format": self.move.target.format.value,
+            "changed": self.changed,
+            "dry_run": self.changed and self.timings is None,
+            "steps": list(self.steps),
+            "timings": None if self.timings is None else self.timings.to_json(),
+            "recovered": None if self.recovered is None else self.recovered.words,
+        }
+
+
+def promote(
+    control: Control,
+    *,
+    model: str,
+    release: str,
+    alias: str,
+    format: Format | None = None,  # noqa: A002
+    reason: str = "",
+    dry_run: bool = False,
+) -> Moved:
+    """Move `alias` of `model` to `release`, losing no request.
+
+    Raises:
+        UsageError: No such release, alias or format.
+        IntegrityError: A file is not what was published.
+        GateError: A gate did not pass; nothing was changed.
+        ServerError: No server answers; nothing was changed.
+        BusyError: Another writer is at work.
+        MoveError: It failed; the incumbent was kept.
+    """
+    check_model_name(model)
+    check_alias(alias)
+    control.repository.require()
+    control.repository.journal.state().release(model, release)
+    with (
+        control.repository.writer(f"promote {model} {release} to {alias}", wait_s=control.settings.lock_wait_s),
+        control.triton() as client,
+    ):
+        recovered = None if dry_run else recover(control, client)
+        state = control.repository.journal.state()
+        published = state.release(model, release)
+        target = place(control, state, open_release(control.repository, published), format)
+        move = _move(state, MoveKind.PROMOTION, model, alias, target, reason)
+        if _names_already(move):
+            return Moved(move, changed=False, recovered=recovered)
+        if dry_run:
+            return Moved(move, changed=True, steps=describe(moves.plan(move)))
+        require_offline(control, state, published)
+        timings = execute(control, client, move, certified_here=False)
+    return Moved(move, changed=True, timings=timings, recovered=recovered)
+
+
+def rollback(
+    control: Control,
+    *,
+    model: str,
+    alias: str,
+    to: str | None = None,
+    reason: str = "",
+    dry_run: bool = False,
+) -> Moved:
+    """Move `alias` back to the release before, or to `to`. No gate is asked.
+
+    The release is served exactly as it was (same artifact, same configuration).
+    Where this very server has certified it so before, the alias is switched at
+    once; else the release is certified first, as in a promotion.
+
+    Raises:
+        UsageError: Nothing to go back to, or no such release.
+        IntegrityError: A file is not what was published.
+        ServerError: No server answers; nothing was changed.
+        BusyError: Another writer is at work.
+        MoveError: It failed; the incumbent was kept.
+    """
+    check_model_name(model)
+    check_alias(alias)
+    control.repository.require()
+    with (
+        control.repository.writer(f"roll back {model} {alias}", wait_s=control.settings.lock_wait_s),
+        control.triton() as client,
+    ):
+        recovered = None if dry_run else recover(control, client)
+        if to is None and recovered is not None and _is_this_rollback(recovered, model, alias):
+            # Whoever types a rollback again because the first was killed wants one step back, not two.
+            return Moved(recovered.move, changed=True, timings=Timings(), recovered=recovered)
+        state = control.repository.journal.state()
+        target = _rollback_target(control, state, model, alias, to)
+        move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason)
+        if _names_already(move):
+            return Moved(move, changed=False, recovered=recovered)
+        open_release(control.repository, state.release(model, target.release))
+        certified_here = _certified_here(state, client, model, target)
+        if dry_run:
+            return Moved(move, changed=True, steps=describe(moves.plan(move, certified_here=certified_here)))
+        timings = execute(control, client, move, certified_here=certified_here)
+    return Moved(move, changed=True, timings=timings, recovered=recovered)
+
+
+def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
+    """Stop the move of `model` that is under way, or revert one that a crash left open.
+
+    Returns:
+        What happened, in words.
+
+    Raises:
+        UsageError: Nothing is under way.
+        BusyError: The mover did not stop in time.
+        ServerError: No server answers, so a crashed move cannot be reverted.
+    """
+    control.repository.require()
+    repository = control.repository
+    unfinished = repository.journal.state().unfinished
+    if unfinished is None or unfinished.move.model != model:
+        raise UsageError(f"no move of {model} is under way", remedy=f"See: policyctl status {model}")
+    words = f"the {unfinished.move.words} by {unfinished.actor}"
+    request_abort(repository, unfinished.move)
+    deadline = time.monotonic() + wait_s
+    while lock.is_held(repository.lock_path):
+        if time.monotonic() >= deadline:
+            raise BusyError(f"{lock.holder(repository.lock_path)} did not stop within {wait_s:.0f} s")
+        time.sleep(0.02)
+    with repository.writer(f"abort {model}"), control.triton() as client:
+        left = repository.journal.state().unfinished
+        if left is not None and left.move.id == unfinished.move.id:
+            take_back_unfinished(control, client, left)
+            return f"Reverted, it had been left unfinished: {words}."
+    current = repository.journal.state().alias(model, unfinished.move.alias)
+    if current is not None and current.placement.slot == unfinished.move.target.slot:
+        return f"Too late, it had been switched already: {words}. Use policyctl rollback {model}."
+    return f"Aborted: {words}."
+
+
+def describe(effects: tuple[moves.Effect, ...]) -> tuple[str, ...]:
+    """Effects in words, for a dry run."""
+    return tuple(_words(effect) for effect in effects)
+
+
+def _words(effect: moves.Effect) -> str:
+    match effect:
+        case moves.Write(kind, result):
+            return f"journal: {kind}" if result is None else f"journal: {kind} {result}"
+        case moves.Place(served, slot):
+            return f"place: slot {slot} as {served} (hard links)"
+        case moves.Configure(served, placement):
+            return f"configure: {served} to serve slot {placement.slot} ({placement.release}, {placement.format})"
+        case moves.Load(served, slot):
+            return f"load: {served}, slot {slot}"
+        case moves.Certify(served, placement):
+            return f"certify: {served} answers the golden set of {placement.release} from slot {placement.slot}"
+        case moves.Withdraw(served):
+            return f"withdraw: {served}"
+        case moves.Prune(served, slot):
+            return f"prune: every slot of {served} but {slot}"
+
+
+def _move(state: State, kind: MoveKind, model: str, alias: str, target: Placement, reason: str) -> Move:
+    current = state.alias(model, alias)
+    return Move(
+        id=secrets.token_hex(8),
+        kind=kind,
+        model=model,
+        alias=alias,
+        incumbent=None if current is None else current.placement,
+        target=target,
+        reason=reason,
+    )
+
+
+def _names_already(move: Move) -> bool:
+    return move.incumbent is not None and identity(move.incumbent.config) == identity(move.target.config)
+
+
+def _rollback_target(control: Control, state: State, model: str, alias: str, to: str | None) -> Placement:
+    earlier = state.previous(model, alias) if to is None else _find(control, state, model, alias, to)
+    # Clients name the release of an answer by this map, so it must know today's releases too.
+    return replace(earlier, config=with_releases(earlier.config, state.slots(model)))
+
+
+def _is_this_rollback(recovered: Recovered, model: str, alias: str) -> bool:
+    move = recovered.move
+    return recovered.finished and (move.kind, move.model, move.alias) == (MoveKind.ROLLBACK, model, alias)
+
+
+def _find(control: Control, state: State, model: str, alias: str, to: str) -> Placement:
+    published = state.release(model, to)
+    current = state.alias(model, alias)
+    if current is None:
+        return state.previous(model, alias)  # refuses, and says why
+    for placement in reversed(current.trail):
+        if placement.release == to:
+            return placement
+    return place(control, state, open_release(control.repository, published), None)
+
+
+def _certified_here(state: State, client: Triton, model: str, target: Placement) -> bool:
+    server = client.endpoint.server_id
+    seen = (server, model, target.manifest_digest, identity(target.config))
+    return bool(server) and seen in state.certified

@@ -1,0 +1,158 @@
+"""Publish: give exported files a release, a slot and a manifest, for ever.
+
+The files are copied to a staging folder on the repository's file system,
+synced, hashed from the copy, renamed into the next slot and made read-only.
+Only then does the journal name the release, so a crash leaves either nothing
+or an unnamed slot that the next writer sets aside.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policyctl.adapters import files
+from policyctl.domain.artifacts import CONTRACT_FILE, FILES, GOLDEN_FILE, MANIFEST_FILE, REQUIRED, Format
+from policyctl.domain.contract import Contract
+from policyctl.domain.golden import Golden
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.names import check_model_name, check_release
+from policyctl.domain.state import State
+from policyctl.errors import IntegrityError, UsageError
+from policyctl.integrity import build_manifest, list_files
+from policyctl.services.control import Control
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What publishing did, or would do."""
+
+    model: str
+    release: str
+    slot: int
+    manifest_digest: str
+    formats: tuple[Format, ...]
+    size_bytes: int
+    dry_run: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "model": self.model,
+            "release": self.release,
+            "slot": self.slot,
+            "manifest_digest": self.manifest_digest,
+            "formats": [f.value for f in self.formats],
+            "size_bytes": self.size_bytes,
+            "dry_run": self.dry_run,
+        }
+
+
+def publish(control: Control, source: Path, *, model: str, release: str, dry_run: bool = False) -> Published:
+    """Publish the export in `source` as `release` of `model`.
+
+    Args:
+        control: The control plane.
+        source: What `policyctl export` wrote.
+        model: The model's name; it comes into being with its first release.
+        release: Semantic version; never used twice.
+        dry_run: Check everything, change nothing.
+
+    Raises:
+        UsageError: A name, number or file that cannot be used; the disk refuses.
+        IntegrityError: A link, device or hidden file in `source`.
+        BusyError: Another writer is at work.
+    """
+    model, release = check_model_name(model), check_release(release)
+    formats = check_export(source)
+    repository = control.repository
+    if dry_run:
+        state = repository.journal.state()
+        _check_unused(state, model, release)
+        manifest = build_manifest(source, model=model, release=release)
+        size = sum(f.size_bytes for f in manifest.files)
+        return Published(model, release, _next_slot(state, model), manifest.digest, formats, size, True)
+    repository.create()
+    _check_unused(repository.journal.state(), model, release)
+    with repository.staging() as folder:
+        staged = folder / "slot"
+        _copy(source, staged)
+        check_export(staged)
+        manifest = build_manifest(staged, model=model, release=release)
+        files.write_atomically(staged / MANIFEST_FILE, manifest.to_bytes(), mode=0o444)
+        with repository.writer(f"publish {model} {release}", wait_s=max(30.0, control.settings.lock_wait_s)):
+            state = repository.journal.state()
+            _check_unused(state, model, release)
+            known = [r.slot for r in state.of_model(model)]
+            for orphan in repository.set_orphans_aside(model, known):
+                control.say(f"An unfinished publish was found and set aside: {orphan}")
+            slot = _next_slot(state, model)
+            repository.commit_slot(staged, model, slot)
+            repository.journal.append(
+                RecordKind.PUBLISHED,
+                {"model": model, "release": release, "slot": slot, "manifest_digest": manifest.digest},
+            )
+    size = sum(f.size_bytes for f in manifest.files)
+    return Published(model, release, slot, manifest.digest, formats, size, False)
+
+
+def check_export(folder: Path) -> tuple[Format, ...]:
+    """Refuse a folder that is not a whole export.
+
+    Returns:
+        The formats it holds.
+
+    Raises:
+        UsageError: A required file is missing or unreadable, or no artifact is there.
+        IntegrityError: A link, a device or a hidden file.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder} is not a folder",
+            remedy="Name the folder that was exported: policyctl export POLICY -o DIR",
+        )
+    paths = set(list_files(folder))
+    if missing := [name for name in REQUIRED if name not in paths]:
+        raise UsageError(
+            f"{folder} lacks {', '.join(missing)}",
+            remedy="Name a folder that `policyctl export` wrote; it holds artifacts, contract, golden set,"
+            " parity and model card.",
+        )
+    if MANIFEST_FILE in paths:
+        raise UsageError(f"{folder} holds a {MANIFEST_FILE}: that is written by publish alone")
+    formats = tuple(f for f in Format if paths.issuperset(FILES[f]))
+    if not formats:
+        wanted = "; ".join(f"{f}: {' and '.join(FILES[f])}" for f in Format)
+        raise UsageError(f"{folder} holds no artifact", remedy=f"It needs one of: {wanted}.")
+    try:
+        contract = Contract.from_json(json.loads((folder / CONTRACT_FILE).read_bytes()))
+    except ValueError as error:
+        raise UsageError(f"{folder / CONTRACT_FILE}: not JSON ({error})") from error
+    Golden.from_bytes((folder / GOLDEN_FILE).read_bytes(), contract)
+    return formats
+
+
+def _check_unused(state: State, model: str, release: str) -> None:
+    found = state.releases.get((model, release))
+    if found is not None:
+        raise UsageError(
+            f"{model} {release} was published already (slot {found.slot}, {found.time}, {found.actor})",
+            remedy="A release number is never used again. Choose the next one.",
+        )
+
+
+def _next_slot(state: State, model: str) -> int:
+    return max((r.slot for r in state.of_model(model)), default=0) + 1
+
+
+def _copy(source: Path, staged: Path) -> None:
+    staged.mkdir()
+    for path in list_files(source):
+        target = staged / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            files.copy_durably(source / path, target)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{source / path} vanished while it was copied") from error

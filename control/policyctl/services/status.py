@@ -1,0 +1,195 @@
+"""Status and history: what is published, named, served, and what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from policyctl.adapters import lock
+from policyctl.adapters.triton import Triton
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.names import served_name
+from policyctl.domain.state import AliasState, State
+from policyctl.errors import PolicyctlError, ServerError
+from policyctl.services.control import Control, open_release
+
+
+@dataclass(frozen=True, slots=True)
+class AliasStatus:
+    """What an alias names, and what answers for it.
+
+    Attributes:
+        served: The Triton model that clients call.
+        answers: The release that answered an inference just now; None if nobody did.
+        detail: Why, where nobody did.
+    """
+
+    model: str
+    alias: str
+    served: str
+    release: str
+    slot: int
+    format: str
+    since: str
+    answers: str | None
+    detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The repository and its server, as they are now."""
+
+    repository: str
+    server: str
+    server_live: bool
+    releases: tuple[dict[str, Any], ...]
+    aliases: tuple[AliasStatus, ...]
+    unfinished: str | None
+    writer: str | None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every alias is answered by the release that it names."""
+        return all(a.answers == a.release for a in self.aliases) and self.unfinished is None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "repository": self.repository,
+            "server": self.server,
+            "server_live": self.server_live,
+            "healthy": self.healthy,
+            "releases": list(self.releases),
+            "aliases": [a.to_json() for a in self.aliases],
+            "unfinished": self.unfinished,
+            "writer": self.writer,
+        }
+
+
+def status(control: Control, *, model: str | None = None) -> Status:
+    """Look at the journal, and ask every alias for an action.
+
+    Raises:
+        UsageError: No such model, or nothing published at all.
+        IntegrityError: The journal was tampered with.
+    """
+    control.repository.require()
+    repository, state = control.repository, control.repository.journal.state()
+    if model is not None and not state.of_model(model):
+        state.release(model, "")
+    aliases: tuple[AliasStatus, ...]
+    server, live = "none", False
+    try:
+        with control.triton() as client:
+            server, live = client.endpoint.http, True
+            aliases = _aliases(control, state, client, model)
+    except ServerError as error:
+        aliases = _aliases(control, state, None, model, detail=error.problem)
+    held = lock.is_held(repository.lock_path)
+    unfinished = state.unfinished
+    return Status(
+        repository=str(repository.root),
+        server=server,
+        server_live=live,
+        releases=_releases(state, model),
+        aliases=aliases,
+        unfinished=None if unfinished is None else f"{unfinished.move.words} ({unfinished.phase})",
+        writer=lock.holder(repository.lock_path) if held else None,
+    )
+
+
+def history(control: Control, *, model: str | None = None) -> tuple[dict[str, Any], ...]:
+    """Every record of the journal, oldest first, or those of one model; its chain is checked.
+
+    Raises:
+        UsageError: Nothing published at all.
+        IntegrityError: The journal was tampered with.
+    """
+    control.repository.require()
+    moves: dict[str, dict[str, Any]] = {}
+    found = []
+    for record in control.repository.journal.records():
+        body = dict(record.body)
+        if record.kind is RecordKind.INTENT:
+            incumbent, target = body.pop("incumbent"), body.pop("target")
+            body |= {
+                "from": None if incumbent is None else incumbent["release"],
+                "to": target["release"],
+                "format": target["format"],
+            }
+            moves[body["move"]] = {k: body[k] for k in ("model", "alias", "move_kind", "from", "to")}
+        elif (move := body.get("move")) in moves:
+            body = {**moves[str(move)], **body}
+        if model is None or body.get("model") == model:
+            found.append(
+                {"seq": record.seq, "time": record.time, "actor": record.actor, "kind": record.kind.value, **body}
+            )
+    return tuple(found)
+
+
+def _releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
+    rows = sorted(state.releases.values(), key=lambda r: (r.model, r.slot))
+    return tuple(
+        {
+            "model": r.model,
+            "release": r.release,
+            "slot": r.slot,
+            "published": r.time,
+            "by": r.actor,
+            "manifest_digest": r.manifest_digest,
+            "gates": {
+                gate: record.verdict.value
+                for (m, release, gate), record in sorted(state.gates.items())
+                if (m, release) == (r.model, r.release)
+            },
+            "aliases": [
+                alias
+                for (m, alias), named in sorted(state.aliases.items())
+                if m == r.model and named.placement.slot == r.slot
+            ],
+        }
+        for r in rows
+        if model in {None, r.model}
+    )
+
+
+def _aliases(
+    control: Control, state: State, client: Triton | None, model: str | None, *, detail: str = ""
+) -> tuple[AliasStatus, ...]:
+    found = []
+    for (owner, alias), named in sorted(state.aliases.items()):
+        if model in {None, owner}:
+            answers, why = (None, detail) if client is None else _ask(control, state, client, owner, alias, named)
+            placement = named.placement
+            found.append(
+                AliasStatus(
+                    model=owner,
+                    alias=alias,
+                    served=served_name(owner, alias),
+                    release=placement.release,
+                    slot=placement.slot,
+                    format=placement.format.value,
+                    since=named.since,
+                    answers=answers,
+                    detail=why,
+                )
+            )
+    return tuple(found)
+
+
+def _ask(
+    control: Control, state: State, client: Triton, model: str, alias: str, named: AliasState
+) -> tuple[str | None, str]:
+    """The release that answers, and why none does."""
+    try:
+        opened = open_release(control.repository, state.release(model, named.placement.release))
+        first = {name: array[:1] for name, array in opened.golden.observations.items()}
+        answer = client.infer(served_name(model, alias), first, (opened.contract.action.name,))
+    except PolicyctlError as error:
+        return None, error.problem
+    release = state.slots(model).get(str(answer.slot))
+    return release, "" if release == named.placement.release else f"slot {answer.slot} answers"

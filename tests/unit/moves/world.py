@@ -1,0 +1,161 @@
+"""A repository on disk with tiny releases, and a server that is one file.
+
+The server keeps what it serves in a JSON file, so it outlives a process that
+is killed in the middle of a move, as the real one does. It reads
+configurations and slots from the repository the way the real backends do
+(nothing is served that is not intact) and answers the golden set of the
+release it serves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from policyctl.adapters import endpoint as endpoints
+from policyctl.adapters.endpoint import Endpoint
+from policyctl.adapters.triton import Answer, Served
+from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE
+from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.golden import Golden
+from policyctl.domain.manifest import canonical_json
+from policyctl.domain.parity import Tolerance
+from policyctl.errors import IntegrityError, ServerError
+from policyctl.integrity import read_release
+from policyctl.services import control as control_module
+from policyctl.services.control import Control
+from policyctl.services.publish import publish
+from policyctl.settings import load
+
+CONTRACT = Contract(
+    observations=(TensorSpec("observation", "float32", (3,)),),
+    outputs=(TensorSpec("action", "float32", (1,), low=-1.0, high=1.0),),
+    action_kind=ActionKind.CONTINUOUS,
+)
+
+
+def golden(seed: int, rows: int = 5) -> Golden:
+    """A golden set that no other seed's release answers."""
+    rng = np.random.default_rng(seed)
+    return Golden(
+        {"observation": rng.normal(size=(rows, 3)).astype(np.float32)},
+        {"action": rng.normal(size=(rows, 1)).astype(np.float32)},
+        Tolerance(),
+    )
+
+
+def write_export(folder: Path, seed: int, *, agrees: bool = True) -> Path:
+    """What `policyctl export` would write, with a few bytes for a model."""
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"onnx of seed %d" % seed)
+    (folder / CONTRACT_FILE).write_bytes(canonical_json(CONTRACT.to_json()))
+    (folder / GOLDEN_FILE).write_bytes(golden(seed).to_bytes())
+    parity = {"schema": 1, "formats": {"onnx": {"agrees": agrees, "rows": 5}}}
+    (folder / PARITY_FILE).write_bytes(canonical_json(parity))
+    (folder / CARD_FILE).write_text("schema: 1\n")
+    return folder
+
+
+class FileServer:
+    """A Triton whose memory is a file."""
+
+    def __init__(self, root: Path, memory: Path, server_id: str = "s1") -> None:
+        self.root, self.memory = root, memory
+        self.endpoint = Endpoint("fake:1", "fake:2", server_id=server_id)
+        self.before_call = lambda _name: None
+        self.wrong_slots: set[tuple[str, int]] = set()
+        self.calls: list[str] = []
+
+    def close(self) -> None: ...
+
+    def require_live(self) -> None: ...
+
+    def is_live(self) -> bool:
+        return True
+
+    def serving(self) -> dict[str, int]:
+        return json.loads(self.memory.read_text()) if self.memory.exists() else {}
+
+    def _remember(self, serving: dict[str, int]) -> None:
+        temporary = self.memory.with_suffix(".tmp")
+        temporary.write_text(json.dumps(serving))
+        temporary.replace(self.memory)
+
+    def index(self) -> tuple[Served, ...]:
+        return tuple(Served(name, slot, "READY", "") for name, slot in self.serving().items())
+
+    def load(self, name: str, slot: int) -> None:
+        self.before_call(f"load {name}")
+        self.calls.append(f"load {name}")
+        try:
+            text = (self.root / name / "config.pbtxt").read_text()
+            config = text_format.Parse(text, model_config_pb2.ModelConfig())
+            (version,) = config.version_policy.specific.versions
+            digest = config.parameters["manifest_digest"].string_value
+            read_release(self.root / name / str(version), expected_digest=digest)
+        except (OSError, IntegrityError) as error:
+            raise ServerError(f"load {name}: {error}") from error
+        self._remember({**self.serving(), name: version})
+        self.before_call(f"loaded {name}")
+        if version != slot:
+            raise ServerError(f"{name}: slot {slot} did not become ready")
+
+    def unload(self, name: str) -> None:
+        self.before_call(f"unload {name}")
+        self.calls.append(f"unload {name}")
+        self._remember({k: v for k, v in self.serving().items() if k != name})
+        self.before_call(f"unloaded {name}")
+
+    def infer(self, name, observations, outputs, *, slot=None) -> Answer:
+        self.before_call(f"infer {name}")
+        serving = self.serving().get(name)
+        if serving is None:
+            raise ServerError(f"{name} is not served")
+        folder = self.root / name / str(serving)
+        known = Golden.from_bytes((folder / GOLDEN_FILE).read_bytes(), CONTRACT)
+        rows = []
+        for row in observations["observation"]:
+            (match,) = np.nonzero((known.observations["observation"] == row).all(axis=1))
+            rows.append(known.outputs["action"][match[0]] if len(match) else np.full(1, 9.0, np.float32))
+        answer = np.stack(rows)
+        if (name, serving) in self.wrong_slots:
+            answer = answer + 1.0
+        return Answer(serving, {"action": answer})
+
+
+class World:
+    """A repository, its server, and the control plane that joins them."""
+
+    def __init__(self, folder: Path, monkeypatch) -> None:
+        self.folder = folder
+        self.root = folder / "model_repository"
+        self.said: list[str] = []
+        self.control = Control.of(load(repository=self.root), self.said.append)
+        self.server = FileServer(self.root, folder / "memory.json")
+        monkeypatch.setattr(control_module, "Triton", lambda _endpoint, **_: self.server)
+        self.control.repository.create()
+        endpoints.write(
+            self.control.repository, Endpoint("fake:1", "fake:2", server_id="s1", supervisor_pid=os.getpid())
+        )
+
+    def publish(self, release: str, seed: int, model: str = "walker", **kwargs):
+        source = write_export(self.folder / f"export-{model}-{release}", seed, **kwargs)
+        return publish(self.control, source, model=model, release=release)
+
+    @property
+    def state(self):
+        return self.control.repository.journal.state()
+
+    def named(self, alias: str = "production", model: str = "walker") -> str | None:
+        found = self.state.alias(model, alias)
+        return None if found is None else found.placement.release
+
+    def answered(self, served: str = "walker") -> str | None:
+        """The release that answers for `served`."""
+        slot = self.server.serving().get(served)
+        return None if slot is None else self.state.slots(served.partition(".")[0])[str(slot)]
