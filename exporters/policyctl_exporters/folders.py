@@ -1,0 +1,69 @@
+"""An output folder that is there whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from policyctl.domain.artifacts import CONTRACT_FILE
+from policyctl.errors import UsageError
+
+
+def check_output(output: Path, *, force: bool) -> None:
+    """Refuse an output that is in use.
+
+    Args:
+        output: Where an export is to go.
+        force: An earlier export may be replaced; nothing else ever is.
+
+    Raises:
+        UsageError: It is not a folder, or holds something.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UsageError(f"{output} is not a folder", remedy="Give a new folder for the export.")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not force:
+        raise UsageError(
+            f"{output} is not empty", remedy="Give another folder, or --force to replace the export in it."
+        )
+    if not (output / CONTRACT_FILE).is_file():
+        raise UsageError(
+            f"{output} holds something that is not an export (no {CONTRACT_FILE}), and is not replaced",
+            remedy="Give another folder.",
+        )
+
+
+@contextmanager
+def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary sibling that becomes `output` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        UsageError: As `check_output`, once more at the end.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent.absolute()))
+    try:
+        yield folder
+        # mkdtemp makes it private; an export is as readable as any other new folder.
+        mask = os.umask(0)
+        os.umask(mask)
+        folder.chmod(0o777 & ~mask)
+        check_output(output, force=force)
+        if output.exists() and any(output.iterdir()):
+            earlier = folder.with_suffix(".old")
+            output.rename(earlier)
+            try:
+                folder.rename(output)
+            except OSError:
+                earlier.rename(output)
+                raise
+            shutil.rmtree(earlier)
+        else:
+            folder.rename(output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

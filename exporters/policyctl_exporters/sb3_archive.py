@@ -1,0 +1,264 @@
+"""Read a policy out of a Stable-Baselines3 archive of any age.
+
+``algorithm.load()`` unpickles everything that training left behind (schedules,
+buffers, episode infos), and fails on whatever of it this Python no longer
+knows. A policy needs four entries: both spaces, its class and its arguments.
+Those are read, spaces without running any of their code; the weights are read
+with ``weights_only``, so no code hides in them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from policyctl.domain.manifest import digest_of
+from policyctl.errors import UnsupportedError, UsageError
+from policyctl_exporters.pickles import read_inert, read_trusted, require_trust
+from policyctl_exporters.spaces import rebuild_space
+
+_PICKLED: Final = ":serialized:"
+
+# Arguments that have no part in what a trained policy answers.
+_NEUTRAL_KWARGS: Final = ("device", "optimizer_class", "optimizer_kwargs")
+
+
+_TRAINING_ONLY: Final = (
+    "critic",
+    "actor_target.",
+    "value_net.",
+    "mlp_extractor.value_net.",
+    "vf_features_extractor.",
+    "q_net_target.",
+    "quantile_net_target.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A policy as training left it.
+
+    Attributes:
+        policy: A Stable-Baselines3 policy on the CPU, in evaluation mode.
+        algorithm: What trained it, as far as the file tells.
+        normalized: Whether it was trained behind a VecNormalize; None where
+            the file does not tell.
+        file: Name and digest of the file; None for a live object.
+        version: Stable-Baselines3 that wrote the file, where it says so.
+    """
+
+    policy: Any
+    algorithm: str
+    normalized: bool | None = None
+    file: tuple[str, str] | None = None
+    version: str | None = None
+
+
+def read_archive(path: Path, *, trust_pickle: bool) -> Trained:
+    """Build the policy that an archive holds.
+
+    Args:
+        path: What ``algorithm.save()`` wrote.
+        trust_pickle: Whether a person vouched for where it came from.
+
+    Raises:
+        UsageError: Not trusted, not readable, or not such an archive.
+        UnsupportedError: A policy of a kind that cannot be rebuilt here.
+    """
+    require_trust(path.name, trusted=trust_pickle)
+    content, data, weights = _open(path)
+    policy_class = _entry(data, "policy_class")
+    if not isinstance(policy_class, type):
+        raise UsageError(f"{path.name}: policy_class is {policy_class!r}, not a class")
+    observation_space, action_space = (
+        rebuild_space(_entry(data, key, inert=True), what=f"{path.name}: {key}")
+        for key in ("observation_space", "action_space")
+    )
+    kwargs = _entry(data, "policy_kwargs") if "policy_kwargs" in data else {}
+    state = _load_weights(weights, path.name)
+    use_sde = bool(data.get("use_sde", False))
+    policy = build_policy(policy_class, observation_space, action_space, kwargs or {}, use_sde=use_sde, state=state)
+    return Trained(
+        policy=policy,
+        algorithm=_algorithm(data, policy_class, kwargs or {}),
+        normalized=_was_normalized(data, policy_class),
+        file=(path.name, digest_of(content)),
+        version=_text(path, "_stable_baselines3_version"),
+    )
+
+
+def build_policy(
+    policy_class: type[Any],
+    observation_space: Any,
+    action_space: Any,
+    policy_kwargs: Mapping[str, Any],
+    *,
+    use_sde: bool,
+    state: Mapping[str, Any],
+) -> Any:
+    """A fresh policy on the CPU with the weights in `state`, in evaluation mode.
+
+    Args:
+        policy_class: A Stable-Baselines3 policy class.
+        observation_space: The gymnasium space that it was trained in.
+        action_space: Likewise.
+        policy_kwargs: As in the algorithm's constructor; old spellings are read too.
+        use_sde: The algorithm's own setting.
+        state: The policy's state dict; old spellings are read too.
+
+    Raises:
+        UnsupportedError: The class, its arguments and the weights do not fit together.
+    """
+    import inspect
+
+    accepted = inspect.signature(policy_class.__init__).parameters
+    kwargs = {key: value for key, value in policy_kwargs.items() if key not in _NEUTRAL_KWARGS}
+    if kwargs.get("sde_net_arch", 0) is None:
+        del kwargs["sde_net_arch"]
+    if "use_sde" in accepted:
+        kwargs.setdefault("use_sde", use_sde)
+    elif kwargs.get("use_sde") is False:
+        del kwargs["use_sde"]
+    kwargs, state = _unshare_layers(kwargs, state)
+    if "lr_schedule" in accepted:
+        kwargs["lr_schedule"] = _no_learning
+    try:
+        policy = policy_class(observation_space, action_space, **kwargs)
+        _load(policy, _complete(state, policy.state_dict()))
+    except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnsupportedError(
+            f"{policy_class.__name__} cannot be rebuilt from what was saved: {error}",
+            remedy="Load it in the environment that it was trained in, and export the live policy from there.",
+        ) from error
+    policy.to("cpu")
+    policy.set_training_mode(False)
+    return policy
+
+
+def _load(policy: Any, state: Mapping[str, Any]) -> None:
+    """Load weights; what only training uses (critics, targets) may be missing or left over."""
+    result = policy.load_state_dict(state, strict=False)
+    for problem, keys in (("missing", result.missing_keys), ("left over", result.unexpected_keys)):
+        needed = [key for key in keys if not key.startswith(_TRAINING_ONLY)]
+        if needed:
+            raise ValueError(f"weights are {problem}: {', '.join(sorted(needed)[:5])}")
+
+
+def _no_learning(_progress: float) -> float:
+    return 0.0
+
+
+def _complete(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Before 1.7 there was one features extractor; now it stands under three names."""
+    complete = dict(state)
+    for key in wanted.keys() - state.keys():
+        for prefix in ("pi_features_extractor.", "vf_features_extractor."):
+            shared = "features_extractor." + key.removeprefix(prefix)
+            if key.startswith(prefix) and shared in state:
+                complete[key] = state[shared]
+    return complete
+
+
+def _unshare_layers(kwargs: dict[str, Any], state: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Before 1.8 actor and critic could share their first layers: give each its own copy."""
+    arch = kwargs.get("net_arch")
+    prefix = "mlp_extractor.shared_net."
+    split = isinstance(arch, list) and bool(arch) and isinstance(arch[-1], dict)
+    if not any(key.startswith(prefix) for key in state):
+        return ({**kwargs, "net_arch": arch[-1]}, state) if isinstance(arch, list) and split else (kwargs, state)
+    arch = arch if isinstance(arch, list) else []
+    shared = [size for size in arch if not isinstance(size, dict)]
+    own = arch[-1] if split else {}
+    changed: dict[str, Any] = {}
+    for key, value in state.items():
+        if key.startswith(prefix):
+            for net in ("policy_net", "value_net"):
+                changed[f"mlp_extractor.{net}.{key.removeprefix(prefix)}"] = value
+            continue
+        for net in ("policy_net", "value_net"):
+            head = f"mlp_extractor.{net}."
+            if key.startswith(head):
+                # Every layer is followed by its activation, hence two places each.
+                index, _, rest = key.removeprefix(head).partition(".")
+                changed[f"{head}{int(index) + 2 * len(shared)}.{rest}"] = value
+                break
+        else:
+            changed[key] = value
+    arch = {"pi": shared + list(own.get("pi", [])), "vf": shared + list(own.get("vf", []))}
+    return {**kwargs, "net_arch": arch}, changed
+
+
+def _open(path: Path) -> tuple[bytes, dict[str, Any], bytes]:
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            data, weights = json.loads(archive.read("data")), archive.read("policy.pth")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{path.name} is not an archive of Stable-Baselines3: {error}",
+            remedy="Pass what algorithm.save() wrote.",
+        ) from error
+    missing = {"observation_space", "action_space", "policy_class"} - data.keys()
+    if missing:
+        raise UsageError(f"{path.name}: {', '.join(sorted(missing))} missing in its data")
+    return content, data, weights
+
+
+def _entry(data: Mapping[str, Any], key: str, *, inert: bool = False) -> Any:
+    value = data[key]
+    if not (isinstance(value, dict) and _PICKLED in value):
+        return value
+    try:
+        content = base64.b64decode(value[_PICKLED])
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{key}: not base64 ({error})") from error
+    return read_inert(content, what=key) if inert else read_trusted(content, what=key)
+
+
+def _load_weights(content: bytes, name: str) -> dict[str, Any]:
+    import torch
+
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    # torch raises what its own unpickler meets, without a common class.
+    except Exception as error:
+        raise UsageError(f"{name}: policy.pth cannot be read as plain weights ({error})") from error
+    if not isinstance(state, dict):
+        raise UsageError(f"{name}: policy.pth holds {type(state).__name__}, not a state dict")
+    return state
+
+
+def _text(path: Path, name: str) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        if name not in archive.namelist():
+            return None
+        return archive.read(name).decode("utf-8", "replace").strip()[:40]
+
+
+def _algorithm(data: Mapping[str, Any], policy_class: type[Any], kwargs: Mapping[str, Any]) -> str:
+    """Archives do not name their algorithm; its settings give it away."""
+    names = [base.__name__ for base in policy_class.__mro__]
+    if "ActorCriticPolicy" in names:
+        return "PPO" if "clip_range" in data else "TRPO" if "cg_max_steps" in data else "A2C"
+    if "TD3Policy" in names:
+        # DDPG is TD3 with a single critic.
+        return "DDPG" if kwargs.get("n_critics") == 1 else "TD3"
+    known = {"DQNPolicy": "DQN", "QRDQNPolicy": "QRDQN", "SACPolicy": "SAC", "TQCPolicy": "TQC", "ARSPolicy": "ARS"}
+    return next((known[name] for name in names if name in known), policy_class.__name__)
+
+
+def _was_normalized(data: Mapping[str, Any], policy_class: type[Any]) -> bool | None:
+    """On-policy algorithms keep the original observation only behind a VecNormalize."""
+    if "ActorCriticPolicy" not in [base.__name__ for base in policy_class.__mro__]:
+        return None
+    if "_last_original_obs" not in data or data.get("_last_obs") is None:
+        return None
+    return data["_last_original_obs"] is not None

@@ -1,0 +1,106 @@
+"""Six real agents, trained years ago by others, exported and put back to work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, FILES, GOLDEN_FILE, PARITY_FILE, Format
+from policyctl.domain.contract import Contract, DistributionKind, Transform
+from policyctl.domain.golden import Golden
+from policyctl.domain.parity import compare
+from policyctl_exporters import export_policy
+from policyctl_exporters.runtimes import open_runner
+
+CPU_FORMATS = (Format.ONNX, Format.OPENVINO, Format.TORCHSCRIPT)
+GAUSSIAN, NONE, CATEGORICAL = DistributionKind.GAUSSIAN, DistributionKind.NONE, DistributionKind.CATEGORICAL
+
+# Agent, environment, distribution, transform, episodes, and a mean return that no wrong policy reaches.
+AGENTS = [
+    ("ppo-CartPole-v1", "CartPole-v1", CATEGORICAL, Transform.NONE, 1, 499.0),
+    ("ppo-BipedalWalker-v3", "BipedalWalker-v3", GAUSSIAN, Transform.CLIP, 2, 80.0),
+    ("a2c-Pendulum-v1", "Pendulum-v1", GAUSSIAN, Transform.CLIP, 4, -300.0),
+    ("sac-Pendulum-v1", "Pendulum-v1", GAUSSIAN, Transform.TANH_RESCALE, 4, -300.0),
+    ("dqn-MountainCar-v0", "MountainCar-v0", NONE, Transform.NONE, 3, -125.0),
+    ("ppo-LunarLander-v2", "LunarLander-v3", CATEGORICAL, Transform.NONE, 2, 150.0),
+]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("agent", "environment", "kind", "transform", "episodes", "at_least"), AGENTS, ids=[a[0] for a in AGENTS]
+)
+def test_a_real_agent_is_exported_whole_and_still_solves_its_task(
+    agent: str,
+    environment: str,
+    kind: DistributionKind,
+    transform: Transform,
+    episodes: int,
+    at_least: float,
+    shared_policies: Path,
+    tmp_path: Path,
+) -> None:
+    """Every file is there, every format gives the golden answers, and the ONNX file earns the return."""
+    folder, output = shared_policies / agent, tmp_path / "out"
+    statistics = folder / "vecnormalize.pkl"
+    result = export_policy(
+        folder / "model.zip",
+        output,
+        normalizer=statistics if statistics.exists() else None,
+        trust_pickle=True,
+    )
+    files = {name for form in CPU_FORMATS for name in FILES[form]}
+    files |= {CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE, CARD_FILE}
+    assert {path.name for path in output.iterdir()} == files
+    contract = Contract.from_json(json.loads((output / CONTRACT_FILE).read_bytes()))
+    assert contract == result.contract
+    assert (contract.distribution.kind, contract.distribution.transform) == (kind, transform)
+    golden = Golden.from_bytes((output / GOLDEN_FILE).read_bytes(), contract)
+    assert golden.rows == 64
+    for form in CPU_FORMATS:
+        found = open_runner(form, output, contract)(golden.observations)
+        comparison = compare(contract, golden.outputs, found, golden.tolerance)
+        assert comparison.agrees
+        assert comparison.near_ties == 0
+    runner = open_runner(Format.ONNX, output, contract)
+    returns = [_episode(runner, contract, environment, seed) for seed in range(episodes)]
+    assert np.mean(returns) > at_least
+
+
+def _episode(runner: Any, contract: Contract, environment: str, seed: int) -> float:
+    env = gymnasium.make(environment)
+    observation, _ = env.reset(seed=seed)
+    total, ended = 0.0, False
+    while not ended:
+        action = runner({"observation": observation[None].astype(np.float32)})["action"][0]
+        taken = action if contract.action_kind == "continuous" else int(action[0])
+        observation, reward, terminated, truncated, _ = env.step(taken)
+        total, ended = total + float(reward), terminated or truncated
+    return total
+
+
+@pytest.mark.shared
+def test_no_exported_file_names_a_folder_of_this_machine(shared_policies: Path, tmp_path: Path) -> None:
+    """Neither the source's folder, nor the output's, nor that of the code is in any file."""
+    output = tmp_path / "out"
+    export_policy(shared_policies / "ppo-CartPole-v1" / "model.zip", output, trust_pickle=True)
+    folders = (str(shared_policies), str(tmp_path), "site-packages", str(Path(__file__).parents[3]))
+    for path in output.iterdir():
+        for folder in folders:
+            assert folder.encode() not in path.read_bytes(), path.name
+
+
+@pytest.mark.shared
+def test_a_policy_trained_behind_a_normaliser_is_not_exported_without_it(shared_policies: Path, tmp_path: Path) -> None:
+    """The archive tells that observations were normalised, so forgetting the statistics is refused."""
+    from policyctl.errors import UsageError
+
+    source = shared_policies / "a2c-Pendulum-v1" / "model.zip"
+    with pytest.raises(UsageError, match="VecNormalize"):
+        export_policy(source, tmp_path / "out", trust_pickle=True)
+    export_policy(source, tmp_path / "out", trust_pickle=True, normalizer=False, formats=["onnx"])
