@@ -1,0 +1,113 @@
+"""Promotions and rollbacks under continuous load: what is lost, and how long each takes.
+
+    python benchmarks/promotions.py --moves 100 --clients 8
+
+Prints requests, failures, wrong answers, answers by a release that no alias
+named at the time, and the distribution of switch times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from policyctl.services.control import Control
+from policyctl.services.promote import promote, rollback
+from policyctl.services.publish import publish
+from policyctl.settings import load as load_settings
+from policyctl_benchmarks.background_load import BackgroundLoad
+from policyctl_benchmarks.background_server import BackgroundServer
+from policyctl_benchmarks.load import LoadOptions, read_expected
+from policyctl_benchmarks.load_records import AliasSpan, answers_outside_aliases
+from policyctl_exporters import export_policy
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
+RELEASES = ("1.0.0", "1.1.0")
+
+
+def main() -> int:
+    """Run it; 0 if nothing was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moves", type=int, default=100, help="half of them promotions, half rollbacks")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="policyctl-promotions-") as name:
+        folder = Path(name)
+        control = Control.of(load_settings(repository=folder / "model_repository"))
+        for release in RELEASES:
+            export_policy(EXAMPLES / f"ppo-{release}.zip", folder / release, trust_pickle=True)
+            publish(control, folder / release, model="cartpole", release=release)
+        with BackgroundServer(control.repository.root, folder / "serve.log") as server:
+            found = measure(control, server, folder, moves=given.moves, clients=given.clients)
+    if given.json:
+        print(json.dumps(found, indent=1))
+    else:
+        for key, value in found.items():
+            print(f"{key:<28} {value}")
+    return 0 if not found["failed"] and not found["wrong"] and not found["answers outside aliases"] else 1
+
+
+def measure(control: Control, server: BackgroundServer, folder: Path, *, moves: int, clients: int) -> dict[str, object]:
+    """Move back and forth under load.
+
+    Returns:
+        Counts, and times in milliseconds.
+    """
+    promote(control, model="cartpole", release=RELEASES[0], alias="production")
+    options = LoadOptions(
+        model="cartpole", url=server.endpoint["grpc"], clients=clients, deadline_s=10.0, duration_s=10.0 * moves
+    )
+    timeline = [AliasSpan(RELEASES[0], 0)]
+    switch_ms: dict[str, list[float]] = {"promotion": [], "rollback": []}
+    total_ms: dict[str, list[float]] = {"promotion": [], "rollback": []}
+    with BackgroundLoad(options, {r: read_expected(folder / r) for r in RELEASES}) as load:
+        for number in range(moves):
+            before, begun = timeline.pop(), time.monotonic_ns()
+            if number % 2 == 0:
+                moved = promote(control, model="cartpole", release=RELEASES[1], alias="production")
+            else:
+                moved = rollback(control, model="cartpole", alias="production")
+            timeline += [
+                AliasSpan(before.release, before.from_ns, time.monotonic_ns()),
+                AliasSpan(moved.move.target.release, begun),
+            ]
+            kind = moved.move.kind.value
+            if moved.timings is not None:
+                switch_ms[kind].append(moved.timings.switch_ms or 0.0)
+                total_ms[kind].append(moved.timings.total_ms or 0.0)
+            print(f"\r{number + 1}/{moves} moves", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    report = load.report
+    found: dict[str, object] = {
+        "moves": moves,
+        "clients": clients,
+        "requests": report.requests,
+        "failed": report.failed,
+        "wrong": report.wrong,
+        "answers outside aliases": answers_outside_aliases(load.requests, timeline),
+        "answers by release": report.by_release,
+        "requests per second": round(report.throughput_per_s),
+        "p50 / p99 / max us": f"{report.p50_us:.0f} / {report.p99_us:.0f} / {report.max_us:.0f}",
+    }
+    for kind in ("promotion", "rollback"):
+        found[f"{kind} switch ms"] = _spread(switch_ms[kind])
+        found[f"{kind} in all ms"] = _spread(total_ms[kind])
+    return found
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "none"
+    median, high, largest = np.percentile(values, (50, 95, 100))
+    return f"median {median:.0f}, p95 {high:.0f}, max {largest:.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Hold an observation against the contract before it is sent.
+
+A policy that is fed the wrong thing does not fail; it acts, and acts badly.
+So names, shapes, dtypes and finiteness are checked here, and a message names
+the very feature that is wrong.
+
+A cast is made only where it is safe: a float to another float if it stays
+finite; an integer to a wider one, or to a narrower one or a float if its value
+survives; a bool to a number. A float is never cut to an integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from policyctl.domain.contract import Contract, TensorSpec
+from policyctl.errors import UsageError
+
+Observation = ArrayLike | Mapping[str, ArrayLike]
+
+
+def prepare(
+    contract: Contract,
+    observation: Observation,
+    *,
+    batched: bool,
+    check_bounds: bool = False,
+) -> dict[str, NDArray[Any]]:
+    """The arrays to send, in the contract's order.
+
+    Args:
+        contract: What the policy takes.
+        observation: An array for a policy of one input, else arrays by name.
+            One observation has `spec.shape` (or is a scalar, where that is
+            (1,)); a batch has n of them, n >= 1 and the same for every name.
+        batched: Which of the two it is.
+        check_bounds: Also refuse values outside `low` and `high`.
+
+    Returns:
+        By name, each of shape (n, *spec.shape), C order, the contract's dtype.
+
+    Raises:
+        UsageError: A name, shape, dtype or value does not fit.
+    """
+    given = _by_name(contract, observation)
+    arrays = {
+        spec.name: _array(spec, given[spec.name], batched=batched, check_bounds=check_bounds)
+        for spec in contract.observations
+    }
+    if batched:
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise UsageError(f"inputs differ in their number of rows: {lengths}")
+    return arrays
+
+
+def _by_name(contract: Contract, observation: Observation) -> Mapping[str, ArrayLike]:
+    names = [spec.name for spec in contract.observations]
+    if not isinstance(observation, Mapping):
+        if len(names) > 1:
+            raise UsageError(
+                f"this policy takes {len(names)} observations, found one array",
+                remedy=f"Give a mapping with the names {', '.join(names)}.",
+            )
+        return {names[0]: observation}
+    missing, unknown = set(names) - observation.keys(), observation.keys() - set(names)
+    if missing or unknown:
+        found = [f"{name} is missing" for name in sorted(missing)]
+        found += [f"{name} is unknown" for name in sorted(map(str, unknown))]
+        raise UsageError(f"inputs: {', '.join(found)}", remedy=f"This policy takes {', '.join(names)}.")
+    return observation
+
+
+def _array(spec: TensorSpec, value: ArrayLike, *, batched: bool, check_bounds: bool) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise UsageError(f"input {spec.name} is not an array: {error}") from error
+    array = _shaped(spec, array, batched=batched)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise _at(spec, array, ~np.isfinite(array), batched, "which is not finite")
+    cast = _cast(spec, array, batched=batched)
+    if check_bounds:
+        _within_bounds(spec, cast, batched=batched)
+    return cast
+
+
+def _shaped(spec: TensorSpec, array: NDArray[Any], *, batched: bool) -> NDArray[Any]:
+    """With a batch dimension in front."""
+    wanted = f"(n, {', '.join(map(str, spec.shape))})" if batched else str(spec.shape)
+    items = array if batched else array[None]
+    if spec.shape == (1,) and items.ndim == 1:
+        items = items[:, None]
+    if items.ndim == 0 or items.shape[1:] != spec.shape:
+        hint = ""
+        if not batched and array.shape[1:] == spec.shape:
+            hint = "This is a batch: use act_batch."
+        elif batched and array.shape == spec.shape:
+            hint = "This is one observation: use act."
+        raise UsageError(f"input {spec.name} has shape {array.shape}, the policy takes {wanted}", remedy=hint)
+    if len(items) == 0:
+        raise UsageError(f"input {spec.name} is an empty batch", remedy="Give at least one row.")
+    return items
+
+
+def _cast(spec: TensorSpec, array: NDArray[Any], *, batched: bool) -> NDArray[Any]:
+    target = np.dtype(spec.dtype)
+    if array.dtype == target:
+        return np.ascontiguousarray(array)
+    have, want = array.dtype.kind, target.kind
+    if have not in "biuf" or (have == "f" and want != "f") or (want == "b" and have != "b"):
+        raise UsageError(
+            f"input {spec.name} is {array.dtype}, the policy takes {target}",
+            remedy=f"Convert it yourself, where that is right: array.astype('{target}').",
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = np.ascontiguousarray(array.astype(target))
+        if have == "f":
+            lost = ~np.isfinite(cast)
+        elif np.can_cast(array.dtype, target, "safe") and not (want == "f" and array.dtype.itemsize == 8):
+            return cast  # NumPy calls 64-bit integers to float64 safe, which is not exact.
+        else:
+            lost = _loses(array, cast)
+    if lost.any():
+        raise _at(spec, array, lost, batched, f"which {target} cannot hold")
+    return cast
+
+
+def _loses(array: NDArray[Any], cast: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where an integer is not the same number after the cast: there and back must be where it was."""
+    if cast.dtype.kind == "f":
+        # Back from a float only where it is in range: beyond, NumPy defines nothing.
+        info = np.iinfo(array.dtype) if array.dtype.kind in "iu" else np.iinfo(np.int8)
+        wide = cast.astype(np.float64)
+        fits = (wide >= float(info.min)) & (wide < float(info.max) + 1.0)
+        back = np.where(fits, cast, 0).astype(array.dtype)
+        return np.asarray(~fits | (back != array), dtype=bool)
+    return np.asarray((cast.astype(array.dtype) != array) | ((cast < 0) != (array < 0)), dtype=bool)
+
+
+def _at(spec: TensorSpec, array: NDArray[Any], wrong: NDArray[np.bool_], batched: bool, what: str) -> UsageError:
+    row, element = divmod(int(np.argmax(wrong)), spec.size)
+    where = f"row {row}: {spec.feature(element)}" if batched else spec.feature(element)
+    return UsageError(f"{where} is {array.reshape(-1)[row * spec.size + element]}, {what}")
+
+
+def _within_bounds(spec: TensorSpec, array: NDArray[Any], *, batched: bool) -> None:
+    for bound, outside, word in ((spec.low, np.less, "below"), (spec.high, np.greater, "above")):
+        if bound is None:
+            continue
+        # In the observation's own dtype: a float32 of -0.4 is below a float64 of -0.4.
+        kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
+        limit = np.broadcast_to(np.asarray(bound, dtype=np.float64).astype(kind), (spec.size,))
+        if (wrong := outside(array.reshape(-1, spec.size), limit)).any():
+            allowed = str(limit[int(np.argmax(wrong)) % spec.size])
+            raise _at(spec, array, wrong, batched, f"{word} its bound {allowed}")

@@ -1,0 +1,95 @@
+"""What both clients do with their arguments before anything is asked."""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from policyctl.client.errors import UnreachableError, deadline_error
+from policyctl.client.exchange import Call
+from policyctl.client.served import Memory
+from policyctl.domain.names import CANDIDATE, check_alias, check_model_name, served_name
+from policyctl.domain.protocol import Protocol
+from policyctl.errors import ServerError, UsageError
+
+_HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
+
+T = TypeVar("T")
+
+
+def triton_model(model: str, alias: str) -> str:
+    """What Triton calls `alias` of `model`.
+
+    Raises:
+        UsageError: Either is not an allowed name.
+    """
+    check_model_name(model)
+    return served_name(model, alias if alias == CANDIDATE else check_alias(alias))
+
+
+def check_url(url: str) -> str:
+    """Return `url` if it is ``host:port``.
+
+    Raises:
+        UsageError: It has a scheme or a path, or no port.
+    """
+    if _HOST_PORT.fullmatch(url) is None:
+        raise UsageError(
+            f"url {url!r} is not host:port",
+            remedy="Give for example 127.0.0.1:8001 (gRPC) or 127.0.0.1:8000 (HTTP), without a scheme.",
+        )
+    return url
+
+
+def check_protocol(protocol: str | Protocol) -> Protocol:
+    """The protocol that `protocol` names.
+
+    Raises:
+        UsageError: There is no such protocol.
+    """
+    try:
+        return Protocol(protocol)
+    except ValueError:
+        raise UsageError(f"protocol {protocol!r} is not spoken", remedy="Use grpc or http.") from None
+
+
+def check_deadline(deadline_s: float) -> float:
+    """Return `deadline_s` if it is a positive number of seconds.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not (math.isfinite(deadline_s) and deadline_s > 0):
+        raise UsageError(f"deadline_s is {deadline_s}, expected a positive number of seconds")
+    return deadline_s
+
+
+def new_request_id() -> str:
+    """A name that no other request has."""
+    return uuid.uuid4().hex
+
+
+def after_failure(steps: Generator[Call, Any, T], memory: Memory, error: ServerError) -> Call:
+    """Tell an exchange that its call failed; its next call, or the error again.
+
+    Raises:
+        StopIteration: The exchange has its result all the same.
+        ServerError: It has none.
+    """
+    if isinstance(error, UnreachableError):
+        memory.forget()
+    return steps.throw(error)
+
+
+def in_time(model: str, url: str, remaining_s: float) -> float:
+    """Return `remaining_s` if any time is left.
+
+    Raises:
+        DeadlineError: None is.
+    """
+    if remaining_s <= 0:
+        raise deadline_error(model, url)
+    return remaining_s

@@ -1,0 +1,118 @@
+"""What a server says about a model that it serves, and what a client keeps of it.
+
+The contract and the names of the releases travel in the `parameters` of the
+model's configuration, so that a client needs the server and nothing else. A
+slot belongs to one release for ever, so what was learnt of a slot stays true;
+which slot is *current* does not.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policyctl.domain.contract import Contract
+from policyctl.errors import ServerError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The part of a Triton model configuration that a client reads.
+
+    Attributes:
+        parameters: The `string_value` of each parameter.
+        max_batch: `max_batch_size`; 0 where Triton does not batch.
+    """
+
+    parameters: Mapping[str, str]
+    max_batch: int
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """From the answer of ``/v2/models/M/config``."""
+        parameters = {
+            str(key): str(value.get("string_value", "")) for key, value in (data.get("parameters") or {}).items()
+        }
+        return cls(parameters, int(data.get("max_batch_size", 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One release, as a server serves it.
+
+    Attributes:
+        contract: What it takes and gives.
+        release: Its name.
+        releases: Release of each slot that this server may answer with.
+        manifest_digest: What identifies its files.
+        max_batch: Most rows in one request; 0 for no limit.
+    """
+
+    contract: Contract
+    release: str
+    releases: Mapping[int, str]
+    manifest_digest: str
+    max_batch: int
+
+    @classmethod
+    def from_config(cls, model: str, config: ModelConfig) -> Served:
+        """Read the parameters that the serving side writes.
+
+        Raises:
+            ServerError: A parameter is missing or not readable: the model was
+                not put there by policyctl, or by a later one.
+        """
+        try:
+            releases = json.loads(config.parameters["releases"])
+            return cls(
+                contract=Contract.from_json(json.loads(config.parameters["contract"])),
+                release=config.parameters["release"],
+                releases={int(slot): str(release) for slot, release in releases.items()},
+                manifest_digest=config.parameters.get("manifest_digest", ""),
+                max_batch=config.max_batch,
+            )
+        except (KeyError, ValueError, AttributeError, UsageError) as error:
+            raise ServerError(
+                f"model {model} has no readable contract and releases in its configuration: {error!r}",
+                remedy="Ask for a model that policyctl serves: policyctl status lists them.",
+            ) from error
+
+
+class Memory:
+    """What one client knows; safe to share between threads.
+
+    A torn read cannot happen: `current` is one reference, and entries of a
+    slot are added whole and never changed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_slot: dict[int, Served] = {}
+        self._current: Served | None = None
+        self.answers_tell_timing = False
+
+    @property
+    def current(self) -> Served | None:
+        """What the server served when it was last asked; None if never."""
+        return self._current
+
+    def of_slot(self, slot: int) -> Served | None:
+        """What is known of the release in `slot`."""
+        return self._by_slot.get(slot)
+
+    def remember(self, served: Served) -> None:
+        """Make `served` the current one."""
+        with self._lock:
+            for slot, release in served.releases.items():
+                if release == served.release:
+                    self._by_slot[slot] = served
+            self._current = served
+
+    def forget(self) -> None:
+        """Know nothing: behind the address there may be another server by now."""
+        with self._lock:
+            self._by_slot = {}
+            self._current = None

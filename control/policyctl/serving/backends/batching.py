@@ -1,0 +1,147 @@
+"""Many requests, one inference: check, join, and give each request its own rows.
+
+Pure array work, without Triton: a request is a list of arrays in the order of
+the model's inputs, an answer a list of arrays in the order of its outputs.
+
+What it promises: an array that is not what the contract says never reaches
+the policy, and an action that is not a finite number never leaves it. Both are
+found per request, so one bad request does not hurt those that came with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.domain.contract import ACTION, Contract, TensorSpec
+
+Arrays = list[NDArray[Any]]
+
+
+class BadRequestError(ValueError):
+    """What a client sent; the text is for the client."""
+
+
+class BadAnswerError(RuntimeError):
+    """What a policy gave; it is not sent on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """One tensor, prepared for checking."""
+
+    spec: TensorSpec
+    dtype: np.dtype[Any]
+    floating: bool
+
+
+class Checker:
+    """Holds requests and answers against one contract."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._inputs = [_prepare(spec) for spec in contract.observations]
+        self._outputs = [_prepare(spec) for spec in contract.outputs]
+
+    def request(self, arrays: Sequence[NDArray[Any] | None]) -> int:
+        """How many rows a request has.
+
+        Args:
+            arrays: One an input, None where the client sent none.
+
+        Raises:
+            BadRequestError: An input is missing, has another type or shape, or
+                more or fewer rows than the others, or a value is not finite.
+        """
+        rows = -1
+        for tensor, array in zip(self._inputs, arrays, strict=True):
+            spec = tensor.spec
+            if array is None:
+                raise BadRequestError(f"input {spec.name} is missing")
+            if array.dtype != tensor.dtype or array.ndim == 0 or array.shape[1:] != spec.shape:
+                raise BadRequestError(
+                    f"input {spec.name} is {array.dtype}{list(array.shape)},"
+                    f" the contract says {spec.dtype}[n, {', '.join(map(str, spec.shape))}]"
+                )
+            if rows not in (-1, array.shape[0]):
+                raise BadRequestError(f"input {spec.name} has {array.shape[0]} rows, the inputs before it have {rows}")
+            rows = array.shape[0]
+            if tensor.floating and not np.isfinite(array).all():
+                raise BadRequestError(f"the request has {_where(spec, array)}; send finite observations")
+        if rows < 1:
+            raise BadRequestError("the request has no rows")
+        return rows
+
+    def shapes(self, arrays: Sequence[NDArray[Any]], rows: int) -> None:
+        """Hold the answer to a whole batch against the contract.
+
+        Raises:
+            BadAnswerError: An output is missing, or has another type or shape.
+        """
+        if len(arrays) != len(self._outputs):
+            raise BadAnswerError(f"the artifact gave {len(arrays)} outputs, not {len(self._outputs)}")
+        for tensor, array in zip(self._outputs, arrays, strict=True):
+            if array.dtype != tensor.dtype or array.shape != (rows, *tensor.spec.shape):
+                raise BadAnswerError(
+                    f"the artifact gave {tensor.spec.name} as {array.dtype}{list(array.shape)},"
+                    f" the contract says {tensor.spec.dtype}{[rows, *tensor.spec.shape]}"
+                )
+
+    def finite(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Hold one request's action against the least that an action must be.
+
+        Raises:
+            BadAnswerError: An element of the action is not finite.
+        """
+        for tensor, array in zip(self._outputs, arrays, strict=True):
+            if tensor.floating and tensor.spec.name == ACTION and not np.isfinite(array).all():
+                raise BadAnswerError(f"the policy gave {_where(tensor.spec, array)}; the action is withheld")
+
+
+def join(requests: Sequence[Arrays]) -> Arrays:
+    """Rows of all requests, one under another; the arrays themselves if there is one request."""
+    if len(requests) == 1:
+        return requests[0]
+    return [np.concatenate(column) for column in zip(*requests, strict=True)]
+
+
+def split(arrays: Arrays, rows: Sequence[int]) -> list[Arrays]:
+    """Each request's own rows, as views; the inverse of `join`.
+
+    Args:
+        arrays: Outputs of the whole batch.
+        rows: How many rows each request has.
+    """
+    if len(rows) == 1:
+        return [arrays]
+    answers, start = [], 0
+    for count in rows:
+        answers.append([array[start : start + count] for array in arrays])
+        start += count
+    return answers
+
+
+def example(contract: Contract) -> Arrays:
+    """One row of inputs that the contract allows, as near to 0 as it can be."""
+    arrays: Arrays = []
+    for spec in contract.observations:
+        low = -np.inf if spec.low is None else np.asarray(spec.low)
+        high = np.inf if spec.high is None else np.asarray(spec.high)
+        row = np.clip(np.zeros(spec.size), low, high).astype(spec.dtype)
+        arrays.append(row.reshape(1, *spec.shape))
+    return arrays
+
+
+def _prepare(spec: TensorSpec) -> _Tensor:
+    dtype = np.dtype(spec.dtype)
+    return _Tensor(spec, dtype, bool(np.issubdtype(dtype, np.floating)))
+
+
+def _where(spec: TensorSpec, array: NDArray[Any]) -> str:
+    """The first element that is not finite, in words."""
+    row, element = (int(i) for i in np.argwhere(~np.isfinite(array.reshape(array.shape[0], -1)))[0])
+    value = array.reshape(array.shape[0], -1)[row, element]
+    return f"{spec.feature(element)} of row {row} as {value}"

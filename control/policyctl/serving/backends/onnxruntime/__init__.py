@@ -1,0 +1,1 @@
+"""The backend that serves ONNX Runtime artifacts; `model.py` is what Triton loads."""

@@ -1,0 +1,1 @@
+"""The backend that serves OpenVINO artifacts; `model.py` is what Triton loads."""

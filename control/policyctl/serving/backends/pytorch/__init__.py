@@ -1,0 +1,1 @@
+"""The backend that serves TorchScript artifacts; `model.py` is what Triton loads."""

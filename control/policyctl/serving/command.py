@@ -1,0 +1,143 @@
+"""The command line and the environment of one tritonserver."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from policyctl.errors import UsageError
+from policyctl.serving.locate import TritonInstall
+
+KEY_HEADER: Final = "policyctl-key"
+"""HTTP header of the key; over gRPC it is ``triton-grpc-protocol-`` and this."""
+
+RESTRICTED: Final = ("model-repository", "logging", "trace")
+_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{8,256}")
+_ARG_START, _ARG_END = 47, 48
+"""Fields of /proc/<pid>/stat, counted from 0: where the arguments are in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How one server runs.
+
+    Attributes:
+        repository: Triton's model repository.
+        backend_directory: What `backend_directory.assemble` returned.
+        host: Address to listen on, for all three protocols.
+        http_port: For HTTP.
+        grpc_port: For gRPC.
+        metrics_port: For Prometheus.
+        api_key: Needed for the restricted APIs; empty leaves them open.
+        restricted_apis: Which APIs the key opens.
+        exit_timeout_s: How long a stopping server waits for requests in flight;
+            with a dead stub it always waits that long.
+        log_verbose: Triton's verbosity, 0 for none.
+        extra_args: More arguments for tritonserver, as they are.
+
+    Raises:
+        UsageError: A key that Triton could not read back from its arguments.
+    """
+
+    repository: Path
+    backend_directory: Path
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    api_key: str = field(default="", repr=False)
+    restricted_apis: tuple[str, ...] = RESTRICTED
+    exit_timeout_s: int = 4
+    log_verbose: int = 0
+    extra_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.api_key and _KEY.fullmatch(self.api_key) is None:
+            raise UsageError(
+                "the server's key is not 8 to 256 letters, digits, '_', '.' or '-'",
+                remedy="Let policyctl choose one, or use secrets.token_urlsafe(32).",
+            )
+
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """HTTP, gRPC, metrics."""
+        return (self.http_port, self.grpc_port, self.metrics_port)
+
+
+def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) -> list[str]:
+    """Program and arguments.
+
+    Args:
+        options: How it is to run.
+        install: Where it is.
+        shm_prefix: What its shared memory's names begin with.
+    """
+    arguments = [
+        str(install.tritonserver),
+        f"--model-repository={options.repository.absolute()}",
+        f"--backend-directory={options.backend_directory.absolute()}",
+        # Only what we ask for is loaded, and only when we ask.
+        "--model-control-mode=explicit",
+        # Strict readiness is false during each swap and after each refused load.
+        "--strict-readiness=false",
+        # Completing would start every backend's Python a second time at each load.
+        "--disable-auto-complete-config",
+        f"--http-address={options.host}",
+        f"--http-port={options.http_port}",
+        f"--grpc-address={options.host}",
+        f"--grpc-port={options.grpc_port}",
+        f"--metrics-address={options.host}",
+        f"--metrics-port={options.metrics_port}",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
+        f"--log-verbose={options.log_verbose}",
+        f"--cache-directory={install.caches}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+    ]
+    if options.api_key:
+        rule = f"{','.join(options.restricted_apis)}:{KEY_HEADER}={options.api_key}"
+        arguments += [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
+    return [*arguments, *options.extra_args]
+
+
+def environment(install: TritonInstall) -> dict[str, str]:
+    """This process's environment, with what the server and its stubs need in front."""
+    # Settings of ours, the key among them, are none of the stubs' business.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("POLICYCTL_")}
+    libraries = [str(path) for path in install.library_path]
+    variables["LD_LIBRARY_PATH"] = _joined([*libraries, variables.get("LD_LIBRARY_PATH", "")])
+    # The stub takes its packages from the first python3 on PATH, not from VIRTUAL_ENV.
+    variables["PATH"] = _joined([str(install.python_bin), variables.get("PATH", os.defpath)])
+    return variables
+
+
+def hide_argument(pid: int, secret: str) -> bool:
+    """Overwrite `secret` in the arguments of process `pid`, a child of ours.
+
+    Returns:
+        Whether it is gone from them; False where the kernel does not let us.
+    """
+    try:
+        # The name in field 1 may hold spaces and brackets: count from behind it.
+        text = Path(f"/proc/{pid}/stat").read_text()
+        fields = ["", "", *text[text.rindex(")") + 2 :].split()]
+        start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            wanted = secret.encode()
+            at = arguments.find(wanted)
+            while at >= 0:
+                memory.seek(start + at)
+                memory.write(b"*" * len(wanted))
+                at = arguments.find(wanted, at + len(wanted))
+        return wanted not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError, IndexError, OverflowError):
+        return False
+
+
+def _joined(folders: list[str]) -> str:
+    # An empty entry would mean the working directory.
+    return os.pathsep.join(folder for folder in folders if folder)

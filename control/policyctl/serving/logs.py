@@ -1,0 +1,69 @@
+"""Read Triton's log lines: a level, a source and a message.
+
+Lines that begin without Triton's header (a table, a traceback, a backend's
+print) belong to what came before and are read as information.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+_WITHOUT_GPU: Final = (
+    "Unable to allocate pinned system memory",
+    "CudaDriverHelper has not been initialized",
+    "Error: Failed to initialize NVML",
+    "DCGM unable to start",
+)
+"""What Triton says, as warnings and errors, at every start on a machine without a GPU."""
+
+
+class Level(StrEnum):
+    """How much a line matters."""
+
+    VERBOSE = "verbose"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+_LEVELS: Final = {"V": Level.VERBOSE, "I": Level.INFO, "W": Level.WARNING, "E": Level.ERROR, "F": Level.ERROR}
+_UNHEADED_ERROR: Final = re.compile(r"[Ee]rror:|terminate called|failed to |\S*tritonserver: ")
+_HEADER: Final = re.compile(r"([VIWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ ([\w.\-]+:\d+)\] ?(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of the server's log.
+
+    Attributes:
+        level: Its severity.
+        source: File and line that wrote it; empty for a line without header.
+        message: The text, without header and surrounding quotes.
+    """
+
+    level: Level
+    source: str
+    message: str
+
+
+def parse(text: str) -> LogLine:
+    """Read one line, without its line feed."""
+    match = _HEADER.fullmatch(text)
+    if match is None:
+        failing = _UNHEADED_ERROR.match(text) and not text.startswith(_WITHOUT_GPU)
+        return LogLine(Level.ERROR if failing else Level.INFO, "", text)
+    letter, source, message = match.groups()
+    if len(message) > 1 and message.startswith('"') and message.endswith('"'):
+        message = message[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    return LogLine(Level.INFO if message.startswith(_WITHOUT_GPU) else _LEVELS[letter], source, message)
+
+
+OnLog = Callable[[LogLine], None]
+
+
+def ignore(_line: LogLine) -> None:
+    """Where nobody listens."""

@@ -1,0 +1,70 @@
+"""Which TCP ports are free, and who holds one that is not."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+import psutil
+
+
+def is_free(port: int, *, host: str) -> bool:
+    """Whether a server could listen on `port` of `host` now.
+
+    Connections that wind down (TIME_WAIT) do not count, as they do not hinder
+    a server that sets SO_REUSEADDR, which Triton does.
+    """
+    with contextlib.closing(socket.socket(_family(host), socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int, *, host: str = "127.0.0.1") -> tuple[int, ...]:
+    """Ports that nobody listened on a moment ago, all different.
+
+    Another process may take one before the caller does; so use it for tests
+    and trials, and configure ports where a client has to find the server.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for _ in range(count):
+            probe = stack.enter_context(socket.socket(_family(host), socket.SOCK_STREAM))
+            probe.bind((host, 0))
+            ports.append(int(probe.getsockname()[1]))
+    return tuple(ports)
+
+
+def holder(port: int) -> str:
+    """Who listens on `port`, as ``name (pid N)``; empty where that cannot be told."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):
+        return ""
+    for connection in connections:
+        if _listens_on(connection, port) and connection.pid:
+            with contextlib.suppress(psutil.Error):
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return ""
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether process `pid` itself listens on `port`."""
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except (psutil.Error, OSError):
+        return False
+    return any(_listens_on(connection, port) for connection in connections)
+
+
+def _listens_on(connection: Any, port: int) -> bool:
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

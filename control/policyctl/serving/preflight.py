@@ -1,0 +1,153 @@
+"""Look at this machine before a server is started on it.
+
+A tritonserver whose libraries do not fit does not fail: it waits for ever, or
+loads nothing. So everything that it needs is looked at first, in less than a
+second, and judged by `policyctl.serving.checks`. ``policyctl doctor`` prints
+the result; starting a server requires it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from policyctl.errors import UnsupportedError
+from policyctl.serving import checks
+from policyctl.serving.backend_directory import MODULES
+from policyctl.serving.checks import Check, Status, require
+from policyctl.serving.command import environment
+from policyctl.serving.locate import TritonInstall, locate
+from policyctl.serving.ports import holder, is_free
+from policyctl.serving.shared_memory import FOLDER
+
+__all__ = ["Check", "Status", "preflight", "require"]
+
+_LDD_TIMEOUT_S: Final = 20.0
+
+
+def preflight(
+    *,
+    repository: Path,
+    host: str = "127.0.0.1",
+    ports: Sequence[int] = (8000, 8001, 8002),
+) -> tuple[Check, ...]:
+    """Check everything that a server needs; start nothing.
+
+    Args:
+        repository: Where releases are, or will be.
+        host: Address that the server will listen on.
+        ports: Ports that it will listen on.
+    """
+    return (
+        *_server(),
+        checks.glibc(_glibc()),
+        checks.numpy(_version("numpy")),
+        *checks.runtimes([(module, _version(module)) for module in MODULES.values()]),
+        _repository(repository),
+        checks.shared_memory(free_bytes=_free(FOLDER), writable=os.access(FOLDER, os.W_OK | os.X_OK)),
+        *(_port(number, host) for number in ports),
+        checks.cpu(len(os.sched_getaffinity(0)), _cpu_flags()),
+    )
+
+
+def _server() -> tuple[Check, ...]:
+    try:
+        install = locate()
+    except UnsupportedError as error:
+        return (Check("tritonserver", Status.FAILED, error.problem, error.remedy),)
+    found = Check("tritonserver", Status.OK, f"{install.tritonserver} ({install.version})")
+    return (found, *_binaries(install))
+
+
+def _binaries(install: TritonInstall) -> tuple[Check, ...]:
+    variables = environment(install)
+    analyzer = _perf_analyzer()
+    bundled = [path.name for path in install.libraries.iterdir()]
+    return (
+        checks.libraries(
+            "server libraries",
+            _ldd(install.tritonserver, variables),
+            fix="Reinstall the server: pip install --force-reinstall nvidia-pytriton==0.7.0",
+        ),
+        checks.stub_libraries(_ldd(install.stub, variables), libdir=str(sysconfig.get_config_var("LIBDIR") or "")),
+        checks.perf_analyzer(analyzer, None if analyzer is None else _ldd(analyzer, variables), bundled),
+    )
+
+
+def _ldd(binary: Path, variables: dict[str, str]) -> str | None:
+    """What ldd says under the server's own environment; None where it cannot be asked."""
+    program = shutil.which("ldd")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, str(binary)],
+            env={**variables, "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            timeout=_LDD_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout + done.stderr
+
+
+def _perf_analyzer() -> Path | None:
+    beside = Path(sys.executable).parent / "perf_analyzer"
+    if beside.is_file():
+        return beside
+    found = shutil.which("perf_analyzer")
+    return None if found is None else Path(found)
+
+
+def _glibc() -> str:
+    name, version = platform.libc_ver()
+    return version if name == "glibc" else ""
+
+
+def _version(module: str) -> str | None:
+    """Version of an importable module, without importing it."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        return "0 (version unknown)"
+
+
+def _repository(repository: Path) -> Check:
+    folder = repository.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return checks.disk(folder, free_bytes=_free(folder), writable=os.access(folder, os.W_OK | os.X_OK))
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+
+
+def _port(number: int, host: str) -> Check:
+    free = is_free(number, host=host)
+    return checks.port(number, host=host, free=free, holder="" if free else holder(number))
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.split())

@@ -1,0 +1,267 @@
+"""What clients get from the three backends, on the real Triton."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_fixtures import (
+    FORMATS,
+    MODEL,
+    Server,
+    answer,
+    artifacts,
+    config,
+    fill_slot,
+    observations,
+    seal,
+    serving,
+)
+
+from policyctl.domain.artifacts import CONTRACT_FILE, Format
+from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.manifest import canonical_json
+
+pytestmark = pytest.mark.server
+
+TOGETHER = "dynamic_batching { preferred_batch_size: [64] max_queue_delay_microseconds: 150000 }"
+"""Requests wait for each other, so that those sent together are computed together."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that serves the same policy by all three backends."""
+    root = tmp_path_factory.mktemp("answers")
+    with serving(root / "repository", root / "backends") as running:
+        artifacts(1)  # the exporter is not for threads
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda f: running.serve(f"{MODEL}.{f}", f), FORMATS))
+        running.serve(f"{MODEL}.together", Format.ONNX, batching=TOGETHER)
+        yield running
+
+
+def largest_difference(found: Any, seed: int, inputs: Any) -> float:
+    wanted = answer(seed, inputs)
+    return max(float(np.abs(found.outputs[name] - wanted[name]).max()) for name in wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_every_backend_answers_as_the_policy_does(server: Server, fmt: Format, rows: int) -> None:
+    """Action and value agree with eager torch within 1e-5 at any batch size: full precision, inputs in order."""
+    inputs = observations(rows, seed=rows)
+    found = server.infer(f"{MODEL}.{fmt}", inputs)
+    assert found.status == 200, found.error
+    assert largest_difference(found, 1, inputs) < 1e-5
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_the_order_in_which_a_client_sends_its_inputs_does_not_matter(server: Server, fmt: Format) -> None:
+    """Inputs are taken by name, also where the artifact knows positions only."""
+    inputs = observations(3)
+    found = server.infer(f"{MODEL}.{fmt}", dict(reversed(inputs.items())))
+    assert largest_difference(found, 1, inputs) < 1e-5
+
+
+def test_openvino_computes_in_bf16_only_when_told_to(server: Server) -> None:
+    """The precision option reaches OpenVINO, and the default is not the CPU's own choice."""
+    if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU has no bf16")
+    inputs = observations(64)
+    server.serve(f"{MODEL}.bf16", Format.OPENVINO, parameters={"INFERENCE_PRECISION_HINT": "bf16"})
+    assert largest_difference(server.infer(f"{MODEL}.bf16", inputs), 1, inputs) > 1e-4
+
+
+def test_requests_that_are_computed_together_get_their_own_rows(server: Server) -> None:
+    """Under 8 clients with different batch sizes Triton forms batches, and every client gets its own actions."""
+    model = f"{MODEL}.{Format.OPENVINO}"
+    before = server.statistics(model)
+
+    def ask(number: int) -> float:
+        inputs = observations(1 + number % 5, seed=number)
+        return largest_difference(server.infer(model, inputs), 1, inputs)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert max(pool.map(ask, range(160))) < 1e-5
+    after = server.statistics(model)
+    executions = after["execution_count"] - before["execution_count"]
+    assert executions < 160, "no batch was formed, so nothing was tested"
+
+
+def test_a_nan_observation_is_named_and_hurts_nobody_else(server: Server) -> None:
+    """The error names input, feature and row; requests of the same batch are answered."""
+    model, bad = f"{MODEL}.together", observations(3)
+    bad["observation"][2, 5] = np.nan
+    before = server.statistics(model)["execution_count"]
+    with ThreadPoolExecutor(5) as pool:
+        refused = pool.submit(server.infer, model, bad, request_id="flight-7\nforged")
+        others = [pool.submit(server.infer, model, observations(2, seed=i)) for i in range(4)]
+    assert refused.result().status == 400
+    assert "observation[5] (joint_5) of row 2 as nan" in refused.result().error
+    for number, other in enumerate(others):
+        assert largest_difference(other.result(), 1, observations(2, seed=number)) < 1e-5
+    assert server.statistics(model)["execution_count"] - before == 1, "they were not computed together"
+    wait_until(lambda: server.said("flight-7"))
+    assert '"request_id": "flight-7\\nforged"' in server.said("flight-7")[0]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_an_action_that_is_not_a_number_is_withheld(server: Server, fmt: Format) -> None:
+    """A policy that computes NaN gets its client an error and never an action."""
+    inputs = observations(2)
+    inputs["observation"][1, 0] = 2e30
+    found = server.infer(f"{MODEL}.{fmt}", inputs)
+    assert found.status == 500
+    assert "action[0] of row 1 as nan" in found.error
+
+
+def test_a_withheld_action_does_not_hurt_the_rest_of_its_batch(server: Server) -> None:
+    """Of requests computed in one inference, only the one with the NaN action fails."""
+    model, bad = f"{MODEL}.together", observations(1)
+    bad["observation"][0, 0] = 2e30
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(server.infer, model, observations(2, seed=1))
+        refused = pool.submit(server.infer, model, bad)
+        last = pool.submit(server.infer, model, observations(3, seed=2))
+    assert refused.result().status == 500
+    assert largest_difference(first.result(), 1, observations(2, seed=1)) < 1e-5
+    assert largest_difference(last.result(), 1, observations(3, seed=2)) < 1e-5
+
+
+def lookup_table(server: Server, model: str) -> None:
+    """Serve a policy that looks its action up in a table of 4, and raises beyond it."""
+    import torch
+
+    contract = Contract(
+        observations=(TensorSpec("observation", "int64", (1,)),),
+        outputs=(TensorSpec("action", "float32", (2,)),),
+        action_kind=ActionKind.CONTINUOUS,
+    )
+    slot = server.repository / model / "1"
+    fill_slot(slot, seed=1, release="1.0.0")
+    for file in slot.iterdir():
+        file.unlink()
+
+    class Table(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding.from_pretrained(torch.arange(8.0).reshape(4, 2))
+
+        def forward(self, observation: Any) -> Any:
+            return self.table(observation[:, 0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Table(),
+            (torch.zeros(2, 1, dtype=torch.int64),),
+            str(slot / "model.onnx"),
+            dynamo=False,
+            input_names=["observation"],
+            output_names=["action"],
+            dynamic_axes={"observation": {0: "n"}, "action": {0: "n"}},
+        )
+    (slot / CONTRACT_FILE).write_bytes(canonical_json(contract.to_json()))
+    digest = seal(slot, release="1.0.0").digest
+    text = config(Format.ONNX, version=1, release="1.0.0", digest=digest, batching=TOGETHER, of=contract)
+    (server.repository / model / "config.pbtxt").write_text(text)
+    assert server.load(model) == ""
+
+
+def test_a_request_that_stops_the_runtime_fails_alone(server: Server) -> None:
+    """When the batch raises, each request is computed alone, and only the culprit gets the error."""
+    model = f"{MODEL}.table"
+    lookup_table(server, model)
+    asked = [np.array([[i]], dtype=np.int64) for i in (0, 3, 99, 1)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: server.infer(model, {"observation": x}, outputs=["action"]), asked))
+    assert [f.status for f in found] == [200, 200, 500, 200]
+    assert "out of data bounds" in found[2].error
+    for index in (0, 1, 3):
+        row = int(asked[index][0, 0])
+        assert found[index].outputs["action"].tolist() == [[2.0 * row, 2.0 * row + 1]]
+
+
+def test_only_the_outputs_that_were_asked_for_are_sent(server: Server) -> None:
+    """A client that wants the action does not pay for the rest."""
+    found = server.infer(f"{MODEL}.{Format.ONNX}", observations(1), outputs=["action"])
+    assert list(found.outputs) == ["action"]
+
+
+@pytest.mark.parametrize("fmt", [Format.OPENVINO, Format.ONNX])
+def test_a_model_without_batching_by_triton_is_served(server: Server, fmt: Format) -> None:
+    """With max_batch_size 0 the batch dimension stands in the dims, and any batch is answered."""
+    model = f"{MODEL}.unbatched_{fmt}"
+    server.serve(model, fmt, max_batch=0)
+    inputs = observations(9)
+    assert largest_difference(server.infer(model, inputs), 1, inputs) < 1e-5
+
+
+def test_a_request_of_other_dimensions_is_refused(server: Server) -> None:
+    """A client with the wrong observation learns it from the status."""
+    inputs = observations(1)
+    inputs["observation"] = inputs["observation"][:, :-1]
+    found = server.infer(f"{MODEL}.{Format.ONNX}", inputs)
+    assert found.status == 400
+    assert "observation" in found.error
+
+
+def test_a_load_says_in_one_line_what_is_served(server: Server) -> None:
+    """The log has model, version, release, digest and time of every load, for a machine to read."""
+    model = f"{MODEL}.{Format.ONNX}"
+    line = next(text for text in server.said("policyctl loaded") if f'"{model}"' in text)
+    words = json.loads(line.removeprefix("policyctl loaded "))
+    assert (words["model"], words["version"], words["release"]) == (model, "1", "1.0.0")
+    assert words["manifest_digest"].startswith("sha256:")
+    assert 0 < words["load_ms"] < 60_000
+
+
+def test_triton_drops_a_cancelled_request_before_the_backend_sees_it(server: Server) -> None:
+    """What lets the backend not look for cancellation itself: in the queue, Triton does."""
+    import tritonclient.grpc as grpc
+
+    model = f"{MODEL}.together"
+
+    def failures() -> int:
+        return int(server.statistics(model)["inference_stats"]["fail"]["count"])
+
+    before, failed = server.statistics(model)["execution_count"], failures()
+    client = grpc.InferenceServerClient(f"127.0.0.1:{server.process.options.grpc_port}")
+    inputs = []
+    for name, array in observations(1).items():
+        inputs.append(grpc.InferInput(name, array.shape, "FP32"))
+        inputs[-1].set_data_from_numpy(array)
+    call = client.async_infer(model, inputs, callback=lambda result, error: None)
+    time.sleep(0.05)
+    call.cancel()
+    wait_until(lambda: failures() == failed + 1)
+    client.close()
+    assert server.statistics(model)["execution_count"] == before
+
+
+def test_a_release_is_served_again_after_it_was_unloaded(server: Server) -> None:
+    """Unloading lets go of everything, and loading brings it back."""
+    model = f"{MODEL}.again"
+    server.serve(model, Format.ONNX, seed=2)
+    server.unload(model)
+    wait_until(lambda: any(model in text for text in server.said("policyctl unloaded")))
+    server.serve(model, Format.ONNX, seed=2)
+    inputs = observations(4)
+    assert largest_difference(server.infer(model, inputs), 2, inputs) < 1e-5
+    shutil.rmtree(server.repository / model)
+
+
+def wait_until(true: Any, timeout_s: float = 5.0) -> None:
+    """Wait for something that happens on another thread."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)

@@ -1,0 +1,173 @@
+"""The load generator against the real Triton, while releases are swapped and servers die."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from toy_triton import ToyModel, ToyTriton, discrete_contract, toy_triton
+
+from policyctl.domain.golden import Golden
+from policyctl.domain.parity import Tolerance
+from policyctl.errors import ServerError, UsageError
+from policyctl_benchmarks.background_load import BackgroundLoad
+from policyctl_benchmarks.load import LoadOptions, run_load
+from policyctl_benchmarks.load_records import AliasSpan, answers_outside_aliases
+from policyctl_benchmarks.load_rows import Expected
+
+pytestmark = pytest.mark.server
+
+WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=np.float32)
+WALKER = ToyModel(discrete_contract(), {1: WEIGHTS, 2: -WEIGHTS}, {1: "1.0.0", 2: "1.1.0"})
+
+
+def expected(model: ToyModel, slot: int, *, answers_of: int | None = None) -> Expected:
+    """The golden set of `slot`, or a false one with the answers of another."""
+    contract = model.contract_of(slot)
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(32, *contract.observations[0].shape)).astype(np.float32)
+    outputs = model.outputs(slot if answers_of is None else answers_of, observations)
+    return Expected(contract, Golden({"observation": observations}, outputs, Tolerance()))
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToyTriton]:
+    with toy_triton(tmp_path_factory.mktemp("load")) as running:
+        yield running
+
+
+@pytest.fixture
+def server(shared_server: ToyTriton) -> ToyTriton:
+    """The server, with slot 1 of walker served."""
+    shared_server.serve("walker", WALKER, 1)
+    return shared_server
+
+
+def options(server: ToyTriton, **changes: object) -> LoadOptions:
+    """A load that ends by itself soon, if nothing else ends it."""
+    return LoadOptions(**{"model": "walker", "url": server.grpc_url, "duration_s": 30.0, "clients": 2, **changes})
+
+
+def test_a_load_over_swaps_checks_every_answer_against_the_release_that_gave_it(server: ToyTriton) -> None:
+    """Both releases answer, nothing fails, nothing is wrong, and no answer is outside what was served."""
+    both = {"1.0.0": expected(WALKER, 1), "1.1.0": expected(WALKER, 2)}
+    spans = []
+    with BackgroundLoad(options(server, deadline_s=5.0), both) as load:
+        begin = 0
+        for slot in (2, 1, 2):
+            time.sleep(0.2)
+            switching = time.monotonic_ns()
+            server.serve("walker", WALKER, slot)
+            # While a load is under way either may answer.
+            spans.append(AliasSpan(WALKER.releases[3 - slot], begin, time.monotonic_ns()))
+            begin = switching
+        time.sleep(0.2)
+        report = load.stop()
+        spans.append(AliasSpan(WALKER.releases[2], begin))
+    assert report.clean
+    assert report.unchecked == 0
+    assert set(report.by_release) == {"1.0.0", "1.1.0"}
+    assert report.requests == len(load.requests) == sum(report.by_release.values()) > 100
+    assert 0 < report.p50_us <= report.p99_us <= report.max_us
+    assert answers_outside_aliases(load.requests, spans) == 0
+    assert answers_outside_aliases(load.requests, spans[:1]) > 0
+
+
+def test_a_release_that_answers_with_anothers_actions_is_found_out(server: ToyTriton) -> None:
+    """Wrong answers are counted, and an answered load of wrong answers is not clean."""
+    false = {"1.0.0": expected(WALKER, 1, answers_of=2)}
+    report, requests = run_load(options(server, duration_s=0.5), false)
+    assert report.wrong == report.requests - report.failed > 0
+    assert not report.clean
+    assert all(request.wrong for request in requests)
+
+
+def test_answers_of_a_release_without_a_golden_set_are_not_called_right(server: ToyTriton) -> None:
+    """They count as unchecked."""
+    report, _ = run_load(options(server, duration_s=0.3), {"1.1.0": expected(WALKER, 2)})
+    assert report.unchecked == report.requests > 0
+
+
+def test_a_rate_is_kept(server: ToyTriton) -> None:
+    """Two clients at 50 a second are about 100 a second, not as fast as answers come."""
+    report, _ = run_load(options(server, duration_s=1.0, rate_per_client=50.0), {"1.0.0": expected(WALKER, 1)})
+    assert 30 < report.requests <= 104
+
+
+def test_a_swap_to_another_contract_is_followed_with_observations_that_fit(server: ToyTriton) -> None:
+    """Observations that the served release does not take are replaced, not counted as failures."""
+    model = ToyModel(
+        discrete_contract(),
+        {1: WEIGHTS, 2: np.arange(15.0).reshape(5, 3)},
+        {1: "1.0.0", 2: "2.0.0"},
+        contracts={2: discrete_contract(inputs=5)},
+    )
+    server.serve("walker", model, 1)
+    with BackgroundLoad(
+        options(server, deadline_s=5.0), {"1.0.0": expected(model, 1), "2.0.0": expected(model, 2)}
+    ) as load:
+        time.sleep(0.2)
+        server.serve("walker", model, 2)
+        time.sleep(0.2)
+        report = load.stop()
+    assert report.clean and report.unchecked == 0
+    assert min(report.by_release.values()) > 0 and len(report.by_release) == 2
+    assert report.unfit > 0
+
+
+def test_the_death_of_a_server_shows_as_failures_with_their_reason(server: ToyTriton) -> None:
+    """Killed under load: requests fail, the load goes on, and its report says why."""
+    try:
+        with BackgroundLoad(options(server), {"1.0.0": expected(WALKER, 1)}) as load:
+            server.kill()
+            time.sleep(0.3)
+            report = load.stop()
+    finally:
+        server.start()
+    assert report.failed > 0 and not report.clean
+    assert any("unreachable" in text for text, _ in report.errors)
+    assert report.by_release.keys() == {"1.0.0"}
+
+
+def test_a_load_without_a_server_does_not_begin(server: ToyTriton) -> None:
+    """Entering fails, in the words of the error that every request met."""
+    nobody = options(server, model="nobody")
+    with (
+        pytest.raises(ServerError, match="not served"),
+        BackgroundLoad(nobody, {"1.0.0": expected(WALKER, 1)}, ready_timeout_s=2.0),
+    ):
+        pass
+
+
+def test_a_report_before_the_end_is_refused(server: ToyTriton) -> None:
+    """A load that is still running has no report."""
+    with (
+        BackgroundLoad(options(server), {"1.0.0": expected(WALKER, 1)}) as load,
+        pytest.raises(UsageError, match="not been stopped"),
+    ):
+        _ = load.report
+
+
+def test_the_program_reports_when_it_is_terminated(server: ToyTriton, tmp_path: object) -> None:
+    """SIGTERM ends the load as its duration would: with a report, and exit code 0."""
+    import json
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    golden = expected(WALKER, 1)
+    (folder / "contract.json").write_text(json.dumps(golden.contract.to_json()))
+    (folder / "golden.npz").write_bytes(golden.golden.to_bytes())
+    command = [sys.executable, "-m", "policyctl_benchmarks.load", "--model", "walker"]
+    command += ["--url", server.grpc_url, "--golden", f"1.0.0={folder}", "--clients", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"event": "ready"}
+        process.send_signal(signal.SIGTERM)
+        last = json.loads(process.stdout.readline())
+    assert process.returncode == 0
+    assert last["event"] == "report" and last["report"]["requests"] >= 1

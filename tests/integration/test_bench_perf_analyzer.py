@@ -1,0 +1,166 @@
+"""The real perf_analyzer against the real Triton, also when the server dies or falls silent."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_triton import ToyModel, ToyTriton, discrete_contract, toy_triton
+
+from policyctl.client import Protocol
+from policyctl.domain.golden import Golden
+from policyctl.domain.parity import Tolerance
+from policyctl.errors import ServerError
+from policyctl_benchmarks.measurement import LoadMode
+from policyctl_benchmarks.perf_analyzer import (
+    WINDOWS,
+    Distribution,
+    PerfAnalyzerOptions,
+    SharedMemory,
+    input_data_json,
+    link_libraries,
+    locate_perf_analyzer,
+    run,
+)
+
+pytestmark = pytest.mark.server
+
+WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=np.float32)
+WALKER = ToyModel(discrete_contract(), {1: WEIGHTS}, {1: "1.0.0"})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToyTriton]:
+    with toy_triton(tmp_path_factory.mktemp("perf")) as running:
+        running.serve("walker", WALKER, 1)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """perf_analyzer and the libraries that it needs."""
+    return {
+        "binary": locate_perf_analyzer(),
+        "library_path": link_libraries(tmp_path_factory.mktemp("libraries")),
+    }
+
+
+@pytest.fixture
+def golden_data(tmp_path: Path) -> Path:
+    """Two observations, as perf_analyzer's input file."""
+    observations = np.array([[0, 1, 0, 0], [0, 0, 1, 0]], dtype=np.float32)
+    outputs = WALKER.outputs(1, observations)
+    file = tmp_path / "input.json"
+    file.write_text(input_data_json(Golden({"observation": observations}, outputs, Tolerance())))
+    return file
+
+
+@pytest.mark.parametrize("protocol", [Protocol.GRPC, Protocol.HTTP])
+def test_each_level_of_concurrency_becomes_a_measurement(
+    server: ToyTriton, tool: dict[str, Path], golden_data: Path, protocol: Protocol
+) -> None:
+    """Every window counts, percentiles are ordered, and the parts do not exceed the whole."""
+    options = PerfAnalyzerOptions(
+        model="walker",
+        url=server.url(protocol),
+        protocol=protocol,
+        concurrency=(1, 2),
+        measurement_interval_ms=250,
+        warmup_requests=20,
+        input_data=golden_data,
+        percentile=99,
+    )
+    measurements = run(options, **tool)
+    assert [(m.mode, m.level) for m in measurements] == [(LoadMode.CONCURRENCY, 1), (LoadMode.CONCURRENCY, 2)]
+    for m in measurements:
+        assert (m.windows, len(m.window_p50_us), len(m.window_p99_us)) == (3, 3, 3)
+        assert 0 < m.p50_us <= m.p90_us <= m.p95_us <= m.p99_us
+        assert m.queue_us + m.compute_us < m.p99_us
+        assert m.compute_infer_us > 0
+        assert m.request_count == pytest.approx(m.requests_per_s * m.duration_s)
+        assert 0.7 < m.duration_s < 10
+        # Little's law holds a closed loop together: clients = rate x mean latency. A
+        # median is below the mean, the more so on a busy machine, and never far above.
+        assert 0.05 * m.level < m.requests_per_s * m.p50_us / 1e6 < 1.5 * m.level
+        assert (m.failed_requests, m.delayed_percent) == (0, 0.0)
+        json.dumps(m.to_json())
+
+
+def test_a_batch_counts_observations_beside_requests(server: ToyTriton, tool: dict[str, Path]) -> None:
+    """At batch 4, four observations are answered for each request; here through shared memory."""
+    options = PerfAnalyzerOptions(
+        model="walker",
+        url=server.grpc_url,
+        batch_size=4,
+        measurement_interval_ms=200,
+        shared_memory=SharedMemory.SYSTEM,
+    )
+    (m,) = run(options, **tool)
+    assert m.throughput_per_s == pytest.approx(4 * m.requests_per_s)
+    assert m.windows == WINDOWS
+
+
+def test_a_rate_that_cannot_be_kept_is_reported_as_delayed(server: ToyTriton, tool: dict[str, Path]) -> None:
+    """A modest rate is kept and says so; an absurd one shows in the requests that began late."""
+    options = PerfAnalyzerOptions(
+        model="walker",
+        url=server.grpc_url,
+        request_rate=(50.0, 50_000.0),
+        distribution=Distribution.POISSON,
+        measurement_interval_ms=400,
+        warmup_requests=10,
+    )
+    kept, missed = run(options, **tool)
+    assert (kept.mode, kept.level) == (LoadMode.REQUEST_RATE, 50.0)
+    assert 20 < kept.requests_per_s < 100
+    assert missed.delayed_percent > 50
+    assert missed.requests_per_s < 40_000
+
+
+def test_without_the_export_percentiles_come_from_the_report(server: ToyTriton, tool: dict[str, Path]) -> None:
+    """For image observations: whole microseconds, no windows of their own, the same parts."""
+    options = PerfAnalyzerOptions(model="walker", url=server.grpc_url, measurement_interval_ms=200, exact=False)
+    (m,) = run(options, **tool)
+    assert m.window_p50_us == ()
+    assert m.p50_us == int(m.p50_us) > 0
+    assert m.request_count > 0
+
+
+def test_a_model_that_is_not_served_is_an_error_with_its_reason(server: ToyTriton, tool: dict[str, Path]) -> None:
+    """What perf_analyzer said last is in the message."""
+    with pytest.raises(ServerError, match="unknown model"):
+        run(PerfAnalyzerOptions(model="nobody", url=server.grpc_url), **tool)
+
+
+@pytest.mark.parametrize("fate", ["kill", "stop"])
+def test_a_server_that_dies_or_falls_silent_cannot_hold_it_up(
+    server: ToyTriton, tool: dict[str, Path], fate: str
+) -> None:
+    """Killed midway, or stopped midway: an error by the time limit, and no process is left."""
+    options = PerfAnalyzerOptions(
+        model="walker",
+        url=server.grpc_url,
+        concurrency=(2,),
+        measurement_interval_ms=1500,
+        time_limit_s=4.0,
+    )
+    blow = threading.Timer(1.5, getattr(server, fate))
+    begin = time.monotonic()
+    blow.start()
+    try:
+        with pytest.raises(ServerError, match="perf_analyzer") as caught:
+            run(options, **tool)
+        assert time.monotonic() - begin < options.time_limit_s + 3.0
+        assert ("did not end in time" in str(caught.value)) == (fate == "stop")
+    finally:
+        blow.join()
+        if fate == "kill":
+            server.start()
+            server.serve("walker", WALKER, 1)
+        else:
+            server.resume()

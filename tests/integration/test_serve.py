@@ -1,0 +1,193 @@
+"""`policyctl serve` on the real Triton: what dies comes back, what crashed is settled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from embedded import Embedded, exported, wait_for
+
+from policyctl.services.promote import promote
+from policyctl.services.status import status
+from policyctl.services.verify import verify
+from policyctl.serving.shared_memory import prefix_base
+from policyctl_benchmarks.background_load import BackgroundLoad
+from policyctl_benchmarks.load import LoadOptions, read_expected
+
+pytestmark = pytest.mark.server
+
+
+def _serve_one(server: Embedded) -> None:
+    server.publish("1.0.0", 1)
+    server.publish("1.1.0", 2)
+    server.start()
+    server.run("promote", "walker", "1.0.0")
+
+
+def _stubs(server: Embedded) -> list[psutil.Process]:
+    children = psutil.Process(server.endpoint["pid"]).children(recursive=True)
+    return [c for c in children if "stub" in c.name()]
+
+
+def test_the_server_comes_back_from_a_dead_stub_and_from_its_own_death(server) -> None:
+    """A killed stub is loaded again, a killed tritonserver started again, and SIGTERM leaves nothing behind."""
+    _serve_one(server)
+    for stub in _stubs(server):
+        stub.kill()
+    wait_for(lambda: "Reloading walker" in server.log_text, 20)
+    wait_for(lambda: server.answered_by() == "1.0.0", 20)
+    first = server.endpoint["pid"]
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: server.endpoint["pid"] != first, 30)
+    assert server.answered_by() == "1.0.0"
+    pids = [server.endpoint["pid"], *(s.pid for s in _stubs(server))]
+    started = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - started < 12
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not (server.root / ".policyctl" / "server.json").exists()
+
+
+def test_a_stopped_server_that_answers_nobody_is_replaced(server) -> None:
+    """A frozen tritonserver (SIGSTOP) is noticed by its silence, killed and started again."""
+    _serve_one(server)
+    frozen = server.endpoint["pid"]
+    os.kill(frozen, signal.SIGSTOP)
+    wait_for(lambda: server.endpoint["pid"] != frozen, 60)
+    assert server.answered_by() == "1.0.0"
+
+
+def test_killing_the_supervisor_leaves_no_orphan_and_the_next_start_serves(server) -> None:
+    """After SIGKILL of `policyctl serve` tritonserver is gone too, and commands know it."""
+    _serve_one(server)
+    pid = server.endpoint["pid"]
+    server.stop(number=signal.SIGKILL)
+    wait_for(lambda: not psutil.pid_exists(pid), 10)
+    refused = server.run("promote", "walker", "1.1.0", check=False)
+    assert refused.returncode == 6
+    assert "policyctl serve" in refused.stderr
+    server.start()
+    assert server.answered_by() == "1.0.0"
+
+
+def test_the_repository_api_needs_the_key_and_everything_listens_on_loopback(served) -> None:
+    """Nobody without the key can load or unload; the key's file is its owner's alone."""
+    endpoint = served.endpoint
+    for path in ("v2/repository/index", "v2/repository/models/walker/unload"):
+        request = urllib.request.Request(f"http://{endpoint['http']}/{path}", data=b"{}", method="POST")
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(request, timeout=5)
+        assert error.value.code >= 400
+    listening = [c.laddr.ip for c in psutil.Process(endpoint["pid"]).net_connections("tcp") if c.status == "LISTEN"]
+    assert listening
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+    mode = stat.S_IMODE((served.root / ".policyctl" / "server.json").stat().st_mode)
+    assert mode == 0o600
+    assert endpoint["api_key"] not in served.log_text
+    assert served.answered_by() == "1.0.0"
+
+
+def test_a_second_server_on_the_same_repository_is_refused(served) -> None:
+    """Two supervisors would fight: the second is told who serves."""
+    done = served.run("serve", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", check=False)
+    assert done.returncode == 5
+    assert "served already" in done.stderr
+
+
+KILL_AT = """
+import os, sys
+from policyctl.services import moves
+from policyctl.services.control import Control
+from policyctl.services.promote import promote, rollback
+from policyctl.settings import load
+
+point, kind, release = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+apply, count = moves.Mover._apply, [0]
+
+def killed_after(self, move, effect):
+    apply(self, move, effect)
+    count[0] += 1
+    if count[0] == point:
+        os._exit(137)
+
+moves.Mover._apply = killed_after
+control = Control.of(load())
+if kind == "promotion":
+    promote(control, model="walker", release=release, alias="production")
+else:
+    rollback(control, model="walker", alias="production")
+"""
+
+
+@pytest.mark.parametrize("kind", ["promotion", "rollback"])
+def test_a_move_killed_after_any_effect_keeps_serving_and_is_settled(kind, served) -> None:
+    """At each effect boundary on the real server: no request fails, one of the two answers, and it gets settled."""
+    options = LoadOptions(
+        model="walker", url=served.endpoint["grpc"], clients=2, rate_per_client=50, deadline_s=5.0, duration_s=300
+    )
+    expected = {r: read_expected(exported(seed)) for r, seed in {"1.0.0": 1, "1.1.0": 2}.items()}
+    start, target = ("1.0.0", "1.1.0") if kind == "promotion" else ("1.1.0", "1.0.0")
+    with BackgroundLoad(options, expected) as load:
+        point, killed = 0, True
+        while killed:
+            point += 1
+            promote(served.control, model="walker", release=start, alias="production")
+            done = subprocess.run(
+                [sys.executable, "-c", KILL_AT, str(point), kind, target],
+                env={**os.environ, "POLICYCTL_REPOSITORY": str(served.root)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode in {0, 137}, done.stderr
+            killed = done.returncode == 137
+            assert status(served.control).aliases[0].answers in {start, target}
+            wait_for(lambda: status(served.control).unfinished is None, 20)
+            wait_for(lambda: status(served.control).healthy, 20)
+            assert all(finding.intact for finding in verify(served.control))
+    assert load.report.clean, load.report
+    assert point > (8 if kind == "promotion" else 4)
+
+
+def test_a_full_journal_disk_is_told_and_loses_nothing(served) -> None:
+    """With no space for the journal a promotion is refused, and the incumbent serves on."""
+    code = (
+        "import os\n"
+        "from policyctl.adapters import files\n"
+        "from policyctl.cli.main import main\n"
+        "import errno, sys\n"
+        "def full(descriptor, content): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "files.write_all = full\n"
+        "sys.argv = ['policyctl', 'promote', 'walker', '1.1.0', '--alias', 'fresh']\n"
+        "main()\n"
+    )
+    before = (served.root / ".policyctl" / "journal.jsonl").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "POLICYCTL_REPOSITORY": str(served.root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert (served.root / ".policyctl" / "journal.jsonl").read_bytes() == before
+    assert served.answered_by() == "1.0.0" or served.answered_by() == "1.1.0"
+
+
+def test_nothing_of_ours_is_left_in_shared_memory(server) -> None:
+    """Start, promote, stop: /dev/shm holds no region of this repository's server."""
+    prefix = prefix_base(server.root)
+    _serve_one(server)
+    assert list(Path("/dev/shm").glob(f"{prefix}*"))
+    server.stop()
+    assert not list(Path("/dev/shm").glob(f"{prefix}*"))

@@ -1,0 +1,160 @@
+"""Episodes in lockstep, by seed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policyctl.errors import UnsupportedError, UsageError
+from policyctl_benchmarks.rollout import OBSERVATION, rollout
+
+gymnasium = pytest.importorskip("gymnasium")
+
+
+def upright(observations: dict[str, np.ndarray]) -> np.ndarray:
+    """A poor policy for CartPole, so that episodes differ in length; row by row."""
+    x = observations[OBSERVATION]
+    return (x @ np.array([0.0, 0.0, 1.0, 0.0], dtype=np.float32) > 0).astype(np.int64)
+
+
+def alone(env_id: str, seed: int) -> tuple[float, int, list[int]]:
+    """The same episode, played the plain way."""
+    env = gymnasium.make(env_id)
+    observation, _ = env.reset(seed=seed)
+    total, actions, done = 0.0, [], False
+    while not done:
+        actions.append(int(upright({OBSERVATION: observation[None]})[0]))
+        observation, reward, terminated, truncated, _ = env.step(actions[-1])
+        total += float(reward)
+        done = terminated or truncated
+    env.close()
+    return total, len(actions), actions
+
+
+def test_each_episode_is_the_one_that_its_seed_gives_alone() -> None:
+    """Returns, lengths and actions equal those of a plain loop, in the order of the seeds."""
+    seeds = [5, 3, 11, 4, 8, 2, 9]
+    result = rollout("CartPole-v1", upright, seeds, max_parallel=3, log_actions=True)
+    for index, seed in enumerate(seeds):
+        total, length, actions = alone("CartPole-v1", seed)
+        assert (result.returns[index], result.lengths[index]) == (total, length)
+        assert result.actions[index].tolist() == actions
+    assert result.seeds == tuple(seeds)
+    assert len(set(result.lengths)) > 2
+
+
+@pytest.mark.parametrize("max_parallel", [1, 3, 64])
+def test_how_many_run_side_by_side_changes_nothing(max_parallel: int) -> None:
+    """The same seeds give the same returns, and no batch is larger than allowed."""
+    sizes: list[int] = []
+
+    def act(observations: dict[str, np.ndarray]) -> np.ndarray:
+        sizes.append(len(observations[OBSERVATION]))
+        return upright(observations)
+
+    seeds = list(range(7))
+    result = rollout("CartPole-v1", act, seeds, max_parallel=max_parallel, max_steps=60)
+    reference = rollout("CartPole-v1", upright, seeds, max_parallel=2, max_steps=60)
+    np.testing.assert_array_equal(result.returns, reference.returns)
+    assert max(sizes) == min(max_parallel, 7)
+
+
+def test_ended_episodes_leave_the_batch() -> None:
+    """With no seed left the batch shrinks as episodes end, and nothing is asked for what has ended."""
+    sizes: list[int] = []
+
+    def act(observations: dict[str, np.ndarray]) -> np.ndarray:
+        sizes.append(len(observations[OBSERVATION]))
+        return np.zeros(sizes[-1], dtype=np.int64)
+
+    result = rollout("CartPole-v1", act, range(6))
+    assert sum(sizes) == result.lengths.sum()
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 6 > sizes[-1]
+
+
+def test_continuous_actions_and_environment_arguments_reach_the_environment() -> None:
+    """Pendulum takes float32 of shape (1,); its gravity is passed on and matters."""
+
+    def still(observations: dict[str, np.ndarray]) -> np.ndarray:
+        return np.zeros((len(observations[OBSERVATION]), 1), dtype=np.float64)
+
+    heavy = rollout("Pendulum-v1", still, [0, 1], max_steps=20)
+    light = rollout("Pendulum-v1", still, [0, 1], max_steps=20, env_kwargs={"g": 1.0})
+    assert heavy.lengths.tolist() == [20, 20]
+    assert (heavy.returns != light.returns).all()
+
+
+class Odd(gymnasium.Env):  # type: ignore[name-defined,misc]
+    """Dictionary observations (one of them a number) and a multi-discrete action."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"left": gymnasium.spaces.Box(-1, 1, (2,)), "cell": gymnasium.spaces.Discrete(9)}
+    )
+    action_space = gymnasium.spaces.MultiDiscrete([3, 4])
+    seen: list[Any] = []  # noqa: RUF012
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return {"left": np.zeros(2, np.float32), "cell": 3}, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.seen.append(action)
+        return {"left": np.zeros(2, np.float32), "cell": 4}, 1.0, True, False, {}
+
+
+def test_named_observations_come_by_name_with_a_batch_dimension() -> None:
+    """A number becomes shape (n, 1), as in a contract, and the action has its space's dtype and shape."""
+    gymnasium.register("PolicyctlOdd-v0", entry_point=Odd, disable_env_checker=True)
+    shapes: list[dict[str, tuple[int, ...]]] = []
+
+    def act(observations: dict[str, np.ndarray]) -> np.ndarray:
+        shapes.append({name: array.shape for name, array in observations.items()})
+        return np.ones((len(observations["cell"]), 2), dtype=np.int32)
+
+    try:
+        result = rollout("PolicyctlOdd-v0", act, [0, 1, 2])
+    finally:
+        gymnasium.registry.pop("PolicyctlOdd-v0")
+    assert shapes == [{"left": (3, 2), "cell": (3, 1)}]
+    assert all(action.shape == (2,) and action.dtype == np.int64 for action in Odd.seen)
+    assert result.returns.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
+def test_an_old_version_names_the_one_that_there_is() -> None:
+    """LunarLander-v2 was retired: the message says which version exists, and that returns may differ."""
+    with pytest.raises(UsageError, match="LunarLander-v2") as caught:
+        rollout("LunarLander-v2", upright, [0])
+    assert "LunarLander-v3" in caught.value.remedy
+    assert "\x1b" not in caught.value.problem
+
+
+def test_an_unknown_environment_is_wrong_usage() -> None:
+    """With the extra to install, where the environment may be."""
+    with pytest.raises(UsageError, match="NoSuchThing") as caught:
+        rollout("NoSuchThing-v0", upright, [0])
+    assert "policyctl[evaluate]" in caught.value.remedy
+
+
+def test_without_gymnasium_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serving needs no gymnasium; evaluating does."""
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(UnsupportedError) as caught:
+        rollout("CartPole-v1", upright, [0])
+    assert "policyctl[evaluate]" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("seeds", "max_parallel"), [([], 1), ([1], 0)])
+def test_nothing_to_play_is_refused(seeds: list[int], max_parallel: int) -> None:
+    """No seeds is no evaluation."""
+    with pytest.raises(UsageError):
+        rollout("CartPole-v1", upright, seeds, max_parallel=max_parallel)
+
+
+def test_a_policy_that_answers_for_too_few_is_found_out() -> None:
+    """Not paired with the wrong environment."""
+    with pytest.raises(UsageError, match="1 actions for 2"):
+        rollout("CartPole-v1", lambda _: np.zeros(1, dtype=np.int64), [0, 1])
