@@ -21,6 +21,7 @@ from policyctl.domain.manifest import FileEntry, Manifest, digest_of
 from policyctl.errors import IntegrityError
 
 _CHUNK_BYTES = 1 << 20
+_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,9 @@ def hash_file(folder: Path, path: str) -> FileEntry:
         IntegrityError: It is not a plain file, or cannot be read.
     """
     hasher, size = hashlib.sha256(), 0
-    descriptor = _open_plain(folder / path)
-    with os.fdopen(descriptor, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            hasher.update(chunk)
-            size += len(chunk)
+    for chunk in _chunks(folder / path):
+        hasher.update(chunk)
+        size += len(chunk)
     return FileEntry(path, size, "sha256:" + hasher.hexdigest())
 
 
@@ -111,7 +110,8 @@ def list_files(folder: Path) -> Iterator[str]:
 
     Raises:
         IntegrityError: `folder` or anything below it is a link, or is neither a
-            plain file nor a folder, or cannot be listed; or a folder is empty.
+            plain file nor a folder, or cannot be listed; or a folder is empty
+            or nested more than 32 deep.
     """
     if folder.is_symlink():
         raise IntegrityError(f"{folder} is a symbolic link", remedy="Put the files themselves there.")
@@ -126,6 +126,8 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
         raise IntegrityError(f"{folder}: cannot be listed ({error.strerror})") from error
     if not entries and prefix:
         raise IntegrityError(f"{folder} is an empty folder, which no manifest lists")
+    if prefix.count("/") > _DEPTH:
+        raise IntegrityError(f"{folder}: folders nested more than {_DEPTH} deep")
     for entry in entries:
         if entry.is_symlink():
             raise IntegrityError(f"{folder / entry.name} is a symbolic link", remedy="Put the file itself there.")
@@ -152,5 +154,13 @@ def _open_plain(path: Path) -> int:
 
 
 def _read_plain(path: Path) -> bytes:
+    return b"".join(_chunks(path))
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
     with os.fdopen(_open_plain(path), "rb") as file:
-        return file.read()
+        try:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from error

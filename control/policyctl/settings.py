@@ -2,18 +2,27 @@
 
 A setting comes from the command line, else from the environment
 (``POLICYCTL_REPOSITORY``, ``POLICYCTL_SERVER__HTTP_PORT``; two underscores go
-one level down), else from the defaults here.
+one level down), else from the defaults here. A variable with that prefix that
+is not a setting is refused, for it is most likely a misspelt one.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from policyctl.errors import UsageError
+
+
+_PREFIX = "POLICYCTL_"
+_INT32 = 2**31 - 1  # what config.pbtxt can hold
+# Kubernetes sets these by itself where a service is called policyctl.
+_NOT_OURS = re.compile(r"(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?")
 
 
 class ServerSettings(BaseModel):
@@ -25,11 +34,11 @@ class ServerSettings(BaseModel):
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free one")
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free one")
-    url: str = Field("", description="HTTP host:port of a Triton that somebody else runs on this repository")
-    grpc_url: str = Field("", description="its gRPC host:port")
+    url: str = Field("", description="gRPC host:port of a Triton that somebody else runs on this repository")
+    http_url: str = Field("", description="its HTTP host:port; only measuring over HTTP needs it")
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
-    timeout_s: float = Field(5.0, gt=0, description="for one request of the control plane")
-    load_timeout_s: float = Field(60.0, gt=0, description="for one load")
+    timeout_s: float = Field(5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane")
+    load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load")
 
 
 class ServingSettings(BaseModel):
@@ -37,9 +46,9 @@ class ServingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_batch_size: int = Field(64, ge=1)
-    max_queue_delay_us: int = Field(0, ge=0)
-    instances: int = Field(1, ge=1)
+    max_batch_size: int = Field(64, ge=1, le=_INT32)
+    max_queue_delay_us: int = Field(0, ge=0, le=_INT32)
+    instances: int = Field(1, ge=1, le=_INT32)
     gpu: bool = False
     parameters: dict[str, str] = Field(default_factory=dict)
 
@@ -47,10 +56,10 @@ class ServingSettings(BaseModel):
 class Settings(BaseSettings):
     """The whole tree."""
 
-    model_config = SettingsConfigDict(env_prefix="POLICYCTL_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     repository: Path = Path("model_repository")
-    lock_wait_s: float = Field(0.0, ge=0, description="how long to wait for another writer")
+    lock_wait_s: float = Field(0.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()
 
@@ -62,8 +71,14 @@ def load(**overrides: Any) -> Settings:
         overrides: From the command line; nested ones as dicts. None means not given.
 
     Raises:
-        UsageError: A value is not allowed; names every one.
+        UsageError: A value is not allowed, or a variable is unknown; names every one.
     """
+    if unknown := _unknown_variables():
+        known = ", ".join(_PREFIX + name.upper() for name in Settings.model_fields)
+        raise UsageError(
+            f"settings: {', '.join(unknown)} is not a setting",
+            remedy=f"Correct or unset it. The settings are {known}; two underscores go one level down.",
+        )
     given = {
         key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
         for key, value in overrides.items()
@@ -74,3 +89,19 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(f"settings: {problems}", remedy="Correct the option or the POLICYCTL_... variable.") from error
+    except SettingsError as error:
+        raise UsageError(f"settings: {error}", remedy="Give JSON, or set its parts: POLICYCTL_SERVER__URL.") from error
+
+
+def _unknown_variables() -> list[str]:
+    """A misspelt variable would be ignored, and the command would work on another repository than was meant."""
+    unknown = []
+    for name in sorted(os.environ):
+        if not name.upper().startswith(_PREFIX) or _NOT_OURS.fullmatch(name.upper().removeprefix(_PREFIX)):
+            continue
+        first, *deeper = name.upper().removeprefix(_PREFIX).lower().split("__")
+        found = Settings.model_fields.get(first)
+        nested = found is not None and isinstance(found.default, BaseModel)
+        if found is None or (deeper and not nested):
+            unknown.append(name)
+    return unknown

@@ -7,7 +7,7 @@ it, and nothing prints it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import psutil
@@ -49,12 +49,16 @@ def path_in(repository: Repository) -> Path:
 
 
 def read(repository: Repository) -> Endpoint | None:
-    """The server's endpoint; None where none is written or its supervisor is gone."""
+    """The server's endpoint; None where none is readable or its supervisor is gone."""
     try:
-        endpoint = Endpoint(**json.loads(path_in(repository).read_text()))
-    except (OSError, ValueError, TypeError):
+        data = json.loads(path_in(repository).read_text())
+        endpoint = Endpoint(**data)
+        kinds = {f.name: int if f.name.endswith("pid") else str for f in fields(Endpoint)}
+        if any(type(value) is not kinds[name] for name, value in data.items()):
+            return None
+        return endpoint if endpoint.supervisor_pid > 0 and psutil.pid_exists(endpoint.supervisor_pid) else None
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return None
-    return endpoint if psutil.pid_exists(endpoint.supervisor_pid) else None
 
 
 def clear(repository: Repository) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from policyctl.adapters import files
 from policyctl.adapters.repository import Repository
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.verdict import GateResult
@@ -23,10 +24,16 @@ def write(repository: Repository, result: GateResult, *, model: str, release: st
 
     Returns:
         The file, and the digest of its content.
+
+    Raises:
+        UsageError: The disk refuses.
     """
     body: dict[str, Any] = {"model": model, "release": release, "time": stamp, **result.to_json()}
     content = json.dumps(body, indent=1, sort_keys=True).encode() + b"\n"
     path = repository.control / "evidence" / model / release / f"{stamp.replace(':', '')}-{result.gate}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.storage_error(path, error) from error
     repository.write(path, content)
     return path, digest_of(content)

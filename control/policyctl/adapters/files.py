@@ -11,7 +11,9 @@ import os
 import secrets
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -30,7 +32,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, scratch: 
 
     Raises:
         UsageError: The disk is full, read-only, or not writable; `path` is as
-            it was, and nothing is left beside it.
+            it was, and nothing is left beside it. Or the disk did not confirm
+            the replacement, and says so.
     """
     temporary = (scratch or path.parent) / scratch_name()
     try:
@@ -41,10 +44,18 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, scratch: 
         finally:
             os.close(descriptor)
         temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+    try:
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
+        raise UsageError(
+            f"{path} was written, but the disk did not confirm it ({error.strerror}): after a power cut it may be"
+            " as it was before",
+            remedy="Check the disk (dmesg), then repeat the command.",
+        ) from error
 
 
 def scratch_name() -> str:
@@ -57,7 +68,8 @@ def sweep(scratch: Path) -> None:
     for path in scratch.iterdir() if scratch.is_dir() else ():
         owner = path.name.partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            remove_tree(path)
+            with suppress(FileNotFoundError):  # another process may be sweeping too
+                remove_tree(path)
 
 
 def write_all(descriptor: int, content: bytes) -> None:
@@ -80,13 +92,13 @@ def append_durably(path: Path, line: bytes) -> None:
             try:
                 write_all(descriptor, line)
                 os.fsync(descriptor)
+                if before == 0:
+                    sync_folder(path.parent)
             except OSError:
                 os.ftruncate(descriptor, before)
                 raise
         finally:
             os.close(descriptor)
-        if before == 0:
-            sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
 
@@ -100,9 +112,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def copy_durably(source: Path, target: Path) -> None:
-    """Copy the bytes of one plain file, read-only, and have them on disk on return."""
-    with source.open("rb") as reader, target.open("xb") as writer:
+def copy_durably(reader: BinaryIO, target: Path) -> None:
+    """Copy what `reader` holds to a fresh, read-only file, and have it on disk on return."""
+    with target.open("xb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
         writer.flush()
         os.fsync(writer.fileno())

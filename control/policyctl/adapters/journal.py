@@ -18,6 +18,7 @@ from policyctl.adapters import files
 from policyctl.domain import journal
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.state import State, fold
+from policyctl.errors import UsageError
 
 
 class Journal:
@@ -25,15 +26,21 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._seen: tuple[tuple[int, int, int], tuple[Record, ...]] | None = None
 
     def records(self) -> tuple[Record, ...]:
         """Every whole record, its chain checked.
 
         Raises:
             IntegrityError: A line was edited, removed or moved.
+            UsageError: The file cannot be read.
         """
-        whole, _ = journal.split(self._content())
-        return journal.parse(whole)
+        # The supervisor asks every second: an unchanged file is not read again.
+        before = self._identity()
+        if self._seen is None or self._seen[0] != before:
+            whole, _ = journal.split(self._content())
+            self._seen = (before, journal.parse(whole))
+        return self._seen[1]
 
     def state(self) -> State:
         """What the records say together."""
@@ -68,11 +75,23 @@ class Journal:
             files.write_atomically(self.path, whole, scratch=scratch)
         return torn
 
+    def _identity(self) -> tuple[int, int, int]:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return (0, 0, 0)
+        return (found.st_ino, found.st_size, found.st_mtime_ns)
+
     def _content(self) -> bytes:
         try:
             return self.path.read_bytes()
         except FileNotFoundError:
             return b""
+        except OSError as error:
+            raise UsageError(
+                f"{self.path}: cannot be read ({error.strerror})",
+                remedy="Check the path of the repository and its permissions.",
+            ) from error
 
 
 def actor() -> str:

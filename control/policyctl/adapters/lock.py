@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,12 +42,18 @@ def hold(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[None]:
         raise storage_error(path, error) from error
     try:
         _acquire(descriptor, path, wait_s)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _description(doing), 0)
+        _describe(descriptor, _description(doing))
         yield
-        os.ftruncate(descriptor, 0)
+        _describe(descriptor, b"")
     finally:
         os.close(descriptor)
+
+
+def _describe(descriptor: int, text: bytes) -> None:
+    # A full disk takes no text; the lock is the kernel's, and holds without it.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
 
 
 def _acquire(descriptor: int, path: Path, wait_s: float) -> None:
@@ -78,7 +84,8 @@ def holder(path: Path) -> str:
 def is_held(path: Path) -> bool:
     """Whether somebody holds the lock right now."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        # Reading is enough to ask, so whoever may only look can ask too.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:

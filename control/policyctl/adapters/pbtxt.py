@@ -112,6 +112,11 @@ def with_releases(text: str, releases: Mapping[str, str]) -> str:
     return str(text_format.MessageToString(config))
 
 
+def max_batch_size(text: str) -> int:
+    """The largest batch that Triton accepts under `text`."""
+    return int(text_format.Parse(text, model_config_pb2.ModelConfig()).max_batch_size)
+
+
 def identity(text: str) -> str:
     """Digest of everything in `text` that decides what is served, and how."""
     return digest_of(with_releases(text, {}).encode())

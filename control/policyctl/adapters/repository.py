@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from policyctl.adapters import files, lock
@@ -33,7 +33,10 @@ class Repository:
     """One model repository and the control plane's folder in it."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+        try:
+            self.root = root.resolve()
+        except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError
+            raise UsageError(f"{root} cannot be a repository ({error})", remedy="Name a folder.") from error
         self.control = self.root / CONTROL
         self.journal = Journal(self.control / "journal.jsonl")
 
@@ -74,7 +77,11 @@ class Repository:
         Raises:
             UsageError: Nothing was ever published there.
         """
-        if not self.journal.path.exists():
+        try:
+            there = self.journal.path.exists()
+        except OSError as error:
+            raise UsageError(f"{self.root}: cannot be read ({error.strerror})", remedy="Check the path.") from error
+        if not there:
             raise UsageError(
                 f"{self.root} holds no published policy",
                 remedy="Publish one (policyctl publish DIR --model NAME --release 1.0.0),"
@@ -107,7 +114,8 @@ class Repository:
         except OSError as error:
             raise files.storage_error(folder, error) from error
         finally:
-            files.remove_tree(folder)
+            with suppress(OSError):  # what cannot be removed now is swept later
+                files.remove_tree(folder)
 
     def commit_slot(self, staged: Path, model: str, slot: int) -> Path:
         """Rename a staged release into its slot, read-only.
@@ -122,13 +130,31 @@ class Repository:
                 raise UsageError(f"{target} is there already: a slot is never written twice")
             for folder in (staged, *(p for p in staged.rglob("*") if p.is_dir())):
                 files.sync_folder(folder)
+            for folder in (p for p in staged.rglob("*") if p.is_dir()):
+                folder.chmod(0o555)
             staged.rename(target)
             target.chmod(0o555)
             files.sync_folder(target.parent)
             files.sync_folder(self.root)
         except OSError as error:
+            with suppress(OSError):  # only where it is empty, that is, was made just now
+                target.parent.rmdir()
             raise files.storage_error(target, error) from error
         return target
+
+    def take_back_slot(self, model: str, slot: int) -> None:
+        """Remove a slot that no record names, and the model's folder where nothing else is in it.
+
+        Raises:
+            UsageError: The disk refuses.
+        """
+        folder = self.slot(model, slot)
+        try:
+            files.remove_tree(folder)
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+        except OSError as error:
+            raise files.storage_error(folder, error) from error
 
     def set_orphans_aside(self, model: str, known: Collection[int]) -> tuple[Path, ...]:
         """Move slots that the journal does not know (a crash while publishing) out of Triton's tree."""
@@ -188,9 +214,13 @@ class Repository:
         _, alias = split_served_name(served)
         if alias == PRODUCTION:
             return
-        for folder in (self.root / served).iterdir():
-            if folder.name.isdigit() and folder.name != str(slot):
-                files.remove_tree(folder)
+        own = self.root / served
+        try:
+            for folder in tuple(own.iterdir()) if own.is_dir() else ():
+                if folder.name.isdigit() and folder.name != str(slot):
+                    files.remove_tree(folder)
+        except OSError as error:
+            raise files.storage_error(own, error) from error
 
     def served_names(self) -> tuple[str, ...]:
         """Folders with a configuration: what a plain Triton would serve."""

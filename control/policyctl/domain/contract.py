@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from policyctl.domain.json_values import expect_keys, integer, items, number, text
 from policyctl.errors import UsageError
 
 SCHEMA_VERSION: Final = 1
@@ -118,16 +119,28 @@ class TensorSpec:
                 f"tensor {self.name}: shape {self.shape} is not at least one positive dimension",
                 remedy="Give the shape of one observation or action, without the batch dimension.",
             )
-        for which, bound in (("low", self.low), ("high", self.high)):
-            if isinstance(bound, tuple) and len(bound) != self.size:
-                raise UsageError(
-                    f"tensor {self.name}: {which} has {len(bound)} values, its shape {self.shape} needs {self.size}",
-                )
+        self._check_bound("low", self.low, unbounded=-math.inf)
+        self._check_bound("high", self.high, unbounded=math.inf)
         if self.features and len(self.features) != self.size:
             raise UsageError(
                 f"tensor {self.name}: {len(self.features)} feature names, its shape {self.shape} needs {self.size}",
                 remedy="Name every element, in C order, or none.",
             )
+
+    def _check_bound(self, which: str, bound: Bound, *, unbounded: float) -> None:
+        if bound is None:
+            return
+        if isinstance(bound, tuple) and len(bound) != self.size:
+            raise UsageError(
+                f"tensor {self.name}: {which} has {len(bound)} values, its shape {self.shape} needs {self.size}",
+            )
+        alone = not isinstance(bound, tuple)
+        for value in bound if isinstance(bound, tuple) else (bound,):
+            if not math.isfinite(value) and (alone or value != unbounded):
+                raise UsageError(
+                    f"tensor {self.name}: {which} {bound} is not a bound",
+                    remedy=f"Leave it out where there is none; {unbounded} stands for one element alone.",
+                )
 
     @property
     def size(self) -> int:
@@ -158,18 +171,17 @@ class TensorSpec:
         Raises:
             UsageError: A key is missing, unknown, or has a wrong type.
         """
-        _expect_keys("tensor", data, {"name", "dtype", "shape", "low", "high", "features"})
-        try:
-            return cls(
-                name=str(data["name"]),
-                dtype=str(data["dtype"]),
-                shape=tuple(int(d) for d in data["shape"]),
-                low=_bound_from_json(data["low"], -math.inf),
-                high=_bound_from_json(data["high"], math.inf),
-                features=tuple(str(f) for f in data["features"]),
-            )
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"tensor {data.get('name')!r}: {error}") from error
+        expect_keys("tensor", data, {"name", "dtype", "shape", "low", "high", "features"})
+        name = text("tensor: name", data["name"])
+        what = f"tensor {name!r}:"
+        return cls(
+            name=name,
+            dtype=text(f"{what} dtype", data["dtype"]),
+            shape=tuple(integer(f"{what} shape: a dimension", d) for d in items(f"{what} shape", data["shape"])),
+            low=_bound_from_json(f"{what} low", data["low"], -math.inf),
+            high=_bound_from_json(f"{what} high", data["high"], math.inf),
+            features=tuple(text(f"{what} features: one", f) for f in items(f"{what} features", data["features"])),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +213,12 @@ class Distribution:
         Raises:
             UsageError: A key is missing or unknown, or a value is not one of ours.
         """
-        _expect_keys("distribution", data, {"kind", "nvec", "transform"})
+        expect_keys("distribution", data, {"kind", "nvec", "transform"})
+        nvec = items("distribution: nvec", data["nvec"])
         try:
             return cls(
                 kind=DistributionKind(data["kind"]),
-                nvec=tuple(int(n) for n in data["nvec"]),
+                nvec=tuple(integer("distribution: nvec: one", n) for n in nvec),
                 transform=Transform(data["transform"]),
             )
         except (TypeError, ValueError) as error:
@@ -239,6 +252,29 @@ class Contract:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UsageError(f"contract: {', '.join(twice)} named more than once")
+        self._check_distribution()
+
+    def _check_distribution(self) -> None:
+        law, action = self.distribution, self.action
+        shapes = {spec.name: spec.shape for spec in self.outputs}
+        match law.kind:
+            case DistributionKind.NONE:
+                return
+            case DistributionKind.GAUSSIAN:
+                needed = dict.fromkeys(("mean", "log_std"), action.shape)
+            case DistributionKind.BERNOULLI:
+                needed = {"logits": (action.size,)}
+            case DistributionKind.CATEGORICAL:
+                needed = {"logits": shapes.get("logits", ())}
+            case DistributionKind.MULTI_CATEGORICAL:
+                if len(law.nvec) != action.size or min(law.nvec) < 1:
+                    raise UsageError(f"contract: nvec {law.nvec} is not one positive count for each of {action.size}")
+                needed = {"logits": (sum(law.nvec),)}
+        for name, shape in needed.items():
+            if name not in shapes:
+                raise UsageError(f"contract: a {law.kind} action is drawn from the output {name!r}, which is missing")
+            if math.prod(shapes[name]) != math.prod(shape):
+                raise UsageError(f"contract: output {name!r} has shape {shapes[name]}, {law.kind} needs {shape}")
 
     @property
     def action(self) -> TensorSpec:
@@ -273,25 +309,25 @@ class Contract:
         Raises:
             UsageError: Another schema, a missing or unknown key, a wrong value.
         """
-        _expect_keys(
+        expect_keys(
             "contract",
             data,
             {"schema", "observations", "outputs", "action_kind", "distribution"},
         )
-        if data["schema"] != SCHEMA_VERSION:
+        if type(data["schema"]) is not int or data["schema"] != SCHEMA_VERSION:
             raise UsageError(
                 f"contract: schema {data['schema']!r}, this version reads {SCHEMA_VERSION}",
                 remedy="Export the policy again, or use the version of policyctl that wrote it.",
             )
         try:
             kind = ActionKind(data["action_kind"])
-            observations = tuple(TensorSpec.from_json(spec) for spec in data["observations"])
-            outputs = tuple(TensorSpec.from_json(spec) for spec in data["outputs"])
         except (TypeError, ValueError) as error:
             raise UsageError(f"contract: {error}") from error
+        observations = items("contract: observations", data["observations"])
+        outputs = items("contract: outputs", data["outputs"])
         return cls(
-            observations=observations,
-            outputs=outputs,
+            observations=tuple(TensorSpec.from_json(spec) for spec in observations),
+            outputs=tuple(TensorSpec.from_json(spec) for spec in outputs),
             action_kind=kind,
             distribution=Distribution.from_json(data["distribution"]),
         )
@@ -320,18 +356,9 @@ def _bound_to_json(bound: Bound) -> Any:
     return bound
 
 
-def _bound_from_json(data: Any, unbounded: float) -> Bound:
+def _bound_from_json(what: str, data: Any, unbounded: float) -> Bound:
     if data is None:
         return None
     if isinstance(data, list):
-        return tuple(unbounded if v is None else float(v) for v in data)
-    return float(data)
-
-
-def _expect_keys(what: str, data: Mapping[str, Any], keys: set[str]) -> None:
-    if not isinstance(data, Mapping):
-        raise UsageError(f"{what}: expected an object, found {type(data).__name__}")
-    if missing := keys - data.keys():
-        raise UsageError(f"{what}: {', '.join(sorted(missing))} missing")
-    if unknown := data.keys() - keys:
-        raise UsageError(f"{what}: {', '.join(sorted(unknown))} unknown")
+        return tuple(unbounded if v is None else number(what, v) for v in data)
+    return number(what, data)

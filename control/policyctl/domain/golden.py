@@ -58,7 +58,7 @@ class Golden:
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in sorted(arrays):
                 content = io.BytesIO()
-                np.save(content, arrays[name], allow_pickle=False)
+                np.save(content, np.asarray(arrays[name], order="C"), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(name + ".npy"), content.getvalue())
         return buffer.getvalue()
 
@@ -69,12 +69,9 @@ class Golden:
         Raises:
             UsageError: Not such a file, or arrays that do not fit `contract`.
         """
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-            raise UsageError(f"golden set: not a readable NPZ file ({error})") from error
-        if _TOLERANCE not in arrays or arrays[_TOLERANCE].shape != (3,):
+        arrays = _read(content)
+        found = arrays.get(_TOLERANCE)
+        if found is None or found.shape != (3,) or found.dtype != np.float64:
             raise UsageError("golden set: no tolerance in it")
         atol, rtol, tie = (float(v) for v in arrays.pop(_TOLERANCE))
         observations = _take(arrays, _INPUT, contract.observations)
@@ -84,6 +81,19 @@ class Golden:
         if len({a.shape[0] for a in (*observations.values(), *outputs.values())}) != 1:
             raise UsageError("golden set: its arrays differ in length")
         return cls(observations, outputs, Tolerance(atol=atol, rtol=rtol, tie=tie))
+
+
+def _read(content: bytes) -> dict[str, NDArray[Any]]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)):  # anything else numpy would take for a single array or a pickle
+            archive = np.load(io.BytesIO(content), allow_pickle=False)
+        arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:
+        raise UsageError(f"golden set: not a readable NPZ file ({type(error).__name__}: {error})") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UsageError(f"golden set: {name} is not an array")
+    return arrays
 
 
 def _take(arrays: dict[str, NDArray[Any]], prefix: str, specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:

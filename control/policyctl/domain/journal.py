@@ -106,6 +106,8 @@ def _parse_line(line: bytes, number: int) -> Record:
         data = json.loads(line)
         if not isinstance(data, dict) or data.keys() != _KEYS or not isinstance(data["body"], dict):
             raise ValueError("not a record")
+        if type(data["seq"]) is not int or not all(isinstance(data[k], str) for k in ("prev", "time", "actor", "kind")):
+            raise ValueError("a value has the wrong type")
         record = Record(
             seq=data["seq"],
             prev=data["prev"],

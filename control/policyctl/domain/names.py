@@ -18,6 +18,8 @@ from policyctl.errors import UsageError
 PRODUCTION = "production"
 CANDIDATE = "candidate"
 
+# A release becomes a folder of evidence, and folder names end at 255 bytes.
+_RELEASE_LENGTH = 128
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 
 
@@ -59,16 +61,19 @@ def check_release(text: str) -> str:
     """Return `text` if it is a semantic version, in full and canonical.
 
     Raises:
-        UsageError: It is not one by https://semver.org (three numbers, no ``v``).
+        UsageError: It is not one by https://semver.org (three numbers, no
+            ``v``, ASCII), or longer than 128 characters.
     """
     try:
-        version = semver.Version.parse(text)
+        if len(text) > _RELEASE_LENGTH or not text.isascii() or str(semver.Version.parse(text)) != text:
+            raise ValueError(text)
     except (ValueError, TypeError):
+        shown = text if len(text) <= _RELEASE_LENGTH else f"{text[:_RELEASE_LENGTH]}..."
         raise UsageError(
-            f"release {text!r} is not a semantic version",
-            remedy="Use MAJOR.MINOR.PATCH, for example 1.0.0 or 1.2.0-rc.1 (see https://semver.org).",
+            f"release {shown!r} is not a semantic version",
+            remedy="Use MAJOR.MINOR.PATCH, for example 1.0.0 or 1.2.0-rc.1 (see https://semver.org), at most 128 characters.",
         ) from None
-    return str(version)
+    return text
 
 
 def served_name(model: str, alias: str) -> str:

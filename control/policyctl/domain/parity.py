@@ -10,6 +10,7 @@ units can be asked to break such a tie the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.errors import UsageError
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -32,12 +34,20 @@ class Tolerance:
         atol: Absolute part, in the output's own unit.
         rtol: Part relative to the expected value.
         tie: Two choices whose scores differ by no more than this, relative to
-            max(1, the largest score), are a near-tie.
+            max(1, the larger of the two), are a near-tie.
+
+    Raises:
+        UsageError: One is negative, infinite or NaN, which would forgive everything.
     """
 
     atol: float = 1e-4
     rtol: float = 1e-4
     tie: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol), ("tie", self.tie)):
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"tolerance: {name} is {value}", remedy="Give a finite number, 0 or more.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +99,14 @@ class Comparison:
         return max(output.near_ties for output in self.outputs)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """A JSON object; an infinite difference becomes 1e308, for JSON has no infinity."""
         return {
             "rows": self.rows,
             "agrees": self.agrees,
             "outputs": [
                 {
                     "name": o.name,
-                    "max_abs": o.max_abs,
+                    "max_abs": min(o.max_abs, 1e308),
                     "worst_row": o.worst_row,
                     "excess": min(o.excess, 1e308),
                     "near_ties": o.near_ties,
@@ -116,7 +126,8 @@ def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tol
         tolerance: How far they may differ.
 
     Raises:
-        ValueError: An output is missing, or two shapes differ.
+        ValueError: An output is missing, two shapes differ, or one side has
+            integers where the other has not.
     """
     rows = int(expected[contract.action.name].shape[0])
     differences = []
@@ -127,7 +138,10 @@ def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tol
         if want.shape != got.shape:
             raise ValueError(f"output {spec.name} has shape {got.shape}, expected {want.shape}")
         want, got = want.reshape(rows, -1), got.reshape(rows, -1)
-        if np.issubdtype(want.dtype, np.floating):
+        continuous = np.issubdtype(want.dtype, np.floating)
+        if continuous != np.issubdtype(got.dtype, np.floating):
+            raise ValueError(f"output {spec.name} is {got.dtype}, expected {want.dtype}")
+        if continuous:
             differences.append(_continuous(spec, want, got, tolerance))
         else:
             differences.append(_integers(contract, spec, want, got, expected, tolerance))
@@ -137,7 +151,7 @@ def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tol
 def _continuous(spec: TensorSpec, want: NDArray[Any], got: NDArray[Any], tolerance: Tolerance) -> OutputDifference:
     want64, got64 = want.astype(np.float64), got.astype(np.float64)
     same = (want64 == got64) | (np.isnan(want64) & np.isnan(got64))
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         difference = np.where(same, 0.0, np.abs(want64 - got64))
         allowed = tolerance.atol + tolerance.rtol * np.abs(want64)
         ratio = np.where(same, 0.0, difference / np.where(np.isfinite(allowed), allowed, 1.0))
@@ -187,10 +201,8 @@ def _near_ties(
     if name is None:
         return np.zeros(want.shape, dtype=bool)
     scores = np.asarray(expected[name], dtype=np.float64).reshape(want.shape[0], -1)
-    margin = tolerance.tie * np.maximum(1.0, np.abs(scores).max(axis=1))
     if contract.action_kind is ActionKind.MULTI_BINARY:
-        near: NDArray[np.bool_] = np.abs(scores) <= margin[:, None]
-        return near
+        return _alike(scores, np.zeros_like(scores), tolerance)
     start = 0 if contract.action.low is None else contract.action.low
     starts = np.broadcast_to(np.asarray(start, dtype=np.int64), (want.shape[1],))
     sizes = contract.distribution.nvec or (scores.shape[1],)
@@ -201,8 +213,15 @@ def _near_ties(
         chosen = want[:, column].astype(np.int64) - starts[column]
         other = got[:, column].astype(np.int64) - starts[column]
         valid = (other >= 0) & (other < size)
-        gap = np.abs(
-            scores[rows, offset + np.clip(chosen, 0, size - 1)] - scores[rows, offset + np.clip(other, 0, size - 1)]
-        )
-        ties[:, column] = valid & (gap <= margin)
+        first, second = (scores[rows, offset + np.clip(index, 0, size - 1)] for index in (chosen, other))
+        ties[:, column] = valid & _alike(first, second, tolerance)
     return ties
+
+
+def _alike(first: NDArray[np.float64], second: NDArray[np.float64], tolerance: Tolerance) -> NDArray[np.bool_]:
+    """Whether two scores are a near-tie. Only the two count: a masked choice's -1e8 makes no others equal."""
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(first - second)
+    scale = np.maximum(1.0, np.maximum(np.abs(first), np.abs(second)))
+    alike: NDArray[np.bool_] = np.isfinite(gap) & (gap <= tolerance.tie * scale)
+    return alike

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Phase, Placement, Result
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import UsageError
+from policyctl.errors import IntegrityError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +127,20 @@ class State:
 
 
 def fold(records: Iterable[Record], state: State | None = None) -> State:
-    """Read `records`, in order, on top of `state`."""
+    """Read `records`, in order, on top of `state`.
+
+    Raises:
+        IntegrityError: A record lacks what its kind needs.
+    """
     state = state or State()
     for record in records:
-        state = _step(state, record)
+        try:
+            state = _step(state, record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(
+                f"journal line {record.seq + 1} is no {record.kind} record ({type(error).__name__}: {error})",
+                remedy="Restore .policyctl/journal.jsonl from a copy; until then nothing will be moved.",
+            ) from error
     return state
 
 
@@ -193,7 +203,8 @@ def _close(state: State, record: Record) -> State:
 
 def _trail(trail: tuple[Placement, ...], move: Move) -> tuple[Placement, ...]:
     if move.kind is MoveKind.ROLLBACK:
-        for index in range(len(trail) - 1, -1, -1):
+        # The last of the trail is what the rollback leaves; it may be the same release, served otherwise.
+        for index in range(len(trail) - 2, -1, -1):
             if trail[index].release == move.target.release:
                 return (*trail[:index], move.target)
     return (*trail, move.target)

@@ -22,9 +22,10 @@ def run(content: bytes, *, formats: Sequence[Format]) -> GateResult:
     try:
         reports: dict[str, dict[str, Any]] = json.loads(content)["formats"]
         missing = [f.value for f in formats if f.value not in reports]
-        disagree = [f.value for f in formats if f.value in reports and reports[f.value]["agrees"] is not True]
-        rows = {f.value: int(reports[f.value]["rows"]) for f in formats if f.value in reports}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        mine = {f.value: reports[f.value]["comparisons"] for f in formats if f.value in reports}
+        disagree = [name for name, seen in mine.items() if any(c["agrees"] is not True for c in seen)]
+        rows = {name: sum(int(c["rows"]) for c in seen) for name, seen in mine.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return GateResult(NAME, Verdict.ERROR, f"the parity report cannot be read ({type(error).__name__}: {error})")
     evidence = {"formats": reports}
     if disagree:

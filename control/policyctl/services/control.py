@@ -60,7 +60,7 @@ class Control:
         """
         server = self.settings.server
         if server.url:
-            return Endpoint(http=server.url, grpc=server.grpc_url, api_key=server.api_key.get_secret_value())
+            return Endpoint(http=server.http_url, grpc=server.url, api_key=server.api_key.get_secret_value())
         if found := endpoints.read(self.repository):
             return found
         raise ServerError(

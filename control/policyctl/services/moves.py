@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from policyctl.adapters import evidence
-from policyctl.adapters.pbtxt import identity
+from policyctl.adapters.pbtxt import identity, max_batch_size
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.triton import Triton
 from policyctl.domain import moves
@@ -172,7 +172,8 @@ class Mover:
             opened.golden,
             asker(self.client, served),
             slot=placement.slot,
-            max_batch_size=self.control.settings.serving.max_batch_size,
+            # What this placement is served with: the settings may have changed since it was promoted.
+            max_batch_size=max(1, max_batch_size(placement.config)),
         )
 
     def _open(self, model: str, placement: Placement) -> OpenRelease:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from policyctl.adapters import files
+from policyctl.adapters.repository import Repository
 from policyctl.domain.artifacts import CONTRACT_FILE, FILES, GOLDEN_FILE, MANIFEST_FILE, REQUIRED, Format
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.state import State
-from policyctl.errors import IntegrityError, UsageError
+from policyctl.errors import PolicyctlError, UsageError
 from policyctl.integrity import build_manifest, list_files
 from policyctl.services.control import Control
 
@@ -90,12 +91,19 @@ def publish(control: Control, source: Path, *, model: str, release: str, dry_run
                 control.say(f"An unfinished publish was found and set aside: {orphan}")
             slot = _next_slot(state, model)
             repository.commit_slot(staged, model, slot)
-            repository.journal.append(
-                RecordKind.PUBLISHED,
-                {"model": model, "release": release, "slot": slot, "manifest_digest": manifest.digest},
-            )
+            _record(repository, model, release, slot, manifest.digest)
     size = sum(f.size_bytes for f in manifest.files)
     return Published(model, release, slot, manifest.digest, formats, size, False)
+
+
+def _record(repository: Repository, model: str, release: str, slot: int, digest: str) -> None:
+    body = {"model": model, "release": release, "slot": slot, "manifest_digest": digest}
+    try:
+        repository.journal.append(RecordKind.PUBLISHED, body)
+    except PolicyctlError:
+        if (model, release) not in repository.journal.state().releases:
+            repository.take_back_slot(model, slot)
+        raise
 
 
 def check_export(folder: Path) -> tuple[Format, ...]:
@@ -127,11 +135,24 @@ def check_export(folder: Path) -> tuple[Format, ...]:
         wanted = "; ".join(f"{f}: {' and '.join(FILES[f])}" for f in Format)
         raise UsageError(f"{folder} holds no artifact", remedy=f"It needs one of: {wanted}.")
     try:
-        contract = Contract.from_json(json.loads((folder / CONTRACT_FILE).read_bytes()))
-    except ValueError as error:
+        document = json.loads(_read(folder / CONTRACT_FILE))
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{folder / CONTRACT_FILE}: not JSON ({error})") from error
-    Golden.from_bytes((folder / GOLDEN_FILE).read_bytes(), contract)
+    Golden.from_bytes(_read(folder / GOLDEN_FILE), Contract.from_json(document))
     return formats
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{path}: cannot be read ({error.strerror})", remedy="Check that it is there, and its permissions."
+    )
 
 
 def _check_unused(state: State, model: str, release: str) -> None:
@@ -153,6 +174,8 @@ def _copy(source: Path, staged: Path) -> None:
         target = staged / path
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            files.copy_durably(source / path, target)
-        except FileNotFoundError as error:
-            raise IntegrityError(f"{source / path} vanished while it was copied") from error
+            reader = (source / path).open("rb")
+        except OSError as error:
+            raise _unreadable(source / path, error) from error
+        with reader:
+            files.copy_durably(reader, target)

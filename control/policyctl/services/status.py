@@ -85,7 +85,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
     server, live = "none", False
     try:
         with control.triton() as client:
-            server, live = client.endpoint.http, True
+            server, live = client.endpoint.grpc, True
             aliases = _aliases(control, state, client, model)
     except ServerError as error:
         aliases = _aliases(control, state, None, model, detail=error.problem)

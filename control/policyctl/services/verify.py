@@ -100,19 +100,33 @@ def _aliases(repository: Repository, state: State, model: str) -> list[Finding]:
 
 
 def _strangers(repository: Repository, state: State, model: str) -> list[Finding]:
-    """What lies in the model's folder and belongs to no release."""
-    known = {str(r.slot) for r in state.of_model(model)}
-    if state.alias(model, PRODUCTION) is not None or _is_moving(state, model):
-        known.add(CONFIG)
-    folder = repository.root / model
-    if not folder.is_dir():
-        return []
-    extra = sorted(p.name for p in folder.iterdir() if p.name not in known)
-    return [Finding(f"{model}/{name}", False, f"{folder / name} belongs to no release") for name in extra]
+    """What lies in the folders of the model and its aliases and belongs to no release."""
+    found = []
+    for folder in sorted(p for p in repository.root.iterdir() if p.is_dir()):
+        owner, alias = split_served_name(folder.name)
+        if owner != model or alias == CANDIDATE:
+            continue
+        known = _known(state, model, alias)
+        if alias != PRODUCTION and not known:
+            found.append(Finding(folder.name, False, f"{folder} belongs to no alias of {model}"))
+            continue
+        extra = sorted(p.name for p in folder.iterdir() if p.name not in known)
+        found += [Finding(f"{folder.name}/{n}", False, f"{folder / n} belongs to no release") for n in extra]
+    return found
 
 
-def _is_moving(state: State, model: str) -> bool:
-    return state.unfinished is not None and state.unfinished.move.model == model
+def _known(state: State, model: str, alias: str) -> set[str]:
+    """Names that may lie in the folder of an alias; none where there is no such alias."""
+    named, unfinished = state.alias(model, alias), state.unfinished
+    moving = unfinished is not None and unfinished.move.served == served_name(model, alias)
+    known = {CONFIG} if named is not None or moving else set()
+    if alias == PRODUCTION:
+        return known | {str(r.slot) for r in state.of_model(model)}
+    if named is not None:
+        known.add(str(named.placement.slot))
+    if moving and unfinished is not None:
+        known.add(str(unfinished.move.target.slot))
+    return known
 
 
 def _unknown_folders(repository: Repository, models: list[str]) -> list[Finding]:

@@ -1,0 +1,66 @@
+"""The command `policyctl`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from policyctl import __version__
+from policyctl.cli import look, measure, move, prepare, run
+from policyctl.cli.output import Output
+from policyctl.errors import PolicyctlError
+
+app = typer.Typer(
+    name="policyctl",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Publish, gate, promote, roll back and serve reinforcement-learning policies on NVIDIA Triton.",
+    epilog="Exit codes: 0 done, 2 wrong usage, 3 integrity, 4 a gate did not pass, 5 somebody else is at work,"
+    " 6 no server, 7 the move failed and the incumbent was kept, 8 not possible on this machine.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"policyctl {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+prepare.register(app)
+run.register(app)
+move.register(app)
+look.register(app)
+measure.register(app)
+
+
+def main() -> None:
+    """Run the command line; the one place that turns an error into an exit code."""
+    try:
+        app()
+    except PolicyctlError as error:
+        Output(as_json="--json" in sys.argv).refuse(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped.\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read stdout has gone (head, less): not a failure of ours.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

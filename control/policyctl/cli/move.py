@@ -1,0 +1,130 @@
+"""Commands that move an alias: promote, rollback, abort."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyctl.cli import options
+from policyctl.cli.output import Output
+from policyctl.domain.artifacts import Format
+from policyctl.domain.names import PRODUCTION
+
+if TYPE_CHECKING:
+    from policyctl.services.promote import Moved
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(promote)
+    app.command()(rollback)
+    app.command()(abort)
+
+
+def promote(
+    model: options.Model,
+    release: options.Release,
+    alias: options.Alias = PRODUCTION,
+    format: Annotated[  # noqa: A002
+        Format | None, typer.Option("--format", "-f", help="Which artifact to serve. [default: openvino if there]")
+    ] = None,
+    reason: options.Reason = "",
+    dry_run: options.DryRun = False,
+    wait: options.Wait = None,
+    repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Move an alias to a release without losing a request.
+
+    The release is loaded beside the incumbent, must answer its golden set on
+    that very server, and only then is the alias switched and asked again. If
+    anything fails, the incumbent keeps serving.
+
+    Examples:
+
+        policyctl promote walker 1.1.0 --reason "better on stairs"
+
+        policyctl promote walker 1.1.0 --alias staging --dry-run
+    """
+    from policyctl.services import promote as service
+
+    output = Output(as_json, quiet)
+    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
+    moved = service.promote(
+        control, model=model, release=release, alias=alias, format=format, reason=reason, dry_run=dry_run
+    )
+    _report(output, moved)
+
+
+def rollback(
+    model: options.Model,
+    to: Annotated[str | None, typer.Option("--to", help="The release to go back to. [default: the one before]")] = None,
+    alias: options.Alias = PRODUCTION,
+    reason: options.Reason = "",
+    dry_run: options.DryRun = False,
+    wait: options.Wait = None,
+    repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Move an alias back to an earlier release. No gate is asked.
+
+    Examples:
+
+        policyctl rollback walker --reason "falls on ice"
+
+        policyctl rollback walker --to 0.9.2
+    """
+    from policyctl.services import promote as service
+
+    output = Output(as_json, quiet)
+    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
+    _report(output, service.rollback(control, model=model, alias=alias, to=to, reason=reason, dry_run=dry_run))
+
+
+def abort(
+    model: options.Model,
+    repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Stop the move that is under way, or revert one that a crash left open.
+
+    Before the switch a move is reverted; after it, use rollback.
+
+    Example:
+
+        policyctl abort walker
+    """
+    from policyctl.services import promote as service
+
+    output = Output(as_json, quiet)
+    words = service.abort(options.control_of(options.read_settings(repository, url), output), model=model)
+    output.data({"model": model, "result": words}, words=words)
+
+
+def _report(output: Output, moved: Moved) -> None:
+    if moved.recovered:
+        output.say(moved.recovered.words)
+    target = f"{moved.move.model} {moved.move.target.release}"
+    if not moved.changed:
+        words = f"{moved.move.alias} serves {target} already. Nothing was changed."
+    elif moved.recovered is not None and moved.recovered.move is moved.move:
+        words = f"{moved.move.alias} serves {target}: the rollback that was left unfinished is finished."
+    elif moved.timings is None:
+        words = "\n".join(
+            [f"Would carry out the {moved.move.words}:", *(f"  {i}. {s}" for i, s in enumerate(moved.steps, 1))]
+        )
+    else:
+        origin = "nothing" if moved.move.incumbent is None else moved.move.incumbent.release
+        words = (
+            f"{moved.move.alias} of {moved.move.model}: {origin} -> {moved.move.target.release}"
+            f" (slot {moved.move.target.slot}, {moved.move.target.format}),"
+            f" switched in {moved.timings.switch_ms:.0f} ms, {moved.timings.total_ms:.0f} ms in all."
+        )
+    output.data(moved.to_json(), words=words)

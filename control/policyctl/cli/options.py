@@ -1,0 +1,62 @@
+"""Options that several commands share, and how they become a control plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from policyctl import settings as settings_module
+from policyctl.cli.output import Output
+from policyctl.settings import Settings
+
+if TYPE_CHECKING:
+    from policyctl.services.control import Control
+
+Model = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
+OptionalModel = Annotated[str | None, typer.Argument(help="Only this model.", show_default=False)]
+Release = Annotated[str, typer.Argument(help="A semantic version, for example 1.0.0.", show_default=False)]
+Alias = Annotated[str, typer.Option("--alias", "-a", help="Which alias; clients without one get production.")]
+RepositoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--repository", "-r", help="The model repository. [env: POLICYCTL_REPOSITORY] [default: model_repository]"
+    ),
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="gRPC host:port of a Triton that somebody else runs on this repository;"
+        " the embedded one is found by itself. [env: POLICYCTL_SERVER__URL]",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show what would happen, change nothing.")]
+Reason = Annotated[str, typer.Option("--reason", "-m", help="Why, kept in the journal.")]
+Wait = Annotated[
+    float | None, typer.Option("--wait", help="Seconds to wait for another writer.", min=0, show_default="0")
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Unpickle the file. Unpickling runs whatever code the file's author put there, with your"
+        " rights: only for files from people you trust.",
+    ),
+]
+
+
+def read_settings(repository: Path | None = None, url: str | None = None, **more: Any) -> Settings:
+    """Settings, with what the command line gave on top."""
+    server = {"url": url, **more.pop("server", {})}
+    return settings_module.load(repository=repository, server=server, **more)
+
+
+def control_of(settings: Settings, output: Output) -> Control:
+    """The control plane; imported late, because Triton's client takes its time."""
+    from policyctl.services.control import Control
+
+    return Control.of(settings, output.say)

@@ -1,0 +1,220 @@
+"""Commands that prepare a release: export, publish, validate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyctl.cli import options
+from policyctl.cli.output import Output
+from policyctl.domain.artifacts import Format
+from policyctl.domain.parity import Tolerance
+from policyctl.domain.verdict import Verdict, worst
+from policyctl.errors import GateError, UsageError
+
+if TYPE_CHECKING:
+    from policyctl_exporters import ExportResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(export)
+    app.command()(publish)
+    app.command()(validate)
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A Stable-Baselines3 or sb3-contrib .zip, a TorchScript .pt, an .onnx,"
+            " or package.module:callable that returns a torch module.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
+    normalizer: Annotated[Path | None, typer.Option(help="The VecNormalize pickle it was trained with.")] = None,
+    no_normalizer: Annotated[
+        bool, typer.Option("--no-normalizer", help="VecNormalize was used in training, but for rewards alone.")
+    ] = False,
+    trust_pickle: options.TrustPickle = False,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option("--format", "-f", help="Which artifact; repeatable. [default: all but tensorrt]"),
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(help="A gymnasium environment with the policy's spaces (modules, TorchScript).")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="What a module's single output is: action, logits, q_values or mean.")
+    ] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="What an element of the observation is called; repeatable, in order.")
+    ] = None,
+    recorded: Annotated[
+        Path | None, typer.Option(help="Recorded observations (.npz) to compare on, besides drawn ones.")
+    ] = None,
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance of parity.", min=0)] = None,
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance of parity.", min=0)] = None,
+    golden_rows: Annotated[int, typer.Option(help="Size of the golden set.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the observations that are drawn.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Turn a trained policy into files that compute the same actions.
+
+    One graph holds everything between the raw observation and the action that
+    the environment takes. Every artifact is compared with the policy in eager
+    PyTorch; one that differs fails the export, and nothing is written.
+
+    Stable-Baselines3 files and VecNormalize hold pickles. Unpickling runs code
+    that the file's author chose, so it needs --trust-pickle or a yes.
+
+    Examples:
+
+        policyctl export ppo.zip --normalizer vecnormalize.pkl --trust-pickle -o build/walker
+
+        policyctl export policy.onnx -o build/walker
+
+        policyctl export mypackage.policies:make --env Pendulum-v1 -o build/pendulum
+    """
+    from policyctl.services.export import ExportRequest, holds_pickles
+    from policyctl.services.export import export as service
+
+    out = Output(as_json, quiet)
+    if normalizer is not None and no_normalizer:
+        raise UsageError("--normalizer and --no-normalizer exclude each other", remedy="Give one of them.")
+    default = Tolerance()
+    tolerance = None
+    if atol is not None or rtol is not None:
+        tolerance = Tolerance(atol=default.atol if atol is None else atol, rtol=default.rtol if rtol is None else rtol)
+    request = ExportRequest(
+        source=source,
+        output=output,
+        formats=tuple(formats) if formats else None,
+        normalizer=normalizer,
+        no_normalizer=no_normalizer,
+        trust_pickle=trust_pickle,
+        env=env,
+        head=head,
+        features=tuple(feature or ()),
+        recorded=recorded,
+        tolerance=tolerance,
+        golden_rows=golden_rows,
+        seed=seed,
+        force=force,
+    )
+    if holds_pickles(request) and not trust_pickle and sys.stdin.isatty() and not as_json:
+        from dataclasses import replace
+
+        asked = f"{source} holds pickles, which run their author's code on this machine. Do you trust it?"
+        request = replace(request, trust_pickle=typer.confirm(asked, err=True))
+    result = service(request, out.say)
+    out.table(
+        _export_json(result),
+        f"{result.output}: parity with the policy",
+        ("format", "observations", "largest difference", "near-ties"),
+        [
+            (p.format, p.rows, ", ".join(f"{name} {value:.2g}" for name, value in p.max_abs.items()), p.near_ties)
+            for p in result.parity
+        ],
+    )
+    out.say(f"Next: policyctl publish {result.output} --model NAME --release 1.0.0")
+
+
+def publish(
+    source: Annotated[Path, typer.Argument(help="A folder that export wrote.", show_default=False)],
+    model: Annotated[str, typer.Option("--model", "-n", help="The model's name.", show_default=False)],
+    release: Annotated[
+        str, typer.Option("--release", help="A semantic version, never used before.", show_default=False)
+    ],
+    dry_run: options.DryRun = False,
+    wait: options.Wait = None,
+    repository: options.RepositoryOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Give exported files a release, a slot and a manifest. Nothing is served by this.
+
+    Examples:
+
+        policyctl publish build/walker --model walker --release 1.0.0
+
+        policyctl publish build/walker --model walker --release 1.0.1 --dry-run
+    """
+    from policyctl.services.publish import publish as service
+
+    out = Output(as_json, quiet)
+    control = options.control_of(options.read_settings(repository, lock_wait_s=wait), out)
+    done = service(control, source, model=model, release=release, dry_run=dry_run)
+    verb = "Would publish" if dry_run else "Published"
+    held = ", ".join(done.formats)
+    out.data(
+        done.to_json(),
+        words=f"{verb} {done.model} {done.release} as slot {done.slot}: {held}; {done.size_bytes} bytes,"
+        f" manifest {done.manifest_digest}",
+    )
+    if not dry_run:
+        out.say(f"Next: policyctl promote {done.model} {done.release}")
+
+
+def validate(
+    model: options.Model,
+    release: options.Release,
+    format: Annotated[  # noqa: A002
+        Format | None, typer.Option("--format", "-f", help="Which artifact to ask. [default: openvino if there]")
+    ] = None,
+    wait: options.Wait = None,
+    repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Run the gates on a release and keep their evidence. No alias moves.
+
+    A gate says passed, failed, inconclusive or error; exits with 4 unless all
+    passed. Without a server the gate `golden` is inconclusive.
+
+    Example:
+
+        policyctl validate walker 1.0.0
+    """
+    from policyctl.services.validate import validate as service
+
+    out = Output(as_json, quiet)
+    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), out)
+    results = service(control, model=model, release=release, format=format)
+    verdict = worst(tuple(r.verdict for r in results))
+    out.table(
+        {"model": model, "release": release, "verdict": verdict, "gates": [r.to_json() for r in results]},
+        f"Gates of {model} {release}",
+        ("gate", "verdict", "reason"),
+        [(r.gate, r.verdict.upper(), r.reason) for r in results],
+    )
+    if verdict is not Verdict.PASSED:
+        bad = next(r for r in results if r.verdict is verdict)
+        if as_json:
+            raise typer.Exit(GateError.exit_code)
+        raise GateError(f"{model} {release}: {bad.gate} {bad.verdict}: {bad.reason}", remedy=_remedy(bad.evidence))
+
+
+def _remedy(evidence: object) -> str:
+    found = evidence.get("remedy") if isinstance(evidence, dict) else None
+    return str(found or "The release is not promoted as long as a gate does not pass.")
+
+
+def _export_json(result: ExportResult) -> dict[str, object]:
+    return {
+        "output": str(result.output),
+        "formats": [f.value for f in result.formats],
+        "contract": result.contract.to_json(),
+        "parity": [
+            {"format": p.format.value, "rows": p.rows, "max_abs": dict(p.max_abs), "near_ties": p.near_ties}
+            for p in result.parity
+        ],
+        "seconds": dict(result.seconds),
+    }

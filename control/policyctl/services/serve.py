@@ -1,0 +1,332 @@
+"""Serve: run the embedded Triton on the repository, and keep it answering.
+
+The supervisor believes only answered inferences. It starts tritonserver,
+finishes or reverts what a crash left, certifies every alias on the new server,
+and then asks each alias once a second. An alias that stops answering (a dead
+stub behind a ready flag) is unloaded and loaded; a server that stops answering
+is killed and started again, ever more slowly.
+
+It shares the writer lock with promotions and never waits for it while probing:
+whoever moves an alias certifies it as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from policyctl.adapters import endpoint as endpoints
+from policyctl.adapters import lock
+from policyctl.adapters.endpoint import Endpoint
+from policyctl.adapters.triton import Triton
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.moves import Placement
+from policyctl.domain.names import served_name
+from policyctl.domain.state import AliasState
+from policyctl.domain.verdict import Verdict
+from policyctl.errors import BusyError, GateError, PolicyctlError, ServerError
+from policyctl.services.control import Control, open_release
+from policyctl.services.moves import Mover, certified_body, recover
+from policyctl.serving.backend_directory import assemble
+from policyctl.serving.command import ServerOptions
+from policyctl.serving.locate import locate
+from policyctl.serving.logs import Level, LogLine
+from policyctl.serving.ports import free_ports
+from policyctl.serving.preflight import preflight, require
+from policyctl.serving.process import TritonProcess
+from policyctl.settings import ServerSettings
+
+PROBE_INTERVAL_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 2.0
+FAILURES_BEFORE_RELOAD: Final = 2
+RELOADS_BEFORE_RESTART: Final = 2
+BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_S: Final = 60.0
+"""A server that has lived this long starts again without delay."""
+
+AliasKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What probing asks: one golden observation, for the action."""
+
+    observations: Mapping[str, NDArray[Any]]
+    outputs: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Health:
+    """What probing has seen of one alias."""
+
+    failures: int = 0
+    reloads: int = 0
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs one embedded server until told to stop."""
+
+    control: Control
+    options: ServerOptions
+    stop: threading.Event = field(default_factory=threading.Event)
+    _health: dict[AliasKey, Health] = field(default_factory=dict)
+    verbose: bool = False
+    _refused: dict[AliasKey, Placement] = field(default_factory=dict)
+    _questions: dict[str, Question] = field(default_factory=dict)
+    _last_words: str = ""
+
+    def run(self) -> None:
+        """Serve until `stop` is set.
+
+        Raises:
+            BusyError: Another `policyctl serve` runs on this repository.
+            ServerError: The server never came up.
+        """
+        path = self.control.repository.control / "server.lock"
+        self.control.repository.create()
+        with self._only_one(path), _signals(self.stop):
+            try:
+                self._keep_serving()
+            finally:
+                endpoints.clear(self.control.repository)
+
+    @contextlib.contextmanager
+    def _only_one(self, path: Path) -> Iterator[None]:
+        try:
+            with lock.hold(path, doing="policyctl serve"):
+                yield
+        except BusyError as error:
+            raise BusyError(
+                f"{self.control.repository.root} is served already: {lock.holder(path)}",
+                remedy="Use the server that runs (policyctl status), or stop it first.",
+            ) from error
+
+    def _log(self, line: LogLine) -> None:
+        if self.verbose or line.level in {Level.WARNING, Level.ERROR}:
+            self.control.say(f"triton {line.level}: {line.message}")
+
+    def _keep_serving(self) -> None:
+        attempt = 0
+        while not self.stop.is_set():
+            started = time.monotonic()
+            process = TritonProcess(self.options, on_log=self._log)
+            try:
+                process.start()
+                self._serve_once(process)
+            except ServerError as error:
+                if attempt == 0 and not endpoints.read(self.control.repository):
+                    raise
+                self.control.say(f"The server failed: {error.problem}")
+            finally:
+                process.stop()
+            if self.stop.is_set():
+                return
+            attempt = 0 if time.monotonic() - started > STEADY_S else attempt + 1
+            delay = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+            self.control.say(f"Starting the server again in {delay:.1f} s.")
+            self.stop.wait(delay)
+
+    def _serve_once(self, process: TritonProcess) -> None:
+        process.wait_live(timeout_s=30.0)
+        endpoint = Endpoint(
+            http=f"{self.options.host}:{self.options.http_port}",
+            grpc=f"{self.options.host}:{self.options.grpc_port}",
+            metrics=f"{self.options.host}:{self.options.metrics_port}",
+            api_key=self.options.api_key,
+            server_id=secrets.token_hex(8),
+            pid=process.pid,
+            supervisor_pid=os.getpid(),
+        )
+        settings = self.control.settings.server
+        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
+        try:
+            self._bring_up(client)
+            endpoints.write(self.control.repository, endpoint)
+            self._announce(endpoint)
+            while not self.stop.wait(PROBE_INTERVAL_S) and process.is_running():
+                self._recover_if_left(client)
+                if not self._probe_all(client):
+                    self.control.say("The server does not answer; it is stopped and started again.")
+                    return
+        finally:
+            client.close()
+            self._health.clear()
+        if not self.stop.is_set():
+            self.control.say("The server's process has ended.")
+
+    def _bring_up(self, client: Triton) -> None:
+        with self.control.repository.writer("start of the server", wait_s=120.0):
+            self._recover(client)
+            self._refused.clear()
+            for key, state in sorted(self.control.repository.journal.state().aliases.items()):
+                try:
+                    self._load_alias(client, key, state)
+                except PolicyctlError as error:
+                    self._refused[key] = state.placement
+                    self.control.say(f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}")
+                    with contextlib.suppress(ServerError):
+                        client.unload(served_name(*key))
+
+    def _load_alias(self, client: Triton, key: AliasKey, state: AliasState) -> None:
+        model, alias = key
+        served, placement = served_name(model, alias), state.placement
+        repository = self.control.repository
+        open_release(repository, repository.journal.state().release(model, placement.release))
+        repository.place(served, placement.slot)
+        config = repository.config(served)
+        if not config.is_file() or config.read_text() != placement.config:
+            self.control.say(f"{config} is not what the journal says; the recorded text is put back.")
+            repository.configure(served, placement.config)
+        client.load(served, placement.slot)
+        result = Mover(self.control, client).certify(model, served, placement)
+        if result.verdict is not Verdict.PASSED:
+            raise GateError(f"not certified ({result.verdict}): {result.reason}")
+        body = certified_body(client, model, placement)
+        repository.journal.append(RecordKind.CERTIFIED, {"move": None, **body})
+        self.control.say(f"Serving {served}: release {placement.release}, slot {placement.slot}. {result.reason}.")
+
+    def _announce(self, endpoint: Endpoint) -> None:
+        served = len(self.control.repository.journal.state().aliases) - len(self._refused)
+        self.control.say(
+            f"Ready: {served} served, {len(self._refused)} refused."
+            f" HTTP {endpoint.http}, gRPC {endpoint.grpc}, metrics {endpoint.metrics}. Ctrl-C stops."
+        )
+
+    def _recover_if_left(self, client: Triton) -> None:
+        repository = self.control.repository
+        try:
+            if repository.journal.state().unfinished is None:
+                return
+            with repository.writer("recovery by the server"):
+                self._recover(client)
+        except BusyError:
+            return  # not left at all: somebody is at it
+
+    def _recover(self, client: Triton) -> None:
+        """Settle what a crash left; what cannot be settled does not keep the rest from being served."""
+        try:
+            found = recover(self.control, client)
+            words = found.words if found else ""
+        except PolicyctlError as error:
+            words = f"An unfinished move cannot be settled: {error.problem}"
+        if words and words != self._last_words:
+            self.control.say(words)
+        self._last_words = words
+
+    def _probe_all(self, client: Triton) -> bool:
+        """Ask every alias once; False where the server itself should be started again."""
+        for key, state in self.control.repository.journal.state().aliases.items():
+            if self._refused.get(key) == state.placement:
+                continue
+            health = self._health.setdefault(key, Health())
+            if self._answers(client, key, state):
+                health.failures = health.reloads = 0
+                continue
+            health.failures += 1
+            if health.failures < FAILURES_BEFORE_RELOAD:
+                continue
+            if health.reloads >= RELOADS_BEFORE_RESTART or not client.is_live():
+                return False
+            self._reload(client, key, health)
+        return True
+
+    def _answers(self, client: Triton, key: AliasKey, state: AliasState) -> bool:
+        served = served_name(*key)
+        try:
+            question = self._question(key[0], state)
+            client.infer(served, question.observations, question.outputs)
+        except ServerError as error:
+            self.control.say(f"{served} does not answer: {error.problem}")
+            return False
+        return True
+
+    def _question(self, model: str, state: AliasState) -> Question:
+        digest = state.placement.manifest_digest
+        if digest not in self._questions:
+            repository = self.control.repository
+            release = repository.journal.state().release(model, state.placement.release)
+            opened = open_release(repository, release)
+            first = {name: array[:1] for name, array in opened.golden.observations.items()}
+            self._questions[digest] = Question(first, (opened.contract.action.name,))
+        return self._questions[digest]
+
+    def _reload(self, client: Triton, key: AliasKey, health: Health) -> None:
+        served = served_name(*key)
+        try:
+            with self.control.repository.writer(f"reload of {served}"):
+                state = self.control.repository.journal.state().aliases[key]
+                self.control.say(f"Reloading {served}.")
+                health.reloads += 1
+                # A fresh configuration file makes Triton load anew beside the dead process, which an
+                # unload would wait for in vain.
+                self.control.repository.configure(served, state.placement.config)
+                self._load_alias(client, key, state)
+        except BusyError:
+            return  # whoever moves an alias certifies it, too
+        except PolicyctlError as error:
+            self.control.say(f"{served} could not be loaded again: {error.problem}")
+
+
+def serve(control: Control, *, verbose: bool = False) -> None:
+    """Run the embedded Triton on the repository until SIGTERM or SIGINT.
+
+    Args:
+        control: The control plane.
+        verbose: Pass on Triton's informational log lines as well.
+
+    Raises:
+        UnsupportedError: Something that the server needs is missing here; names all of it.
+        BusyError: It is served already.
+        ServerError: The server never came up.
+    """
+    settings = control.settings.server
+    ports = _choose_ports(settings)
+    control.repository.create()
+    require(preflight(repository=control.repository.root, host=settings.host, ports=ports))
+    backends = assemble(locate(), control.repository.control / "server" / "backends")
+    options = ServerOptions(
+        repository=control.repository.root,
+        backend_directory=backends,
+        host=settings.host,
+        http_port=ports[0],
+        grpc_port=ports[1],
+        metrics_port=ports[2],
+        api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
+    )
+    Supervisor(control, options, verbose=verbose).run()
+
+
+def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:
+    """The configured ports, with a free one for every 0."""
+    free = iter(free_ports(3, host=settings.host))
+    http, grpc, metrics = (
+        port or next(free) for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
+    )
+    return http, grpc, metrics
+
+
+@contextlib.contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT ask for a clean stop instead of killing."""
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
