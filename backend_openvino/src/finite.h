@@ -1,0 +1,51 @@
+// Find what is not a finite number.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <openvino/core/type/element_type.hpp>
+#include <string>
+
+constexpr size_t kAllFinite = SIZE_MAX;
+
+// Index of the first element of type Bits, read as a floating number whose exponent is `mask`, that is
+// NaN or infinite: those have every bit of the exponent set. Elements need not be aligned.
+template <typename Bits>
+size_t first_not_finite(const std::byte* bytes, size_t count, Bits mask) {
+  constexpr size_t kBlock = 64;  // a fixed size, which the compiler turns into vector instructions
+  size_t at = 0;
+  for (; at + kBlock <= count; at += kBlock) {
+    Bits bad = 0;
+    for (size_t i = 0; i < kBlock; ++i) {
+      Bits bits;
+      std::memcpy(&bits, bytes + (at + i) * sizeof(Bits), sizeof(Bits));
+      bad |= (bits & mask) == mask;
+    }
+    if (bad) break;
+  }
+  for (; at < count; ++at) {
+    Bits bits;
+    std::memcpy(&bits, bytes + at * sizeof(Bits), sizeof(Bits));
+    if ((bits & mask) == mask) return at;
+  }
+  return kAllFinite;
+}
+
+inline size_t first_not_finite(const std::byte* bytes, size_t count, const ov::element::Type& type) {
+  switch (type.size()) {
+    case 2: return first_not_finite<uint16_t>(bytes, count, 0x7C00);
+    case 4: return first_not_finite<uint32_t>(bytes, count, 0x7F800000);
+    default: return first_not_finite<uint64_t>(bytes, count, 0x7FF0000000000000);
+  }
+}
+
+// In words: nan, inf or -inf.
+inline std::string not_finite_text(const std::byte* bytes, size_t at, const ov::element::Type& type) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, bytes + at * type.size(), type.size());  // little-endian, as x86 and ARM are
+  const int fraction = type.size() == 2 ? 10 : type.size() == 4 ? 23 : 52;
+  if (bits & ((uint64_t{1} << fraction) - 1)) return "nan";
+  return bits >> (8 * type.size() - 1) ? "-inf" : "inf";
+}

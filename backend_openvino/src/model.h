@@ -1,0 +1,55 @@
+// One model: what config.pbtxt, the release's contract and the artifact say, held against each other.
+//
+// A `Model` exists only where all three agree on every name, type, shape and order; so what runs
+// requests takes all of that as given.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <openvino/openvino.hpp>
+#include <string>
+#include <vector>
+
+#include "json.h"
+#include "release.h"
+#include "triton.h"
+
+// One input or output.
+struct Tensor {
+  std::string name;
+  std::string dtype;  // as contracts name it
+  TRITONSERVER_DataType triton;
+  ov::element::Type type;
+  ov::Shape item;                     // shape of one row
+  size_t row_bytes;
+  size_t position;                    // among the artifact's own inputs or outputs
+  bool floating;                      // can hold what is not a finite number
+  bool state;                         // Triton keeps it from one request of a sequence to the next
+  std::vector<std::string> features;  // what each element of a row is called; or empty
+  std::vector<double> low, high;      // bounds: none, one for all, or one an element
+
+  size_t elements() const { return ov::shape_size(item); }
+  std::string feature(size_t index) const;
+  std::string text() const;  // float32[n, 12]
+};
+
+struct Model {
+  std::string name;
+  std::string slot;
+  Release release;  // holds the weights for as long as `artifact` may read them
+  std::vector<Tensor> inputs, outputs;
+  int64_t max_batch = 0;
+  ov::AnyMap options;
+  std::shared_ptr<ov::Model> artifact;
+
+  // The model's label in a line of the log, with more members after it.
+  std::string words(const std::string& more) const;
+};
+
+// Reads, verifies and understands the release; throws Refused where anything does not fit.
+std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std::string& name,
+                                  const std::string& folder, const std::string& slot);
+
+// Inputs, outputs and batching from the release's contract, where config.pbtxt leaves them out.
+// Returns whether there was something to complete.
+bool complete(Json& config, const std::string& folder, const std::string& slot);

@@ -1,0 +1,110 @@
+#include "session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "errors.h"
+
+namespace {
+
+// The bytes of `value` as element type `type`; for the first input that a graph ever sees.
+void write(const ov::element::Type& type, double value, std::byte* to) {
+  const auto as = [&](auto typed) { std::memcpy(to, &typed, sizeof(typed)); };
+  switch (ov::element::Type_t(type)) {
+    case ov::element::Type_t::boolean: return as(value != 0);
+    case ov::element::Type_t::u8: return as(uint8_t(value));
+    case ov::element::Type_t::u16: return as(uint16_t(value));
+    case ov::element::Type_t::u32: return as(uint32_t(value));
+    case ov::element::Type_t::u64: return as(uint64_t(value));
+    case ov::element::Type_t::i8: return as(int8_t(value));
+    case ov::element::Type_t::i16: return as(int16_t(value));
+    case ov::element::Type_t::i32: return as(int32_t(value));
+    case ov::element::Type_t::i64: return as(int64_t(value));
+    case ov::element::Type_t::f16: return as(ov::float16(float(value)));
+    case ov::element::Type_t::f32: return as(float(value));
+    default: return as(value);
+  }
+}
+
+double nearest_to_zero(const Tensor& tensor, size_t element) {
+  const auto one = [&](const std::vector<double>& bound) { return bound[bound.size() == 1 ? 0 : element]; };
+  return std::min(std::max(0.0, one(tensor.low)), one(tensor.high));
+}
+
+}  // namespace
+
+Session::Session(ov::Core& core, const Model& model)
+    : model_(model), rooms_(model.inputs.size()), outputs_(model.outputs.size()) {
+  any_ = compile(core, model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension::dynamic());
+  one_ = compile(core, 1);
+  for (size_t i = 0; i < model.inputs.size(); ++i) room(i, 0, std::max<int64_t>(model.max_batch, 1));
+  warm_up();
+}
+
+Session::Graph Session::compile(ov::Core& core, const ov::Dimension& rows) const {
+  auto artifact = model_.artifact->clone();
+  std::map<size_t, ov::PartialShape> shapes;
+  for (const Tensor& input : model_.inputs) {
+    ov::PartialShape shape{rows};
+    for (const size_t dimension : input.item) shape.push_back(dimension);
+    shapes[input.position] = shape;
+  }
+  artifact->reshape(shapes);
+  Graph graph;
+  graph.compiled = core.compile_model(artifact, "CPU", model_.options);
+  graph.request = graph.compiled.create_infer_request();
+  graph.bound.resize(model_.inputs.size());
+  return graph;
+}
+
+std::byte* Session::room(size_t index, size_t first, size_t rows) {
+  const size_t row_bytes = model_.inputs[index].row_bytes, needed = (first + rows) * row_bytes;
+  std::vector<std::byte>& bytes = rooms_[index];
+  if (bytes.size() < needed) bytes.resize(needed);  // never on the hot path, for Triton bounds batches
+  return bytes.data() + first * row_bytes;
+}
+
+void Session::bind(Graph& graph, size_t first, size_t rows, const std::byte* const* direct) {
+  for (size_t i = 0; i < model_.inputs.size(); ++i) {
+    const Tensor& input = model_.inputs[i];
+    const std::byte* from = direct ? direct[i] : rooms_[i].data() + first * input.row_bytes;
+    if (graph.bound[i] == from && graph.rows == rows) continue;
+    ov::Shape shape{rows};
+    shape.insert(shape.end(), input.item.begin(), input.item.end());
+    graph.request.set_input_tensor(input.position, ov::Tensor(input.type, shape, const_cast<std::byte*>(from)));
+    graph.bound[i] = from;
+  }
+  graph.rows = rows;
+}
+
+void Session::run(size_t first, size_t rows, const std::byte* const* direct) {
+  Graph& graph = rows == 1 ? one_ : any_;
+  bind(graph, first, rows, direct);
+  graph.request.infer();
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const Tensor& output = model_.outputs[i];
+    const ov::Tensor found = graph.request.get_output_tensor(output.position);
+    const ov::Shape& shape = found.get_shape();
+    if (shape.size() != output.item.size() + 1 || shape[0] != rows ||
+        !std::equal(output.item.begin(), output.item.end(), shape.begin() + 1))
+      throw Refused("the artifact gave " + output.name + " as " + ov::PartialShape(shape).to_string() +
+                    ", not what the contract says for " + std::to_string(rows) + " rows");
+    outputs_[i] = static_cast<const std::byte*>(found.data());
+  }
+}
+
+// Answers once before Triton calls the model ready, so that no client waits for what happens once.
+void Session::warm_up() {
+  for (const size_t rows : {size_t{1}, size_t(std::min<int64_t>(std::max<int64_t>(model_.max_batch, 2), 2))}) {
+    if (model_.max_batch == 1 && rows > 1) break;
+    for (size_t i = 0; i < model_.inputs.size(); ++i) {
+      const Tensor& input = model_.inputs[i];
+      const size_t elements = input.elements();
+      std::byte* to = room(i, 0, rows);
+      for (size_t at = 0; at < rows * elements; ++at)
+        write(input.type, nearest_to_zero(input, at % elements), to + at * input.type.size());
+    }
+    run(0, rows);
+  }
+}

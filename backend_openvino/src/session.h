@@ -1,0 +1,46 @@
+// A compiled model that one thread runs, and the memory that batches are gathered in.
+//
+// A batch of one row runs on a graph that was compiled for one row, any other on one of dynamic size:
+// the fixed graph needs no shape inference, and one row is what a client in a control loop sends. Both
+// read the same memory, bound once; so a run of a size that was seen before allocates nothing here.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <openvino/openvino.hpp>
+#include <vector>
+
+#include "model.h"
+
+class Session {
+ public:
+  Session(ov::Core& core, const Model& model);
+
+  // Room for input `index` from row `first` on, for `rows` rows; what earlier rows hold stays.
+  std::byte* room(size_t index, size_t first, size_t rows);
+
+  // Computes `rows` rows from row `first` on. Where `direct` is given, input i is read from direct[i]
+  // instead of its room. Throws Refused, or whatever OpenVINO throws.
+  void run(size_t first, size_t rows, const std::byte* const* direct = nullptr);
+
+  // Output `index` of the last run, from its first row on; valid until the next run.
+  const std::byte* output(size_t index) const { return outputs_[index]; }
+
+ private:
+  struct Graph {
+    ov::CompiledModel compiled;
+    ov::InferRequest request;
+    std::vector<const std::byte*> bound;  // where each input is read
+    size_t rows = 0;
+  };
+
+  Graph compile(ov::Core& core, const ov::Dimension& rows) const;
+  void bind(Graph& graph, size_t first, size_t rows, const std::byte* const* direct);
+  void warm_up();
+
+  const Model& model_;
+  Graph one_, any_;
+  size_t capacity_ = 0;
+  std::vector<std::vector<std::byte>> rooms_;
+  std::vector<const std::byte*> outputs_;
+};
