@@ -18,7 +18,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from policyctl.errors import UsageError
 
-
 _PREFIX = "POLICYCTL_"
 _INT32 = 2**31 - 1  # what config.pbtxt can hold
 # Kubernetes sets these by itself where a service is called policyctl.
