@@ -164,13 +164,13 @@ class Supervisor:
 
     def _recover_if_left(self, client: Triton) -> None:
         repository = self.control.repository
-        try:
-            if repository.journal.state().unfinished is None:
-                return
-            with repository.writer("recovery by the server"):
-                self._recover(client)
-        except BusyError:
-            return  # not left at all: somebody is at it
+        if repository.journal.state().unfinished is None or lock.is_held(repository.lock_path):
+            return
+        # A writer writes the outcome before it lets go, so what is still open now was left open.
+        if repository.journal.state().unfinished is None:
+            return
+        with contextlib.suppress(BusyError), repository.writer("recovery by the server"):
+            self._recover(client)
 
     def _recover(self, client: Triton) -> None:
         """Settle what a crash left; what cannot be settled does not keep the rest from being served."""
