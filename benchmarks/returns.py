@@ -96,7 +96,7 @@ def evaluate(agent: Path, episodes: int, folder: Path) -> list[dict[str, Any]]:
                 act = Compared(client, exported.contract, answer)
                 served = rollout(env, act, seeds)
             rng = np.random.default_rng(0)
-            difference = paired_difference(served.returns, reference.returns, rng=rng)
+            difference = paired_difference(reference.returns, served.returns, rng=rng)
             rows.append(
                 {
                     "agent": agent.name,

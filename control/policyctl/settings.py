@@ -18,7 +18,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from policyctl.errors import UsageError
 
-
 _PREFIX = "POLICYCTL_"
 _INT32 = 2**31 - 1  # what config.pbtxt can hold
 # Kubernetes sets these by itself where a service is called policyctl.
@@ -59,7 +58,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     repository: Path = Path("model_repository")
-    lock_wait_s: float = Field(0.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")
+    lock_wait_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()
 

@@ -17,7 +17,7 @@ from policyctl.domain.artifacts import Format
 from policyctl.domain.contract import TensorSpec
 from policyctl.domain.parity import Tolerance
 from policyctl_exporters.parity import Report
-from policyctl_exporters.sources import Source
+from policyctl_exporters.source import Source
 
 SCHEMA_VERSION: Final = 1
 

@@ -31,11 +31,12 @@ from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters import observations as obs
 from policyctl_exporters import parity, writers
 from policyctl_exporters.card import write_card
+from policyctl_exporters.eager import EagerGraph
 from policyctl_exporters.folders import check_output, whole_folder
-from policyctl_exporters.reference import EagerGraph
 from policyctl_exporters.result import ExportResult, FormatParity
 from policyctl_exporters.runtimes import open_runner
-from policyctl_exporters.sources import Options, Source, open_source
+from policyctl_exporters.source import Options, Source
+from policyctl_exporters.sources import open_source
 from policyctl_exporters.spaces import FeatureNames
 
 DEFAULT_FORMATS: Final = (Format.ONNX, Format.OPENVINO, Format.TORCHSCRIPT)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from policyctl.domain.contract import Bound, Contract, TensorSpec
 from policyctl.errors import UsageError
-from policyctl_exporters.sources import Source
+from policyctl_exporters.source import Source
 
 Batch = dict[str, NDArray[Any]]
 

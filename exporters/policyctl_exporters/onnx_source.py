@@ -24,7 +24,7 @@ from policyctl.domain.contract import (
 )
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import UnsupportedError, UsageError
-from policyctl_exporters.sources import Arrays, Options, Source
+from policyctl_exporters.source import Arrays, Options, Source
 from policyctl_exporters.spaces import OUTPUT_NAMES, action_of, float32_inside, observations_of
 
 _HEADS: Final = ("action", "logits", "q_values", "mean")

@@ -50,7 +50,7 @@ def fitted(expected: Mapping[str, NDArray[Any]], *, sensitivity: float = 0.0) ->
 
     Args:
         expected: What the policy answered, by output name.
-        sensitivity: See `reference.EagerGraph.sensitivity`.
+        sensitivity: See `eager.EagerGraph.sensitivity`.
     """
     sizes = [np.abs(v).max() for v in expected.values() if np.issubdtype(v.dtype, np.floating)]
     largest = max((float(size) for size in sizes if np.isfinite(size)), default=0.0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from policyctl.domain.artifacts import FILES, Format
 from policyctl.domain.contract import Contract
-from policyctl_exporters.sources import Arrays
+from policyctl_exporters.source import Arrays
 
 Runner = Callable[[Arrays], dict[str, NDArray[Any]]]
 
@@ -81,7 +81,7 @@ def _openvino(path: Path, contract: Contract) -> Runner:
 def _torchscript(path: Path, contract: Contract) -> Runner:
     import torch
 
-    from policyctl_exporters.reference import EagerGraph
+    from policyctl_exporters.eager import EagerGraph
 
     with warnings.catch_warnings():
         # Deprecated by torch, and what NVIDIA's PyTorch backend serves.

@@ -12,72 +12,24 @@ import importlib
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import Contract
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.normalizer import Normalizer, read_normalizer
-from policyctl_exporters.spaces import FeatureNames, observations_of
+from policyctl_exporters.source import Options, Source
+from policyctl_exporters.spaces import observations_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from policyctl_exporters.sb3_archive import Trained
 
-Arrays = Mapping[str, NDArray[Any]]
-Answer = Callable[[Arrays], dict[str, NDArray[Any]]]
-
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A policy that can be exported.
-
-    Attributes:
-        kind: ``sb3``, ``module``, ``torchscript`` or ``onnx``.
-        algorithm: What trained it, or the module's class.
-        contract: What it takes and gives.
-        reference: From raw observations by name, each (n, *shape), to all outputs of the policy itself.
-        graph: What is exported; None where `onnx` is.
-        onnx: Content of the file to export; None where `graph` is.
-        scales: Mean and standard deviation of an input, by tensor name, where known.
-        clip_obs: Where normalised observations are cut off; None without a normaliser.
-        file: Name and digest of the file that it was read from.
-        normalizer_file: Name of the normaliser's file.
-        framework: Version of Stable-Baselines3 that wrote the file.
-    """
-
-    kind: str
-    algorithm: str
-    contract: Contract
-    reference: Answer
-    graph: nn.Module | None = None
-    onnx: bytes | None = None
-    scales: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
-    clip_obs: float | None = None
-    file: tuple[str, str] | None = None
-    normalizer_file: str | None = None
-    framework: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a caller says about a source; see `export_policy`."""
-
-    observation_space: Any = None
-    action_space: Any = None
-    normalizer: Any = None
-    trust_pickle: bool = False
-    head: str | None = None
-    feature_names: FeatureNames = None
 
 
 def open_source(source: Any, options: Options) -> Source:
@@ -182,15 +134,15 @@ def _open_torchscript(path: Path, options: Options) -> Source:
 
 
 def _from_sb3(trained: Trained, options: Options) -> Source:
-    from policyctl_exporters.reference import EagerGraph, Sb3Reference
+    from policyctl_exporters.eager import EagerGraph, Sb3Reference
     from policyctl_exporters.sb3_graph import build_graph
 
     normalizer, normalizer_file = read_normalizer(options.normalizer, trust_pickle=options.trust_pickle)
     if trained.normalized and options.normalizer is None:
         raise UsageError(
             "this policy was trained behind a VecNormalize, and without its statistics every action would be wrong",
-            remedy="Pass normalizer=<the file that VecNormalize.save() wrote>, or normalizer=False"
-            " if only rewards were normalised.",
+            remedy="Name the file that VecNormalize.save() wrote (--normalizer FILE, normalizer=FILE), or say that"
+            " only rewards were normalised (--no-normalizer, normalizer=False).",
         )
     policy = trained.policy
     space = options.observation_space or policy.observation_space
@@ -212,8 +164,8 @@ def _from_sb3(trained: Trained, options: Options) -> Source:
 
 
 def _from_module(module: nn.Module, options: Options, *, kind: str, file: tuple[str, str] | None = None) -> Source:
+    from policyctl_exporters.eager import EagerGraph
     from policyctl_exporters.modules import build_module_graph
-    from policyctl_exporters.reference import EagerGraph
 
     if options.observation_space is None or options.action_space is None:
         raise UsageError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
 from policyctl.errors import UnsupportedError
-from policyctl_exporters.sources import Arrays
+from policyctl_exporters.source import Arrays
 
 MIN_BATCH: Final = 1
 BEST_BATCH: Final = 8

@@ -80,6 +80,8 @@ class Journal:
             found = self.path.stat()
         except FileNotFoundError:
             return (0, 0, 0)
+        except OSError as error:
+            raise self._unreadable(error) from error
         return (found.st_ino, found.st_size, found.st_mtime_ns)
 
     def _content(self) -> bytes:
@@ -88,10 +90,13 @@ class Journal:
         except FileNotFoundError:
             return b""
         except OSError as error:
-            raise UsageError(
-                f"{self.path}: cannot be read ({error.strerror})",
-                remedy="Check the path of the repository and its permissions.",
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"{self.path}: cannot be read ({error.strerror})",
+            remedy="Check the path of the repository and its permissions.",
+        )
 
 
 def actor() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -10,7 +11,9 @@ import typer
 from policyctl import __version__
 from policyctl.cli import look, measure, move, prepare, run
 from policyctl.cli.output import Output
-from policyctl.errors import PolicyctlError
+from policyctl.errors import PolicyctlError, UsageError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="policyctl",
@@ -49,17 +52,34 @@ measure.register(app)
 def main() -> None:
     """Run the command line; the one place that turns an error into an exit code."""
     try:
+        code = _run(as_json="--json" in sys.argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read stdout has gone (head, less): not a failure of ours. The
+        # interpreter flushes once more at its end, so give it somewhere to write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _run(*, as_json: bool) -> int:
+    try:
         app()
     except PolicyctlError as error:
-        Output(as_json="--json" in sys.argv).refuse(error)
-        sys.exit(error.exit_code)
+        Output(as_json=as_json).refuse(error)
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("Stopped.\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read stdout has gone (head, less): not a failure of ours.
-        sys.stderr.close()
-        sys.exit(0)
+        return _INTERRUPTED
+    except SystemExit as stop:
+        # typer turns these two into an exit of its own, and keeps them as the context.
+        cause = stop.__context__
+        if isinstance(cause, BrokenPipeError):
+            raise cause from None
+        said = getattr(cause, "format_message", None)
+        if as_json and said is not None:
+            Output(as_json=True).document(UsageError(said(), remedy="See the command's --help."))
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,6 +171,6 @@ def _numbers(option: str, text: str, kind: type[int] | type[float]) -> tuple[Any
         found = tuple(kind(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or any(value <= 0 for value in found):
+    if not found or not all(0 < value < math.inf for value in found):
         raise UsageError(f"{option} {text!r} is not a list of positive numbers", remedy=f"For example {option} 1,8")
     return found

@@ -36,9 +36,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show what would happen, change nothing.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why, kept in the journal.")]
-Wait = Annotated[
-    float | None, typer.Option("--wait", help="Seconds to wait for another writer.", min=0, show_default="0")
-]
+Wait = Annotated[float | None, typer.Option("--wait", help="Seconds to wait for another writer. [default: 2]", min=0)]
 TrustPickle = Annotated[
     bool,
     typer.Option(

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from policyctl.errors import PolicyctlError
 
+_PIPE_WIDTH = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -33,7 +35,7 @@ class Output:
     def say(self, words: str) -> None:
         """A line for people, on stderr."""
         if not self.quiet:
-            Console(stderr=True, highlight=False, soft_wrap=True).print(words, markup=False)
+            _console(stderr=True).print(words)
 
     def data(self, document: Any, *, words: str = "") -> None:
         """The result: as JSON, or in words on stdout."""
@@ -52,27 +54,37 @@ class Output:
             numeric = column.endswith((" us", " ms", "/s", " MB")) or column in {"slot", "requests", "failed"}
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*("-" if cell is None else str(cell) for cell in row))
-        console = Console(highlight=False)
+            table.add_row(*("-" if cell is None else _printable(str(cell)) for cell in row))
+        console = _console()
         if not console.is_terminal:
             # A pipe has no width: keep rows whole, so that grep and awk can read them.
-            console = Console(highlight=False, width=200)
-        console.print(table)
+            console.width = _PIPE_WIDTH
+        console.print(table, soft_wrap=False)
 
     def refuse(self, error: PolicyctlError) -> None:
         """An error: the problem and what to do next."""
-        if self.as_json:
-            self.data(
-                {
-                    "error": {
-                        "code": error.code,
-                        "problem": error.problem,
-                        "remedy": error.remedy,
-                        "exit_code": error.exit_code,
-                    }
-                }
-            )
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"Error: {error.problem}", style="red", markup=False)
+        self.document(error)
+        console = _console(stderr=True)
+        console.print(f"Error: {error.problem}", style="red")
         if error.remedy:
-            console.print(f"Next: {error.remedy}", markup=False)
+            console.print(f"Next: {error.remedy}")
+
+    def document(self, error: PolicyctlError) -> None:
+        """An error for a machine; nothing without ``--json``."""
+        found = {
+            "code": error.code,
+            "problem": error.problem,
+            "remedy": error.remedy,
+            "exit_code": error.exit_code,
+        }
+        self.data({"error": found})
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """A console that takes text as text: no markup in brackets, no smileys between colons."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def _printable(text: str) -> str:
+    """`text` on one line, without characters that would drive the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

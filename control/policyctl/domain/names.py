@@ -71,7 +71,8 @@ def check_release(text: str) -> str:
         shown = text if len(text) <= _RELEASE_LENGTH else f"{text[:_RELEASE_LENGTH]}..."
         raise UsageError(
             f"release {shown!r} is not a semantic version",
-            remedy="Use MAJOR.MINOR.PATCH, for example 1.0.0 or 1.2.0-rc.1 (see https://semver.org), at most 128 characters.",
+            remedy="Use MAJOR.MINOR.PATCH, for example 1.0.0 or 1.2.0-rc.1 (see https://semver.org),"
+            " at most 128 characters.",
         ) from None
     return text
 

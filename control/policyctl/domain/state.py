@@ -93,6 +93,15 @@ class State:
             )
         raise UsageError(f"{model} has no release {release!r}", remedy=f"Published releases: {', '.join(have)}.")
 
+    def require(self, model: str, release: str | None = None) -> None:
+        """Refuse a model, or a release of it, that is not published.
+
+        Raises:
+            UsageError: There is none; names those that exist.
+        """
+        if release is not None or not self.of_model(model):
+            self.release(model, release or "")
+
     def of_model(self, model: str) -> tuple[PublishedRelease, ...]:
         """Releases of `model`, by slot."""
         mine = (r for (m, _), r in self.releases.items() if m == model)

@@ -150,7 +150,7 @@ class Evaluation:
             "served": {**self.served.to_json(), "mean": self.mean(self.served)},
         }
         if self.reference is not None:
-            difference = paired_difference(self.served.returns, self.reference.returns, rng=np.random.default_rng(0))
+            difference = paired_difference(self.reference.returns, self.served.returns, rng=np.random.default_rng(0))
             found["reference"] = {**self.reference.to_json(), "mean": self.mean(self.reference)}
             found["difference"] = difference.to_json()
         return found

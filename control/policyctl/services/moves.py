@@ -10,10 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from policyctl.adapters import evidence
 from policyctl.adapters.pbtxt import identity, max_batch_size
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.triton import Triton
@@ -34,11 +32,13 @@ from policyctl.domain.moves import (
     Withdraw,
     Write,
 )
-from policyctl.domain.state import PublishedRelease, Unfinished
+from policyctl.domain.state import Unfinished
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import GateError, MoveError, PolicyctlError
 from policyctl.gates import golden as golden_gate
+from policyctl.services.aborting import abort_requested, clear_abort
 from policyctl.services.control import Control, OpenRelease, asker, open_release
+from policyctl.services.evidence import record_gate
 
 
 class AbortRequestedError(PolicyctlError):
@@ -284,36 +284,6 @@ def _sweep(control: Control, client: Triton) -> None:
         control.repository.withdraw(served)
 
 
-def record_gate(control: Control, published: PublishedRelease, result: GateResult) -> str:
-    """Keep a gate's evidence and its verdict; the caller holds the writer lock.
-
-    Returns:
-        The digest of the evidence.
-    """
-    stamp = datetime.now(UTC).isoformat(timespec="microseconds")
-    path, digest = evidence.write(
-        control.repository,
-        result,
-        model=published.model,
-        release=published.release,
-        stamp=stamp,
-    )
-    control.repository.journal.append(
-        RecordKind.GATE,
-        {
-            "model": published.model,
-            "release": published.release,
-            "manifest_digest": published.manifest_digest,
-            "gate": result.gate,
-            "verdict": result.verdict.value,
-            "reason": result.reason,
-            "evidence": str(path.relative_to(control.repository.control)),
-            "evidence_digest": digest,
-        },
-    )
-    return digest
-
-
 def certified_body(client: Triton, model: str, placement: Placement) -> dict[str, Any]:
     """What the journal keeps of a certification."""
     return {
@@ -323,24 +293,6 @@ def certified_body(client: Triton, model: str, placement: Placement) -> dict[str
         "manifest_digest": placement.manifest_digest,
         "config_digest": identity(placement.config),
     }
-
-
-def request_abort(repository: Repository, move: Move) -> None:
-    """Ask whoever runs `move` to stop before its switch."""
-    repository.write(repository.control / "abort", move.id.encode())
-
-
-def abort_requested(repository: Repository, move: Move) -> bool:
-    """Whether somebody asked `move` to stop."""
-    try:
-        return (repository.control / "abort").read_text() == move.id
-    except FileNotFoundError:
-        return False
-
-
-def clear_abort(repository: Repository) -> None:
-    """Forget any request to stop."""
-    (repository.control / "abort").unlink(missing_ok=True)
 
 
 def _ms(since: float) -> float:

@@ -16,8 +16,9 @@ from policyctl.domain.moves import Move, MoveKind, Placement
 from policyctl.domain.names import check_alias, check_model_name
 from policyctl.domain.state import State
 from policyctl.errors import BusyError, UsageError
+from policyctl.services.aborting import request_abort
 from policyctl.services.control import Control, open_release
-from policyctl.services.moves import Recovered, Timings, execute, recover, request_abort, take_back_unfinished
+from policyctl.services.moves import Recovered, Timings, execute, recover, take_back_unfinished
 from policyctl.services.validate import place, require_offline
 
 
@@ -126,6 +127,7 @@ def rollback(
     check_model_name(model)
     check_alias(alias)
     control.repository.require()
+    control.repository.journal.state().require(model, to)
     with (
         control.repository.writer(f"roll back {model} {alias}", wait_s=control.settings.lock_wait_s),
         control.triton() as client,
@@ -160,7 +162,9 @@ def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
     """
     control.repository.require()
     repository = control.repository
-    unfinished = repository.journal.state().unfinished
+    state = repository.journal.state()
+    state.require(model)
+    unfinished = state.unfinished
     if unfinished is None or unfinished.move.model != model:
         raise UsageError(f"no move of {model} is under way", remedy=f"See: policyctl status {model}")
     words = f"the {unfinished.move.words} by {unfinished.actor}"

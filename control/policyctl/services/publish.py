@@ -116,7 +116,11 @@ def check_export(folder: Path) -> tuple[Format, ...]:
         UsageError: A required file is missing or unreadable, or no artifact is there.
         IntegrityError: A link, a device or a hidden file.
     """
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if not there:
         raise UsageError(
             f"{folder} is not a folder",
             remedy="Name the folder that was exported: policyctl export POLICY -o DIR",

@@ -18,26 +18,23 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
-
-from numpy.typing import NDArray
+from typing import Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
-from policyctl.domain.journal import RecordKind
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
-from policyctl.domain.state import AliasState
-from policyctl.domain.verdict import Verdict
-from policyctl.errors import BusyError, GateError, PolicyctlError, ServerError
-from policyctl.services.control import Control, open_release
-from policyctl.services.moves import Mover, certified_body, recover
+from policyctl.errors import BusyError, PolicyctlError, ServerError
+from policyctl.services.aliases import AliasKey, load_alias
+from policyctl.services.control import Control
+from policyctl.services.moves import recover
+from policyctl.services.prober import Prober
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.locate import locate
@@ -49,29 +46,9 @@ from policyctl.settings import ServerSettings
 
 PROBE_INTERVAL_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
-FAILURES_BEFORE_RELOAD: Final = 2
-RELOADS_BEFORE_RESTART: Final = 2
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S: Final = 60.0
 """A server that has lived this long starts again without delay."""
-
-AliasKey = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What probing asks: one golden observation, for the action."""
-
-    observations: Mapping[str, NDArray[Any]]
-    outputs: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Health:
-    """What probing has seen of one alias."""
-
-    failures: int = 0
-    reloads: int = 0
 
 
 @dataclass(slots=True)
@@ -81,10 +58,9 @@ class Supervisor:
     control: Control
     options: ServerOptions
     stop: threading.Event = field(default_factory=threading.Event)
-    _health: dict[AliasKey, Health] = field(default_factory=dict)
     verbose: bool = False
     _refused: dict[AliasKey, Placement] = field(default_factory=dict)
-    _questions: dict[str, Question] = field(default_factory=dict)
+    _was_ready: bool = False
     _last_words: str = ""
 
     def run(self) -> None:
@@ -97,10 +73,8 @@ class Supervisor:
         path = self.control.repository.control / "server.lock"
         self.control.repository.create()
         with self._only_one(path), _signals(self.stop):
-            try:
-                self._keep_serving()
-            finally:
-                endpoints.clear(self.control.repository)
+            endpoints.clear(self.control.repository)
+            self._keep_serving()
 
     @contextlib.contextmanager
     def _only_one(self, path: Path) -> Iterator[None]:
@@ -126,7 +100,7 @@ class Supervisor:
                 process.start()
                 self._serve_once(process)
             except ServerError as error:
-                if attempt == 0 and not endpoints.read(self.control.repository):
+                if not self._was_ready:
                     raise
                 self.control.say(f"The server failed: {error.problem}")
             finally:
@@ -154,15 +128,17 @@ class Supervisor:
         try:
             self._bring_up(client)
             endpoints.write(self.control.repository, endpoint)
+            self._was_ready = True
             self._announce(endpoint)
+            prober = Prober(self.control, client, self._refused)
             while not self.stop.wait(PROBE_INTERVAL_S) and process.is_running():
                 self._recover_if_left(client)
-                if not self._probe_all(client):
+                if not prober.probe():
                     self.control.say("The server does not answer; it is stopped and started again.")
                     return
         finally:
+            endpoints.clear(self.control.repository)
             client.close()
-            self._health.clear()
         if not self.stop.is_set():
             self.control.say("The server's process has ended.")
 
@@ -172,30 +148,12 @@ class Supervisor:
             self._refused.clear()
             for key, state in sorted(self.control.repository.journal.state().aliases.items()):
                 try:
-                    self._load_alias(client, key, state)
+                    load_alias(self.control, client, key, state)
                 except PolicyctlError as error:
                     self._refused[key] = state.placement
                     self.control.say(f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}")
                     with contextlib.suppress(ServerError):
                         client.unload(served_name(*key))
-
-    def _load_alias(self, client: Triton, key: AliasKey, state: AliasState) -> None:
-        model, alias = key
-        served, placement = served_name(model, alias), state.placement
-        repository = self.control.repository
-        open_release(repository, repository.journal.state().release(model, placement.release))
-        repository.place(served, placement.slot)
-        config = repository.config(served)
-        if not config.is_file() or config.read_text() != placement.config:
-            self.control.say(f"{config} is not what the journal says; the recorded text is put back.")
-            repository.configure(served, placement.config)
-        client.load(served, placement.slot)
-        result = Mover(self.control, client).certify(model, served, placement)
-        if result.verdict is not Verdict.PASSED:
-            raise GateError(f"not certified ({result.verdict}): {result.reason}")
-        body = certified_body(client, model, placement)
-        repository.journal.append(RecordKind.CERTIFIED, {"move": None, **body})
-        self.control.say(f"Serving {served}: release {placement.release}, slot {placement.slot}. {result.reason}.")
 
     def _announce(self, endpoint: Endpoint) -> None:
         served = len(self.control.repository.journal.state().aliases) - len(self._refused)
@@ -206,13 +164,13 @@ class Supervisor:
 
     def _recover_if_left(self, client: Triton) -> None:
         repository = self.control.repository
-        try:
-            if repository.journal.state().unfinished is None:
-                return
-            with repository.writer("recovery by the server"):
-                self._recover(client)
-        except BusyError:
-            return  # not left at all: somebody is at it
+        if repository.journal.state().unfinished is None or lock.is_held(repository.lock_path):
+            return
+        # A writer writes the outcome before it lets go, so what is still open now was left open.
+        if repository.journal.state().unfinished is None:
+            return
+        with contextlib.suppress(BusyError), repository.writer("recovery by the server"):
+            self._recover(client)
 
     def _recover(self, client: Triton) -> None:
         """Settle what a crash left; what cannot be settled does not keep the rest from being served."""
@@ -224,59 +182,6 @@ class Supervisor:
         if words and words != self._last_words:
             self.control.say(words)
         self._last_words = words
-
-    def _probe_all(self, client: Triton) -> bool:
-        """Ask every alias once; False where the server itself should be started again."""
-        for key, state in self.control.repository.journal.state().aliases.items():
-            if self._refused.get(key) == state.placement:
-                continue
-            health = self._health.setdefault(key, Health())
-            if self._answers(client, key, state):
-                health.failures = health.reloads = 0
-                continue
-            health.failures += 1
-            if health.failures < FAILURES_BEFORE_RELOAD:
-                continue
-            if health.reloads >= RELOADS_BEFORE_RESTART or not client.is_live():
-                return False
-            self._reload(client, key, health)
-        return True
-
-    def _answers(self, client: Triton, key: AliasKey, state: AliasState) -> bool:
-        served = served_name(*key)
-        try:
-            question = self._question(key[0], state)
-            client.infer(served, question.observations, question.outputs)
-        except ServerError as error:
-            self.control.say(f"{served} does not answer: {error.problem}")
-            return False
-        return True
-
-    def _question(self, model: str, state: AliasState) -> Question:
-        digest = state.placement.manifest_digest
-        if digest not in self._questions:
-            repository = self.control.repository
-            release = repository.journal.state().release(model, state.placement.release)
-            opened = open_release(repository, release)
-            first = {name: array[:1] for name, array in opened.golden.observations.items()}
-            self._questions[digest] = Question(first, (opened.contract.action.name,))
-        return self._questions[digest]
-
-    def _reload(self, client: Triton, key: AliasKey, health: Health) -> None:
-        served = served_name(*key)
-        try:
-            with self.control.repository.writer(f"reload of {served}"):
-                state = self.control.repository.journal.state().aliases[key]
-                self.control.say(f"Reloading {served}.")
-                health.reloads += 1
-                # A fresh configuration file makes Triton load anew beside the dead process, which an
-                # unload would wait for in vain.
-                self.control.repository.configure(served, state.placement.config)
-                self._load_alias(client, key, state)
-        except BusyError:
-            return  # whoever moves an alias certifies it, too
-        except PolicyctlError as error:
-            self.control.say(f"{served} could not be loaded again: {error.problem}")
 
 
 def serve(control: Control, *, verbose: bool = False) -> None:

@@ -9,7 +9,7 @@ from policyctl.adapters import lock
 from policyctl.adapters.triton import Triton
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import served_name
-from policyctl.domain.state import AliasState, State
+from policyctl.domain.state import AliasState, State, fold
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
 
@@ -79,8 +79,8 @@ def status(control: Control, *, model: str | None = None) -> Status:
     """
     control.repository.require()
     repository, state = control.repository, control.repository.journal.state()
-    if model is not None and not state.of_model(model):
-        state.release(model, "")
+    if model is not None:
+        state.require(model)
     aliases: tuple[AliasStatus, ...]
     server, live = "none", False
     try:
@@ -106,13 +106,16 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
     """Every record of the journal, oldest first, or those of one model; its chain is checked.
 
     Raises:
-        UsageError: Nothing published at all.
+        UsageError: No such model, or nothing published at all.
         IntegrityError: The journal was tampered with.
     """
     control.repository.require()
     moves: dict[str, dict[str, Any]] = {}
     found = []
-    for record in control.repository.journal.records():
+    records = control.repository.journal.records()
+    if model is not None:
+        fold(records).require(model)
+    for record in records:
         body = dict(record.body)
         if record.kind is RecordKind.INTENT:
             incumbent, target = body.pop("incumbent"), body.pop("target")

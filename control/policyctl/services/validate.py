@@ -15,7 +15,8 @@ from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import GateError, ServerError
 from policyctl.gates import golden, integrity, parity
 from policyctl.services.control import Control, OpenRelease, open_release
-from policyctl.services.moves import Mover, record_gate, recover
+from policyctl.services.evidence import record_gate
+from policyctl.services.moves import Mover, recover
 
 OFFLINE = (integrity.NAME, parity.NAME)
 """Gates that must have passed before a promotion starts; `golden` is part of the promotion itself."""

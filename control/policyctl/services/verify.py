@@ -47,8 +47,8 @@ def verify(control: Control, *, model: str | None = None) -> tuple[Finding, ...]
     control.repository.require()
     repository, state = control.repository, control.repository.journal.state()
     names = sorted({r.model for r in state.releases.values()})
-    if model is not None and model not in names:
-        state.release(model, "")
+    if model is not None:
+        state.require(model)
     findings: list[Finding] = []
     for name in names if model is None else [model]:
         findings += _releases(repository, state, name)

@@ -147,8 +147,8 @@ def test_measuring_sensitivity_leaves_the_weights_alone() -> None:
     """Moving each weight by its last digit moves the output a little, and then all is as before."""
     import torch
 
+    from policyctl_exporters.eager import EagerGraph
     from policyctl_exporters.modules import build_module_graph
-    from policyctl_exporters.reference import EagerGraph
     from policyctl_exporters.spaces import observations_of
 
     torch.manual_seed(0)

@@ -200,7 +200,7 @@ def test_an_abort_before_the_switch_keeps_the_incumbent(world) -> None:
 
     def ask(call: str) -> None:
         if call == "loaded walker.candidate":
-            from policyctl.services.moves import request_abort
+            from policyctl.services.aborting import request_abort
 
             request_abort(world.control.repository, world.state.unfinished.move)
 

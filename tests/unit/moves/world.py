@@ -55,7 +55,7 @@ def write_export(folder: Path, seed: int, *, agrees: bool = True) -> Path:
     (folder / "model.onnx").write_bytes(b"onnx of seed %d" % seed)
     (folder / CONTRACT_FILE).write_bytes(canonical_json(CONTRACT.to_json()))
     (folder / GOLDEN_FILE).write_bytes(golden(seed).to_bytes())
-    parity = {"schema": 1, "formats": {"onnx": {"agrees": agrees, "rows": 5}}}
+    parity = {"schema": 1, "formats": {"onnx": {"comparisons": [{"agrees": agrees, "rows": 5}]}}}
     (folder / PARITY_FILE).write_bytes(canonical_json(parity))
     (folder / CARD_FILE).write_text("schema: 1\n")
     return folder

@@ -1,0 +1,41 @@
+"""Load an alias on a server as the journal says, and certify it there."""
+
+from __future__ import annotations
+
+from policyctl.adapters.triton import Triton
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.names import served_name
+from policyctl.domain.state import AliasState
+from policyctl.domain.verdict import Verdict
+from policyctl.errors import GateError
+from policyctl.services.control import Control, open_release
+from policyctl.services.moves import Mover, certified_body
+
+AliasKey = tuple[str, str]
+"""Model and alias."""
+
+
+def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasState) -> None:
+    """Verify, load and certify what an alias names; the caller holds the writer lock.
+
+    Raises:
+        IntegrityError: A file of the release is not what was published.
+        ServerError: The server refuses to load it, or does not answer.
+        GateError: It answers, but not as the golden set says.
+    """
+    model, alias = key
+    served, placement = served_name(model, alias), state.placement
+    repository = control.repository
+    open_release(repository, repository.journal.state().release(model, placement.release))
+    repository.place(served, placement.slot)
+    config = repository.config(served)
+    if not config.is_file() or config.read_bytes() != placement.config.encode():
+        control.say(f"{config} is not what the journal says; the recorded text is put back.")
+        repository.configure(served, placement.config)
+    client.load(served, placement.slot)
+    result = Mover(control, client).certify(model, served, placement)
+    if result.verdict is not Verdict.PASSED:
+        raise GateError(f"not certified ({result.verdict}): {result.reason}")
+    body = certified_body(client, model, placement)
+    repository.journal.append(RecordKind.CERTIFIED, {"move": None, **body})
+    control.say(f"Serving {served}: release {placement.release}, slot {placement.slot}. {result.reason}.")

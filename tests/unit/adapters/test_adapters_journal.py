@@ -1,0 +1,73 @@
+"""The journal on disk: who appends, what a crash leaves, what cannot be read."""
+
+from __future__ import annotations
+
+import pytest
+
+from policyctl.adapters.journal import Journal
+from policyctl.domain.journal import GENESIS, RecordKind
+from policyctl.errors import IntegrityError, UsageError
+
+BODY = {"model": "m", "release": "1.0.0", "slot": 1, "manifest_digest": GENESIS}
+
+
+def test_an_absent_journal_is_an_empty_one(repository) -> None:
+    """Nothing was ever recorded there, and looking makes no file."""
+    assert repository.journal.records() == ()
+    assert not repository.journal.path.exists()
+
+
+def test_records_are_chained_and_come_back(repository) -> None:
+    """Each carries the digest of the one before, and any text survives."""
+    texts = ['a "quoted" word', "two\nlines\r\n", "snow \u2603 \U0001f600", "", "\u2028\x85\x0b", "\ud800"]
+    for reason in texts:
+        repository.journal.append(RecordKind.PUBLISHED, {**BODY, "reason": reason})
+    records = repository.journal.records()
+    assert [r.body["reason"] for r in records] == texts
+    assert [r.prev for r in records] == [GENESIS, *(r.digest for r in records[:-1])]
+    assert repository.journal.path.read_bytes().count(b"\n") == len(texts)
+
+
+def test_a_torn_tail_is_not_read_and_not_lost(repository) -> None:
+    """A reader ignores it, the next writer puts it beside, twice over if need be."""
+    journal = repository.journal
+    first = journal.append(RecordKind.PUBLISHED, BODY)
+    for tail in (b"{", first.to_line()[:-1]):
+        with journal.path.open("ab") as file:
+            file.write(tail)
+        assert journal.records()[-1] == first or len(journal.records()) > 1
+        count = len(journal.records())
+        journal.append(RecordKind.PUBLISHED, BODY)
+        assert len(journal.records()) == count + 1
+        assert journal.path.with_suffix(".torn").read_bytes() == tail
+
+
+def test_nothing_is_appended_to_a_journal_that_was_edited(repository) -> None:
+    """A broken chain is not carried on."""
+    journal = repository.journal
+    for _ in range(2):
+        journal.append(RecordKind.PUBLISHED, BODY)
+    edited = journal.path.read_bytes().replace(b'"slot":1', b'"slot":2', 1)
+    journal.path.write_bytes(edited)
+    with pytest.raises(IntegrityError, match="journal line 2"):
+        journal.append(RecordKind.PUBLISHED, BODY)
+    assert journal.path.read_bytes() == edited
+
+
+def test_what_cannot_be_read_is_no_empty_journal(tmp_path) -> None:
+    """A folder or a file in the way is refused in words: an unreadable journal must never pass for a fresh one."""
+    (tmp_path / "journal.jsonl").mkdir()
+    with pytest.raises(UsageError, match="cannot be read"):
+        Journal(tmp_path / "journal.jsonl").records()
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be read"):
+        Journal(tmp_path / "file" / "journal.jsonl").records()
+
+
+def test_a_value_that_is_no_json_is_not_appended(repository) -> None:
+    """NaN would make a line that no strict reader takes: the journal stays as it was."""
+    repository.journal.append(RecordKind.PUBLISHED, BODY)
+    before = repository.journal.path.read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        repository.journal.append(RecordKind.PUBLISHED, {**BODY, "x": float("nan")})
+    assert repository.journal.path.read_bytes() == before

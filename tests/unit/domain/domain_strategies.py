@@ -1,0 +1,84 @@
+"""Values of the domain for hypothesis: whatever the constructors allow."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import strategies as st
+
+from policyctl.domain.artifacts import Format
+from policyctl.domain.contract import (
+    ACTION,
+    DTYPES,
+    ActionKind,
+    Contract,
+    Distribution,
+    DistributionKind,
+    TensorSpec,
+    Transform,
+)
+from policyctl.domain.manifest import FileEntry, Manifest, digest_of
+from policyctl.domain.moves import Placement
+
+tensor_names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n != ACTION)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def specs(draw, name: str | None = None) -> TensorSpec:
+    """Any tensor: scalar, element-wise and missing bounds, features of any text."""
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    size = math.prod(shape)
+    low = draw(st.none() | finite | st.tuples(*[finite | st.just(-math.inf)] * size))
+    high = draw(st.none() | finite | st.tuples(*[finite | st.just(math.inf)] * size))
+    features = draw(st.just(()) | st.tuples(*[st.text(max_size=5)] * size))
+    return TensorSpec(name or draw(tensor_names), draw(st.sampled_from(DTYPES)), shape, low, high, features)
+
+
+@st.composite
+def contracts(draw) -> Contract:
+    """Contracts of every kind of action and every distribution, each with the outputs that it needs."""
+    names = draw(st.lists(tensor_names, min_size=1, max_size=3, unique=True))
+    names = [n for n in names if n not in {"logits", "mean", "log_std"}] or ["observation"]
+    observations = tuple(draw(specs(name=n)) for n in names)
+    kind = draw(st.sampled_from(DistributionKind))
+    action = draw(specs(name=ACTION))
+    outputs, nvec = [action], ()
+    transform = Transform.NONE
+    match kind:
+        case DistributionKind.CATEGORICAL:
+            action = TensorSpec(ACTION, "int64", (1,), 0.0, 2.0)
+            outputs = [action, TensorSpec("logits", "float32", (3,))]
+        case DistributionKind.MULTI_CATEGORICAL:
+            nvec = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+            action = TensorSpec(ACTION, "int64", (len(nvec),))
+            outputs = [action, TensorSpec("logits", "float32", (sum(nvec),))]
+        case DistributionKind.BERNOULLI:
+            outputs = [action, TensorSpec("logits", "float32", action.shape)]
+        case DistributionKind.GAUSSIAN:
+            transform = draw(st.sampled_from(Transform))
+            outputs = [action, *(TensorSpec(n, "float32", action.shape) for n in ("mean", "log_std"))]
+        case DistributionKind.NONE:
+            pass
+    return Contract(
+        observations, tuple(outputs), draw(st.sampled_from(ActionKind)), Distribution(kind, nvec, transform)
+    )
+
+
+digests = st.binary(max_size=8).map(digest_of)
+parts = st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,4}", fullmatch=True)
+
+
+@st.composite
+def manifests(draw) -> Manifest:
+    """Any manifest that the constructor allows."""
+    folders = draw(st.lists(parts.map(lambda p: "d-" + p), max_size=2, unique=True))
+    names = draw(st.lists(parts.map(lambda p: "f-" + p), min_size=1, max_size=4, unique=True))
+    paths = {"/".join([*folders[: draw(st.integers(0, len(folders)))], name]) for name in names}
+    entries = tuple(FileEntry(p, draw(st.integers(0, 2**40)), draw(digests)) for p in sorted(paths))
+    return Manifest(draw(st.text(max_size=5)), draw(st.text(max_size=5)), entries)
+
+
+def placement(release: str, slot: int = 1, format: Format = Format.ONNX, config: str | None = None) -> Placement:  # noqa: A002
+    """A placement whose configuration names it."""
+    return Placement(release, slot, digest_of(release.encode()), format, config or f"{release} {format}")
