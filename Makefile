@@ -3,14 +3,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+NATIVE = $(VENV)/.native
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup native demo test check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP)  ## Make the virtual environment with pinned dependencies
+setup: $(NATIVE)  ## Make the virtual environment with pinned dependencies; compile the native backend if there is a compiler
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"Python {v[0]}.{v[1]} found, 3.11 or 3.12 needed: make PYTHON=python3.11 ...")'
@@ -18,6 +19,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing pinned dependencies into $(VENV) (some 2 GB; a few minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
+
+$(NATIVE): $(STAMP) $(wildcard backend_openvino/src/*) backend_openvino/CMakeLists.txt backend_openvino/build.py
+	@$(BIN)/python backend_openvino/build.py --optional
+	@touch $(NATIVE)
+
+native: $(STAMP)  ## Compile the native OpenVINO backend; needs g++
+	@$(BIN)/python backend_openvino/build.py
 
 demo: setup  ## Export, publish, serve, promote under load, measure, roll back
 	@$(BIN)/python examples/demo.py

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,17 @@ class ServerSettings(BaseModel):
     load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load")
 
 
+class NativeMode(StrEnum):
+    """Which of the two OpenVINO backends serves."""
+
+    AUTO = "auto"
+    """The native one where it can, else the Python-based one."""
+    ON = "on"
+    """The native one; nothing is served where it cannot."""
+    OFF = "off"
+    """The Python-based one."""
+
+
 class ServingSettings(BaseModel):
     """How a release is configured when an alias is moved to it."""
 
@@ -49,6 +61,7 @@ class ServingSettings(BaseModel):
     max_queue_delay_us: int = Field(0, ge=0, le=_INT32)
     instances: int = Field(1, ge=1, le=_INT32)
     gpu: bool = False
+    native: NativeMode = Field(NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off")
     parameters: dict[str, str] = Field(default_factory=dict)
 
 

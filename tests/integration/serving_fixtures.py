@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from policyctl.domain.artifacts import (
@@ -38,18 +39,32 @@ from policyctl.domain.golden import Golden
 from policyctl.domain.manifest import Manifest, canonical_json, digest_of
 from policyctl.domain.parity import Tolerance
 from policyctl.integrity import build_manifest
-from policyctl.serving.backend_directory import assemble
+from policyctl.serving.backend_directory import add_native, assemble
 from policyctl.serving.locate import locate
 from policyctl.serving.logs import LogLine
+from policyctl.serving.native import choose
 from policyctl.serving.ports import free_ports
 from policyctl.serving.process import ServerOptions, TritonProcess
+from policyctl.settings import NativeMode
 
 KEY = "test-key-0123456789abcdef"
 MODEL = "walker"
 OBSERVATION, ACTIONS, HIDDEN = 12, 4, 32
 FORMATS = (Format.OPENVINO, Format.ONNX, Format.TORCHSCRIPT)
+NATIVE = "openvino_native"
+"""The compiled backend of OpenVINO artifacts, under a name of its own beside its Python-based twin."""
+HAS_NATIVE = choose(NativeMode.AUTO).backend is not None
+needs_native = pytest.mark.skipif(not HAS_NATIVE, reason="the native backend is not built: make native")
+KINDS = (*FORMATS, pytest.param(NATIVE, marks=needs_native))
+"""Every backend, by the format that it serves, or by its name."""
+Kind = Format | str
 MAX_BATCH = 64
 _TYPES = {"float32": "FP32", "int64": "INT64", "float64": "FP64", "bool": "BOOL"}
+
+
+def files_of(kind: Kind) -> tuple[str, ...]:
+    """The files of the artifact that this backend serves."""
+    return FILES[Format.OPENVINO if kind == NATIVE else Format(kind)]
 
 
 def contract() -> Contract:
@@ -161,7 +176,7 @@ def seal(slot: Path, *, release: str, model: str = MODEL) -> Manifest:
 
 
 def config(
-    fmt: Format,
+    fmt: Kind,
     *,
     version: int,
     release: str,
@@ -176,8 +191,8 @@ def config(
     if digest:
         values["manifest_digest"] = digest
     lines = [
-        f'backend: "{BACKENDS[fmt]}"',
-        f'default_model_filename: "{FILES[fmt][0]}"',
+        f'backend: "{NATIVE if fmt == NATIVE else BACKENDS[Format(fmt)]}"',
+        f'default_model_filename: "{files_of(fmt)[0]}"',
         f"max_batch_size: {max_batch}",
         f"version_policy {{ specific {{ versions: [{version}] }} }}",
         "instance_group { count: 1 kind: KIND_CPU }",
@@ -193,7 +208,7 @@ def config(
     return "\n".join(line for line in lines if line) + "\n"
 
 
-def publish(repository: Path, model: str, fmt: Format, *, seed: int = 1, slot: int = 1, **options: Any) -> None:
+def publish(repository: Path, model: str, fmt: Kind, *, seed: int = 1, slot: int = 1, **options: Any) -> None:
     """Put the policy of `seed` into `slot`, unless it is there, and configure it."""
     folder, release = repository / model / str(slot), f"{seed}.0.0"
     if not folder.exists():
@@ -287,7 +302,7 @@ class Server:
     def statistics(self, model: str) -> dict[str, Any]:
         return dict(json.loads(self.call("GET", f"/v2/models/{model}/stats")[1])["model_stats"][0])
 
-    def serve(self, model: str, fmt: Format, **options: Any) -> None:
+    def serve(self, model: str, fmt: Kind, **options: Any) -> None:
         """Publish a release, unless it is there, and load it."""
         publish(self.repository, model, fmt, **options)
         assert self.load(model) == ""
@@ -295,6 +310,14 @@ class Server:
     def said(self, words: str) -> list[str]:
         """Log messages that hold `words`."""
         return [line.message for line in list(self.lines) if words in line.message]
+
+
+def backends_in(folder: Path) -> Path:
+    """A directory of all backends, the compiled one too if there is one."""
+    found, native = assemble(locate(), folder), choose(NativeMode.AUTO).backend
+    if native is not None:
+        add_native(found, NATIVE, native.library, native.openvino)
+    return found
 
 
 @contextlib.contextmanager
@@ -306,7 +329,7 @@ def serving(repository: Path, backends: Path, *, key: str = KEY, **options: Any)
     process = TritonProcess(
         ServerOptions(
             repository=repository,
-            backend_directory=assemble(locate(), backends),
+            backend_directory=backends_in(backends),
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,

@@ -1,4 +1,4 @@
-"""What clients get from the three backends, on the real Triton."""
+"""What clients get from every backend, on the real Triton."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ import numpy as np
 import pytest
 from serving_fixtures import (
     FORMATS,
+    HAS_NATIVE,
+    KINDS,
     MODEL,
+    NATIVE,
+    Kind,
     Server,
     answer,
     artifacts,
     config,
     fill_slot,
+    needs_native,
     observations,
     seal,
     serving,
@@ -38,14 +43,21 @@ TOGETHER = "dynamic_batching { preferred_batch_size: [64] max_queue_delay_micros
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that serves the same policy by all three backends."""
+    """A server that serves the same policy by all backends."""
     root = tmp_path_factory.mktemp("answers")
     with serving(root / "repository", root / "backends") as running:
         artifacts(1)  # the exporter is not for threads
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda f: running.serve(f"{MODEL}.{f}", f), FORMATS))
-        running.serve(f"{MODEL}.together", Format.ONNX, batching=TOGETHER)
+        running.serve(f"{MODEL}.together_{Format.ONNX}", Format.ONNX, batching=TOGETHER)
+        if HAS_NATIVE:
+            running.serve(f"{MODEL}.{NATIVE}", NATIVE)
+            running.serve(f"{MODEL}.together_{NATIVE}", NATIVE, batching=TOGETHER)
         yield running
+
+
+OWN_AND_NATIVE = (Format.ONNX, pytest.param(NATIVE, marks=needs_native))
+"""One backend of each make: what they share needs no further test."""
 
 
 def largest_difference(found: Any, seed: int, inputs: Any) -> float:
@@ -54,8 +66,8 @@ def largest_difference(found: Any, seed: int, inputs: Any) -> float:
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_every_backend_answers_as_the_policy_does(server: Server, fmt: Format, rows: int) -> None:
+@pytest.mark.parametrize("fmt", KINDS)
+def test_every_backend_answers_as_the_policy_does(server: Server, fmt: Kind, rows: int) -> None:
     """Action and value agree with eager torch within 1e-5 at any batch size: full precision, inputs in order."""
     inputs = observations(rows, seed=rows)
     found = server.infer(f"{MODEL}.{fmt}", inputs)
@@ -63,26 +75,28 @@ def test_every_backend_answers_as_the_policy_does(server: Server, fmt: Format, r
     assert largest_difference(found, 1, inputs) < 1e-5
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_the_order_in_which_a_client_sends_its_inputs_does_not_matter(server: Server, fmt: Format) -> None:
+@pytest.mark.parametrize("fmt", KINDS)
+def test_the_order_in_which_a_client_sends_its_inputs_does_not_matter(server: Server, fmt: Kind) -> None:
     """Inputs are taken by name, also where the artifact knows positions only."""
     inputs = observations(3)
     found = server.infer(f"{MODEL}.{fmt}", dict(reversed(inputs.items())))
     assert largest_difference(found, 1, inputs) < 1e-5
 
 
-def test_openvino_computes_in_bf16_only_when_told_to(server: Server) -> None:
+@pytest.mark.parametrize("fmt", [Format.OPENVINO, pytest.param(NATIVE, marks=needs_native)])
+def test_openvino_computes_in_bf16_only_when_told_to(server: Server, fmt: Kind) -> None:
     """The precision option reaches OpenVINO, and the default is not the CPU's own choice."""
     if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this CPU has no bf16")
     inputs = observations(64)
-    server.serve(f"{MODEL}.bf16", Format.OPENVINO, parameters={"INFERENCE_PRECISION_HINT": "bf16"})
-    assert largest_difference(server.infer(f"{MODEL}.bf16", inputs), 1, inputs) > 1e-4
+    server.serve(f"{MODEL}.bf16_{fmt}", fmt, parameters={"INFERENCE_PRECISION_HINT": "bf16"})
+    assert largest_difference(server.infer(f"{MODEL}.bf16_{fmt}", inputs), 1, inputs) > 1e-4
 
 
-def test_requests_that_are_computed_together_get_their_own_rows(server: Server) -> None:
+@pytest.mark.parametrize("fmt", [Format.OPENVINO, pytest.param(NATIVE, marks=needs_native)])
+def test_requests_that_are_computed_together_get_their_own_rows(server: Server, fmt: Kind) -> None:
     """Under 8 clients with different batch sizes Triton forms batches, and every client gets its own actions."""
-    model = f"{MODEL}.{Format.OPENVINO}"
+    model = f"{MODEL}.{fmt}"
     before = server.statistics(model)
 
     def ask(number: int) -> float:
@@ -96,9 +110,10 @@ def test_requests_that_are_computed_together_get_their_own_rows(server: Server) 
     assert executions < 160, "no batch was formed, so nothing was tested"
 
 
-def test_a_nan_observation_is_named_and_hurts_nobody_else(server: Server) -> None:
+@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
+def test_a_nan_observation_is_named_and_hurts_nobody_else(server: Server, fmt: Kind) -> None:
     """The error names input, feature and row; requests of the same batch are answered."""
-    model, bad = f"{MODEL}.together", observations(3)
+    model, bad = f"{MODEL}.together_{fmt}", observations(3)
     bad["observation"][2, 5] = np.nan
     before = server.statistics(model)["execution_count"]
     with ThreadPoolExecutor(5) as pool:
@@ -113,8 +128,8 @@ def test_a_nan_observation_is_named_and_hurts_nobody_else(server: Server) -> Non
     assert '"request_id": "flight-7\\nforged"' in server.said("flight-7")[0]
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_an_action_that_is_not_a_number_is_withheld(server: Server, fmt: Format) -> None:
+@pytest.mark.parametrize("fmt", KINDS)
+def test_an_action_that_is_not_a_number_is_withheld(server: Server, fmt: Kind) -> None:
     """A policy that computes NaN gets its client an error and never an action."""
     inputs = observations(2)
     inputs["observation"][1, 0] = 2e30
@@ -123,9 +138,10 @@ def test_an_action_that_is_not_a_number_is_withheld(server: Server, fmt: Format)
     assert "action[0] of row 1 as nan" in found.error
 
 
-def test_a_withheld_action_does_not_hurt_the_rest_of_its_batch(server: Server) -> None:
+@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
+def test_a_withheld_action_does_not_hurt_the_rest_of_its_batch(server: Server, fmt: Kind) -> None:
     """Of requests computed in one inference, only the one with the NaN action fails."""
-    model, bad = f"{MODEL}.together", observations(1)
+    model, bad = f"{MODEL}.together_{fmt}", observations(1)
     bad["observation"][0, 0] = 2e30
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(server.infer, model, observations(2, seed=1))
@@ -136,7 +152,7 @@ def test_a_withheld_action_does_not_hurt_the_rest_of_its_batch(server: Server) -
     assert largest_difference(last.result(), 1, observations(3, seed=2)) < 1e-5
 
 
-def lookup_table(server: Server, model: str) -> None:
+def lookup_table(server: Server, model: str, fmt: Kind) -> None:
     """Serve a policy that looks its action up in a table of 4, and raises beyond it."""
     import torch
 
@@ -176,10 +192,11 @@ def lookup_table(server: Server, model: str) -> None:
     assert server.load(model) == ""
 
 
-def test_a_request_that_stops_the_runtime_fails_alone(server: Server) -> None:
+@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
+def test_a_request_that_stops_the_runtime_fails_alone(server: Server, fmt: Kind) -> None:
     """When the batch raises, each request is computed alone, and only the culprit gets the error."""
-    model = f"{MODEL}.table"
-    lookup_table(server, model)
+    model = f"{MODEL}.table_{fmt}"
+    lookup_table(server, model, fmt)
     asked = [np.array([[i]], dtype=np.int64) for i in (0, 3, 99, 1)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda x: server.infer(model, {"observation": x}, outputs=["action"]), asked))
@@ -190,14 +207,15 @@ def test_a_request_that_stops_the_runtime_fails_alone(server: Server) -> None:
         assert found[index].outputs["action"].tolist() == [[2.0 * row, 2.0 * row + 1]]
 
 
-def test_only_the_outputs_that_were_asked_for_are_sent(server: Server) -> None:
+@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
+def test_only_the_outputs_that_were_asked_for_are_sent(server: Server, fmt: Kind) -> None:
     """A client that wants the action does not pay for the rest."""
-    found = server.infer(f"{MODEL}.{Format.ONNX}", observations(1), outputs=["action"])
+    found = server.infer(f"{MODEL}.{fmt}", observations(1), outputs=["action"])
     assert list(found.outputs) == ["action"]
 
 
-@pytest.mark.parametrize("fmt", [Format.OPENVINO, Format.ONNX])
-def test_a_model_without_batching_by_triton_is_served(server: Server, fmt: Format) -> None:
+@pytest.mark.parametrize("fmt", [Format.OPENVINO, *OWN_AND_NATIVE])
+def test_a_model_without_batching_by_triton_is_served(server: Server, fmt: Kind) -> None:
     """With max_batch_size 0 the batch dimension stands in the dims, and any batch is answered."""
     model = f"{MODEL}.unbatched_{fmt}"
     server.serve(model, fmt, max_batch=0)
@@ -205,18 +223,20 @@ def test_a_model_without_batching_by_triton_is_served(server: Server, fmt: Forma
     assert largest_difference(server.infer(model, inputs), 1, inputs) < 1e-5
 
 
-def test_a_request_of_other_dimensions_is_refused(server: Server) -> None:
+@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
+def test_a_request_of_other_dimensions_is_refused(server: Server, fmt: Kind) -> None:
     """A client with the wrong observation learns it from the status."""
     inputs = observations(1)
     inputs["observation"] = inputs["observation"][:, :-1]
-    found = server.infer(f"{MODEL}.{Format.ONNX}", inputs)
+    found = server.infer(f"{MODEL}.{fmt}", inputs)
     assert found.status == 400
     assert "observation" in found.error
 
 
-def test_a_load_says_in_one_line_what_is_served(server: Server) -> None:
+@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
+def test_a_load_says_in_one_line_what_is_served(server: Server, fmt: Kind) -> None:
     """The log has model, version, release, digest and time of every load, for a machine to read."""
-    model = f"{MODEL}.{Format.ONNX}"
+    model = f"{MODEL}.{fmt}"
     line = next(text for text in server.said("policyctl loaded") if f'"{model}"' in text)
     words = json.loads(line.removeprefix("policyctl loaded "))
     assert (words["model"], words["version"], words["release"]) == (model, "1", "1.0.0")
@@ -224,11 +244,12 @@ def test_a_load_says_in_one_line_what_is_served(server: Server) -> None:
     assert 0 < words["load_ms"] < 60_000
 
 
-def test_triton_drops_a_cancelled_request_before_the_backend_sees_it(server: Server) -> None:
+@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
+def test_triton_drops_a_cancelled_request_before_the_backend_sees_it(server: Server, fmt: Kind) -> None:
     """What lets the backend not look for cancellation itself: in the queue, Triton does."""
     import tritonclient.grpc as grpc
 
-    model = f"{MODEL}.together"
+    model = f"{MODEL}.together_{fmt}"
 
     def failures() -> int:
         return int(server.statistics(model)["inference_stats"]["fail"]["count"])
@@ -247,13 +268,14 @@ def test_triton_drops_a_cancelled_request_before_the_backend_sees_it(server: Ser
     assert server.statistics(model)["execution_count"] == before
 
 
-def test_a_release_is_served_again_after_it_was_unloaded(server: Server) -> None:
+@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
+def test_a_release_is_served_again_after_it_was_unloaded(server: Server, fmt: Kind) -> None:
     """Unloading lets go of everything, and loading brings it back."""
-    model = f"{MODEL}.again"
-    server.serve(model, Format.ONNX, seed=2)
+    model = f"{MODEL}.again_{fmt}"
+    server.serve(model, fmt, seed=2)
     server.unload(model)
     wait_until(lambda: any(model in text for text in server.said("policyctl unloaded")))
-    server.serve(model, Format.ONNX, seed=2)
+    server.serve(model, fmt, seed=2)
     inputs = observations(4)
     assert largest_difference(server.infer(model, inputs), 2, inputs) < 1e-5
     shutil.rmtree(server.repository / model)

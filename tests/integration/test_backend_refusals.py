@@ -9,7 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving_fixtures import FORMATS, MODEL, Server, answer, config, contract, fill_slot, observations, seal, serving
+from serving_fixtures import (
+    FORMATS,
+    KINDS,
+    MODEL,
+    NATIVE,
+    Kind,
+    Server,
+    answer,
+    config,
+    contract,
+    files_of,
+    fill_slot,
+    needs_native,
+    observations,
+    seal,
+    serving,
+)
 
 from policyctl.domain import manifest
 from policyctl.domain.artifacts import CONTRACT_FILE, FILES, MANIFEST_FILE, REQUIRED, Format
@@ -75,62 +91,67 @@ def link(file: Path) -> None:
     file.symlink_to(elsewhere)
 
 
+@pytest.mark.parametrize("fmt", [Format.ONNX, pytest.param(NATIVE, marks=needs_native)])
 @pytest.mark.parametrize("spoil", [flip_a_bit, truncate, remove, link])
 @pytest.mark.parametrize("name", FILES_OF_A_SLOT)
 def test_a_spoiled_file_is_never_served(
-    server: Server, candidate: Path, name: str, spoil: Callable[[Path], None]
+    server: Server, candidate: Path, name: str, spoil: Callable[[Path], None], fmt: Kind
 ) -> None:
     """Whatever file of a slot is not as published, served or not, the load fails, names it, and changes nothing."""
     digest = digest_of(candidate)
     spoil(candidate / name)
-    problem = load(server, config(Format.ONNX, version=2, release="2.0.0", digest=digest))
+    problem = load(server, config(fmt, version=2, release="2.0.0", digest=digest))
     assert name in problem
     expect_incumbent(server)
 
 
-def test_an_added_file_is_never_served(server: Server, candidate: Path) -> None:
+@pytest.mark.parametrize("fmt", [Format.ONNX, pytest.param(NATIVE, marks=needs_native)])
+def test_an_added_file_is_never_served(server: Server, candidate: Path, fmt: Kind) -> None:
     """A file that publishing did not put there stops the load."""
     digest = digest_of(candidate)
     (candidate / "weights.bin").write_bytes(b"x")
-    problem = load(server, config(Format.ONNX, version=2, release="2.0.0", digest=digest))
+    problem = load(server, config(fmt, version=2, release="2.0.0", digest=digest))
     assert "weights.bin is not in the manifest" in problem
     expect_incumbent(server)
 
 
-@pytest.mark.parametrize("fmt", [Format.OPENVINO, Format.TORCHSCRIPT])
-def test_every_backend_checks_before_it_compiles(server: Server, candidate: Path, fmt: Format) -> None:
+@pytest.mark.parametrize("fmt", [Format.OPENVINO, Format.TORCHSCRIPT, pytest.param(NATIVE, marks=needs_native)])
+def test_every_backend_checks_before_it_compiles(server: Server, candidate: Path, fmt: Kind) -> None:
     """The other two backends refuse a flipped bit in their own artifact as ONNX Runtime's does."""
     digest = digest_of(candidate)
-    flip_a_bit(candidate / FILES[fmt][-1])
+    flip_a_bit(candidate / files_of(fmt)[-1])
     model = f"{MODEL}.{fmt}"
     shutil.copytree(candidate, server.repository / model / "2")
     (server.repository / model / "config.pbtxt").write_text(config(fmt, version=2, release="2.0.0", digest=digest))
-    assert FILES[fmt][-1] in server.load(model)
+    assert files_of(fmt)[-1] in server.load(model)
 
 
-def test_a_manifest_that_was_written_anew_is_refused(server: Server, candidate: Path) -> None:
+@pytest.mark.parametrize("fmt", [Format.ONNX, pytest.param(NATIVE, marks=needs_native)])
+def test_a_manifest_that_was_written_anew_is_refused(server: Server, candidate: Path, fmt: Kind) -> None:
     """Spoiling a file and its manifest together does not help: the configuration pins the manifest."""
     digest = digest_of(candidate)
     flip_a_bit(candidate / "model.onnx")
     seal(candidate, release="2.0.0")
-    assert MANIFEST_FILE in load(server, config(Format.ONNX, version=2, release="2.0.0", digest=digest))
+    assert MANIFEST_FILE in load(server, config(fmt, version=2, release="2.0.0", digest=digest))
     expect_incumbent(server)
 
 
-def test_nothing_is_loaded_without_a_pinned_digest(server: Server, candidate: Path) -> None:
+@pytest.mark.parametrize("fmt", [Format.ONNX, pytest.param(NATIVE, marks=needs_native)])
+def test_nothing_is_loaded_without_a_pinned_digest(server: Server, candidate: Path, fmt: Kind) -> None:
     """A configuration that policyctl did not write loads nothing."""
-    problem = load(server, config(Format.ONNX, version=2, release="2.0.0", digest=""))
+    problem = load(server, config(fmt, version=2, release="2.0.0", digest=""))
     assert "manifest_digest" in problem
     expect_incumbent(server)
 
 
+@pytest.mark.parametrize("fmt", [Format.ONNX, pytest.param(NATIVE, marks=needs_native)])
 @pytest.mark.parametrize(("model", "release"), [(MODEL, "2.0.1"), ("runner", "2.0.0")])
 def test_another_release_or_model_than_configured_is_refused(
-    server: Server, candidate: Path, model: str, release: str
+    server: Server, candidate: Path, model: str, release: str, fmt: Kind
 ) -> None:
     """A whole slot in the wrong place is still the wrong policy."""
     digest = seal(candidate, release=release, model=model).digest
-    problem = load(server, config(Format.ONNX, version=2, release="2.0.0", digest=digest))
+    problem = load(server, config(fmt, version=2, release="2.0.0", digest=digest))
     assert f"{model} {release}" in problem
     expect_incumbent(server)
 
@@ -147,11 +168,12 @@ def test_a_configuration_with_its_inputs_swapped_is_refused(server: Server, cand
     expect_incumbent(server)
 
 
-def test_a_contract_shown_to_clients_is_the_release_s_own(server: Server, candidate: Path) -> None:
+@pytest.mark.parametrize("fmt", [Format.ONNX, pytest.param(NATIVE, marks=needs_native)])
+def test_a_contract_shown_to_clients_is_the_release_s_own(server: Server, candidate: Path, fmt: Kind) -> None:
     """Clients check observations by the contract in the configuration, so it may not be another one."""
     shown = {**contract().to_json(), "action_kind": "discrete"}
     text = config(
-        Format.ONNX,
+        fmt,
         version=2,
         release="2.0.0",
         digest=digest_of(candidate),
@@ -161,8 +183,8 @@ def test_a_contract_shown_to_clients_is_the_release_s_own(server: Server, candid
     expect_incumbent(server)
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_an_artifact_of_another_contract_is_refused(server: Server, candidate: Path, fmt: Format) -> None:
+@pytest.mark.parametrize("fmt", KINDS)
+def test_an_artifact_of_another_contract_is_refused(server: Server, candidate: Path, fmt: Kind) -> None:
     """An artifact with other tensors than its contract never becomes ready."""
     data = contract().to_json()
     data["observations"].append({**data["observations"][1], "name": "wind"})
@@ -188,9 +210,10 @@ def test_an_option_that_is_no_number_is_refused(server: Server, candidate: Path)
     expect_incumbent(server)
 
 
-def test_a_whole_candidate_is_served_after_all_that(server: Server, candidate: Path) -> None:
+@pytest.mark.parametrize("fmt", [Format.ONNX, pytest.param(NATIVE, marks=needs_native)])
+def test_a_whole_candidate_is_served_after_all_that(server: Server, candidate: Path, fmt: Kind) -> None:
     """The refusals were about the files: the same slot, unspoiled, is served."""
-    assert load(server, config(Format.ONNX, version=2, release="2.0.0", digest=digest_of(candidate))) == ""
+    assert load(server, config(fmt, version=2, release="2.0.0", digest=digest_of(candidate))) == ""
     inputs = observations(2)
     found = server.infer(MODEL, inputs)
     assert found.version == "2"

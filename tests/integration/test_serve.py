@@ -19,7 +19,9 @@ from embedded import Embedded, exported, wait_for
 from policyctl.services.promote import promote
 from policyctl.services.status import status
 from policyctl.services.verify import verify
+from policyctl.serving.native import choose
 from policyctl.serving.shared_memory import prefix_base
+from policyctl.settings import NativeMode
 from policyctl_benchmarks.background_load import BackgroundLoad
 from policyctl_benchmarks.load import LoadOptions, read_expected
 
@@ -46,8 +48,21 @@ def _triton(server: Embedded) -> int | None:
         return None
 
 
-def test_the_server_comes_back_from_a_dead_stub_and_from_its_own_death(server) -> None:
+@pytest.mark.parametrize("mode", [NativeMode.OFF, NativeMode.AUTO])
+def test_the_log_and_status_say_which_openvino_backend_serves(server, monkeypatch, mode: NativeMode) -> None:
+    """Native where it is built and not switched off, and then without a process of its own; the reason is named."""
+    monkeypatch.setenv("POLICYCTL_SERVING__NATIVE", mode)
+    _serve_one(server)
+    choice = choose(mode)
+    assert server.json("status")["openvino_backend"] == choice.words
+    assert f"OpenVINO backend: {choice.words}" in server.log_text
+    assert bool(_stubs(server)) is (choice.backend is None)
+    assert server.answered_by() == "1.0.0"
+
+
+def test_the_server_comes_back_from_a_dead_stub_and_from_its_own_death(server, monkeypatch) -> None:
     """A killed stub is loaded again, a killed tritonserver started again, and SIGTERM leaves nothing behind."""
+    monkeypatch.setenv("POLICYCTL_SERVING__NATIVE", "off")
     _serve_one(server)
     for stub in _stubs(server):
         stub.kill()

@@ -27,6 +27,7 @@ class Endpoint:
         server_id: Names this very run of the server; empty where it is not ours.
         pid: Of tritonserver, 0 where it is not ours.
         supervisor_pid: Of `policyctl serve`, 0 where it is not ours.
+        openvino: Which OpenVINO backend serves, and why; empty where it is not ours.
     """
 
     http: str
@@ -36,6 +37,7 @@ class Endpoint:
     server_id: str = ""
     pid: int = 0
     supervisor_pid: int = 0
+    openvino: str = ""
 
 
 def write(repository: Repository, endpoint: Endpoint) -> None:

@@ -152,7 +152,9 @@ def verify(
 
 
 def _server(found: Status) -> str:
-    return f"{found.server} (answers)" if found.server_live else "none. Start one: policyctl serve"
+    if not found.server_live:
+        return "none. Start one: policyctl serve"
+    return f"{found.server} (answers)" + (f", OpenVINO backend {found.openvino_backend}" * bool(found.openvino_backend))
 
 
 def _gates(gates: dict[str, str]) -> str:

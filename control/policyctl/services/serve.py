@@ -39,6 +39,7 @@ from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.locate import locate
 from policyctl.serving.logs import Level, LogLine
+from policyctl.serving.native import choose
 from policyctl.serving.ports import free_ports
 from policyctl.serving.preflight import preflight, require
 from policyctl.serving.process import TritonProcess
@@ -57,6 +58,7 @@ class Supervisor:
 
     control: Control
     options: ServerOptions
+    openvino: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     verbose: bool = False
     _refused: dict[AliasKey, Placement] = field(default_factory=dict)
@@ -122,6 +124,7 @@ class Supervisor:
             server_id=secrets.token_hex(8),
             pid=process.pid,
             supervisor_pid=os.getpid(),
+            openvino=self.openvino,
         )
         settings = self.control.settings.server
         client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
@@ -199,8 +202,11 @@ def serve(control: Control, *, verbose: bool = False) -> None:
     settings = control.settings.server
     ports = _choose_ports(settings)
     control.repository.create()
-    require(preflight(repository=control.repository.root, host=settings.host, ports=ports))
-    backends = assemble(locate(), control.repository.control / "server" / "backends")
+    native = control.settings.serving.native
+    require(preflight(repository=control.repository.root, host=settings.host, ports=ports, native=native))
+    choice = choose(native)
+    control.say(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
+    backends = assemble(locate(), control.repository.control / "server" / "backends", native=choice.backend)
     options = ServerOptions(
         repository=control.repository.root,
         backend_directory=backends,
@@ -210,7 +216,7 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         metrics_port=ports[2],
         api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
     )
-    Supervisor(control, options, verbose=verbose).run()
+    Supervisor(control, options, openvino=choice.words, verbose=verbose).run()
 
 
 def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:

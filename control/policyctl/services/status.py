@@ -46,6 +46,7 @@ class Status:
     repository: str
     server: str
     server_live: bool
+    openvino_backend: str
     releases: tuple[dict[str, Any], ...]
     aliases: tuple[AliasStatus, ...]
     unfinished: str | None
@@ -62,6 +63,7 @@ class Status:
             "repository": self.repository,
             "server": self.server,
             "server_live": self.server_live,
+            "openvino_backend": self.openvino_backend,
             "healthy": self.healthy,
             "releases": list(self.releases),
             "aliases": [a.to_json() for a in self.aliases],
@@ -82,10 +84,10 @@ def status(control: Control, *, model: str | None = None) -> Status:
     if model is not None:
         state.require(model)
     aliases: tuple[AliasStatus, ...]
-    server, live = "none", False
+    server, live, openvino = "none", False, ""
     try:
         with control.triton() as client:
-            server, live = client.endpoint.grpc, True
+            server, live, openvino = client.endpoint.grpc, True, client.endpoint.openvino
             aliases = _aliases(control, state, client, model)
     except ServerError as error:
         aliases = _aliases(control, state, None, model, detail=error.problem)
@@ -95,6 +97,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         repository=str(repository.root),
         server=server,
         server_live=live,
+        openvino_backend=openvino,
         releases=_releases(state, model),
         aliases=aliases,
         unfinished=None if unfinished is None else f"{unfinished.move.words} ({unfinished.phase})",

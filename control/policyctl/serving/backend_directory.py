@@ -68,6 +68,22 @@ def assemble(install: TritonInstall, target: Path, *, native: NativeBackend | No
     return final
 
 
+def add_native(folder: Path, name: str, library: Path, libraries: Path | None = None) -> None:
+    """Put one more compiled backend into an assembled directory, to measure or test it beside the others.
+
+    Args:
+        folder: What `assemble` returned.
+        name: What ``config.pbtxt`` calls the backend.
+        library: Compiled, whatever its own file is called.
+        libraries: Folder of the libraries that it needs, linked as ``libs`` beside it.
+    """
+    home = folder / name
+    home.mkdir(exist_ok=True)
+    shutil.copyfile(library, home / f"libtriton_{name}.so")
+    if libraries is not None and not (home / "libs").is_symlink():
+        (home / "libs").symlink_to(libraries)
+
+
 def _wanted(install: TritonInstall, native: NativeBackend | None) -> dict[str, Path]:
     """Source of every file, by its path in the backend directory; a folder is linked."""
     own = Path(__file__).resolve().parent / "backends"

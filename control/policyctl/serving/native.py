@@ -11,26 +11,15 @@ from __future__ import annotations
 import importlib.util
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from policyctl.errors import UnsupportedError
+from policyctl.settings import NativeMode
 
 LIBRARY: Final = "libtriton_openvino.so"
 _BESIDE: Final = Path(__file__).resolve().parent / "backends" / "openvino" / LIBRARY
 _NEEDED: Final = re.compile(rb"libopenvino\.so\.\d+")
-
-
-class NativeMode(StrEnum):
-    """Which of the two OpenVINO backends serves."""
-
-    AUTO = "auto"
-    """The native one where it can, else the Python-based one."""
-    ON = "on"
-    """The native one; nothing is served where it cannot."""
-    OFF = "off"
-    """The Python-based one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,10 @@ from policyctl.serving.backend_directory import MODULES
 from policyctl.serving.checks import Check, Status, require
 from policyctl.serving.command import environment
 from policyctl.serving.locate import TritonInstall, locate
+from policyctl.serving.native import choose
 from policyctl.serving.ports import holder, is_free
 from policyctl.serving.shared_memory import FOLDER
+from policyctl.settings import NativeMode
 
 __all__ = ["Check", "Status", "preflight", "require"]
 
@@ -39,6 +41,7 @@ def preflight(
     repository: Path,
     host: str = "127.0.0.1",
     ports: Sequence[int] = (8000, 8001, 8002),
+    native: NativeMode = NativeMode.AUTO,
 ) -> tuple[Check, ...]:
     """Check everything that a server needs; start nothing.
 
@@ -46,12 +49,14 @@ def preflight(
         repository: Where releases are, or will be.
         host: Address that the server will listen on.
         ports: Ports that it will listen on.
+        native: Which OpenVINO backend is wanted.
     """
     return (
         *_server(),
         checks.glibc(_glibc()),
         checks.numpy(_version("numpy")),
         *checks.runtimes([(module, _version(module)) for module in MODULES.values()]),
+        _openvino_backend(native),
         _repository(repository),
         checks.shared_memory(free_bytes=_free(FOLDER), writable=os.access(FOLDER, os.W_OK | os.X_OK)),
         *(_port(number, host) for number in ports),
@@ -81,6 +86,14 @@ def _binaries(install: TritonInstall) -> tuple[Check, ...]:
         checks.stub_libraries(_ldd(install.stub, variables), libdir=str(sysconfig.get_config_var("LIBDIR") or "")),
         checks.perf_analyzer(analyzer, None if analyzer is None else _ldd(analyzer, variables), bundled),
     )
+
+
+def _openvino_backend(mode: NativeMode) -> Check:
+    try:
+        choice = choose(mode)
+    except UnsupportedError as error:
+        return Check("openvino backend", Status.FAILED, error.problem, error.remedy)
+    return Check("openvino backend", Status.WARNING if choice.remedy else Status.OK, choice.words, choice.remedy)
 
 
 def _ldd(binary: Path, variables: dict[str, str]) -> str | None:

@@ -12,6 +12,7 @@ from policyctl.errors import UnsupportedError
 from policyctl.serving import backend_directory
 from policyctl.serving.backend_directory import MODULES, assemble
 from policyctl.serving.locate import TritonInstall
+from policyctl.serving.native import NativeBackend
 
 
 @pytest.fixture
@@ -133,3 +134,16 @@ def test_who_comes_second_takes_what_is_there(
     del placed["by the other"]
     assert {path: path.stat().st_ino for path in folder.rglob("*")} == placed
     assert list((tmp_path / "backends").iterdir()) == [folder]
+
+
+def test_a_native_backend_takes_the_place_of_its_twin(install: TritonInstall, tmp_path: Path) -> None:
+    """The library and a link to OpenVINO's own, no model.py beside them; and another folder than without it."""
+    library, libraries = tmp_path / "built.so", tmp_path / "libs"
+    library.write_text("compiled")
+    libraries.mkdir()
+    native = NativeBackend(library, libraries)
+    folder = assemble(install, tmp_path / "backends", native=native)
+    assert {p.name for p in (folder / "openvino").iterdir()} == {"libtriton_openvino.so", "libs"}
+    assert (folder / "openvino" / "libs").resolve() == libraries
+    assert assemble(install, tmp_path / "backends", native=native) == folder
+    assert assemble(install, tmp_path / "backends") != folder
