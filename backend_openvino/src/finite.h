@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <openvino/core/type/element_type.hpp>
 #include <string>
 
 constexpr size_t kAllFinite = SIZE_MAX;
@@ -13,7 +12,7 @@ constexpr size_t kAllFinite = SIZE_MAX;
 // Index of the first element of type Bits, read as a floating number whose exponent is `mask`, that is
 // NaN or infinite: those have every bit of the exponent set. Elements need not be aligned.
 template <typename Bits>
-size_t first_not_finite(const std::byte* bytes, size_t count, Bits mask) {
+size_t first_with_exponent(const std::byte* bytes, size_t count, Bits mask) {
   constexpr size_t kBlock = 64;  // a fixed size, which the compiler turns into vector instructions
   size_t at = 0;
   for (; at + kBlock <= count; at += kBlock) {
@@ -33,19 +32,20 @@ size_t first_not_finite(const std::byte* bytes, size_t count, Bits mask) {
   return kAllFinite;
 }
 
-inline size_t first_not_finite(const std::byte* bytes, size_t count, const ov::element::Type& type) {
-  switch (type.size()) {
-    case 2: return first_not_finite<uint16_t>(bytes, count, 0x7C00);
-    case 4: return first_not_finite<uint32_t>(bytes, count, 0x7F800000);
-    default: return first_not_finite<uint64_t>(bytes, count, 0x7FF0000000000000);
+// The same for floating numbers of `width` bytes.
+inline size_t first_not_finite(const std::byte* bytes, size_t count, size_t width) {
+  switch (width) {
+    case 2: return first_with_exponent<uint16_t>(bytes, count, 0x7C00);
+    case 4: return first_with_exponent<uint32_t>(bytes, count, 0x7F800000);
+    default: return first_with_exponent<uint64_t>(bytes, count, 0x7FF0000000000000);
   }
 }
 
 // In words: nan, inf or -inf.
-inline std::string not_finite_text(const std::byte* bytes, size_t at, const ov::element::Type& type) {
+inline std::string not_finite_text(const std::byte* bytes, size_t at, size_t width) {
   uint64_t bits = 0;
-  std::memcpy(&bits, bytes + at * type.size(), type.size());  // little-endian, as x86 and ARM are
-  const int fraction = type.size() == 2 ? 10 : type.size() == 4 ? 23 : 52;
+  std::memcpy(&bits, bytes + at * width, width);  // little-endian, as x86 and ARM are
+  const int fraction = width == 2 ? 10 : width == 4 ? 23 : 52;
   if (bits & ((uint64_t{1} << fraction) - 1)) return "nan";
-  return bits >> (8 * type.size() - 1) ? "-inf" : "inf";
+  return bits >> (8 * width - 1) ? "-inf" : "inf";
 }

@@ -28,10 +28,10 @@ std::string shape_text(const int64_t* shape, uint32_t dimensions) {
 
 void refuse_what_is_not_finite(const Tensor& tensor, const std::byte* bytes, size_t rows, const char* before,
                                const char* after) {
-  const size_t elements = tensor.elements(), at = first_not_finite(bytes, rows * elements, tensor.type);
+  const size_t elements = tensor.elements(), at = first_not_finite(bytes, rows * elements, tensor.type.size());
   if (at == kAllFinite) return;
   throw Refused(before + tensor.feature(at % elements) + " of row " + std::to_string(at / elements) + " as " +
-                not_finite_text(bytes, at, tensor.type) + after);
+                not_finite_text(bytes, at, tensor.type.size()) + after);
 }
 
 bool asks_for(TRITONBACKEND_Request* request, const std::string& output) {

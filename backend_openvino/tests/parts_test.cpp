@@ -1,0 +1,145 @@
+// Tests of the parts that know neither Triton nor OpenVINO, and a door to them for tests in Python.
+//
+//   parts_test                              runs the tests below
+//   parts_test sha256 < bytes               prints the digest
+//   parts_test json < bytes                 prints the text of what was read; exits with 1 where it is refused
+//   parts_test read FOLDER DIGEST KEPT...   reads a release; exits with 1 where it is refused
+
+#include <cstdio>
+#include <functional>
+#include <iostream>
+#include <iterator>
+#include <limits>
+
+#include "errors.h"
+#include "finite.h"
+#include "json.h"
+#include "release.h"
+#include "sha256.h"
+
+namespace {
+
+int failures = 0;
+
+void expect(bool holds, const std::string& what) {
+  if (holds) return;
+  ++failures;
+  std::cerr << "FAILED: " << what << "\n";
+}
+
+bool refused(const std::function<void()>& work) {
+  try {
+    work();
+    return false;
+  } catch (const Refused&) {
+    return true;
+  }
+}
+
+std::string digest(const std::string& bytes, size_t piece) {
+  Sha256 hasher;
+  for (size_t at = 0; at < bytes.size(); at += piece) hasher.add(bytes.data() + at, std::min(piece, bytes.size() - at));
+  return hasher.digest();
+}
+
+// The examples of FIPS 180-4, and its lengths around the end of a block.
+void sha256_is_that_of_the_standard() {
+  const std::pair<std::string, std::string> known[] = {
+      {"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+      {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+      {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+       "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+      {std::string(1000000, 'a'), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"}};
+  for (const auto& [bytes, hex] : known)
+    for (const size_t piece : {1, 7, 64, 1 << 20})
+      expect(digest(bytes, piece) == "sha256:" + hex, "sha256 of " + std::to_string(bytes.size()) + " bytes");
+  for (size_t size = 0; size < 200; ++size)
+    expect(digest(std::string(size, 'x'), 1) == digest(std::string(size, 'x'), 200),
+           "pieces do not matter at " + std::to_string(size));
+}
+
+void json_is_read_strictly() {
+  for (const char* good : {"null", " [ 1 , -2.5e+3 , 0 ] ", R"({"a":{"b":[true,false]}})", R"("\u00e9\ud83d\ude00\n")"})
+    expect(!refused([&] { parse_json(good); }), std::string("reads ") + good);
+  for (const char* bad :
+       {"", "[1,]", "{\"a\":1,\"a\":2}", "01", "1.", ".5", "+1", "nul", "\"\\x\"", "\"\\ud800\"", "\"\\udc00\"",
+        "[1] 2", "\"a", "{\"a\"}", "\"\n\"", "NaN", "-", "1e", "\"\\u12g4\"", "\"\\u 123\"", "'a'", "{", "[", "]"})
+    expect(refused([&] { parse_json(bad); }), std::string("refuses ") + bad);
+  expect(refused([] { parse_json(std::string(100000, '[')); }), "nesting ends somewhere");
+  expect(refused([] { parse_json(std::string_view("\"\0\"", 3)); }), "no byte 0 in text");
+  expect(parse_json(R"("\ud83d\ude00")").string() == "\xF0\x9F\x98\x80", "a surrogate pair is one character");
+  expect(parse_json("9223372036854775807").integer() == std::numeric_limits<int64_t>::max(), "all 64 bits");
+  expect(refused([] { parse_json("9223372036854775808").integer(); }), "and not one more");
+  expect(refused([] { parse_json("1.5").integer(); }), "a fraction is no whole number");
+  expect(refused([] { parse_json("{}").at("a"); }), "a missing key is refused");
+  expect(refused([] { parse_json("[]").at("a"); }), "a list has no keys");
+  expect(parse_json(R"({"a":1,"b":[2.0]})") == parse_json(R"({"b":[2],"a":1.0})"), "order and form do not matter");
+  expect(!(parse_json("[1]") == parse_json("[2]")), "values do");
+  expect(json_quoted("a\"\\\n\x01") == R"("a\"\\\n\u0001")", "no text forges a line of the log");
+}
+
+template <typename Number>
+void finite_of(const std::string& name) {
+  using Limits = std::numeric_limits<Number>;
+  constexpr size_t kWidth = sizeof(Number);
+  for (const size_t count : {1, 63, 64, 65, 200}) {
+    std::vector<Number> values(count, Limits::max());
+    values[0] = Limits::denorm_min(), values[count / 2] = -Limits::max();
+    const auto* bytes = reinterpret_cast<const std::byte*>(values.data());
+    expect(first_not_finite(bytes, count, kWidth) == kAllFinite, name + ": the largest number is finite");
+    for (const auto& [bad, word] : {std::pair{Limits::quiet_NaN(), "nan"}, std::pair{Limits::infinity(), "inf"},
+                                    std::pair{-Limits::infinity(), "-inf"}}) {
+      values[count - 1] = bad;
+      expect(first_not_finite(bytes, count, kWidth) == count - 1, name + ": finds " + word);
+      expect(not_finite_text(bytes, count - 1, kWidth) == word, name + ": says " + word);
+    }
+  }
+}
+
+void what_is_not_finite_is_found() {
+  finite_of<float>("float32");
+  finite_of<double>("float64");
+  const uint16_t half[] = {0x7BFF, 0x0001, 0xFC00};
+  const auto* bytes = reinterpret_cast<const std::byte*>(half);
+  expect(first_not_finite(bytes, 3, 2) == 2, "float16: finds -inf");
+  expect(first_not_finite(bytes, 2, 2) == kAllFinite, "float16: the largest number is finite");
+}
+
+int run_tests() {
+  sha256_is_that_of_the_standard();
+  json_is_read_strictly();
+  what_is_not_finite_is_found();
+  std::cout << (failures ? std::to_string(failures) + " failed" : "all passed") << "\n";
+  return failures ? 1 : 0;
+}
+
+std::string standard_input() {
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+int serve_python(const std::string& what, int count, char** arguments) {
+  if (what == "sha256") {
+    std::cout << digest(standard_input(), 1 << 20) << "\n";
+  } else if (what == "json") {
+    std::cout << to_text(parse_json(standard_input())) << "\n";
+  } else if (what == "read" && count >= 2) {
+    const Release release = read_release(arguments[0], arguments[1], {arguments + 2, arguments + count});
+    for (const auto& [path, bytes] : release.contents) std::cout << path << " " << digest(bytes, 1 << 20) << "\n";
+  } else {
+    std::cerr << "what?\n";
+    return 2;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count == 1) return run_tests();
+  try {
+    return serve_python(arguments[1], count - 2, arguments + 2);
+  } catch (const Refused& refusal) {
+    std::cerr << refusal.what() << "\n";
+    return 1;
+  }
+}

@@ -59,7 +59,9 @@ KINDS = (*FORMATS, pytest.param(NATIVE, marks=needs_native))
 """Every backend, by the format that it serves, or by its name."""
 Kind = Format | str
 MAX_BATCH = 64
-_TYPES = {"float32": "FP32", "int64": "INT64", "float64": "FP64", "bool": "BOOL"}
+_TYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"} | {
+    f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("u", "") for bits in (8, 16, 32, 64)
+}
 
 
 def files_of(kind: Kind) -> tuple[str, ...]:
@@ -185,8 +187,10 @@ def config(
     batching: str = "dynamic_batching {}",
     parameters: Mapping[str, str] | None = None,
     of: Contract | None = None,
+    instances: int = 1,
+    without: Sequence[str] = (),
 ) -> str:
-    """The text of config.pbtxt; an empty `digest` leaves the parameter out."""
+    """The text of config.pbtxt; an empty `digest` leaves the parameter out, `without` names tensors to leave out."""
     values = {"release": release, "contract": json.dumps((of or contract()).to_json()), **(parameters or {})}
     if digest:
         values["manifest_digest"] = digest
@@ -195,12 +199,12 @@ def config(
         f'default_model_filename: "{files_of(fmt)[0]}"',
         f"max_batch_size: {max_batch}",
         f"version_policy {{ specific {{ versions: [{version}] }} }}",
-        "instance_group { count: 1 kind: KIND_CPU }",
+        f"instance_group {{ count: {instances} kind: KIND_CPU }}",
         batching if max_batch else "",
     ]
     lead = [] if max_batch else [-1]
     for kind, specs in (("input", (of or contract()).observations), ("output", (of or contract()).outputs)):
-        for spec in specs:
+        for spec in (each for each in specs if each.name not in without):
             dims = [*lead, *spec.shape]
             lines.append(f'{kind} {{ name: "{spec.name}" data_type: TYPE_{_TYPES[spec.dtype]} dims: {dims} }}')
     for key, value in values.items():
@@ -226,6 +230,7 @@ class Answer:
     outputs: dict[str, NDArray[Any]] = field(default_factory=dict)
     version: str = ""
     error: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -297,7 +302,7 @@ class Server:
             flat = np.frombuffer(content[at : at + size], dtype=names[output["datatype"]])
             found[output["name"]] = flat.reshape(output["shape"])
             at += size
-        return Answer(status, found, described["model_version"])
+        return Answer(status, found, described["model_version"], parameters=described.get("parameters", {}))
 
     def statistics(self, model: str) -> dict[str, Any]:
         return dict(json.loads(self.call("GET", f"/v2/models/{model}/stats")[1])["model_stats"][0])
