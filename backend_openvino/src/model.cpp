@@ -39,9 +39,12 @@ const Type kTypes[] = {
 const std::map<std::string, std::string> kDefaults = {
     {"INFERENCE_PRECISION_HINT", "f32"},
     {"INFERENCE_NUM_THREADS", "1"},
-    {"NUM_STREAMS", "1"},
-    {"PERFORMANCE_HINT", "LATENCY"},
 };
+
+// Who sets one of these wants OpenVINO's own executor; see Session for what runs inferences otherwise.
+const std::set<std::string> kExecutor = {"NUM_STREAMS",          "PERFORMANCE_HINT",       "PERFORMANCE_HINT_NUM_REQUESTS",
+                                         "ENABLE_CPU_PINNING",   "ENABLE_HYPER_THREADING", "SCHEDULING_CORE_TYPE",
+                                         "ENABLE_CPU_RESERVATION", "EXCLUSIVE_ASYNC_REQUESTS"};
 
 // Means something to NVIDIA's backend of the same name, and nothing here.
 const std::set<std::string> kIgnored = {"ENABLE_BATCH_PADDING", "RESHAPE_IO_LAYERS", "SKIP_OV_DYNAMIC_BATCHSIZE",
@@ -204,14 +207,30 @@ std::string parameter(const Json& config, const char* name, bool required) {
   return value;
 }
 
-ov::AnyMap options_of(const Json& config) {
-  ov::AnyMap options(kDefaults.begin(), kDefaults.end());
+void set_options(const Json& config, Model& model) {
+  std::map<std::string, std::string> options = kDefaults;
+  bool ours = true;
   if (const Json* parameters = config.find("parameters"))
     for (const auto& [name, value] : parameters->members) {
       const bool theirs = name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == name.npos;
-      if (theirs && !kIgnored.count(name)) options[name] = value.at("string_value").string();
+      if (!theirs || kIgnored.count(name)) continue;
+      options[name] = value.at("string_value").string();
+      if (kExecutor.count(name)) ours = false;
     }
-  return options;
+  if (ours) {
+    int64_t threads = 0;
+    try {
+      threads = Json::of(options["INFERENCE_NUM_THREADS"]).integer();
+    } catch (const Refused& refusal) {
+      throw Refused(std::string("config.pbtxt: INFERENCE_NUM_THREADS: ") + refusal.what());
+    }
+    if (threads < 1 || threads > 1024)
+      throw Refused("config.pbtxt sets INFERENCE_NUM_THREADS to " + std::to_string(threads) +
+                    "; it takes 1 to 1024, unless NUM_STREAMS or a hint is set as well");
+    model.threads = static_cast<int>(threads);
+    options["EXCLUSIVE_ASYNC_REQUESTS"] = "YES";
+  }
+  model.options.insert(options.begin(), options.end());
 }
 
 std::shared_ptr<ov::Model> read_artifact(ov::Core& core, Release& release, const std::string& file,
@@ -281,7 +300,7 @@ std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std:
   model->artifact = read_artifact(core, model->release, file, weights);
   hold_against_artifact(file, "input", model->artifact->inputs(), model->inputs);
   hold_against_artifact(file, "output", model->artifact->outputs(), model->outputs);
-  model->options = options_of(config);
+  set_options(config, *model);
   return model;
 }
 

@@ -40,6 +40,7 @@ struct Model {
   std::vector<Tensor> inputs, outputs;
   int64_t max_batch = 0;
   ov::AnyMap options;
+  int threads = 0;  // that one inference may use; 0 where OpenVINO's own executor decides
   std::shared_ptr<ov::Model> artifact;
 
   // The model's label in a line of the log, with more members after it.

@@ -36,8 +36,11 @@ double nearest_to_zero(const Tensor& tensor, size_t element) {
 
 Session::Session(ov::Core& core, const Model& model)
     : model_(model), rooms_(model.inputs.size()), outputs_(model.outputs.size()) {
-  any_ = compile(core, model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension::dynamic());
-  one_ = compile(core, 1);
+  if (model.threads > 0) arena_ = std::make_unique<tbb::task_arena>(model.threads);
+  inside([&] {
+    any_ = compile(core, model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension::dynamic());
+    one_ = compile(core, 1);
+  });
   for (size_t i = 0; i < model.inputs.size(); ++i) room(i, 0, std::max<int64_t>(model.max_batch, 1));
   warm_up();
 }
@@ -81,7 +84,7 @@ void Session::bind(Graph& graph, size_t first, size_t rows, const std::byte* con
 void Session::run(size_t first, size_t rows, const std::byte* const* direct) {
   Graph& graph = rows == 1 ? one_ : any_;
   bind(graph, first, rows, direct);
-  graph.request.infer();
+  inside([&] { graph.request.infer(); });
   for (size_t i = 0; i < outputs_.size(); ++i) {
     const Tensor& output = model_.outputs[i];
     const ov::Tensor found = graph.request.get_output_tensor(output.position);
