@@ -84,9 +84,7 @@ void Instance::execute(TRITONBACKEND_Request** requests, uint32_t count) {
       if (alone) session_.run(job.first, job.rows, count == 1 ? direct_.data() : nullptr);
       if (good == 1) compute_end = now_ns();
       answer(job, alone ? 0 : job.first);
-      check(TRITONBACKEND_ResponseSetStringParameter(job.response, "release", model_.release.version.c_str()));
-      check(TRITONBACKEND_ResponseSetStringParameter(job.response, "digest", model_.release.digest.c_str()));
-      check(TRITONBACKEND_ResponseSetIntParameter(job.response, "compute_us", (compute_end - compute_start) / 1000));
+      if (model_.tells) tell(job, (compute_end - compute_start) / 1000);
     });
   }
   for (Job& job : jobs_) {
@@ -102,6 +100,13 @@ void Instance::execute(TRITONBACKEND_Request** requests, uint32_t count) {
   if (rows > 0)
     succeeded(TRITONBACKEND_ModelInstanceReportBatchStatistics(handle_, rows, start, compute_start, compute_end, end));
   for (Job& job : jobs_) succeeded(TRITONBACKEND_RequestRelease(job.request, TRITONSERVER_REQUEST_RELEASE_ALL));
+}
+
+// Who answered, and how long it took: for the client, in parameters of the response.
+void Instance::tell(Job& job, uint64_t compute_us) {
+  check(TRITONBACKEND_ResponseSetStringParameter(job.response, "release", model_.release.version.c_str()));
+  check(TRITONBACKEND_ResponseSetStringParameter(job.response, "digest", model_.release.digest.c_str()));
+  check(TRITONBACKEND_ResponseSetIntParameter(job.response, "compute_us", compute_us));
 }
 
 // What goes wrong in `work` becomes the answer to this request alone.

@@ -33,6 +33,7 @@ class Instance {
   const std::byte* fetch(Job& job, size_t index, TRITONBACKEND_Input* input, size_t rows, uint32_t buffers,
                          bool alone);
   void answer(Job& job, size_t first);
+  void tell(Job& job, uint64_t compute_us);
   template <typename Work>
   void attempt(Job& job, TRITONSERVER_ErrorCode code, Work work);
 

@@ -300,7 +300,9 @@ std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std:
   model->artifact = read_artifact(core, model->release, file, weights);
   hold_against_artifact(file, "input", model->artifact->inputs(), model->inputs);
   hold_against_artifact(file, "output", model->artifact->outputs(), model->outputs);
+  model->artifact_bytes = model->release.contents.at(weights.empty() ? file : weights).size();
   set_options(config, *model);
+  model->tells = parameter(config, "response_parameters", false) != "none";
   return model;
 }
 

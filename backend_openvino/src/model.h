@@ -42,6 +42,8 @@ struct Model {
   ov::AnyMap options;
   int threads = 0;  // that one inference may use; 0 where OpenVINO's own executor decides
   std::shared_ptr<ov::Model> artifact;
+  size_t artifact_bytes = 0;
+  bool tells = true;  // who answered and how long it took, in parameters of the response
 
   // The model's label in a line of the log, with more members after it.
   std::string words(const std::string& more) const;

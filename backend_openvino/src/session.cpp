@@ -8,6 +8,9 @@
 
 namespace {
 
+constexpr size_t kSmallBytes = 1 << 20;  // of the artifact: what stays in the cache from one piece to the next
+constexpr size_t kLargestPiece = 16;     // beyond it, time goes by the row
+
 // The bytes of `value` as element type `type`; for the first input that a graph ever sees.
 void write(const ov::element::Type& type, double value, std::byte* to) {
   const auto as = [&](auto typed) { std::memcpy(to, &typed, sizeof(typed)); };
@@ -35,13 +38,24 @@ double nearest_to_zero(const Tensor& tensor, size_t element) {
 }  // namespace
 
 Session::Session(ov::Core& core, const Model& model)
-    : model_(model), rooms_(model.inputs.size()), outputs_(model.outputs.size()) {
+    : model_(model),
+      small_(model.artifact_bytes <= kSmallBytes),
+      rooms_(model.inputs.size()),
+      answers_(model.outputs.size()),
+      sources_(model.inputs.size()),
+      piece_sources_(model.inputs.size()),
+      outputs_(model.outputs.size()) {
   if (model.threads > 0) arena_ = std::make_unique<tbb::task_arena>(model.threads);
+  const size_t largest = model.max_batch > 0 ? model.max_batch : SIZE_MAX;
   inside([&] {
-    any_ = compile(core, model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension::dynamic());
-    one_ = compile(core, 1);
+    for (size_t rows = 1; rows <= std::min(largest, small_ ? kLargestPiece : 1); rows *= 2)
+      fixed_.push_back(compile(core, static_cast<int64_t>(rows)));
+    if (largest > 1) any_ = compile(core, model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension());
   });
   for (size_t i = 0; i < model.inputs.size(); ++i) room(i, 0, std::max<int64_t>(model.max_batch, 1));
+  for (size_t i = 0; i < model.outputs.size(); ++i) answers_[i].resize(2 * kLargestPiece * model.outputs[i].row_bytes);
+  for (size_t piece = 0; small_ && piece < fixed_.size(); ++piece)
+    for (const Tensor& input : model.inputs) fixed_[piece].rooms.emplace_back((size_t{1} << piece) * input.row_bytes);
   warm_up();
 }
 
@@ -68,22 +82,48 @@ std::byte* Session::room(size_t index, size_t first, size_t rows) {
   return bytes.data() + first * row_bytes;
 }
 
-void Session::bind(Graph& graph, size_t first, size_t rows, const std::byte* const* direct) {
-  for (size_t i = 0; i < model_.inputs.size(); ++i) {
-    const Tensor& input = model_.inputs[i];
-    const std::byte* from = direct ? direct[i] : rooms_[i].data() + first * input.row_bytes;
-    if (graph.bound[i] == from && graph.rows == rows) continue;
-    ov::Shape shape{rows};
-    shape.insert(shape.end(), input.item.begin(), input.item.end());
-    graph.request.set_input_tensor(input.position, ov::Tensor(input.type, shape, const_cast<std::byte*>(from)));
-    graph.bound[i] = from;
-  }
-  graph.rows = rows;
+void Session::run(size_t first, size_t rows, const std::byte* const* direct) {
+  for (size_t i = 0; i < sources_.size(); ++i)
+    sources_[i] = direct ? direct[i] : rooms_[i].data() + first * model_.inputs[i].row_bytes;
+  if (small_ && rows < size_t{2} << (fixed_.size() - 1))
+    infer_in_pieces(rows);
+  else
+    infer(rows == 1 ? fixed_[0] : any_, rows, sources_.data());
 }
 
-void Session::run(size_t first, size_t rows, const std::byte* const* direct) {
-  Graph& graph = rows == 1 ? one_ : any_;
-  bind(graph, first, rows, direct);
+void Session::infer_in_pieces(size_t rows) {
+  size_t done = 0;
+  for (size_t piece = fixed_.size(); piece-- > 0;) {
+    const size_t size = size_t{1} << piece;
+    if (!(rows & size)) continue;
+    Graph& graph = fixed_[piece];
+    for (size_t i = 0; i < sources_.size(); ++i) {
+      const size_t row_bytes = model_.inputs[i].row_bytes;
+      std::memcpy(graph.rooms[i].data(), sources_[i] + done * row_bytes, size * row_bytes);
+      piece_sources_[i] = graph.rooms[i].data();
+    }
+    infer(graph, size, piece_sources_.data());
+    if (size == rows) return;  // one piece: its outputs are the batch's
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      const size_t row_bytes = model_.outputs[i].row_bytes;
+      std::memcpy(answers_[i].data() + done * row_bytes, outputs_[i], size * row_bytes);
+    }
+    done += size;
+  }
+  for (size_t i = 0; i < outputs_.size(); ++i) outputs_[i] = answers_[i].data();
+}
+
+// Runs one graph on the rows that begin at `from`, one address an input.
+void Session::infer(Graph& graph, size_t rows, const std::byte* const* from) {
+  for (size_t i = 0; i < model_.inputs.size(); ++i) {
+    if (graph.bound[i] == from[i] && graph.rows == rows) continue;
+    const Tensor& input = model_.inputs[i];
+    ov::Shape shape{rows};
+    shape.insert(shape.end(), input.item.begin(), input.item.end());
+    graph.request.set_input_tensor(input.position, ov::Tensor(input.type, shape, const_cast<std::byte*>(from[i])));
+    graph.bound[i] = from[i];
+  }
+  graph.rows = rows;
   inside([&] { graph.request.infer(); });
   for (size_t i = 0; i < outputs_.size(); ++i) {
     const Tensor& output = model_.outputs[i];
@@ -97,10 +137,11 @@ void Session::run(size_t first, size_t rows, const std::byte* const* direct) {
   }
 }
 
-// Answers once before Triton calls the model ready, so that no client waits for what happens once.
+// Answers once on every graph before Triton calls the model ready, so that no client waits for what
+// happens once.
 void Session::warm_up() {
-  for (const size_t rows : {size_t{1}, size_t(std::min<int64_t>(std::max<int64_t>(model_.max_batch, 2), 2))}) {
-    if (model_.max_batch == 1 && rows > 1) break;
+  const size_t largest = model_.max_batch > 0 ? model_.max_batch : SIZE_MAX;
+  for (size_t rows = 1; rows <= std::min(largest, 2 * kLargestPiece); rows *= 2) {
     for (size_t i = 0; i < model_.inputs.size(); ++i) {
       const Tensor& input = model_.inputs[i];
       const size_t elements = input.elements();

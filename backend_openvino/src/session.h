@@ -5,9 +5,11 @@
 // entry: that takes 4 us more, and pins all instances to one core. EXCLUSIVE_ASYNC_REQUESTS makes
 // `infer()` pass it by.
 //
-// A batch of one row runs on a graph that was compiled for one row, any other on one of dynamic size:
-// the fixed graph needs no shape inference, and one row is what a client in a control loop sends. Both
-// read the same memory, bound once; so a run of a size that was seen before allocates nothing here.
+// A small policy is compiled for 1, 2, 4, 8 and 16 rows, and a batch is run in such pieces (7 = 4 + 2 + 1),
+// without padding: a graph of fixed size needs no shape inference, and one of dynamic size that sees
+// another size at each run takes 25 us more than it computes. A large policy, whose weights would be
+// read once a piece and kept once a size, has a graph for one row and one of dynamic size. All memory is
+// bound once; so a run of a size that was seen before allocates nothing here.
 #pragma once
 
 #include <cstddef>
@@ -36,14 +38,15 @@ class Session {
   struct Graph {
     ov::CompiledModel compiled;
     ov::InferRequest request;
-    std::vector<const std::byte*> bound;  // where each input is read
+    std::vector<std::vector<std::byte>> rooms;  // of its own, where it runs pieces
+    std::vector<const std::byte*> bound;        // where each input is read
     size_t rows = 0;
   };
 
   Graph compile(ov::Core& core, const ov::Dimension& rows) const;
-  void bind(Graph& graph, size_t first, size_t rows, const std::byte* const* direct);
+  void infer(Graph& graph, size_t rows, const std::byte* const* from);
+  void infer_in_pieces(size_t rows);
   void warm_up();
-
   template <typename Work>
   void inside(Work work) {
     if (arena_)
@@ -53,8 +56,10 @@ class Session {
   }
 
   const Model& model_;
+  const bool small_;
   std::unique_ptr<tbb::task_arena> arena_;
-  Graph one_, any_;
-  std::vector<std::vector<std::byte>> rooms_;
-  std::vector<const std::byte*> outputs_;
+  std::vector<Graph> fixed_;  // for 1, 2, 4, ... rows
+  Graph any_;
+  std::vector<std::vector<std::byte>> rooms_, answers_;  // of whole batches
+  std::vector<const std::byte*> sources_, piece_sources_, outputs_;
 };
