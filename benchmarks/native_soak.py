@@ -109,7 +109,7 @@ def preloaded(report: Path) -> Iterator[None]:
     found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     wanted = {
         "LD_PRELOAD": str(Path(found.stdout.strip()).resolve()),
-        "ASAN_OPTIONS": f"log_path={report}:detect_leaks=1:malloc_context_size=12",
+        "ASAN_OPTIONS": f"log_path={report}:detect_leaks=1:malloc_context_size=3",
         "TBB_ENABLE_SANITIZERS": "1",  # it loads its parts with RTLD_DEEPBIND otherwise, which ASan refuses
         "UBSAN_OPTIONS": f"log_path={report}:print_stacktrace=1",
     }
