@@ -114,10 +114,10 @@ def export_policy(
         head=head,
         feature_names=feature_names,
     )
-    with clock.step("load"):
+    with clock.step("load", "read the policy"):
         policy = open_source(source, options)
     wanted = _check_formats(formats, policy)
-    with clock.step("reference"):
+    with clock.step("reference", "ask the policy itself, in eager PyTorch, for actions to compare with"):
         groups, golden = _reference(policy, recorded, tolerance, golden_rows, seed)
     with whole_folder(output, force=force) as folder:
         reports = _write_artifacts(policy, wanted, folder, clock, groups)
@@ -136,9 +136,9 @@ class _Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str, words: str) -> Iterator[None]:
         if self._progress is not None:
-            self._progress(name)
+            self._progress(words)
         begin = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - begin
@@ -189,7 +189,7 @@ def _write_artifacts(
 ) -> dict[Format, parity.Report]:
     onnx_path = folder / FILES[Format.ONNX][0]
     if set(wanted) & {Format.ONNX, Format.OPENVINO, Format.TENSORRT}:
-        with clock.step(Format.ONNX.value):
+        with clock.step(Format.ONNX.value, "write onnx"):
             if policy.onnx is not None:
                 onnx_path.write_bytes(policy.onnx)
             else:
@@ -197,9 +197,9 @@ def _write_artifacts(
     reports = {}
     for form in wanted:
         if form is not Format.ONNX:
-            with clock.step(form.value):
+            with clock.step(form.value, f"write {form.value}"):
                 _write(form, policy, onnx_path, folder)
-        with clock.step(f"parity {form.value}"):
+        with clock.step(f"parity {form.value}", f"compare {form.value} with the policy"):
             runner = open_runner(form, folder, policy.contract)
             reports[form] = parity.check(form.value, runner, policy.contract, groups)
     if Format.ONNX not in wanted:

@@ -17,14 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policyctl.domain.contract import (
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-    Transform,
-)
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 from policyctl_exporters.heads import chooser, clip_to
 from policyctl_exporters.layers import Normalize

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import Bound, Contract, DistributionKind, TensorSpec, Transform
+from policyctl.domain.contract import Contract, DistributionKind, Transform
+from policyctl.domain.tensor import Bound, TensorSpec
 from policyctl.errors import ServerError, UsageError
 
 LOGITS, MEAN, LOG_STD = "logits", "mean", "log_std"

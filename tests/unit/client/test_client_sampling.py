@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyctl.client.sampling import draw, parameters_of
-from policyctl.domain.contract import (
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-    Transform,
-)
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ServerError, UsageError
 
 OBSERVATION = (TensorSpec("observation", "float32", (1,)),)

@@ -21,10 +21,11 @@ from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Answer, Served
 from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import IntegrityError, ServerError
 from policyctl.integrity import read_release
 from policyctl.services import control as control_module
