@@ -28,6 +28,7 @@ from policyctl.domain.golden import Golden
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.parity import Tolerance
 from policyctl.errors import UnsupportedError, UsageError
+from policyctl.integrity import hash_file
 from policyctl_exporters import observations as obs
 from policyctl_exporters import parity, writers
 from policyctl_exporters.card import write_card
@@ -155,6 +156,8 @@ def _reference(
     eager = EagerGraph(policy.graph, policy.contract) if policy.graph is not None else None
     for kind, rows in (("usual", usual), ("edges", obs.edges(policy))):
         expected = policy.reference(rows)
+        if kind == "usual":
+            parity.require_finite(policy.contract, rows, expected)
         moved = eager.sensitivity(rows, seed=seed) if eager is not None and tolerance is None else 0.0
         allowed = tolerance or parity.fitted(expected, sensitivity=moved)
         groups.append(parity.Rows(kind, rows, expected, allowed))
@@ -169,6 +172,7 @@ def _golden(policy: Source, drawn: obs.Batch, given: obs.Batch | None, tolerance
     """Clear rows out of those drawn, and up to half of them out of those recorded."""
     pool = obs.join(drawn, given)
     answers = policy.reference(pool)
+    parity.require_finite(policy.contract, pool, answers)
     clear = np.flatnonzero(parity.decided(policy.contract, answers, tolerance))
     border = 4 * rows
     if clear.size == 0:
@@ -231,7 +235,10 @@ def _write_texts(
         "schema": _PARITY_SCHEMA,
         "seed": seed,
         "tolerance": {group.kind: dataclasses.asdict(group.tolerance) for group in groups},
-        "formats": {form.value: report.to_json() for form, report in reports.items()},
+        "formats": {
+            form.value: report.to_json() | {"files": {name: hash_file(folder, name).digest for name in FILES[form]}}
+            for form, report in reports.items()
+        },
     }
     (folder / CONTRACT_FILE).write_bytes(canonical_json(policy.contract.to_json()))
     (folder / GOLDEN_FILE).write_bytes(golden.to_bytes())

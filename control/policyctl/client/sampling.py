@@ -43,6 +43,16 @@ def parameters_of(contract: Contract) -> tuple[str, ...]:
             return (LOGITS,)
 
 
+def check_seed(seed: int | None) -> None:
+    """Refuse what seeds no draw, before anything is sent.
+
+    Raises:
+        UsageError: It is neither None nor a whole number from 0 on.
+    """
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0):
+        raise UsageError(f"seed is {seed!r}, expected None or a whole number from 0 on")
+
+
 def draw(contract: Contract, outputs: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
     """One action a row.
 
