@@ -208,7 +208,7 @@ def _check(finished: Finished, options: PerfAnalyzerOptions, level: float, repor
         raise ServerError(
             f"perf_analyzer did not end in time at {options.mode} {level:g} of {options.model}"
             f" ({finished.duration_s:.1f} s); it said last:\n{finished.tail()}",
-            remedy="Is the server stopped or overloaded? Otherwise give a longer time_limit_s.",
+            remedy="Is the server stopped or overloaded? Otherwise give more time (--time-limit).",
         )
     if "error while loading shared libraries" in finished.stderr:
         raise UnsupportedError(

@@ -14,8 +14,8 @@ from typing import Any, Final
 import yaml
 
 from policyctl.domain.artifacts import Format
-from policyctl.domain.contract import TensorSpec
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.tensor import TensorSpec
 from policyctl_exporters.parity import Report
 from policyctl_exporters.source import Source
 

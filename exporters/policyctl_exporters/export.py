@@ -28,6 +28,7 @@ from policyctl.domain.golden import Golden
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.parity import Tolerance
 from policyctl.errors import UnsupportedError, UsageError
+from policyctl.integrity import hash_file
 from policyctl_exporters import observations as obs
 from policyctl_exporters import parity, writers
 from policyctl_exporters.card import write_card
@@ -114,10 +115,10 @@ def export_policy(
         head=head,
         feature_names=feature_names,
     )
-    with clock.step("load"):
+    with clock.step("load", "read the policy"):
         policy = open_source(source, options)
     wanted = _check_formats(formats, policy)
-    with clock.step("reference"):
+    with clock.step("reference", "ask the policy itself, in eager PyTorch, for actions to compare with"):
         groups, golden = _reference(policy, recorded, tolerance, golden_rows, seed)
     with whole_folder(output, force=force) as folder:
         reports = _write_artifacts(policy, wanted, folder, clock, groups)
@@ -136,9 +137,9 @@ class _Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str, words: str) -> Iterator[None]:
         if self._progress is not None:
-            self._progress(name)
+            self._progress(words)
         begin = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - begin
@@ -155,6 +156,8 @@ def _reference(
     eager = EagerGraph(policy.graph, policy.contract) if policy.graph is not None else None
     for kind, rows in (("usual", usual), ("edges", obs.edges(policy))):
         expected = policy.reference(rows)
+        if kind == "usual":
+            parity.require_finite(policy.contract, rows, expected)
         moved = eager.sensitivity(rows, seed=seed) if eager is not None and tolerance is None else 0.0
         allowed = tolerance or parity.fitted(expected, sensitivity=moved)
         groups.append(parity.Rows(kind, rows, expected, allowed))
@@ -169,6 +172,7 @@ def _golden(policy: Source, drawn: obs.Batch, given: obs.Batch | None, tolerance
     """Clear rows out of those drawn, and up to half of them out of those recorded."""
     pool = obs.join(drawn, given)
     answers = policy.reference(pool)
+    parity.require_finite(policy.contract, pool, answers)
     clear = np.flatnonzero(parity.decided(policy.contract, answers, tolerance))
     border = 4 * rows
     if clear.size == 0:
@@ -189,7 +193,7 @@ def _write_artifacts(
 ) -> dict[Format, parity.Report]:
     onnx_path = folder / FILES[Format.ONNX][0]
     if set(wanted) & {Format.ONNX, Format.OPENVINO, Format.TENSORRT}:
-        with clock.step(Format.ONNX.value):
+        with clock.step(Format.ONNX.value, "write onnx"):
             if policy.onnx is not None:
                 onnx_path.write_bytes(policy.onnx)
             else:
@@ -197,9 +201,9 @@ def _write_artifacts(
     reports = {}
     for form in wanted:
         if form is not Format.ONNX:
-            with clock.step(form.value):
+            with clock.step(form.value, f"write {form.value}"):
                 _write(form, policy, onnx_path, folder)
-        with clock.step(f"parity {form.value}"):
+        with clock.step(f"parity {form.value}", f"compare {form.value} with the policy"):
             runner = open_runner(form, folder, policy.contract)
             reports[form] = parity.check(form.value, runner, policy.contract, groups)
     if Format.ONNX not in wanted:
@@ -231,7 +235,10 @@ def _write_texts(
         "schema": _PARITY_SCHEMA,
         "seed": seed,
         "tolerance": {group.kind: dataclasses.asdict(group.tolerance) for group in groups},
-        "formats": {form.value: report.to_json() for form, report in reports.items()},
+        "formats": {
+            form.value: report.to_json() | {"files": {name: hash_file(folder, name).digest for name in FILES[form]}}
+            for form, report in reports.items()
+        },
     }
     (folder / CONTRACT_FILE).write_bytes(canonical_json(policy.contract.to_json()))
     (folder / GOLDEN_FILE).write_bytes(golden.to_bytes())

@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from policyctl.domain.artifacts import CONTRACT_FILE
-from policyctl.errors import UsageError
+from policyctl.errors import PolicyctlError, UsageError
 
 
 def check_output(output: Path, *, force: bool) -> None:
@@ -43,12 +44,16 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
     """A temporary sibling that becomes `output` when the block ends well, and vanishes otherwise.
 
     Raises:
-        UsageError: As `check_output`, once more at the end.
+        UsageError: As `check_output`, once more at the end; or the disk is full or cannot be written.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent.absolute()))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent.absolute()))
+    except OSError as error:
+        raise _unwritable(output, error) from error
     try:
         yield folder
+        _require_room(folder)
         # mkdtemp makes it private; an export is as readable as any other new folder.
         mask = os.umask(0)
         os.umask(mask)
@@ -65,5 +70,34 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
             shutil.rmtree(earlier)
         else:
             folder.rename(output)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    except PolicyctlError as error:
+        # A runtime that cannot write its file says whatever it likes; a full disk is what it means.
+        _require_room(folder, cause=error)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+_ROOM_BYTES: Final = 4096
+
+
+def _require_room(folder: Path, *, cause: Exception | None = None) -> None:
+    """Refuse a disk that is full now: libraries that write files do not all tell."""
+    probe = folder / ".room"
+    try:
+        with probe.open("wb") as writer:
+            writer.write(bytes(_ROOM_BYTES))
+            writer.flush()
+            os.fsync(writer.fileno())
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from cause or error
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{path}: cannot be written ({error.strerror or error})",
+        remedy="Check free space (df), permissions, and whether the file system is read-only. Nothing was exported.",
+    )

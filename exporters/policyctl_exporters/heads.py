@@ -13,13 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policyctl.domain.contract import (
-    ActionKind,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-    Transform,
-)
+from policyctl.domain.contract import ActionKind, Distribution, DistributionKind, Transform
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError
 from policyctl_exporters.layers import Clip, Greedy, Rescale, Threshold
 from policyctl_exporters.spaces import action_of, float32_inside

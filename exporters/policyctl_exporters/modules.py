@@ -17,14 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policyctl.domain.contract import (
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-    Transform,
-)
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 from policyctl_exporters.heads import chooser, clip_to
 from policyctl_exporters.layers import Normalize
@@ -223,7 +217,7 @@ def _probe(answer: _Answer, observations: Sequence[Observation]) -> Any:
     # Whatever the module's own code raises on its first observation.
     except Exception as error:
         raise UsageError(
-            f"the module fails on 2 observations of zeros: {type(error).__name__}: {error}",
+            f"the module fails on 2 observations of zeros: {type(error).__name__}: {_last_line(error)}",
             remedy="Check observation_space, and that the module takes a batch in its first dimension.",
         ) from error
     values = found.values() if isinstance(found, Mapping) else [found]
@@ -233,6 +227,12 @@ def _probe(answer: _Answer, observations: Sequence[Observation]) -> Any:
             remedy=f"Return one tensor, or a dict with keys out of {', '.join(OUTPUT_NAMES)}.",
         )
     return found
+
+
+def _last_line(error: Exception) -> str:
+    """TorchScript puts its whole trace into the message; what went wrong is its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
 
 
 def torch_dtype(name: str) -> torch.dtype:

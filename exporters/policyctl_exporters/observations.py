@@ -19,7 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import Bound, Contract, TensorSpec
+from policyctl.domain.contract import Contract
+from policyctl.domain.tensor import Bound, TensorSpec
 from policyctl.errors import UsageError
 from policyctl_exporters.source import Source
 

@@ -13,16 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import (
-    ACTION,
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-    Transform,
-)
+from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.manifest import digest_of
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.source import Arrays, Options, Source
 from policyctl_exporters.spaces import OUTPUT_NAMES, action_of, float32_inside, observations_of

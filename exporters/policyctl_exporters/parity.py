@@ -37,6 +37,31 @@ _MARGIN: Final = 8.0
 _MOST: Final = 1e-3
 
 
+def require_finite(contract: Contract, observations: Batch, answers: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse a policy that itself answers NaN or infinity to an observation as usual.
+
+    NaN agrees with NaN, so no comparison would find it, and no server would ever send such an action.
+
+    Args:
+        contract: Names the outputs.
+        observations: Each of shape (n, *shape).
+        answers: What the policy answered, each of shape (n, *shape).
+
+    Raises:
+        ParityError: It does; shows the first observation.
+    """
+    for spec in contract.outputs:
+        values = np.asarray(answers[spec.name])
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            continue
+        row = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
+        shown = {name: array[row].tolist() for name, array in observations.items()}
+        raise ParityError(
+            f"the policy itself answers {spec.name} {values[row].tolist()} to {str(shown)[:300]}",
+            remedy="Such an action must not be taken. Check the weights, the normaliser and the bounds of the space.",
+        )
+
+
 def fitted(expected: Mapping[str, NDArray[Any]], *, sensitivity: float = 0.0) -> Tolerance:
     """The default tolerance for a policy's answers to some rows.
 

@@ -12,6 +12,7 @@ import importlib
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,16 @@ def load_callable(name: str) -> Any:
         sys.path.remove(here)
     if not callable(found):
         raise UsageError(f"{name} is {type(found).__name__}, which cannot be called")
-    return found()
+    try:
+        made = found()
+    # Whatever the user's own code raises.
+    except Exception as error:
+        raise UsageError(
+            f"{name} raised {type(error).__name__}: {error}", remedy="It is called without arguments."
+        ) from error
+    if isinstance(made, str | Path):
+        raise UsageError(f"{name} returned {type(made).__name__}, expected a torch module or a policy")
+    return made
 
 
 def _open_file(path: Path, options: Options) -> Source:
@@ -145,6 +155,7 @@ def _from_sb3(trained: Trained, options: Options) -> Source:
             " only rewards were normalised (--no-normalizer, normalizer=False).",
         )
     policy = trained.policy
+    _require_own_spaces(policy, options)
     space = options.observation_space or policy.observation_space
     observations = observations_of(space, normalizer=normalizer, feature_names=options.feature_names)
     graph, contract = build_graph(policy, observations, normalizer)
@@ -161,6 +172,30 @@ def _from_sb3(trained: Trained, options: Options) -> Source:
         normalizer_file=normalizer_file,
         framework=trained.version,
     )
+
+
+def _require_own_spaces(policy: Any, options: Options) -> None:
+    """A Stable-Baselines3 policy knows its spaces and its head; whoever says otherwise errs."""
+    if options.head is not None:
+        raise UsageError(
+            f"head {options.head!r} is for torch modules; a Stable-Baselines3 policy has its own",
+            remedy="Leave it out.",
+        )
+    for which in ("observation_space", "action_space"):
+        said, own = getattr(options, which), getattr(policy, which)
+        if said is not None and _shapes(said) != _shapes(own):
+            raise UsageError(
+                f"the policy's {which.replace('_', ' ')} is {own}, the environment's is {said}",
+                remedy="Leave the environment out: the policy knows its own spaces.",
+            )
+
+
+def _shapes(space: Any) -> Any:
+    """What two spaces must have in common to be taken for the same: kind, shape and choices."""
+    inner = getattr(space, "spaces", None)
+    if isinstance(inner, Mapping):
+        return {key: _shapes(value) for key, value in inner.items()}
+    return type(space).__name__, getattr(space, "shape", None), str(getattr(space, "n", getattr(space, "nvec", "")))
 
 
 def _from_module(module: nn.Module, options: Options, *, kind: str, file: tuple[str, str] | None = None) -> Source:

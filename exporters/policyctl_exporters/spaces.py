@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, ActionKind, Bound, TensorSpec, bound_of
+from policyctl.domain.contract import ACTION, ActionKind
+from policyctl.domain.tensor import Bound, TensorSpec, bound_of
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.normalizer import FLAT, Normalizer
 from policyctl_exporters.pickles import Inert

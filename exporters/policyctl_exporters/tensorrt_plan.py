@@ -23,7 +23,7 @@ MAX_BATCH: Final = 64
 
 _REMEDY: Final = (
     "On the machine with the NVIDIA GPU that will serve it, run:"
-    " pip install 'policyctl[tensorrt]' && policyctl export SOURCE OUTPUT --format tensorrt"
+    " pip install 'policyctl[tensorrt]' && policyctl export SOURCE -o OUTPUT --format tensorrt"
 )
 
 

@@ -34,10 +34,11 @@ from policyctl.domain.artifacts import (
     PARITY_FILE,
     Format,
 )
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.manifest import Manifest, canonical_json, digest_of
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.tensor import TensorSpec
 from policyctl.integrity import build_manifest
 from policyctl.serving.backend_directory import add_native, assemble
 from policyctl.serving.locate import locate

@@ -32,8 +32,9 @@ from serving_fixtures import (
 )
 
 from policyctl.domain.artifacts import CONTRACT_FILE, Format
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.manifest import canonical_json
+from policyctl.domain.tensor import TensorSpec
 
 pytestmark = pytest.mark.server
 

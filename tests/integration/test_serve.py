@@ -61,14 +61,16 @@ def test_the_log_and_status_say_which_openvino_backend_serves(server, monkeypatc
 
 
 def test_the_server_comes_back_from_a_dead_stub_and_from_its_own_death(server, monkeypatch) -> None:
-    """A killed stub is loaded again, a killed tritonserver started again, and SIGTERM leaves nothing behind."""
+    """A killed stub is loaded again by the same server, a killed server started again, SIGTERM leaves nothing."""
     monkeypatch.setenv("POLICYCTL_SERVING__NATIVE", "off")
     _serve_one(server)
+    first = server.endpoint["pid"]
     for stub in _stubs(server):
         stub.kill()
     wait_for(lambda: "Reloading walker" in server.log_text, 20)
-    wait_for(lambda: server.answered_by() == "1.0.0", 20)
-    first = server.endpoint["pid"]
+    wait_for(lambda: server.answered_by() == "1.0.0", 10)
+    assert server.endpoint["pid"] == first
+    assert "could not be loaded again" not in server.log_text
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: _triton(server) not in {None, first}, 30)
     assert server.answered_by() == "1.0.0"
@@ -78,6 +80,21 @@ def test_the_server_comes_back_from_a_dead_stub_and_from_its_own_death(server, m
     assert time.monotonic() - started < 12
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert not (server.root / ".policyctl" / "server.json").exists()
+
+
+def test_a_release_refused_at_start_is_served_once_its_files_are_restored(server) -> None:
+    """No restart and no command are needed; until then nothing answers, and status says so."""
+    _serve_one(server)
+    path = server.root / "walker" / "1" / "contract.json"
+    good = path.read_bytes()
+    server.stop()
+    path.chmod(0o644)
+    path.write_bytes(good.replace(b"1", b"2", 1))
+    server.start()
+    assert "REFUSED walker" in server.log_text
+    assert server.run("status", "--check", check=False).returncode == 6
+    path.write_bytes(good)
+    wait_for(lambda: server.answered_by() == "1.0.0", 20)
 
 
 def test_a_stopped_server_that_answers_nobody_is_replaced(server) -> None:

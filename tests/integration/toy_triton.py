@@ -34,7 +34,8 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, TensorSpec, Transform
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
+from policyctl.domain.tensor import TensorSpec
 
 SLEEPY = 999.0
 SLEEP_S = 1.0

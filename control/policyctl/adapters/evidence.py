@@ -37,3 +37,20 @@ def write(repository: Repository, result: GateResult, *, model: str, release: st
         raise files.storage_error(path, error) from error
     repository.write(path, content)
     return path, digest_of(content)
+
+
+def digest(repository: Repository, name: str) -> str | None:
+    """Of one gate's evidence as it is now.
+
+    Args:
+        repository: Where it is kept.
+        name: The file, as the journal names it.
+
+    Returns:
+        None where there is no such plain file.
+    """
+    path = repository.control / name
+    try:
+        return None if path.is_symlink() else digest_of(path.read_bytes())
+    except OSError:
+        return None

@@ -20,8 +20,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from policyctl.domain.artifacts import BACKENDS, FILES, Format
-from policyctl.domain.contract import Contract, TensorSpec
+from policyctl.domain.contract import Contract
 from policyctl.domain.manifest import digest_of
+from policyctl.domain.tensor import TensorSpec
 
 _TYPES = {
     "bool": "TYPE_BOOL",

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from policyctl.adapters import files, lock
 from policyctl.adapters.journal import Journal
+from policyctl.domain.artifacts import MANIFEST_FILE
 from policyctl.domain.names import CANDIDATE, PRODUCTION, split_served_name
-from policyctl.errors import UsageError
+from policyctl.errors import IntegrityError, UsageError
 
 CONTROL = ".policyctl"
 CONFIG = "config.pbtxt"
@@ -77,15 +78,39 @@ class Repository:
         Raises:
             UsageError: Nothing was ever published there.
         """
-        try:
-            there = self.journal.path.exists()
-        except OSError as error:
-            raise UsageError(f"{self.root}: cannot be read ({error.strerror})", remedy="Check the path.") from error
-        if not there:
+        if not self._journal_bytes():
             raise UsageError(
                 f"{self.root} holds no published policy",
                 remedy="Publish one (policyctl publish DIR --model NAME --release 1.0.0),"
                 " or name another repository with --repository.",
+            )
+
+    def begin_journal(self) -> None:
+        """Make an empty journal where there is none, so that a slot without one means that it was lost."""
+        if self._journal_bytes() is None:
+            self.write(self.journal.path, b"")
+
+    def _journal_bytes(self) -> int | None:
+        try:
+            return self.journal.path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UsageError(f"{self.root}: cannot be read ({error.strerror})", remedy="Check the path.") from error
+
+    def require_journal(self) -> None:
+        """Refuse a repository that holds slots and no journal: their numbers would be used again.
+
+        Raises:
+            IntegrityError: The journal was lost.
+        """
+        if self._journal_bytes() is not None:
+            return
+        slots = [p for p in self.root.glob("*/[0-9]*") if p.name.isdigit() and (p / MANIFEST_FILE).is_file()]
+        if slots or any((self.control / "evidence").glob("*/*")):
+            raise IntegrityError(
+                f"{self.journal.path} is missing, but {slots[0] if slots else 'evidence'} says that there was one",
+                remedy="Restore the journal from a copy; without it nothing can tell which releases were published.",
             )
 
     def writer(self, doing: str, *, wait_s: float = 0.0) -> AbstractContextManager[None]:
@@ -198,6 +223,18 @@ class Repository:
             raise files.storage_error(path, error) from error
         self.write(path, text.encode())
 
+    def stamp(self, served: str, slot: int) -> None:
+        """Give a slot's folder a new time, and nothing else.
+
+        Triton loads a version anew only where a time in its folder changed: to
+        a load of what it has loaded already it says yes and does nothing.
+        """
+        folder = self.served_slot(served, slot)
+        try:
+            os.utime(folder)
+        except OSError as error:
+            raise files.storage_error(folder, error) from error
+
     def withdraw(self, served: str) -> None:
         """Remove the folder of an alias; of production the configuration alone."""
         _, alias = split_served_name(served)
@@ -221,12 +258,6 @@ class Repository:
                     files.remove_tree(folder)
         except OSError as error:
             raise files.storage_error(own, error) from error
-
-    def served_names(self) -> tuple[str, ...]:
-        """Folders with a configuration: what a plain Triton would serve."""
-        if not self.root.is_dir():
-            return ()
-        return tuple(sorted(p.parent.name for p in self.root.glob(f"*/{CONFIG}")))
 
     def candidates(self) -> tuple[str, ...]:
         """Candidate folders that are there."""

@@ -14,6 +14,10 @@ from policyctl.cli.output import Output
 from policyctl.errors import PolicyctlError, UsageError
 
 _INTERRUPTED = 130
+_INTERRUPTED_MOVE = (
+    "Interrupted. If the move had begun, the running server finishes or reverts it within seconds,"
+    " and so does the next promote or rollback. Look: policyctl status\n"
+)
 
 app = typer.Typer(
     name="policyctl",
@@ -69,6 +73,8 @@ def _run(*, as_json: bool) -> int:
         Output(as_json=as_json).refuse(error)
         return error.exit_code
     except KeyboardInterrupt:
+        moving = {"promote", "rollback"}.intersection(sys.argv[1:2])
+        sys.stderr.write("Interrupted.\n" if not moving else _INTERRUPTED_MOVE)
         return _INTERRUPTED
     except SystemExit as stop:
         # typer turns these two into an exit of its own, and keeps them as the context.

@@ -111,7 +111,7 @@ def evaluate(
     env: Annotated[
         str, typer.Option("--env", help="A gymnasium environment, for example CartPole-v1.", show_default=False)
     ],
-    episodes: Annotated[int, typer.Option("--episodes", "-n", help="How many.", min=1)] = 100,
+    episodes: Annotated[int, typer.Option("--episodes", "-n", help="How many; an interval needs two.", min=2)] = 100,
     seed: Annotated[int, typer.Option(help="Of the first episode; each has its own.", min=0)] = 0,
     alias: options.Alias = PRODUCTION,
     protocol: Annotated[Protocol, typer.Option(help="How to ask.")] = Protocol.GRPC,

@@ -113,7 +113,8 @@ def _report(output: Output, moved: Moved) -> None:
         output.say(moved.recovered.words)
     target = f"{moved.move.model} {moved.move.target.release}"
     if not moved.changed:
-        words = f"{moved.move.alias} serves {target} already. Nothing was changed."
+        done = "It did not answer and was loaded again." if moved.loaded_again else "Nothing was changed."
+        words = f"{moved.move.alias} names {target} already. {done}"
     elif moved.recovered is not None and moved.recovered.move is moved.move:
         words = f"{moved.move.alias} serves {target}: the rollback that was left unfinished is finished."
     elif moved.timings is None:

@@ -11,7 +11,6 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
-from policyctl.domain.parity import Tolerance
 from policyctl.domain.verdict import Verdict, worst
 from policyctl.errors import GateError, UsageError
 
@@ -59,8 +58,8 @@ def export(
     ] = None,
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance of parity.", min=0)] = None,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance of parity.", min=0)] = None,
-    golden_rows: Annotated[int, typer.Option(help="Size of the golden set.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of the observations that are drawn.")] = 0,
+    golden_rows: Annotated[int, typer.Option(help="Size of the golden set.", min=1, max=4096)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the observations that are drawn.", min=0)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -82,6 +81,7 @@ def export(
 
         policyctl export mypackage.policies:make --env Pendulum-v1 -o build/pendulum
     """
+    from policyctl.domain.parity import Tolerance
     from policyctl.services.export import ExportRequest, holds_pickles
     from policyctl.services.export import export as service
 
@@ -133,7 +133,9 @@ def publish(
         str, typer.Option("--release", help="A semantic version, never used before.", show_default=False)
     ],
     dry_run: options.DryRun = False,
-    wait: options.Wait = None,
+    wait: Annotated[
+        float | None, typer.Option("--wait", help="Seconds to wait for another writer. [default: 30]", min=0)
+    ] = None,
     repository: options.RepositoryOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -149,8 +151,8 @@ def publish(
     from policyctl.services.publish import publish as service
 
     out = Output(as_json, quiet)
-    control = options.control_of(options.read_settings(repository, lock_wait_s=wait), out)
-    done = service(control, source, model=model, release=release, dry_run=dry_run)
+    control = options.control_of(options.read_settings(repository), out)
+    done = service(control, source, model=model, release=release, dry_run=dry_run, wait_s=wait)
     verb = "Would publish" if dry_run else "Published"
     held = ", ".join(done.formats)
     out.data(

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policyctl.client import sampling
 from policyctl.client.action import Action, ServerTiming, TimingSource, needed_outputs, value_of
 from policyctl.client.errors import NotServedError, RefusedError, UnknownReleaseError
 from policyctl.client.observation import Observation, prepare
@@ -109,6 +110,7 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
         ServerError: Thrown in by whoever makes the calls, or an answer that
             is not what the contract says.
     """
+    sampling.check_seed(question.seed)
     served = memory.current or (yield from learn(model, memory))
     for last in (round_ == _ROUNDS - 1 for round_ in range(_ROUNDS)):
         try:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from policyctl.domain.contract import Contract, TensorSpec
+from policyctl.domain.contract import Contract
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
 Observation = ArrayLike | Mapping[str, ArrayLike]

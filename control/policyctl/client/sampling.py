@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import Bound, Contract, DistributionKind, TensorSpec, Transform
+from policyctl.domain.contract import Contract, DistributionKind, Transform
+from policyctl.domain.tensor import Bound, TensorSpec
 from policyctl.errors import ServerError, UsageError
 
 LOGITS, MEAN, LOG_STD = "logits", "mean", "log_std"
@@ -40,6 +41,16 @@ def parameters_of(contract: Contract) -> tuple[str, ...]:
             return (MEAN, LOG_STD)
         case _:
             return (LOGITS,)
+
+
+def check_seed(seed: int | None) -> None:
+    """Refuse what seeds no draw, before anything is sent.
+
+    Raises:
+        UsageError: It is neither None nor a whole number from 0 on.
+    """
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0):
+        raise UsageError(f"seed is {seed!r}, expected None or a whole number from 0 on")
 
 
 def draw(contract: Contract, outputs: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:

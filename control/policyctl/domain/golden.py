@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import Contract, TensorSpec
+from policyctl.domain.contract import Contract
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
 _INPUT = "observation/"

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
 Arrays = Mapping[str, NDArray[Any]]

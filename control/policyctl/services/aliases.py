@@ -15,8 +15,16 @@ AliasKey = tuple[str, str]
 """Model and alias."""
 
 
-def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasState) -> None:
+def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasState, *, afresh: bool = False) -> None:
     """Verify, load and certify what an alias names; the caller holds the writer lock.
+
+    Args:
+        control: The control plane.
+        client: The server.
+        key: Which alias.
+        state: What it names.
+        afresh: Load it also where the server believes that it has it: beside a
+            dead process, which an unload could wait for in vain.
 
     Raises:
         IntegrityError: A file of the release is not what was published.
@@ -32,6 +40,8 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
     if not config.is_file() or config.read_bytes() != placement.config.encode():
         control.say(f"{config} is not what the journal says; the recorded text is put back.")
         repository.configure(served, placement.config)
+    if afresh:
+        repository.stamp(served, placement.slot)
     client.load(served, placement.slot)
     result = Mover(control, client).certify(model, served, placement)
     if result.verdict is not Verdict.PASSED:

@@ -20,6 +20,7 @@ from policyctl.adapters.triton import Triton
 from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, FILES, GOLDEN_FILE, PARITY_FILE, Format
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
+from policyctl.domain.manifest import FileEntry
 from policyctl.domain.state import PublishedRelease
 from policyctl.errors import ServerError, UsageError
 from policyctl.gates.golden import Infer
@@ -93,6 +94,7 @@ class OpenRelease:
         contract: Its inputs and outputs.
         golden: Its golden set.
         formats: Which artifacts it holds.
+        files: Every file of it.
         contents: The bytes of contract, golden set, parity and model card.
     """
 
@@ -100,6 +102,7 @@ class OpenRelease:
     contract: Contract
     golden: Golden
     formats: tuple[Format, ...]
+    files: tuple[FileEntry, ...]
     contents: Mapping[str, bytes]
 
     def choose(self, wanted: Format | None) -> Format:
@@ -137,6 +140,7 @@ def open_release(repository: Repository, published: PublishedRelease) -> OpenRel
         contract=contract,
         golden=Golden.from_bytes(verified.contents[GOLDEN_FILE], contract),
         formats=tuple(f for f in Format if paths.issuperset(FILES[f])),
+        files=verified.manifest.files,
         contents=verified.contents,
     )
 

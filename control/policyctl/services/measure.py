@@ -17,6 +17,7 @@ import psutil
 from numpy.typing import NDArray
 
 from policyctl.adapters.endpoint import Endpoint
+from policyctl.adapters.pbtxt import max_batch_size
 from policyctl.client import PolicyClient
 from policyctl.domain.names import check_alias, check_model_name, served_name
 from policyctl.domain.protocol import Protocol
@@ -96,10 +97,17 @@ def bench(control: Control, options: PerfAnalyzerOptions, *, model: str, alias: 
     check_alias(alias)
     control.repository.require()
     state = control.repository.journal.state()
+    state.require(model)
     named = state.alias(model, alias)
     if named is None:
         raise UsageError(
             f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
+        )
+    most = max_batch_size(named.placement.config)
+    if options.batch_size > max(most, 1):
+        raise UsageError(
+            f"batch {options.batch_size} is more than {model} is served with: {most}",
+            remedy="Ask for less, or promote it again with POLICYCTL_SERVING__MAX_BATCH_SIZE set.",
         )
     opened = open_release(control.repository, state.release(model, named.placement.release))
     endpoint = control.endpoint()
@@ -189,8 +197,8 @@ def evaluate(
         ServerError: A request failed.
         UnsupportedError: gymnasium is not installed.
     """
-    if episodes < 1:
-        raise UsageError(f"--episodes {episodes} is not at least 1")
+    if episodes < 2:
+        raise UsageError(f"--episodes {episodes} is not at least 2", remedy="One episode has no interval.")
     endpoint = control.endpoint()
     url = _address(endpoint, protocol)
     seeds = range(seed, seed + episodes)

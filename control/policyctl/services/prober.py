@@ -2,12 +2,14 @@
 
 A ready flag is hearsay: a backend whose process died stays ready for ever.
 Probing shares the writer lock with promotions and never waits for it: whoever
-moves an alias certifies it as well.
+moves an alias certifies it as well. What was refused when the server started is
+tried again now and then, so restoring the files is all that has to be done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,10 +21,12 @@ from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState
 from policyctl.errors import BusyError, IntegrityError, PolicyctlError, ServerError
 from policyctl.services.aliases import AliasKey, load_alias
-from policyctl.services.control import Control, open_release
+from policyctl.services.control import Control, OpenRelease, open_release
 
 FAILURES_BEFORE_RELOAD: Final = 2
 RELOADS_BEFORE_RESTART: Final = 2
+RETRY_S: Final = 5.0
+"""How soon what was refused, or is not intact on disk, is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,18 @@ class Prober:
     Attributes:
         control: The control plane.
         client: The server; its time limit bounds a question.
-        refused: Aliases that were not loaded, and are not asked as long as they name the same.
+        refused: Aliases that were not loaded; one that can be loaded again is taken out.
+        clock: Seconds, monotonic.
     """
 
     control: Control
     client: Triton
-    refused: Mapping[AliasKey, Placement]
+    refused: dict[AliasKey, Placement]
+    clock: Callable[[], float] = time.monotonic
     _health: dict[AliasKey, Health] = field(default_factory=dict)
-    _questions: dict[str, Question | None] = field(default_factory=dict)
+    _questions: dict[str, Question] = field(default_factory=dict)
+    _next_look: dict[str, float] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
 
     def probe(self) -> bool:
         """Ask every alias once.
@@ -65,6 +73,7 @@ class Prober:
         """
         for key, state in self.control.repository.journal.state().aliases.items():
             if self.refused.get(key) == state.placement:
+                self._retry(key, state)
                 continue
             health = self._health.setdefault(key, Health())
             if self._answers(key, state):
@@ -90,19 +99,47 @@ class Prober:
         return True
 
     def _question(self, key: AliasKey, state: AliasState) -> Question | None:
+        """What to ask an alias; None while its files are not intact.
+
+        What the server holds in memory was verified when it was loaded, and serves on.
+        """
         digest = state.placement.manifest_digest
-        if digest not in self._questions:
-            repository = self.control.repository
-            try:
-                opened = open_release(repository, repository.journal.state().release(key[0], state.placement.release))
-            except IntegrityError as error:
-                # What the server holds in memory was verified when it was loaded, and serves on.
-                self.control.say(f"{served_name(*key)} is not intact on disk any more: {error.problem}")
-                self._questions[digest] = None
-            else:
-                first = {name: array[:1] for name, array in opened.golden.observations.items()}
-                self._questions[digest] = Question(first, (opened.contract.action.name,))
-        return self._questions[digest]
+        if digest not in self._questions and (opened := self._open(key, state)) is not None:
+            first = {name: array[:1] for name, array in opened.golden.observations.items()}
+            self._questions[digest] = Question(first, (opened.contract.action.name,))
+        return self._questions.get(digest)
+
+    def _open(self, key: AliasKey, state: AliasState) -> OpenRelease | None:
+        """Read an alias's release; None where it is not intact, or was looked at a moment ago."""
+        digest, repository = state.placement.manifest_digest, self.control.repository
+        if self.clock() < self._next_look.get(digest, 0.0):
+            return None
+        self._next_look[digest] = self.clock() + RETRY_S
+        try:
+            return open_release(repository, repository.journal.state().release(key[0], state.placement.release))
+        except IntegrityError as error:
+            self._say_once(f"{served_name(*key)} is not intact on disk: {error.problem}")
+            return None
+
+    def _retry(self, key: AliasKey, state: AliasState) -> None:
+        """Load what was refused, if it can be loaded now."""
+        if self._open(key, state) is None:
+            return
+        served = served_name(*key)
+        try:
+            with self.control.repository.writer(f"another try to load {served}"):
+                if self.control.repository.journal.state().aliases.get(key) == state:
+                    load_alias(self.control, self.client, key, state, afresh=True)
+                    del self.refused[key]
+        except BusyError:
+            return
+        except PolicyctlError as error:
+            self._say_once(f"{served} is still refused: {error.problem}")
+
+    def _say_once(self, words: str) -> None:
+        if words not in self._said:
+            self._said.add(words)
+            self.control.say(words)
 
     def _reload(self, key: AliasKey, health: Health) -> None:
         served = served_name(*key)
@@ -111,10 +148,7 @@ class Prober:
                 state = self.control.repository.journal.state().aliases[key]
                 self.control.say(f"Reloading {served}.")
                 health.reloads += 1
-                # A fresh configuration file makes Triton load anew beside the dead process, which an
-                # unload would wait for in vain.
-                self.control.repository.configure(served, state.placement.config)
-                load_alias(self.control, self.client, key, state)
+                load_alias(self.control, self.client, key, state, afresh=True)
         except BusyError:
             return
         except PolicyctlError as error:

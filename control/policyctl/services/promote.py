@@ -15,10 +15,12 @@ from policyctl.domain.artifacts import Format
 from policyctl.domain.moves import Move, MoveKind, Placement
 from policyctl.domain.names import check_alias, check_model_name
 from policyctl.domain.state import State
+from policyctl.domain.verdict import Verdict
 from policyctl.errors import BusyError, UsageError
 from policyctl.services.aborting import request_abort
+from policyctl.services.aliases import load_alias
 from policyctl.services.control import Control, open_release
-from policyctl.services.moves import Recovered, Timings, execute, recover, take_back_unfinished
+from policyctl.services.moves import Mover, Recovered, Timings, execute, recover, take_back_unfinished
 from policyctl.services.validate import place, require_offline
 
 
@@ -29,6 +31,7 @@ class Moved:
     Attributes:
         move: The move; its incumbent is what was served before.
         changed: False where the alias named the release already.
+        loaded_again: It named the release, but the server did not answer by it until it was loaded again.
         steps: The effects, in words, of a dry run.
         timings: How long the parts took; None for a dry run.
         recovered: What an earlier crash had left and was done about it.
@@ -36,6 +39,7 @@ class Moved:
 
     move: Move
     changed: bool
+    loaded_again: bool = False
     steps: tuple[str, ...] = ()
     timings: Timings | None = None
     recovered: Recovered | None = None
@@ -53,6 +57,7 @@ class Moved:
             "slot": self.move.target.slot,
             "format": self.move.target.format.value,
             "changed": self.changed,
+            "loaded_again": self.loaded_again,
             "dry_run": self.changed and self.timings is None,
             "steps": list(self.steps),
             "timings": None if self.timings is None else self.timings.to_json(),
@@ -94,8 +99,10 @@ def promote(
         target = place(control, state, open_release(control.repository, published), format)
         move = _move(state, MoveKind.PROMOTION, model, alias, target, reason)
         if _names_already(move):
-            return Moved(move, changed=False, recovered=recovered)
+            again = not dry_run and _serve_again(control, client, move)
+            return Moved(move, changed=False, loaded_again=again, recovered=recovered)
         if dry_run:
+            require_offline(control, state, published, record=False)
             return Moved(move, changed=True, steps=describe(moves.plan(move)))
         require_offline(control, state, published)
         timings = execute(control, client, move, certified_here=False)
@@ -140,7 +147,8 @@ def rollback(
         target = _rollback_target(control, state, model, alias, to)
         move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason)
         if _names_already(move):
-            return Moved(move, changed=False, recovered=recovered)
+            again = not dry_run and _serve_again(control, client, move)
+            return Moved(move, changed=False, loaded_again=again, recovered=recovered)
         open_release(control.repository, state.release(model, target.release))
         certified_here = _certified_here(state, client, model, target)
         if dry_run:
@@ -223,6 +231,17 @@ def _move(state: State, kind: MoveKind, model: str, alias: str, target: Placemen
 
 def _names_already(move: Move) -> bool:
     return move.incumbent is not None and identity(move.incumbent.config) == identity(move.target.config)
+
+
+def _serve_again(control: Control, client: Triton, move: Move) -> bool:
+    """Load what an alias names already, where the server does not answer by it; says whether it had to."""
+    found = Mover(control, client).certify(move.model, move.served, move.target)
+    if found.verdict is Verdict.PASSED:
+        return False
+    control.say(f"{move.alias} names {move.target.release}, but does not answer by it: {found.reason}.")
+    current = control.repository.journal.state().aliases[move.model, move.alias]
+    load_alias(control, client, (move.model, move.alias), current, afresh=True)
+    return True
 
 
 def _rollback_target(control: Control, state: State, model: str, alias: str, to: str | None) -> Placement:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from policyctl.adapters import files
 from policyctl.adapters.repository import Repository
@@ -51,7 +51,19 @@ class Published:
         }
 
 
-def publish(control: Control, source: Path, *, model: str, release: str, dry_run: bool = False) -> Published:
+PATIENCE_S: Final = 30.0
+"""How long publishing waits for another writer unless told: it takes no alias from anybody."""
+
+
+def publish(
+    control: Control,
+    source: Path,
+    *,
+    model: str,
+    release: str,
+    dry_run: bool = False,
+    wait_s: float | None = None,
+) -> Published:
     """Publish the export in `source` as `release` of `model`.
 
     Args:
@@ -60,6 +72,7 @@ def publish(control: Control, source: Path, *, model: str, release: str, dry_run
         model: The model's name; it comes into being with its first release.
         release: Semantic version; never used twice.
         dry_run: Check everything, change nothing.
+        wait_s: For another writer; None for `PATIENCE_S`, or the setting where that is longer.
 
     Raises:
         UsageError: A name, number or file that cannot be used; the disk refuses.
@@ -70,11 +83,14 @@ def publish(control: Control, source: Path, *, model: str, release: str, dry_run
     formats = check_export(source)
     repository = control.repository
     if dry_run:
+        repository.require_journal()
         state = repository.journal.state()
         _check_unused(state, model, release)
         manifest = build_manifest(source, model=model, release=release)
         size = sum(f.size_bytes for f in manifest.files)
         return Published(model, release, _next_slot(state, model), manifest.digest, formats, size, True)
+    patience = max(PATIENCE_S, control.settings.lock_wait_s) if wait_s is None else wait_s
+    repository.require_journal()
     repository.create()
     _check_unused(repository.journal.state(), model, release)
     with repository.staging() as folder:
@@ -83,13 +99,14 @@ def publish(control: Control, source: Path, *, model: str, release: str, dry_run
         check_export(staged)
         manifest = build_manifest(staged, model=model, release=release)
         files.write_atomically(staged / MANIFEST_FILE, manifest.to_bytes(), mode=0o444)
-        with repository.writer(f"publish {model} {release}", wait_s=max(30.0, control.settings.lock_wait_s)):
+        with repository.writer(f"publish {model} {release}", wait_s=patience):
             state = repository.journal.state()
             _check_unused(state, model, release)
             known = [r.slot for r in state.of_model(model)]
             for orphan in repository.set_orphans_aside(model, known):
                 control.say(f"An unfinished publish was found and set aside: {orphan}")
             slot = _next_slot(state, model)
+            repository.begin_journal()
             repository.commit_slot(staged, model, slot)
             _record(repository, model, release, slot, manifest.digest)
     size = sum(f.size_bytes for f in manifest.files)

@@ -48,7 +48,7 @@ from policyctl.settings import ServerSettings
 PROBE_INTERVAL_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-STEADY_S: Final = 60.0
+STEADY_S: Final = 20.0
 """A server that has lived this long starts again without delay."""
 
 

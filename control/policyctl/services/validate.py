@@ -52,20 +52,28 @@ def validate(
     return tuple(results)
 
 
-def run_offline(control: Control, published: PublishedRelease) -> tuple[GateResult, ...]:
-    """Run the gates that need no server and keep their evidence; the caller holds the writer lock."""
+def run_offline(control: Control, published: PublishedRelease, *, record: bool = True) -> tuple[GateResult, ...]:
+    """Run the gates that need no server.
+
+    Args:
+        control: The control plane.
+        published: The release.
+        record: Keep their evidence; the caller holds the writer lock. A dry run does not.
+    """
     folder = control.repository.slot(published.model, published.slot)
     results = [integrity.run(folder, manifest_digest=published.manifest_digest)]
     if results[0].verdict is Verdict.PASSED:
         opened = open_release(control.repository, published)
-        results.append(parity.run(opened.contents[PARITY_FILE], formats=opened.formats))
+        digests = {file.path: file.digest for file in opened.files}
+        results.append(parity.run(opened.contents[PARITY_FILE], formats=opened.formats, digests=digests))
     for result in results:
-        record_gate(control, published, result)
+        if record:
+            record_gate(control, published, result)
         control.say(f"Gate {result.gate}: {result.verdict}. {result.reason}.")
     return tuple(results)
 
 
-def require_offline(control: Control, state: State, published: PublishedRelease) -> None:
+def require_offline(control: Control, state: State, published: PublishedRelease, *, record: bool = True) -> None:
     """Refuse a release whose gates have not passed; run those that have not run yet.
 
     Raises:
@@ -77,7 +85,7 @@ def require_offline(control: Control, state: State, published: PublishedRelease)
         for g in seen.values()
     ):
         return
-    results = run_offline(control, published)
+    results = run_offline(control, published, record=record)
     if bad := [r for r in results if r.verdict is not Verdict.PASSED]:
         raise GateError(
             f"{published.model} {published.release}: gate {bad[0].gate} {bad[0].verdict}: {bad[0].reason}",

@@ -1,21 +1,26 @@
 """Verify: hold the whole repository against the journal.
 
 Every file of every release, every alias's copy of its slot, every generated
-configuration, and nothing beside them. Reading only; a server is not needed.
+configuration, the evidence of every gate, and nothing beside them. Reading
+only; a server is not needed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from policyctl.adapters import evidence
 from policyctl.adapters.repository import CONFIG, CONTROL, Repository
+from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import CANDIDATE, PRODUCTION, served_name, split_served_name
 from policyctl.domain.state import State
 from policyctl.errors import PolicyctlError
 from policyctl.integrity import read_release
 from policyctl.services.control import Control
+
+_MAY_LIE_IN_ROOT: Final = {CONTROL, "README.md", ".gitignore", ".gitkeep"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,11 @@ def verify(control: Control, *, model: str | None = None) -> tuple[Finding, ...]
     for name in names if model is None else [model]:
         findings += _releases(repository, state, name)
         findings += _aliases(repository, state, name)
+        findings += _candidate(repository, state, name)
         findings += _strangers(repository, state, name)
+    findings += _evidence(repository, model)
     if model is None:
-        findings += _unknown_folders(repository, names)
+        findings += _unknown(repository, names)
     return tuple(findings)
 
 
@@ -99,6 +106,36 @@ def _aliases(repository: Repository, state: State, model: str) -> list[Finding]:
     return found
 
 
+def _candidate(repository: Repository, state: State, model: str) -> list[Finding]:
+    """A release under certification, or what a crash left of one."""
+    served = served_name(model, CANDIDATE)
+    folder = repository.root / served
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        release = next((r for r in state.of_model(model) if str(r.slot) == path.name), None)
+        if release is not None:
+            found.append(_check_slot(f"{served} slot {release.slot}", path, release.manifest_digest))
+        elif path.name != CONFIG:
+            found.append(Finding(f"{served}/{path.name}", False, f"{path} belongs to no release"))
+    return found
+
+
+def _evidence(repository: Repository, model: str | None) -> list[Finding]:
+    """Whether each gate's evidence is what the journal says; one finding for all that is."""
+    wrong, intact = [], 0
+    for record in repository.journal.records():
+        if record.kind is not RecordKind.GATE or model not in (None, record.body["model"]):
+            continue
+        name, digest = str(record.body["evidence"]), record.body["evidence_digest"]
+        found = evidence.digest(repository, name)
+        if found == digest:
+            intact += 1
+        else:
+            words = f"{repository.control / name} is {found or 'missing'}, the journal says {digest}"
+            wrong.append(Finding(name, False, words))
+    return [*wrong, Finding("evidence of gates", True, f"{intact} files")] if intact or wrong else []
+
+
 def _strangers(repository: Repository, state: State, model: str) -> list[Finding]:
     """What lies in the folders of the model and its aliases and belongs to no release."""
     found = []
@@ -129,12 +166,11 @@ def _known(state: State, model: str, alias: str) -> set[str]:
     return known
 
 
-def _unknown_folders(repository: Repository, models: list[str]) -> list[Finding]:
+def _unknown(repository: Repository, models: list[str]) -> list[Finding]:
+    """What lies in the repository's root and belongs to no model; a note for people may."""
     found = []
-    for folder in sorted(p for p in repository.root.iterdir() if p.is_dir() and p.name != CONTROL):
-        model, alias = split_served_name(folder.name)
-        if model not in models:
-            found.append(Finding(folder.name, False, f"{folder} belongs to no published model"))
-        elif alias == CANDIDATE:
-            found.append(Finding(folder.name, True, "a candidate under certification, or left by a crash"))
+    for path in sorted(p for p in repository.root.iterdir() if p.name not in _MAY_LIE_IN_ROOT):
+        model, _ = split_served_name(path.name)
+        if path.is_symlink() or not path.is_dir() or model not in models:
+            found.append(Finding(path.name, False, f"{path} belongs to no published model"))
     return found

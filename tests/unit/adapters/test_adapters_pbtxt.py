@@ -12,7 +12,8 @@ from tritonclient.grpc import model_config_pb2
 
 from policyctl.adapters.pbtxt import ServingOptions, identity, max_batch_size, render, with_releases
 from policyctl.domain.artifacts import BACKENDS, FILES, Format
-from policyctl.domain.contract import DTYPES, ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.tensor import DTYPES, TensorSpec
 
 TRITON_TYPES = {
     "bool": "TYPE_BOOL",

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
 from policyctl.domain.golden import Golden
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 from policyctl_benchmarks.load_records import (
     AliasSpan,

@@ -22,7 +22,8 @@ from policyctl.client.errors import (
 )
 from policyctl.client.exchange import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
 from policyctl.client.served import ModelConfig
-from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ServerError, UsageError
 
 URL = "127.0.0.1:1"

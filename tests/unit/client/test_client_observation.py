@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyctl.client.observation import prepare
-from policyctl.domain.contract import DTYPES, ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.tensor import DTYPES, TensorSpec
 from policyctl.errors import UsageError
 
 

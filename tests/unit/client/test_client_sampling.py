@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyctl.client.sampling import draw, parameters_of
-from policyctl.domain.contract import (
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-    Transform,
-)
+from policyctl.client.sampling import check_seed, draw, parameters_of
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ServerError, UsageError
 
 OBSERVATION = (TensorSpec("observation", "float32", (1,)),)
@@ -259,3 +253,10 @@ def test_parameters_that_define_no_law_are_not_drawn_from(contract: Contract, ou
     """NaN, and logits that leave no choice: an error instead of an arbitrary action."""
     with pytest.raises(ServerError, match="answered"):
         draw(contract, outputs, rng())
+
+
+@pytest.mark.parametrize("seed", [-1, "x", 1.5, True])
+def test_what_seeds_no_draw_is_refused_before_anything_is_sent(seed: object) -> None:
+    """A wrong seed is the caller's error, and no request's."""
+    with pytest.raises(UsageError, match="seed is"):
+        check_seed(seed)  # type: ignore[arg-type]

@@ -7,18 +7,10 @@ import math
 from hypothesis import strategies as st
 
 from policyctl.domain.artifacts import Format
-from policyctl.domain.contract import (
-    ACTION,
-    DTYPES,
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-    Transform,
-)
+from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.manifest import FileEntry, Manifest, digest_of
 from policyctl.domain.moves import Placement
+from policyctl.domain.tensor import DTYPES, TensorSpec
 
 tensor_names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n != ACTION)
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -10,15 +10,9 @@ import pytest
 from domain_strategies import contracts
 from hypothesis import given, settings
 
-from policyctl.domain.contract import (
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-    bound_of,
-)
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
 from policyctl.domain.manifest import canonical_json
+from policyctl.domain.tensor import TensorSpec, bound_of
 from policyctl.errors import UsageError
 
 OBSERVATION = TensorSpec("observation", "float32", (2,), -1.0, 1.0, ("x", "y"))

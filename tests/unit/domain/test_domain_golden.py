@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyctl.domain.contract import DTYPES, ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.tensor import DTYPES, TensorSpec
 from policyctl.errors import UsageError
 
 CONTRACT = Contract(

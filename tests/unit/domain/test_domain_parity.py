@@ -11,14 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyctl.domain.contract import (
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-)
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
 from policyctl.domain.parity import Tolerance, compare
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
 OBS = (TensorSpec("observation", "float32", (1,)),)

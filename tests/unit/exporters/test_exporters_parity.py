@@ -10,14 +10,9 @@ import pytest
 from gymnasium import spaces
 
 from policyctl.domain.artifacts import Format
-from policyctl.domain.contract import (
-    ActionKind,
-    Contract,
-    Distribution,
-    DistributionKind,
-    TensorSpec,
-)
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
 from policyctl.domain.golden import Golden
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ParityError, UnsupportedError, UsageError
 from policyctl_exporters import export_policy, parity, runtimes, writers
 

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.tensor import TensorSpec
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import ServerError
 from policyctl.gates import golden as gate

@@ -18,8 +18,11 @@ def _report(**formats: object) -> bytes:
     return json.dumps({"schema": 1, "formats": formats}).encode()
 
 
+DIGESTS = {"model.onnx": "sha256:a", "model.xml": "sha256:b", "model.bin": "sha256:c"}
+
+
 def _batches(*seen: tuple[object, object]) -> dict:
-    return {"comparisons": [{"agrees": agrees, "rows": rows} for agrees, rows in seen]}
+    return {"comparisons": [{"agrees": agrees, "rows": rows} for agrees, rows in seen], "files": DIGESTS}
 
 
 GOOD = _batches((True, 5), (True, 64))
@@ -32,7 +35,7 @@ CASES = [
     (_report(onnx=_batches((None, 5))), Verdict.FAILED, "onnx did not agree"),
     (_report(), Verdict.INCONCLUSIVE, "onnx was not compared"),
     (_report(openvino=GOOD), Verdict.INCONCLUSIVE, "onnx was not compared"),
-    (_report(onnx={"comparisons": []}), Verdict.INCONCLUSIVE, "onnx was not compared"),
+    (_report(onnx={"comparisons": [], "files": DIGESTS}), Verdict.INCONCLUSIVE, "onnx was not compared"),
     (_report(onnx=_batches((True, 0))), Verdict.INCONCLUSIVE, "onnx was not compared"),
     (_report(onnx=_batches((True, -5))), Verdict.INCONCLUSIVE, "onnx was not compared"),
     (_report(onnx={}), Verdict.ERROR, "comparisons"),
@@ -40,8 +43,8 @@ CASES = [
     (_report(onnx={"comparisons": None}), Verdict.ERROR, "cannot be read"),
     (_report(onnx=[]), Verdict.ERROR, "cannot be read"),
     (_report(onnx=_batches((True, "many"))), Verdict.ERROR, "cannot be read"),
-    (_report(onnx={"comparisons": [{"rows": 5}]}), Verdict.ERROR, "agrees"),
-    (_report(onnx={"comparisons": [{"agrees": True}]}), Verdict.ERROR, "rows"),
+    (_report(onnx={"comparisons": [{"rows": 5}], "files": DIGESTS}), Verdict.ERROR, "agrees"),
+    (_report(onnx={"comparisons": [{"agrees": True}], "files": DIGESTS}), Verdict.ERROR, "rows"),
     (_report(onnx=_batches((True, float("inf")))), Verdict.ERROR, "cannot be read"),
     (_report(onnx=_batches((True, float("nan")))), Verdict.ERROR, "cannot be read"),
     (b"", Verdict.ERROR, "cannot be read"),
@@ -58,7 +61,7 @@ CASES = [
 @pytest.mark.parametrize(("content", "verdict", "said"), CASES, ids=range(len(CASES)))
 def test_a_parity_report_gets_the_verdict_that_it_supports(content: bytes, verdict: Verdict, said: str) -> None:
     """A difference fails, what was not compared is inconclusive, what cannot be read is an error."""
-    result = parity.run(content, formats=[Format.ONNX])
+    result = parity.run(content, formats=[Format.ONNX], digests=DIGESTS)
     assert result.verdict is verdict
     assert said in result.reason
 
@@ -66,10 +69,20 @@ def test_a_parity_report_gets_the_verdict_that_it_supports(content: bytes, verdi
 def test_every_artifact_of_a_release_needs_its_comparison() -> None:
     """One that agrees does not stand for another; a disagreement outweighs an absence."""
     both = [Format.ONNX, Format.OPENVINO]
-    assert parity.run(_report(onnx=GOOD), formats=both).verdict is Verdict.INCONCLUSIVE
-    assert parity.run(_report(onnx=_batches((False, 1))), formats=both).verdict is Verdict.FAILED
-    assert parity.run(_report(onnx=GOOD, openvino=GOOD), formats=both).verdict is Verdict.PASSED
-    assert parity.run(_report(onnx=GOOD), formats=[]).verdict is Verdict.INCONCLUSIVE
+    assert parity.run(_report(onnx=GOOD), formats=both, digests=DIGESTS).verdict is Verdict.INCONCLUSIVE
+    assert parity.run(_report(onnx=_batches((False, 1))), formats=both, digests=DIGESTS).verdict is Verdict.FAILED
+    assert parity.run(_report(onnx=GOOD, openvino=GOOD), formats=both, digests=DIGESTS).verdict is Verdict.PASSED
+    assert parity.run(_report(onnx=GOOD), formats=[], digests=DIGESTS).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_report_speaks_of_the_bytes_that_were_compared_and_of_no_others() -> None:
+    """An artifact that was exchanged after the comparison fails; a report that names no files is an error."""
+    for path in ("model.xml", "model.bin"):
+        result = parity.run(_report(openvino=GOOD), formats=[Format.OPENVINO], digests={**DIGESTS, path: "sha256:x"})
+        assert result.verdict is Verdict.FAILED
+        assert path in result.reason
+    silent = {"comparisons": GOOD["comparisons"]}
+    assert parity.run(_report(onnx=silent), formats=[Format.ONNX], digests=DIGESTS).verdict is Verdict.ERROR
 
 
 def test_the_worst_verdict_wins_and_none_is_no_pass() -> None:

@@ -222,3 +222,57 @@ def test_a_config_that_was_edited_by_hand_is_found(world) -> None:
     config.write_text(config.read_text().replace("max_batch_size: 64", "max_batch_size: 65"))
     (bad,) = [f for f in verify(world.control) if not f.intact]
     assert "config.pbtxt" in bad.what
+
+
+@pytest.mark.parametrize("again", ["promote", "rollback"])
+def test_naming_again_what_does_not_answer_loads_it(world, again) -> None:
+    """An alias that names a release and serves nothing is no success: the release is loaded."""
+    world.publish("1.0.0", 1)
+    _promote(world, "1.0.0")
+    world.server.unload("walker")
+    if again == "promote":
+        moved = _promote(world, "1.0.0")
+    else:
+        moved = rollback(world.control, model="walker", alias="production", to="1.0.0")
+    assert not moved.changed
+    assert moved.loaded_again
+    assert world.answered() == "1.0.0"
+    assert not _promote(world, "1.0.0").loaded_again
+
+
+def test_a_dry_run_asks_the_gates_and_keeps_nothing(world) -> None:
+    """A promotion that the gates would refuse is refused by its dry run too, and the journal is as it was."""
+    world.publish("1.0.0", 1, agrees=False)
+    before = len(history(world.control))
+    with pytest.raises(GateError, match="parity failed"):
+        _promote(world, "1.0.0", dry_run=True)
+    assert len(history(world.control)) == before
+
+
+def test_changed_evidence_and_loose_files_are_found(world) -> None:
+    """`verify` holds each gate's evidence against the journal, and knows every file of the root."""
+    world.publish("1.0.0", 1)
+    _promote(world, "1.0.0")
+    path = next((world.root / ".policyctl" / "evidence").rglob("*.json"))
+    good = path.read_bytes()
+    for bad in (good.replace(b"passed", b"failed", 1), None):
+        path.unlink() if bad is None else path.write_bytes(bad)
+        (wrong,) = [f for f in verify(world.control) if not f.intact]
+        assert path.name in wrong.detail
+    path.write_bytes(good)
+    (world.root / "walker.foo").touch()
+    (wrong,) = [f for f in verify(world.control) if not f.intact]
+    assert wrong.what == "walker.foo"
+
+
+def test_a_lost_journal_stops_publishing_instead_of_using_numbers_again(world) -> None:
+    """Where slots are and no journal, nothing is published, dry run or not, and nothing is moved."""
+    world.publish("1.0.0", 1)
+    path = world.root / ".policyctl" / "journal.jsonl"
+    kept = path.read_bytes()
+    path.unlink()
+    with pytest.raises(IntegrityError, match="is missing"):
+        world.publish("1.0.1", 2)
+    assert (world.root / "walker" / "1").is_dir()
+    path.write_bytes(kept)
+    assert world.publish("1.0.2", 2).slot == 2

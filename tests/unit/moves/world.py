@@ -21,10 +21,11 @@ from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Answer, Served
 from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.golden import Golden
-from policyctl.domain.manifest import canonical_json
+from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import IntegrityError, ServerError
 from policyctl.integrity import read_release
 from policyctl.services import control as control_module
@@ -55,7 +56,8 @@ def write_export(folder: Path, seed: int, *, agrees: bool = True) -> Path:
     (folder / "model.onnx").write_bytes(b"onnx of seed %d" % seed)
     (folder / CONTRACT_FILE).write_bytes(canonical_json(CONTRACT.to_json()))
     (folder / GOLDEN_FILE).write_bytes(golden(seed).to_bytes())
-    parity = {"schema": 1, "formats": {"onnx": {"comparisons": [{"agrees": agrees, "rows": 5}]}}}
+    files = {"model.onnx": digest_of((folder / "model.onnx").read_bytes())}
+    parity = {"schema": 1, "formats": {"onnx": {"comparisons": [{"agrees": agrees, "rows": 5}], "files": files}}}
     (folder / PARITY_FILE).write_bytes(canonical_json(parity))
     (folder / CARD_FILE).write_text("schema: 1\n")
     return folder

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.tensor import TensorSpec
 from policyctl.serving.backends.batching import BadAnswerError, BadRequestError, Checker, example, join, split
 
 CONTRACT = Contract(

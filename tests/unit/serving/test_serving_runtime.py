@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from policyctl.domain.artifacts import CONTRACT_FILE, MANIFEST_FILE
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.manifest import canonical_json
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import IntegrityError
 from policyctl.integrity import build_manifest
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from policyctl.domain.contract import ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 from policyctl.serving.backends.spec import ModelSpec, Port, check_artifact, check_contract
 

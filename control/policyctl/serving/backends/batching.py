@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, Contract, TensorSpec
+from policyctl.domain.contract import ACTION, Contract
+from policyctl.domain.tensor import TensorSpec
 
 Arrays = list[NDArray[Any]]
 
