@@ -1,0 +1,32 @@
+"""Marks a wheel that carries the compiled backend as one for this platform.
+
+Without it, the wheel would claim to run anywhere, and bring a library for one
+kind of machine. A tree where nothing was compiled gives a pure wheel, which
+serves with the Python-based backend.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+LIBRARY = "control/policyctl/serving/backends/openvino/libtriton_openvino.so"
+
+
+class PlatformWheel(BuildHookInterface[Any]):
+    """Called by hatchling for each build."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Set the wheel's tag; an editable install stays as it is.
+
+        Args:
+            version: What is built: ``standard`` or ``editable``.
+            build_data: What hatchling builds by; changed in place.
+        """
+        if version == "standard" and (Path(self.root) / LIBRARY).is_file():
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{platform}"
