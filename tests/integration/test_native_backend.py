@@ -36,8 +36,9 @@ from serving_fixtures import (
 from policyctl.client import PolicyClient
 from policyctl.client.action import TimingSource
 from policyctl.domain.artifacts import CONTRACT_FILE, Format
-from policyctl.domain.contract import DTYPES, ActionKind, Contract, TensorSpec
+from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.manifest import canonical_json
+from policyctl.domain.tensor import DTYPES, TensorSpec
 from policyctl.serving import process
 from policyctl.serving.command import command
 
