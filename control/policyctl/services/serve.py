@@ -33,6 +33,7 @@ from policyctl.domain.names import served_name
 from policyctl.errors import BusyError, PolicyctlError, ServerError
 from policyctl.services.aliases import AliasKey, load_alias
 from policyctl.services.control import Control
+from policyctl.services.hardware import announce
 from policyctl.services.moves import recover
 from policyctl.services.prober import Prober
 from policyctl.serving.backend_directory import assemble
@@ -200,6 +201,7 @@ def serve(control: Control, *, verbose: bool = False) -> None:
     ports = _choose_ports(settings)
     control.repository.create()
     require(preflight(repository=control.repository.root, host=settings.host, ports=ports))
+    announce(control)
     backends = assemble(locate(), control.repository.control / "server" / "backends")
     options = ServerOptions(
         repository=control.repository.root,

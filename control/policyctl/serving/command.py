@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from policyctl.domain.recommendations import THREAD_VARIABLES
 from policyctl.errors import UsageError
 from policyctl.serving.locate import TritonInstall
 
@@ -106,6 +107,8 @@ def environment(install: TritonInstall) -> dict[str, str]:
     """This process's environment, with what the server and its stubs need in front."""
     # Settings of ours, the key among them, are none of the stubs' business.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("POLICYCTL_")}
+    for name, value in THREAD_VARIABLES.items():
+        variables.setdefault(name, value)
     libraries = [str(path) for path in install.library_path]
     variables["LD_LIBRARY_PATH"] = _joined([*libraries, variables.get("LD_LIBRARY_PATH", "")])
     # The stub takes its packages from the first python3 on PATH, not from VIRTUAL_ENV.
