@@ -117,8 +117,20 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        found = {**dataclasses.asdict(self), "mode": self.mode.value}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # One text for one value: a whole number where a fraction may be is written as 1.0, as it is read back.
+            match field.type:
+                case "float":
+                    found[field.name] = float(value)
+                case "int":
+                    found[field.name] = int(value)
+                case "LoadMode":
+                    found[field.name] = value.value
+                case _:
+                    found[field.name] = [float(each) for each in value]
+        return found
 
     @classmethod
     def from_json(cls, data: Any) -> Measurement:

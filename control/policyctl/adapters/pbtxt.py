@@ -39,6 +39,8 @@ _TYPES = {
     "float64": "TYPE_FP64",
 }
 
+_OURS = frozenset({"contract", "release", "releases", "manifest_digest"})
+
 
 @dataclass(frozen=True, slots=True)
 class ServingOptions:
@@ -116,6 +118,20 @@ def with_releases(text: str, releases: Mapping[str, str]) -> str:
 def max_batch_size(text: str) -> int:
     """The largest batch that Triton accepts under `text`."""
     return int(text_format.Parse(text, model_config_pb2.ModelConfig()).max_batch_size)
+
+
+def options_of(text: str) -> ServingOptions:
+    """The options that `render` made `text` with."""
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    group = config.instance_group[0] if config.instance_group else model_config_pb2.ModelInstanceGroup(count=1)
+    parameters = {key: value.string_value for key, value in config.parameters.items() if key not in _OURS}
+    return ServingOptions(
+        max_batch_size=int(config.max_batch_size),
+        max_queue_delay_us=int(config.dynamic_batching.max_queue_delay_microseconds),
+        instances=int(group.count),
+        gpu=bool(group.kind == group.KIND_GPU),
+        parameters=dict(sorted(parameters.items())),
+    )
 
 
 def identity(text: str) -> str:
