@@ -15,13 +15,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from policyctl.adapters import endpoint as endpoints
@@ -36,6 +34,8 @@ from policyctl.services.control import Control
 from policyctl.services.hardware import announce
 from policyctl.services.moves import recover
 from policyctl.services.prober import Prober
+from policyctl.services.record import empty, settle_if_left, trace_folder
+from policyctl.services.signals import stop_on_signal
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.locate import locate
@@ -73,7 +73,7 @@ class Supervisor:
         """
         path = self.control.repository.control / "server.lock"
         self.control.repository.create()
-        with self._only_one(path), _signals(self.stop):
+        with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
             self._keep_serving()
 
@@ -98,6 +98,8 @@ class Supervisor:
             started = time.monotonic()
             process = TritonProcess(self.options, on_log=self._log)
             try:
+                # What a recording left there goes with the server that wrote it.
+                empty(trace_folder(self.control.repository))
                 process.start()
                 self._serve_once(process)
             except ServerError as error:
@@ -134,6 +136,7 @@ class Supervisor:
             prober = Prober(self.control, client, self._refused)
             while not self.stop.wait(PROBE_INTERVAL_S) and process.is_running():
                 self._recover_if_left(client)
+                settle_if_left(self.control, client)
                 if not prober.probe():
                     self.control.say("The server does not answer; it is stopped and started again.")
                     return
@@ -211,6 +214,7 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         grpc_port=ports[1],
         metrics_port=ports[2],
         api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
+        trace_file=trace_folder(control.repository) / "trace",
     )
     Supervisor(control, options, verbose=verbose).run()
 
@@ -222,18 +226,3 @@ def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:
         port or next(free) for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
     )
     return http, grpc, metrics
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT ask for a clean stop instead of killing."""
-
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -37,6 +37,8 @@ class ServerOptions:
         exit_timeout_s: How long a stopping server waits for requests in flight;
             with a dead stub it always waits that long.
         log_verbose: Triton's verbosity, 0 for none.
+        trace_file: What the files of Triton's tracing are called; it can be
+            switched on later only where this was given. None leaves it out.
         extra_args: More arguments for tritonserver, as they are.
 
     Raises:
@@ -53,6 +55,7 @@ class ServerOptions:
     restricted_apis: tuple[str, ...] = RESTRICTED
     exit_timeout_s: int = 4
     log_verbose: int = 0
+    trace_file: Path | None = None
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -97,6 +100,8 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         f"--cache-directory={install.caches}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
     ]
+    if options.trace_file is not None:
+        arguments.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
     if options.api_key:
         rule = f"{','.join(options.restricted_apis)}:{KEY_HEADER}={options.api_key}"
         arguments += [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
