@@ -42,6 +42,7 @@ from policyctl.serving.backends.batching import (
     split,
 )
 from policyctl.serving.backends.spec import ModelSpec, check_contract
+from policyctl.serving.backends.spin import SpinningSession, spin_us
 
 Request = Any
 Response = Any
@@ -96,7 +97,10 @@ class PolicyModel(ABC):
         self._inputs = [port.name for port in spec.inputs]
         self._outputs = [port.name for port in spec.outputs]
         self._checker = Checker(contract)
+        spin = spin_us(spec)
         self._session = self.open_session(spec, verified.contents)
+        if spin:
+            self._session = SpinningSession(self._session, spin)
         self._warm_up(contract)
         words = {
             "model": args["model_name"],
