@@ -7,7 +7,7 @@ as a candidate beside whatever serves, asked, and withdrawn; no alias moves.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 from policyctl.adapters.triton import Triton
 from policyctl.domain.artifacts import PARITY_FILE, Format
@@ -19,6 +19,7 @@ from policyctl.gates import golden, integrity, parity
 from policyctl.services.candidate import Check, loaded
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.evidence import record_gate
+from policyctl.services.measuring import measuring
 from policyctl.services.moves import Mover, recover
 
 OFFLINE = (integrity.NAME, parity.NAME)
@@ -44,10 +45,14 @@ def validate(
 
     Raises:
         UsageError: No such release or format.
-        BusyError: Another writer is at work.
+        BusyError: Another writer is at work, or another process measures.
     """
     control.repository.require()
-    with control.repository.writer(f"validate {model} {release}", wait_s=control.settings.lock_wait_s):
+    doing = f"validate {model} {release}"
+    with (
+        measuring(control, doing) if checks else nullcontext(),
+        control.repository.writer(doing, wait_s=control.settings.lock_wait_s),
+    ):
         state = control.repository.journal.state()
         published = state.release(model, release)
         results = list(run_offline(control, published))
@@ -86,12 +91,22 @@ def require_offline(control: Control, state: State, published: PublishedRelease)
         for g in seen.values()
     ):
         return
-    results = run_offline(control, published)
-    if bad := [r for r in results if r.verdict is not Verdict.PASSED]:
-        raise GateError(
-            f"{published.model} {published.release}: gate {bad[0].gate} {bad[0].verdict}: {bad[0].reason}",
-            remedy="Nothing was changed. Publish a release that passes, or restore the files.",
-        )
+    require_passed(run_offline(control, published), published.model, published.release)
+
+
+def require_passed(results: Sequence[GateResult], model: str, release: str) -> None:
+    """Refuse a release of which a gate said anything but passed.
+
+    Raises:
+        GateError: One did; names the first.
+    """
+    for result in results:
+        if result.verdict is not Verdict.PASSED:
+            remedy = str(result.evidence.get("remedy") or "Publish a release that passes, or restore the files.")
+            raise GateError(
+                f"{model} {release}: gate {result.gate} {result.verdict}: {result.reason}",
+                remedy=f"Nothing was changed. {remedy}",
+            )
 
 
 def _on_the_server(
@@ -114,7 +129,7 @@ def _on_the_server(
                 yield result
     except ServerError as error:
         # Before the first answer there was no server to judge by; after it, something broke.
-        verdict = Verdict.INCONCLUSIVE if waiting[0] == golden.NAME else Verdict.ERROR
+        verdict = Verdict.INCONCLUSIVE if waiting[:1] == [golden.NAME] else Verdict.ERROR
         said = "no server to ask" if verdict is Verdict.INCONCLUSIVE else "the server stopped answering"
         for name in waiting:
             yield GateResult(name, verdict, f"{said}: {error.problem}", {"remedy": error.remedy})
