@@ -90,7 +90,7 @@ class BehaviourSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     env: str = Field("", description="a gymnasium environment")
-    episodes: int = Field(100, ge=1)
+    episodes: int = Field(100, ge=2)
     margin: float | None = Field(None, ge=0, allow_inf_nan=False, description="how much less may be earned on average")
     seed: int = Field(0, ge=0, description="of the first episode")
     time_cap_s: float = Field(120.0, gt=0, allow_inf_nan=False)
@@ -147,18 +147,18 @@ def load(**overrides: Any) -> Settings:
             f"settings: {', '.join(unknown)} is not a setting",
             remedy=f"Correct or unset it. The settings are {known}; two underscores go one level down.",
         )
-    given = {
-        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-        for key, value in overrides.items()
-        if value is not None
-    }
     try:
-        return Settings(**cast(Any, given))
+        return Settings(**cast(Any, _given(overrides)))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(f"settings: {problems}", remedy="Correct the option or the POLICYCTL_... variable.") from error
     except SettingsError as error:
         raise UsageError(f"settings: {error}", remedy="Give JSON, or set its parts: POLICYCTL_SERVER__URL.") from error
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without those that were not given, on every level."""
+    return {k: _given(v) if isinstance(v, dict) else v for k, v in values.items() if v is not None}
 
 
 def _unknown_variables() -> list[str]:

@@ -44,6 +44,28 @@ Gates = Annotated[
         " [env: POLICYCTL_GATES__VALIDATE_WITH, ..._PROMOTE_WITH]",
     ),
 ]
+RecordingOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--recording",
+        help="Add the gate replay, on a file that policyctl record wrote. [env: POLICYCTL_GATES__REPLAY__...]",
+    ),
+]
+EnvOption = Annotated[
+    str | None,
+    typer.Option(
+        "--env",
+        help="Add the gate behaviour, in a gymnasium environment such as CartPole-v1; with --margin."
+        " [env: POLICYCTL_GATES__BEHAVIOUR__...]",
+    ),
+]
+EpisodesOption = Annotated[int | None, typer.Option("--episodes", help="For --env. [default: 100]", min=2)]
+MarginOption = Annotated[
+    float | None,
+    typer.Option(
+        "--margin", help="For --env: how much less the release may earn on average, in its own return.", min=0
+    ),
+]
 Wait = Annotated[float | None, typer.Option("--wait", help="Seconds to wait for another writer. [default: 2]", min=0)]
 TrustPickle = Annotated[
     bool,

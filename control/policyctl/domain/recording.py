@@ -138,7 +138,7 @@ class Recording:
         count = np.bincount(self.request, minlength=self.requests)
         before: list[int] = []
         after: list[int] = []
-        for one, other in self._following():
+        for one, other in sorted(self._following()):
             if count[one] == count[other]:
                 before += range(first[one], first[one] + count[one])
                 after += range(first[other], first[other] + count[other])
