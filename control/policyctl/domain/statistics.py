@@ -2,12 +2,13 @@
 
 Nothing here assumes a normal distribution or a large sample: latencies have
 neither. The interval is Wilcoxon's, whose coverage is exact for every sample
-size as long as the paired differences are symmetric about their median. They
-are, where which side of a pair goes first is decided by a coin. Tried beside
-it on normal, Laplace and Student's t with 2 degrees of freedom, for 12 and for
-40 pairs: the percentile bootstrap of the median missed a 99 % one-sided bound
-up to twice as often as it may at 12 pairs, and the order-statistic (sign)
-interval, as exact, found the same shift less often everywhere.
+size as long as the paired differences are symmetric about their median, as
+they are where a coin decides which side of a pair goes first. Two others were
+tried on known distributions (``benchmarks/median_intervals.py``): the bootstrap
+of the median misses twice as often as it says at 12 pairs, and the
+order-statistic interval finds the same shift less often everywhere. What no
+coin removes (two processes of one release are not equally fast) is measured:
+`services.calibrate`.
 
 Looking more than once costs error probability. Each look is given a part of it
 beforehand (`spent`), and the parts are added up as if looks were unrelated,

@@ -26,8 +26,8 @@ from policyctl.domain.verdict import GateResult, Verdict
 
 NAME: Final = "non_inferiority"
 
-LOOKS: Final = (0.25, 0.5, 0.75, 1.0)
-"""When the rounds are judged, as fractions of the time cap."""
+LOOKS: Final = (0.3, 0.5, 0.75, 1.0)
+"""When the rounds are judged, as fractions of the time cap; at the first of a minute's cap there are ten of them."""
 
 FEWEST_ROUNDS: Final = 6
 """With fewer no sample of any kind proves anything at these error probabilities."""
