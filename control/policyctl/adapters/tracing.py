@@ -102,9 +102,11 @@ def _array(piece: re.Match[bytes]) -> NDArray[Any] | None:
     else:
         try:
             text = data.decode().split(",")
-            # Through Python's numbers: a 64-bit integer must not become a float on the way.
-            values = [float(v) for v in text] if dtype.startswith("float") else [int(v) for v in text]
-            flat = np.array(values, dtype=np.float64 if dtype.startswith("float") else None).astype(dtype)
+            if dtype.startswith("float"):
+                flat = np.array([float(v) for v in text]).astype(dtype)
+            else:
+                # Not by way of a common type, which for large unsigned ones would be a float.
+                flat = np.array([int(v) for v in text], dtype=dtype)
         except (ValueError, OverflowError):
             return None
     return flat.reshape(shape) if flat.size == np.prod(shape, dtype=np.int64) else None
