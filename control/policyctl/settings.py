@@ -123,7 +123,13 @@ class GateSettings(BaseModel):
 class Settings(BaseSettings):
     """The whole tree."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
+        extra="forbid",
+        frozen=True,
+    )
 
     repository: Path = Path("model_repository")
     lock_wait_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")

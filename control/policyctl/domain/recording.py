@@ -33,7 +33,10 @@ SCHEMA: Final = 1
 DIGITS: Final = 6
 """Significant digits of a floating-point value."""
 
-_OBSERVATION, _OUTPUT, _ABOUT = "observation/", "output/", "about"
+OBSERVATION: Final = "observation/"
+"""What an input's name has in front of it in the file."""
+
+_OUTPUT, _ABOUT = "output/", "about"
 _STEP = re.compile(r"(.+)/(\d{1,18})")
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -173,7 +176,7 @@ class Recording:
         }
         return pack(
             {
-                **{_OBSERVATION + name: array for name, array in self.observations.items()},
+                **{OBSERVATION + name: array for name, array in self.observations.items()},
                 **{_OUTPUT + name: array for name, array in self.outputs.items()},
                 "request": self.request,
                 "slots": self.slots,
@@ -205,7 +208,7 @@ class Recording:
             )
             found = cls(
                 origin=origin,
-                observations=_under(arrays, _OBSERVATION),
+                observations=_under(arrays, OBSERVATION),
                 outputs=_under(arrays, _OUTPUT),
                 request=arrays["request"],
                 slots=arrays["slots"],
