@@ -194,6 +194,34 @@ class Triton:
         )
         return {key: tuple(setting.value) for key, setting in found.settings.items()}
 
+    def answered(self, name: str) -> int:
+        """Requests that `name` has answered since it was loaded; 0 where it is not loaded.
+
+        Raises:
+            ServerError: No answer.
+        """
+        if not any(s.name == name and s.state == "READY" for s in self.index()):
+            return 0
+        found = self._call(f"count {name}", self._client.get_inference_statistics, name)
+        return sum(int(s.inference_stats.success.count) for s in found.model_stats)
+
+    def regions(self) -> tuple[str, ...]:
+        """Names of the shared memory that clients have registered.
+
+        Raises:
+            ServerError: No answer.
+        """
+        found = self._call("list shared memory", self._client.get_system_shared_memory_status)
+        return tuple(sorted(found.regions))
+
+    def forget_region(self, name: str) -> None:
+        """Let go of a client's shared memory; nothing happens where it is not registered.
+
+        Raises:
+            ServerError: No answer.
+        """
+        self._call(f"forget region {name}", self._client.unregister_system_shared_memory, name)
+
     def _call(self, what: str, method: Any, *args: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:
         try:
             return method(*args, client_timeout=timeout_s or self._timeout_s, **kwargs)
