@@ -27,6 +27,7 @@ class ProfileChoice(StrEnum):
 
     QUICK = "quick"
     STANDARD = "standard"
+    SOAK = "soak"
 
 
 ReportOption = Annotated[
@@ -47,7 +48,10 @@ def bench(
     alias: options.Alias = PRODUCTION,
     profile: Annotated[
         ProfileChoice,
-        typer.Option(help="quick: 1 and 8 clients; standard: 1 to 32 clients, batches 1, 8, 64, and rates."),
+        typer.Option(
+            help="quick: 1 and 8 clients; standard: 1 to 32 clients, batches 1, 8, 64, and rates;"
+            " soak: load for long, and say whether anything leaks."
+        ),
     ] = ProfileChoice.QUICK,
     protocol: Annotated[
         str | None, typer.Option(help="grpc, http, or grpc,http for both in one run. [default: grpc]")
@@ -70,6 +74,16 @@ def bench(
     time_limit_s: Annotated[
         float | None, typer.Option("--time-limit", help="Seconds for everything together.", min=1)
     ] = None,
+    duration: Annotated[str, typer.Option("--for", help="Of a soak: how long, 90s, 10m or 2h.")] = "10m",
+    reload_every: Annotated[
+        str | None, typer.Option(help="Of a soak: load and withdraw a candidate this often, 30s or 5m.")
+    ] = None,
+    move_to: Annotated[
+        str | None, typer.Option(help="Of a soak: each minute move the alias to this release, and back.")
+    ] = None,
+    leak_limit: Annotated[
+        float, typer.Option(help="Of a soak: MB that a process may grow by in a million requests.", min=0.001)
+    ] = 10.0,
     keep: Annotated[bool, typer.Option(help="Keep the result in the repository, by this machine.")] = True,
     report: ReportOption = None,
     markdown: MarkdownOption = None,
@@ -88,6 +102,8 @@ def bench(
         policyctl bench walker --profile standard --protocol grpc,http --report walker.html
 
         policyctl bench walker --rate 500,1000 --batch 8 --json
+
+        policyctl bench walker --profile soak --for 1h --reload-every 5m
     """
     from policyctl.services import bench as service
     from policyctl_benchmarks.profiles import PROFILES, ProfileName
@@ -104,6 +120,22 @@ def bench(
         "interval_ms": interval_ms,
         "warmup_requests": warmup,
     }
+    if profile is ProfileChoice.SOAK:
+        from policyctl.cli import soak
+
+        soak.run(
+            options.read_settings(repository, url),
+            model=model,
+            alias=alias,
+            duration=duration,
+            clients=(given["concurrency"] or (4,))[0],
+            batch=(given["batches"] or (1,))[0],
+            reload_every=reload_every,
+            move_to=move_to,
+            limit_mb=leak_limit,
+            as_json=as_json,
+        )
+        return
     asked = _profile(PROFILES[ProfileName(profile.value)], given, time_limit_s)
     control = options.control_of(options.read_settings(repository, url), output)
     _writable(report, markdown)

@@ -28,7 +28,7 @@ from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError, UsageError
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.serving.hardware import detect
-from policyctl.serving.memory import measure as measure_memory
+from policyctl.serving.memory import usage
 from policyctl_benchmarks.measurement import LoadMode
 from policyctl_benchmarks.memory_trace import MemoryTrace
 from policyctl_benchmarks.perf_analyzer import (
@@ -85,7 +85,7 @@ def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: b
     answer_s = _ask_once(control, target)
     began, begin = datetime.now(UTC), time.monotonic()
     busy = psutil.cpu_percent(_BUSY_S)
-    with control.repository.staging() as folder, MemoryTrace(lambda: _resident(target.endpoint.pid)) as trace:
+    with control.repository.staging() as folder, MemoryTrace(lambda: _resident(target.endpoint)) as trace:
         points = tuple(_measure_all(control, target, profile, folder, until=until, answer_s=answer_s))
     after = control.repository.journal.state().alias(model, alias)
     if after is None or after.placement.release != target.placement.release:
@@ -254,9 +254,9 @@ def _settings(placement: Placement, profile: Profile) -> dict[str, Any]:
     }
 
 
-def _resident(pid: int) -> Mapping[str, float]:
-    if not pid:
+def _resident(endpoint: Endpoint) -> Mapping[str, float]:
+    """Of the server, each of its backend processes, and the control plane that keeps it."""
+    if not endpoint.pid:
         raise ServerError("the server is not ours")
-    found = measure_memory(pid)
-    stubs = {stub.instance or f"process {stub.pid}": float(stub.rss_bytes) for stub in found.stubs}
-    return {"tritonserver": float(found.server_rss_bytes), **stubs}
+    others = {"policyctl serve": endpoint.supervisor_pid} if endpoint.supervisor_pid else {}
+    return {name: float(use.rss_bytes) for name, use in usage(endpoint.pid, others).items()}
