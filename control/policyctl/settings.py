@@ -38,6 +38,8 @@ class ServerSettings(BaseModel):
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
     timeout_s: float = Field(5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane")
     load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load")
+    pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
+    cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
 
 
 class ServingSettings(BaseModel):
@@ -49,6 +51,7 @@ class ServingSettings(BaseModel):
     max_queue_delay_us: int = Field(0, ge=0, le=_INT32)
     instances: int = Field(1, ge=1, le=_INT32)
     gpu: bool = False
+    preferred_batch_sizes: tuple[int, ...] = Field((), description="sizes at which a batch does not wait for more")
     parameters: dict[str, str] = Field(default_factory=dict)
 
 

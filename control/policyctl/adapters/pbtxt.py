@@ -52,6 +52,7 @@ class ServingOptions:
         instances: Copies of the model.
         gpu: Serve on GPUs.
         parameters: Options of the backend, by the native backend's names.
+        preferred_batch_sizes: Sizes at which a batch is computed without waiting for more.
     """
 
     max_batch_size: int = 64
@@ -59,6 +60,7 @@ class ServingOptions:
     instances: int = 1
     gpu: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
+    preferred_batch_sizes: tuple[int, ...] = ()
 
 
 def render(
@@ -96,6 +98,7 @@ def render(
     group.count = options.instances
     group.kind = group.KIND_GPU if options.gpu else group.KIND_CPU
     config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_us
+    config.dynamic_batching.preferred_batch_size.extend(options.preferred_batch_sizes)
     parameters = {
         **options.parameters,
         "contract": json.dumps(contract.to_json(), sort_keys=True, separators=(",", ":")),
@@ -131,6 +134,7 @@ def options_of(text: str) -> ServingOptions:
         instances=int(group.count),
         gpu=bool(group.kind == group.KIND_GPU),
         parameters=dict(sorted(parameters.items())),
+        preferred_batch_sizes=tuple(config.dynamic_batching.preferred_batch_size),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from policyctl import __version__
-from policyctl.cli import bench, calibrate, look, measure, move, prepare, run, shadow
+from policyctl.cli import bench, calibrate, look, measure, memory, move, prepare, run, shadow
 from policyctl.cli.output import Output
 from policyctl.errors import PolicyctlError, UsageError
 
@@ -49,6 +49,7 @@ look.register(app)
 measure.register(app)
 shadow.register(app)
 bench.register(app)
+memory.register(app)
 calibrate.register(app)
 
 

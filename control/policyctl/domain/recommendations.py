@@ -33,6 +33,9 @@ that runs it.
 _MOST_INSTANCES: Final = 8
 _MOST_THREADS: Final = 16
 _GIB: Final = 1 << 30
+_MIB: Final = 1 << 20
+_PINNED_MIB: Final = 256
+_CUDA_MIB: Final = 64
 
 
 class Basis(StrEnum):
@@ -76,6 +79,7 @@ def recommend(hardware: Hardware) -> tuple[Recommendation, ...]:
         _format(hardware),
         *_batching(),
         *_libraries(hardware),
+        _pools(hardware),
         *_placement(hardware),
         *_gpu(hardware),
     )
@@ -204,6 +208,46 @@ def _libraries(hardware: Hardware) -> tuple[Recommendation, ...]:
             )
         )
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """How much tritonserver takes beforehand for passing tensors to GPUs and back.
+
+    Attributes:
+        pinned_mib: Of pinned memory, in all.
+        cuda_mib: Of each GPU's memory.
+    """
+
+    pinned_mib: int
+    cuda_mib: int
+
+
+def pools(hardware: Hardware) -> Pools:
+    """The pools that suit `hardware`: none without a GPU, and else no more than a small part of what is there."""
+    if not hardware.gpus:
+        return Pools(0, 0)
+    smallest = min(gpu.memory_bytes for gpu in hardware.gpus)
+    return Pools(
+        pinned_mib=min(_PINNED_MIB, hardware.memory_usable_bytes // 16 // _MIB),
+        cuda_mib=min(_CUDA_MIB, smallest // 64 // _MIB),
+    )
+
+
+def _pools(hardware: Hardware) -> Recommendation:
+    found = pools(hardware)
+    reason = (
+        "tensors go to a GPU and back through these; Triton's own defaults, or less where memory is small"
+        if hardware.gpus
+        else "without a GPU nothing is ever taken from them"
+    )
+    return Recommendation(
+        "POLICYCTL_SERVER__PINNED_POOL_MIB, ..._CUDA_POOL_MIB",
+        f"{found.pinned_mib}, {found.cuda_mib}",
+        f"{reason}; policyctl serve sets them where they are not set",
+        Basis.DOCUMENTED,
+        is_default=True,
+    )
 
 
 def _placement(hardware: Hardware) -> tuple[Recommendation, ...]:

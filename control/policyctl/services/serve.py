@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
@@ -28,7 +28,9 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
+from policyctl.domain.recommendations import pools
 from policyctl.errors import BusyError, PolicyctlError, ServerError
+from policyctl.services import client_memory
 from policyctl.services.aliases import AliasKey, load_alias
 from policyctl.services.control import Control
 from policyctl.services.hardware import announce
@@ -38,6 +40,7 @@ from policyctl.services.record import empty, settle_if_left, trace_folder
 from policyctl.services.signals import stop_on_signal
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions
+from policyctl.serving.hardware import detect
 from policyctl.serving.locate import locate
 from policyctl.serving.logs import Level, LogLine
 from policyctl.serving.ports import free_ports
@@ -134,7 +137,11 @@ class Supervisor:
             self._was_ready = True
             self._announce(endpoint)
             prober = Prober(self.control, client, self._refused)
+            sweep_at = 0.0
             while not self.stop.wait(PROBE_INTERVAL_S) and process.is_running():
+                if time.monotonic() >= sweep_at:
+                    client_memory.sweep(client)
+                    sweep_at = time.monotonic() + client_memory.EVERY_S
                 self._recover_if_left(client)
                 settle_if_left(self.control, client)
                 if not prober.probe():
@@ -215,8 +222,18 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         metrics_port=ports[2],
         api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
         trace_file=trace_folder(control.repository) / "trace",
+        **_pools(settings),
     )
     Supervisor(control, options, verbose=verbose).run()
+
+
+def _pools(settings: ServerSettings) -> dict[str, Any]:
+    """Sizes of Triton's memory pools: as set, else as the hardware has use for them."""
+    hardware = detect()
+    advised = pools(hardware)
+    pinned = advised.pinned_mib if settings.pinned_pool_mib is None else settings.pinned_pool_mib
+    cuda = advised.cuda_mib if settings.cuda_pool_mib is None else settings.cuda_pool_mib
+    return {"pinned_pool_bytes": pinned << 20, "cuda_pools_bytes": (cuda << 20,) * len(hardware.gpus)}
 
 
 def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:

@@ -39,6 +39,8 @@ class ServerOptions:
         log_verbose: Triton's verbosity, 0 for none.
         trace_file: What the files of Triton's tracing are called; it can be
             switched on later only where this was given. None leaves it out.
+        pinned_pool_bytes: Pinned memory for tensors on their way to GPUs; None for Triton's default.
+        cuda_pools_bytes: Of each GPU's memory, by its number.
         extra_args: More arguments for tritonserver, as they are.
 
     Raises:
@@ -56,6 +58,8 @@ class ServerOptions:
     exit_timeout_s: int = 4
     log_verbose: int = 0
     trace_file: Path | None = None
+    pinned_pool_bytes: int | None = None
+    cuda_pools_bytes: tuple[int, ...] = ()
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,6 +106,9 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
     ]
     if options.trace_file is not None:
         arguments.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
+    if options.pinned_pool_bytes is not None:
+        arguments.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
+    arguments += [f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu, size in enumerate(options.cuda_pools_bytes)]
     if options.api_key:
         rule = f"{','.join(options.restricted_apis)}:{KEY_HEADER}={options.api_key}"
         arguments += [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
