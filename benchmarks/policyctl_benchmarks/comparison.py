@@ -34,6 +34,8 @@ LIMITS: Final = (
     " For a verdict measure both on one server, in turn: policyctl validate MODEL RELEASE."
 )
 
+_LAST_DIGIT: Final = 1e-9
+
 
 class Standing(StrEnum):
     """How a difference stands to what one release's own runs differ by here."""
@@ -172,7 +174,8 @@ def drift_of(results: Iterable[BenchResult], point: Point, metric: str) -> float
 def _standing(ratio: float, drift: float | None) -> Standing:
     if drift is None or not ratio > 0:
         return Standing.UNKNOWN
-    return Standing.WITHIN if abs(math.log(ratio)) <= math.log(drift) else Standing.BEYOND
+    # The drift may come from these very two runs: a last digit must not make more of them.
+    return Standing.WITHIN if abs(math.log(ratio)) <= math.log(drift) + _LAST_DIGIT else Standing.BEYOND
 
 
 def _cautions(one: BenchResult, other: BenchResult, apart: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from bench_results import points_of, result_of
 
@@ -31,6 +32,14 @@ def test_a_difference_is_held_against_what_one_release_differs_by() -> None:
         found = compare(first, result_of(slower, release="1.1.0"), peers=(again, first))
         assert {row.standing for row in found.rows} == {standing}
         assert {round(row.drift or 0, 9) for row in found.rows} == {1.4}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_runs_of_one_release_are_never_beyond_their_own_drift(seed: int) -> None:
+    """Whichever comes first, and whatever the last digit of a quotient is."""
+    one, other = (result_of(value) for value in np.random.default_rng(seed).uniform(300, 900, 2))
+    for first, second in ((one, other), (other, one)):
+        assert {row.standing for row in compare(first, second).rows} == {Standing.WITHIN}
 
 
 @pytest.mark.parametrize(
