@@ -20,12 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from policyctl.domain.paired import Burst, Order, Round
+from policyctl.errors import ServerError
 from policyctl_benchmarks.perf_analyzer import PerfAnalyzerOptions, command, run
 
 BURST_LIMIT_S = 8.0
 """For one burst besides its windows: a model that is loading, or loses its process, takes a second or two."""
 
+MOST_STALLS = 2
+"""So often a burst in which no request ended is measured again, each time with windows twice as long."""
+
 _WINDOWS_TAKE = 4.0
+_STALLED = "No valid requests recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +70,24 @@ class Bursts:
         """
         return self._burst(replace(self.options, model=model, request_rate=(rate,)))
 
-    def words(self, model: str) -> list[str]:
+    def words(self, model: str, *, clients: int = 1, rate: float | None = None) -> list[str]:
         """The command line of a burst, for the evidence."""
-        options = replace(self.options, model=model)
+        levels = () if rate is None else (rate,)
+        options = replace(self.options, model=model, concurrency=(clients,), request_rate=levels)
         report, export = Path("report.csv"), Path("profile.json")
         return command(options, options.levels[0], binary=Path(self.binary.name), report=report, export=export)
 
-    def _burst(self, options: PerfAnalyzerOptions) -> Burst:
+    def _burst(self, options: PerfAnalyzerOptions, *, stalls: int = 0) -> Burst:
         limited = replace(options, time_limit_s=self.limit_s)
-        (found,) = run(limited, binary=self.binary, library_path=self.library_path)
+        try:
+            (found,) = run(limited, binary=self.binary, library_path=self.library_path)
+        except ServerError as error:
+            # The machine stood still for a whole window (it was seen on two busy cores, at 100 ms). That
+            # says nothing of the model, unless it happens again and again: then longer windows are needed.
+            if _STALLED not in error.problem or stalls == MOST_STALLS:
+                raise
+            longer = replace(options, measurement_interval_ms=2 * options.measurement_interval_ms)
+            return self._burst(longer, stalls=stalls + 1)
         return Burst(
             p50_us=found.p50_us,
             p95_us=found.p95_us,
@@ -99,7 +113,7 @@ def rounds(
 ) -> Iterator[Round]:
     """Measure rounds, each in an order that a coin decides, until the time is up.
 
-    It takes at most `time_cap_s` and the limit of one burst.
+    It takes at most `time_cap_s` and the limit of one burst (with its repetitions, where the machine stood still).
 
     Args:
         bursts: How.

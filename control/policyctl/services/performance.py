@@ -167,7 +167,10 @@ def compare(
     found = found or non_inferiority.judge(seen, plan, is_over=True)
     if found is None:
         raise AssertionError("the last look always says something")
-    commands = {"incumbent": bursts.words(incumbent), "candidate": bursts.words(candidate)}
+    commands = {
+        "incumbent": bursts.words(incumbent, clients=clients),
+        "candidate": bursts.words(candidate, clients=clients),
+    }
     evidence = {**found.evidence, "commands": commands, "clients": clients}
     return replace(found, evidence={**evidence, "rounds": [r.to_json() for r in seen]})
 
@@ -252,7 +255,11 @@ def _service_level(candidate: Candidate) -> GateResult:
         found = service_level.judge(
             limits, latency=latency, throughput=throughput, memory_mb=_memory_mb(control, served)
         )
-        return replace(found, evidence={**found.evidence, "commands": {"candidate": bursts.words(served)}})
+        commands = {
+            "latency": bursts.words(served, rate=limits.rate),
+            "throughput": bursts.words(served, clients=limits.clients),
+        }
+        return replace(found, evidence={**found.evidence, "commands": commands})
 
 
 def _memory_mb(control: Control, served: str) -> float | None:
