@@ -56,8 +56,7 @@ class Played:
         return {
             "env": self.env,
             "seeds": list(self.seeds),
-            "incumbent": list(self.incumbent),
-            "candidate": list(self.candidate),
+            "returns": {"incumbent": list(self.incumbent), "candidate": list(self.candidate)},
             "difference": {
                 "mean": self.difference,
                 "low": self.low,

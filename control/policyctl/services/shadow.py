@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Replayed:
                 "answered_by": self.recording.answered_by,
                 "started": self.recording.origin.started,
             },
-            "candidate": self.figures.to_json(),
+            "figures": self.figures.to_json(),
             "recorded_release_again": None if self.again is None else self.again.to_json(),
             "evidence": self.evidence,
         }
@@ -235,7 +235,9 @@ def _played(
         high=found.high,
         confidence=found.confidence,
     )
-    return behaviour_gate.run(played, margin=margin)
+    judged = behaviour_gate.run(played, margin=margin)
+    against = {"served": incumbent.served, "release": incumbent.placement.release}
+    return replace(judged, evidence={**judged.evidence, "incumbent": against})
 
 
 def _player(ask: Asked, contract: Any, until: float) -> Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]:
