@@ -21,6 +21,7 @@ from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.evidence import record_gate
 from policyctl.services.measuring import measuring
 from policyctl.services.moves import Mover, recover
+from policyctl.services.tuned import serving_options
 
 OFFLINE = (integrity.NAME, parity.NAME)
 """Gates that must have passed before a promotion starts; `golden` is part of the promotion itself."""
@@ -167,17 +168,10 @@ def _ask_candidate(
 
 def place(control: Control, state: State, opened: OpenRelease, wanted: Format | None) -> Placement:
     """How a release would be served: its artifact and its whole configuration."""
-    from policyctl.adapters.pbtxt import ServingOptions, render
+    from policyctl.adapters.pbtxt import render
 
-    published, serving = opened.published, control.settings.serving
+    published = opened.published
     chosen = opened.choose(wanted)
-    options = ServingOptions(
-        max_batch_size=serving.max_batch_size,
-        max_queue_delay_us=serving.max_queue_delay_us,
-        instances=serving.instances,
-        gpu=serving.gpu,
-        parameters=serving.parameters,
-    )
     config = render(
         opened.contract,
         release=published.release,
@@ -185,6 +179,6 @@ def place(control: Control, state: State, opened: OpenRelease, wanted: Format | 
         releases=state.slots(published.model),
         manifest_digest=published.manifest_digest,
         format=chosen,
-        options=options,
+        options=serving_options(control.settings.serving, state.tuned.get(published.model, {})),
     )
     return Placement(published.release, published.slot, published.manifest_digest, chosen, config)
