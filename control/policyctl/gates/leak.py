@@ -149,7 +149,7 @@ def judge(series: Sequence[Series], limits: Limits) -> GateResult:
     named = [f for f in deciding if f.verdict is verdict]
     if verdict is Verdict.PASSED:
         memory = [f for f in named if f.kind is Kind.MEMORY and f.growth is not None]
-        named = sorted(memory, key=lambda f: -(f.growth.high if f.growth else 0.0))[:1] or named[:1]
+        named = sorted(memory, key=_largest, reverse=True)[:1] or named[:1]
     reason = f"{WORDS[verdict]}: {'; '.join(f.words() for f in named)}"
     if verdict is Verdict.INCONCLUSIVE:
         evidence["remedy"] = "Soak for longer, or under more load: --for 1h."
@@ -159,6 +159,11 @@ def judge(series: Sequence[Series], limits: Limits) -> GateResult:
 def findings_of(result: GateResult) -> list[dict[str, Any]]:
     """The findings in a result's evidence."""
     return list(result.evidence.get("findings", []))
+
+
+def _largest(finding: Finding) -> tuple[float, float]:
+    """How much one series may grow, and how much it seems to."""
+    return (0.0, 0.0) if finding.growth is None else (finding.growth.high, finding.growth.slope)
 
 
 def _finding(series: Series, limits: Limits) -> Finding:

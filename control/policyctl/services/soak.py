@@ -211,8 +211,21 @@ def series_of(samples: Sequence[Sample], bursts: Sequence[tuple[float, Burst]], 
         all_requests = [float(s.requests) for s in samples]
         found.append(Series(SHARED, Kind.SHARED_MEMORY, all_requests, [float(s.shared_bytes) for s in samples]))
     if bursts:
-        found.append(Series("p50", Kind.LATENCY, [at for at, _ in bursts], [b.p50_us for _, b in bursts]))
+        found.append(_latency(bursts))
     return found
+
+
+def _latency(bursts: Sequence[tuple[float, Burst]]) -> Series:
+    """The median latency of each window; a burst's windows share its requests."""
+    requests: list[float] = []
+    values: list[float] = []
+    before = 0.0
+    for at, burst in bursts:
+        windows = burst.window_p50_us or (burst.p50_us,)
+        requests += [before + (at - before) * (index + 1) / len(windows) for index in range(len(windows))]
+        values += windows
+        before = at
+    return Series("p50", Kind.LATENCY, requests, values)
 
 
 class _Seen:
