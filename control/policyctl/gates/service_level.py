@@ -168,4 +168,4 @@ def _missing(
         )
     if len(throughput) < FEWEST_BURSTS:
         return f"throughput: {len(throughput)} bursts, {FEWEST_BURSTS} are needed"
-    return "memory: the server is not ours, so its processes cannot be seen" if memory_mb is None else ""
+    return "memory: no process of the model can be seen" if memory_mb is None else ""

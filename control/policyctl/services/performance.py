@@ -264,11 +264,17 @@ def _service_level(candidate: Candidate) -> GateResult:
 
 def _memory_mb(control: Control, served: str) -> float | None:
     """Of the model's largest process; None where the server's processes cannot be seen."""
+    found = _processes(control, served)
+    return max(found.values()) / 1e6 if found else None
+
+
+def _processes(control: Control, served: str) -> dict[int, int]:
+    """Resident bytes of the processes that run `served`, by process id; none where they cannot be seen."""
     pid = control.endpoint().pid
     if not pid:
-        return None
-    sizes = [s.rss_bytes for s in measure_memory(pid).stubs if s.instance.rpartition("_")[0].startswith(f"{served}_")]
-    return max(sizes) / 1e6 if sizes else None
+        return {}
+    # An instance is named <model>_<group>_<index>.
+    return {s.pid: s.rss_bytes for s in measure_memory(pid).stubs if s.instance.rsplit("_", 2)[0] == served}
 
 
 def _non_inferiority(candidate: Candidate, alias: str) -> GateResult:
@@ -278,6 +284,8 @@ def _non_inferiority(candidate: Candidate, alias: str) -> GateResult:
         return GateResult(non_inferiority.NAME, Verdict.INCONCLUSIVE, f"{alias} names nothing to compare with")
     chosen = control.settings.gates.non_inferiority
     seed = chosen.seed if chosen.seed is not None else time.time_ns() % (1 << 32)
+    both = (incumbent.served, candidate.ask.served)
+    before = {served: _processes(control, served).keys() for served in both}
     with bursts_of(control, candidate.opened, interval_ms=chosen.interval_ms) as bursts:
         found = compare(
             bursts,
@@ -287,10 +295,16 @@ def _non_inferiority(candidate: Candidate, alias: str) -> GateResult:
             clients=chosen.clients,
             rng=np.random.default_rng(seed),
         )
-    served = {
+    for served in both:
+        # A burst may outlast a process that died and was replaced, and would then seem to be only slow.
+        now = _processes(control, served).keys()
+        if now - before[served] or (before[served] and not now):
+            words = f"measuring broke: the process of {served} died or was replaced meanwhile"
+            found = replace(found, verdict=Verdict.ERROR, reason=words)
+    origin = {
         "served": incumbent.served,
         "release": incumbent.placement.release,
         "format": incumbent.placement.format.value,
         "config": incumbent.placement.config,
     }
-    return replace(found, evidence={**found.evidence, "incumbent": served, "seed": seed})
+    return replace(found, evidence={**found.evidence, "incumbent": origin, "seed": seed})
