@@ -157,7 +157,7 @@ def main() -> None:
         promotion = running.report
         second = evaluate()
         step(4, "Measure with perf_analyzer")
-        bench = policyctl("bench", MODEL, "--concurrency", "1,8")["measurements"]
+        bench = policyctl("bench", MODEL, "--concurrency", "1,8")["points"]
         step(5, "Roll back while the clients ask")
         with load(server) as running:
             time.sleep(SECONDS_AROUND_A_MOVE)

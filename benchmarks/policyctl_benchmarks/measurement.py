@@ -20,9 +20,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.errors import ServerError
+from policyctl.domain.json_values import expect_keys, integer, items, number
+from policyctl.errors import ServerError, UsageError
 
 _QUANTILES = (50, 90, 95, 99)
+DISTRIBUTION_PERCENT = (
+    0.0,
+    1.0,
+    5.0,
+    *map(float, range(10, 90, 5)),
+    *map(float, range(90, 100)),
+    99.5,
+    99.9,
+    99.99,
+    100.0,
+)
+"""Where `Measurement.distribution_us` has its points."""
+
 _DELAYED = re.compile(r"([0-9.]+)% of the requests were delayed")
 
 
@@ -65,6 +79,9 @@ class Measurement:
             of these the rate was not reached and latencies mean little.
         window_p50_us: One a window; empty where only the CSV was read.
         window_p99_us: One a window; empty where only the CSV was read.
+        window_requests_per_s: One a window; empty where only the CSV was read.
+        distribution_us: The latency at each of `DISTRIBUTION_PERCENT`; empty
+            where only the CSV was read.
     """
 
     mode: LoadMode
@@ -90,6 +107,8 @@ class Measurement:
     delayed_percent: float = 0.0
     window_p50_us: tuple[float, ...] = ()
     window_p99_us: tuple[float, ...] = ()
+    window_requests_per_s: tuple[float, ...] = ()
+    distribution_us: tuple[float, ...] = ()
 
     @property
     def compute_us(self) -> float:
@@ -98,7 +117,49 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        return {**dataclasses.asdict(self), "mode": self.mode.value}
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # One text for one value: a whole number where a fraction may be is written as 1.0, as it is read back.
+            match field.type:
+                case "float":
+                    found[field.name] = float(value)
+                case "int":
+                    found[field.name] = int(value)
+                case "LoadMode":
+                    found[field.name] = value.value
+                case _:
+                    found[field.name] = [float(each) for each in value]
+        return found
+
+    @classmethod
+    def from_json(cls, data: Any) -> Measurement:
+        """Read back what `to_json` gave; a wrong type is refused.
+
+        Raises:
+            UsageError: It is not that.
+        """
+        names = {field.name: field.type for field in dataclasses.fields(cls)}
+        expect_keys("measurement", data, set(names))
+        values: dict[str, Any] = {}
+        for name, kind in names.items():
+            value = data[name]
+            if kind == "LoadMode":
+                values[name] = _mode(value)
+            elif kind == "int":
+                values[name] = integer(name, value)
+            elif kind == "float":
+                values[name] = number(name, value)
+            else:
+                values[name] = tuple(number(name, each) for each in items(name, value))
+        return cls(**values)
+
+
+def _mode(value: Any) -> LoadMode:
+    try:
+        return LoadMode(value)
+    except ValueError:
+        raise UsageError(f"mode is {value!r}, expected {' or '.join(LoadMode)}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +296,20 @@ def _seen_in_export(requests: Requests) -> dict[str, Any]:
         **{f"p{q}_us": float(np.percentile(latencies_us, q)) for q in _QUANTILES},
         "window_p50_us": _per_window(requests, 50),
         "window_p99_us": _per_window(requests, 99),
+        "window_requests_per_s": _rates(requests),
+        "distribution_us": tuple(float(v) for v in np.percentile(latencies_us, DISTRIBUTION_PERCENT)),
     }
 
 
 def _per_window(requests: Requests, quantile: float) -> tuple[float, ...]:
     found = (requests.latencies_us(window) for window in range(requests.windows))
     return tuple(float(np.percentile(each, quantile)) for each in found if len(each))
+
+
+def _rates(requests: Requests) -> tuple[float, ...]:
+    lengths_s = np.diff(requests.boundaries_ns) / 1e9
+    counts = (len(requests.latencies_us(window)) for window in range(requests.windows))
+    return tuple(count / float(length) for count, length in zip(counts, lengths_s, strict=True) if length > 0)
 
 
 _COLUMNS = (

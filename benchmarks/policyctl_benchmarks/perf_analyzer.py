@@ -151,6 +151,7 @@ def _measure(
     library_path: Path,
     scratch: Path,
     time_limit_s: float,
+    repeats: int = 1,
 ) -> Measurement:
     scratch.mkdir()
     report, export = scratch / "report.csv", scratch / "profile.json"
@@ -168,9 +169,23 @@ def _measure(
             f"{binary} cannot be started: {error.strerror}", remedy="Install it: pip install 'tritonclient[all]'"
         ) from error
     _check(finished, options, level, report)
+    exported = export.read_text(encoding="utf-8") if options.exact and export.is_file() else ""
+    if options.exact and not exported.strip():
+        if repeats == 0:
+            raise ServerError(f"perf_analyzer wrote no profile; it said last:\n{finished.tail()}")
+        # It did so once in some sixty runs on a busy machine, and said nothing of it.
+        return _measure(
+            options,
+            level,
+            binary=binary,
+            library_path=library_path,
+            scratch=scratch / "again",
+            time_limit_s=time_limit_s - finished.duration_s,
+            repeats=repeats - 1,
+        )
     return from_files(
         csv_text=report.read_text(encoding="utf-8"),
-        export_text=export.read_text(encoding="utf-8") if options.exact else None,
+        export_text=exported or None,
         output=finished.stdout,
         mode=options.mode,
         level=level,

@@ -39,6 +39,8 @@ class ServerSettings(BaseModel):
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
     timeout_s: float = Field(5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane")
     load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load")
+    pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
+    cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
 
 
 class NativeMode(StrEnum):
@@ -62,18 +64,94 @@ class ServingSettings(BaseModel):
     instances: int = Field(1, ge=1, le=_INT32)
     gpu: bool = False
     native: NativeMode = Field(NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off")
+    preferred_batch_sizes: tuple[int, ...] = Field((), description="sizes at which a batch does not wait for more")
     parameters: dict[str, str] = Field(default_factory=dict)
+
+
+class ServiceLevelSettings(BaseModel):
+    """Limits of the gate `service_level`; a model card's section ``service_level`` goes before them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    p50_ms: float = Field(10.0, gt=0, allow_inf_nan=False)
+    p95_ms: float = Field(20.0, gt=0, allow_inf_nan=False)
+    p99_ms: float = Field(50.0, gt=0, allow_inf_nan=False)
+    throughput_per_s: float = Field(1000.0, gt=0, allow_inf_nan=False, description="observations a second")
+    memory_mb: float = Field(1000.0, gt=0, allow_inf_nan=False, description="resident, of one model instance")
+    batch_size: int = Field(1, ge=1, le=_INT32)
+    request_rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is throughput_per_s / batch_size")
+    clients: int = Field(8, ge=1, le=1024, description="requests under way while throughput is judged")
+    time_cap_s: float = Field(30.0, gt=0, allow_inf_nan=False)
+
+
+class NonInferioritySettings(BaseModel):
+    """Margins and time of the gate `non_inferiority`, declared before anything is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    p50: float = Field(0.05, gt=0, lt=1, description="0.05 is 5 % longer")
+    p99: float = Field(0.10, gt=0, lt=1, description="0.10 is 10 % longer")
+    throughput: float = Field(0.05, gt=0, lt=1, description="0.05 is 5 % less")
+    time_cap_s: float = Field(60.0, gt=0, allow_inf_nan=False)
+    alpha_failed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be failed")
+    alpha_passed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be passed")
+    clients: int = Field(1, ge=1, le=1024, description="requests under way")
+    interval_ms: int = Field(100, ge=20, le=10_000, description="of each of a burst's three windows")
+    seed: int | None = Field(None, ge=0, description="of the order of the bursts; another one each time if not set")
+
+
+class BehaviourSettings(BaseModel):
+    """Episodes and margin of the gate `behaviour`, in the environment's own return."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: str = Field("", description="a gymnasium environment")
+    episodes: int = Field(100, ge=2)
+    margin: float | None = Field(None, ge=0, allow_inf_nan=False, description="how much less may be earned on average")
+    seed: int = Field(0, ge=0, description="of the first episode")
+    time_cap_s: float = Field(120.0, gt=0, allow_inf_nan=False)
+
+
+class ReplaySettings(BaseModel):
+    """Limits of the gate `replay`; what is not set is reported and not judged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    within: float = Field(0.01, ge=0, le=1, description="continuous actions agree within this share of their range")
+    agreement: float | None = Field(0.9, ge=0, le=1, description="at least this share of observations")
+    saturation_rise: float | None = Field(0.05, ge=0, le=1, description="more of the action at a bound, at most")
+    roughness_rise: float | None = Field(None, ge=0, le=1, description="more change from step to step, at most")
+
+
+class GateSettings(BaseModel):
+    """Which gates measure when, and by which limits. A rollback asks none of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    validate_with: tuple[str, ...] = Field(("service_level", "non_inferiority"), description="by policyctl validate")
+    promote_with: tuple[str, ...] = Field((), description="by policyctl promote, before it moves anything")
+    service_level: ServiceLevelSettings = ServiceLevelSettings()
+    non_inferiority: NonInferioritySettings = NonInferioritySettings()
+    behaviour: BehaviourSettings = BehaviourSettings()
+    replay: ReplaySettings = ReplaySettings()
 
 
 class Settings(BaseSettings):
     """The whole tree."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
+        extra="forbid",
+        frozen=True,
+    )
 
     repository: Path = Path("model_repository")
     lock_wait_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()
+    gates: GateSettings = GateSettings()
 
 
 def load(**overrides: Any) -> Settings:
@@ -91,18 +169,18 @@ def load(**overrides: Any) -> Settings:
             f"settings: {', '.join(unknown)} is not a setting",
             remedy=f"Correct or unset it. The settings are {known}; two underscores go one level down.",
         )
-    given = {
-        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-        for key, value in overrides.items()
-        if value is not None
-    }
     try:
-        return Settings(**cast(Any, given))
+        return Settings(**cast(Any, _given(overrides)))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(f"settings: {problems}", remedy="Correct the option or the POLICYCTL_... variable.") from error
     except SettingsError as error:
         raise UsageError(f"settings: {error}", remedy="Give JSON, or set its parts: POLICYCTL_SERVER__URL.") from error
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without those that were not given, on every level."""
+    return {k: _given(v) if isinstance(v, dict) else v for k, v in values.items() if v is not None}
 
 
 def _unknown_variables() -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
+from policyctl.domain.recording import OBSERVATION
 from policyctl.domain.tensor import Bound, TensorSpec
 from policyctl.errors import UsageError
 from policyctl_exporters.source import Source
@@ -70,7 +71,8 @@ def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Bat
     """Observations that were recorded in the environment.
 
     Args:
-        recorded: Path of an NPZ file, a mapping by input name, one array for a
+        recorded: Path of an NPZ file (one array an input, or what `policyctl
+            record` wrote), a mapping by input name, one array for a
             policy with one input, or None.
         contract: What they must fit.
         most: Rows used, evenly spaced over what is there.
@@ -83,7 +85,7 @@ def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Bat
     if isinstance(recorded, str | Path):
         try:
             with np.load(recorded, allow_pickle=False) as archive:
-                recorded = {name: archive[name] for name in archive.files}
+                recorded = _inputs({name: archive[name] for name in archive.files})
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"{Path(recorded).name}: recorded observations cannot be read ({error})",
@@ -111,6 +113,12 @@ def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Bat
     rows = len(next(iter(batch.values())))
     chosen = np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))
     return {name: values[chosen] for name, values in batch.items()}
+
+
+def _inputs(arrays: Batch) -> Batch:
+    """The inputs in a file, which a recording marks as such."""
+    marked = {name.removeprefix(OBSERVATION): array for name, array in arrays.items() if name.startswith(OBSERVATION)}
+    return marked or arrays
 
 
 def join(*batches: Batch | None) -> Batch:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_triton import ToyModel, ToyTriton, discrete_contract, toy_triton
+from toy_triton import SLEEPY, ToyModel, ToyTriton, discrete_contract, toy_triton
 
 from policyctl.client import Protocol
 from policyctl.domain.golden import Golden
@@ -164,3 +164,25 @@ def test_a_server_that_dies_or_falls_silent_cannot_hold_it_up(
             server.serve("walker", WALKER, 1)
         else:
             server.resume()
+
+
+def test_a_full_queue_is_an_error_and_not_a_wait(server: ToyTriton, tool: dict[str, Path], tmp_path: Path) -> None:
+    """Requests that the server turns away end the run before its limit, with the server's own reason."""
+    full = "dynamic_batching { default_queue_policy { max_queue_size: 1 } }"
+    server.serve("full", WALKER, 1, edit=lambda text: text.replace("dynamic_batching { }", full))
+    sleepy = np.full((1, 4), SLEEPY, dtype=np.float32)
+    data = tmp_path / "sleepy.json"
+    data.write_text(input_data_json(Golden({"observation": sleepy}, WALKER.outputs(1, sleepy), Tolerance())))
+    options = PerfAnalyzerOptions(
+        model="full",
+        url=server.grpc_url,
+        concurrency=(8,),
+        warmup_requests=0,
+        measurement_interval_ms=500,
+        input_data=data,
+        time_limit_s=20.0,
+    )
+    begin = time.monotonic()
+    with pytest.raises(ServerError, match="maximum queue size"):
+        run(options, **tool)
+    assert time.monotonic() - begin < options.time_limit_s

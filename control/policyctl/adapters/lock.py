@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,8 +23,37 @@ from policyctl.errors import BusyError
 _POLL_S = 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The lock, while it is ours."""
+
+    path: Path
+    doing: str
+    descriptor: int
+
+    @contextmanager
+    def aside(self, *, wait_s: float) -> Iterator[None]:
+        """Let others write while the block runs, and take the lock again after it.
+
+        What was true before the block need not be true after it.
+
+        Args:
+            wait_s: How long to wait for whoever writes when the block ends.
+
+        Raises:
+            BusyError: It was not given back in time.
+        """
+        _describe(self.descriptor, b"")
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            _acquire(self.descriptor, self.path, wait_s)
+            _describe(self.descriptor, _description(self.doing))
+
+
 @contextmanager
-def hold(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[None]:
+def hold(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[Held]:
     """Hold the lock at `path` while the block runs.
 
     Args:
@@ -43,7 +73,7 @@ def hold(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[None]:
     try:
         _acquire(descriptor, path, wait_s)
         _describe(descriptor, _description(doing))
-        yield
+        yield Held(path, doing, descriptor)
         _describe(descriptor, b"")
     finally:
         os.close(descriptor)

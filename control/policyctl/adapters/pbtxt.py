@@ -39,6 +39,8 @@ _TYPES = {
     "float64": "TYPE_FP64",
 }
 
+_OURS = frozenset({"contract", "release", "releases", "manifest_digest"})
+
 
 @dataclass(frozen=True, slots=True)
 class ServingOptions:
@@ -50,6 +52,7 @@ class ServingOptions:
         instances: Copies of the model.
         gpu: Serve on GPUs.
         parameters: Options of the backend, by the native backend's names.
+        preferred_batch_sizes: Sizes at which a batch is computed without waiting for more.
     """
 
     max_batch_size: int = 64
@@ -57,6 +60,7 @@ class ServingOptions:
     instances: int = 1
     gpu: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
+    preferred_batch_sizes: tuple[int, ...] = ()
 
 
 def render(
@@ -94,6 +98,7 @@ def render(
     group.count = options.instances
     group.kind = group.KIND_GPU if options.gpu else group.KIND_CPU
     config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_us
+    config.dynamic_batching.preferred_batch_size.extend(options.preferred_batch_sizes)
     parameters = {
         **options.parameters,
         "contract": json.dumps(contract.to_json(), sort_keys=True, separators=(",", ":")),
@@ -116,6 +121,21 @@ def with_releases(text: str, releases: Mapping[str, str]) -> str:
 def max_batch_size(text: str) -> int:
     """The largest batch that Triton accepts under `text`."""
     return int(text_format.Parse(text, model_config_pb2.ModelConfig()).max_batch_size)
+
+
+def options_of(text: str) -> ServingOptions:
+    """The options that `render` made `text` with."""
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    group = config.instance_group[0] if config.instance_group else model_config_pb2.ModelInstanceGroup(count=1)
+    parameters = {key: value.string_value for key, value in config.parameters.items() if key not in _OURS}
+    return ServingOptions(
+        max_batch_size=int(config.max_batch_size),
+        max_queue_delay_us=int(config.dynamic_batching.max_queue_delay_microseconds),
+        instances=int(group.count),
+        gpu=bool(group.kind == group.KIND_GPU),
+        parameters=dict(sorted(parameters.items())),
+        preferred_batch_sizes=tuple(config.dynamic_batching.preferred_batch_size),
+    )
 
 
 def identity(text: str) -> str:

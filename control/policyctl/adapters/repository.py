@@ -40,6 +40,7 @@ class Repository:
             raise UsageError(f"{root} cannot be a repository ({error})", remedy="Name a folder.") from error
         self.control = self.root / CONTROL
         self.journal = Journal(self.control / "journal.jsonl")
+        self._held: lock.Held | None = None
 
     @property
     def lock_path(self) -> Path:
@@ -113,9 +114,28 @@ class Repository:
                 remedy="Restore the journal from a copy; without it nothing can tell which releases were published.",
             )
 
-    def writer(self, doing: str, *, wait_s: float = 0.0) -> AbstractContextManager[None]:
+    @contextmanager
+    def writer(self, doing: str, *, wait_s: float = 0.0) -> Iterator[None]:
         """Hold the writer lock."""
-        return lock.hold(self.lock_path, doing=doing, wait_s=wait_s)
+        with lock.hold(self.lock_path, doing=doing, wait_s=wait_s) as held:
+            self._held = held
+            try:
+                yield
+            finally:
+                self._held = None
+
+    def writer_aside(self, *, wait_s: float = 30.0) -> AbstractContextManager[None]:
+        """Let others write while the block runs; the caller holds the writer lock, before it and after it.
+
+        For what takes long and writes nothing: a rollback, or the supervisor's
+        repair of an alias, must never wait until something has been measured.
+
+        Raises:
+            BusyError: Another writer did not finish within `wait_s` of the block's end.
+        """
+        if self._held is None:
+            raise RuntimeError("the writer lock is not held")
+        return self._held.aside(wait_s=wait_s)
 
     def slot(self, model: str, slot: int) -> Path:
         """Where a release was published."""

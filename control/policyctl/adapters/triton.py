@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from policyctl.adapters.endpoint import Endpoint
+from policyctl.domain.protocol import CONTROL_REQUEST_ID
 from policyctl.errors import ServerError
 
 _KEY_HEADER = "triton-grpc-protocol-policyctl-key"
@@ -166,12 +167,60 @@ class Triton:
             name,
             inputs,
             model_version="" if slot is None else str(slot),
+            request_id=CONTROL_REQUEST_ID,
             outputs=[triton_grpc.InferRequestedOutput(key) for key in outputs],
         )
         answer = {key: result.as_numpy(key) for key in outputs}
         if missing := [key for key, value in answer.items() if value is None]:
             raise ServerError(f"{name} did not answer {', '.join(missing)}")
         return Answer(slot=int(result.get_response().model_version), outputs=answer)
+
+    def trace(self, name: str, settings: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
+        """Change how the server traces `name`, and tell how it does now.
+
+        Args:
+            name: A loaded Triton model.
+            settings: By Triton's names; None gives one back to the server's default.
+
+        Raises:
+            ServerError: No answer, a wrong key, no such model, or settings that are refused.
+        """
+        found = self._call(
+            f"trace {name}",
+            self._client.update_trace_settings,
+            model_name=name,
+            settings=dict(settings or {}),
+            headers=self._headers,
+        )
+        return {key: tuple(setting.value) for key, setting in found.settings.items()}
+
+    def answered(self, name: str) -> int:
+        """Requests that `name` has answered since it was loaded; 0 where it is not loaded.
+
+        Raises:
+            ServerError: No answer.
+        """
+        if not any(s.name == name and s.state == "READY" for s in self.index()):
+            return 0
+        found = self._call(f"count {name}", self._client.get_inference_statistics, name)
+        return sum(int(s.inference_stats.success.count) for s in found.model_stats)
+
+    def regions(self) -> tuple[str, ...]:
+        """Names of the shared memory that clients have registered.
+
+        Raises:
+            ServerError: No answer.
+        """
+        found = self._call("list shared memory", self._client.get_system_shared_memory_status)
+        return tuple(sorted(found.regions))
+
+    def forget_region(self, name: str) -> None:
+        """Let go of a client's shared memory; nothing happens where it is not registered.
+
+        Raises:
+            ServerError: No answer.
+        """
+        self._call(f"forget region {name}", self._client.unregister_system_shared_memory, name)
 
     def _call(self, what: str, method: Any, *args: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:
         try:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from policyctl import __version__
-from policyctl.cli import look, measure, move, prepare, run
+from policyctl.cli import bench, calibrate, look, measure, memory, move, prepare, run, shadow, tune
 from policyctl.cli.output import Output
 from policyctl.errors import PolicyctlError, UsageError
 
@@ -51,6 +51,11 @@ run.register(app)
 move.register(app)
 look.register(app)
 measure.register(app)
+shadow.register(app)
+bench.register(app)
+memory.register(app)
+tune.register(app)
+calibrate.register(app)
 
 
 def main() -> None:

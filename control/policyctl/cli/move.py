@@ -30,6 +30,7 @@ def promote(
         Format | None, typer.Option("--format", "-f", help="Which artifact to serve. [default: openvino if there]")
     ] = None,
     reason: options.Reason = "",
+    gates: options.Gates = None,
     dry_run: options.DryRun = False,
     wait: options.Wait = None,
     repository: options.RepositoryOption = None,
@@ -41,20 +42,30 @@ def promote(
 
     The release is loaded beside the incumbent, must answer its golden set on
     that very server, and only then is the alias switched and asked again. If
-    anything fails, the incumbent keeps serving.
+    anything fails, the incumbent keeps serving. With --gates it is measured
+    first, and only moved if it passes.
 
     Examples:
 
         policyctl promote walker 1.1.0 --reason "better on stairs"
 
         policyctl promote walker 1.1.0 --alias staging --dry-run
+
+        policyctl promote walker 1.1.0 --gates service_level,non_inferiority
     """
     from policyctl.services import promote as service
 
     output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     moved = service.promote(
-        control, model=model, release=release, alias=alias, format=format, reason=reason, dry_run=dry_run
+        control,
+        model=model,
+        release=release,
+        alias=alias,
+        format=format,
+        reason=reason,
+        dry_run=dry_run,
+        gates=None if gates is None else options.gate_names(gates),
     )
     _report(output, moved)
 

@@ -36,6 +36,36 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show what would happen, change nothing.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why, kept in the journal.")]
+Gates = Annotated[
+    str | None,
+    typer.Option(
+        "--gates",
+        help="Gates that measure, with commas between: service_level, non_inferiority; or none."
+        " [env: POLICYCTL_GATES__VALIDATE_WITH, ..._PROMOTE_WITH]",
+    ),
+]
+RecordingOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--recording",
+        help="Add the gate replay, on a file that policyctl record wrote. [env: POLICYCTL_GATES__REPLAY__...]",
+    ),
+]
+EnvOption = Annotated[
+    str | None,
+    typer.Option(
+        "--env",
+        help="Add the gate behaviour, in a gymnasium environment such as CartPole-v1; with --margin."
+        " [env: POLICYCTL_GATES__BEHAVIOUR__...]",
+    ),
+]
+EpisodesOption = Annotated[int | None, typer.Option("--episodes", help="For --env. [default: 100]", min=2)]
+MarginOption = Annotated[
+    float | None,
+    typer.Option(
+        "--margin", help="For --env: how much less the release may earn on average, in its own return.", min=0
+    ),
+]
 Wait = Annotated[float | None, typer.Option("--wait", help="Seconds to wait for another writer. [default: 2]", min=0)]
 TrustPickle = Annotated[
     bool,
@@ -51,6 +81,11 @@ def read_settings(repository: Path | None = None, url: str | None = None, **more
     """Settings, with what the command line gave on top."""
     server = {"url": url, **more.pop("server", {})}
     return settings_module.load(repository=repository, server=server, **more)
+
+
+def gate_names(text: str) -> tuple[str, ...]:
+    """The gates that an option names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip() not in {"", "none"})
 
 
 def control_of(settings: Settings, output: Output) -> Control:

@@ -1,7 +1,8 @@
-"""Commands that run the server: serve, doctor."""
+"""Commands that run the server, or look at its machine: serve, doctor, hardware."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command()(serve)
     app.command()(doctor)
+    app.command()(hardware)
 
 
 def serve(
@@ -72,3 +74,46 @@ def doctor(
         if as_json:
             raise typer.Exit(UnsupportedError.exit_code)
         raise UnsupportedError(f"{failed[0].name}: {failed[0].detail}", remedy=failed[0].fix)
+
+
+def hardware(
+    runtimes: Annotated[
+        bool, typer.Option(help="Ask OpenVINO, ONNX Runtime and torch what they make of it; takes seconds.")
+    ] = True,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Show what this machine is, what to set on it and why, and its fingerprint.
+
+    Results of `policyctl bench` are kept by that fingerprint. `policyctl serve`
+    starts from the same facts.
+
+    Examples:
+
+        policyctl hardware
+
+        policyctl hardware --no-runtimes --json
+    """
+    from policyctl.services.hardware import advise
+
+    output = Output(as_json)
+    found = advise(ask_runtimes=runtimes)
+    if as_json:
+        output.data(found.to_json())
+        return
+    output.table(None, "This machine", ("what", "found"), found.hardware.rows())
+    if found.runtimes:
+        rows = [(name, _runtime(facts)) for name, facts in found.runtimes.items()]
+        output.table(None, "Runtimes", ("runtime", "what it says"), rows)
+    output.table(
+        None,
+        "Recommended",
+        ("set", "to", "why", "rests on", "worth comparing"),
+        [
+            (r.setting, f"{r.value} (default)" if r.is_default else r.value, r.reason, r.basis, ", ".join(r.candidates))
+            for r in found.recommendations
+        ],
+    )
+
+
+def _runtime(facts: object) -> str:
+    return "not installed" if facts is None else json.dumps(facts, ensure_ascii=False)

@@ -14,8 +14,8 @@ from policyctl.client.observation import Observation
 from policyctl.client.options import (
     after_failure,
     check_deadline,
-    check_protocol,
     check_url,
+    check_wire,
     in_time,
     new_request_id,
     triton_model,
@@ -54,10 +54,15 @@ class AsyncPolicyClient:
             It bounds the wait here and travels with the request, so that a
             server whose queue policy allows it drops what nobody waits for.
         check_bounds: Refuse observations outside the contract's bounds.
+        shared_memory: Pass tensors through shared memory, where client and
+            server are on one machine; over gRPC alone.
         transport: Makes the calls instead of Triton's client; for tests.
 
     Raises:
-        UsageError: A name, the url, the protocol or the deadline is not allowed.
+        UsageError: A name, the url, the protocol or the deadline is not
+            allowed, or shared memory is asked for over HTTP.
+        UnsupportedError: By the first call: the server cannot open the shared
+            memory, because it is on another machine or in another container.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class AsyncPolicyClient:
         alias: str = PRODUCTION,
         deadline_s: float = 1.0,
         check_bounds: bool = False,
+        shared_memory: bool = False,
         transport: AsyncTransport | None = None,
     ) -> None:
         self._model = triton_model(model, alias)
@@ -77,7 +83,9 @@ class AsyncPolicyClient:
         self._check_bounds = check_bounds
         self._memory = Memory()
         self._closed = False
-        self._transport = transport or _transport(self._model, url, check_protocol(protocol))
+        self._transport = transport or _transport(
+            self._model, url, check_wire(protocol, shared_memory=shared_memory), shared_memory=shared_memory
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,13 +201,13 @@ class AsyncPolicyClient:
             return result
 
 
-def _transport(model: str, url: str, protocol: Protocol) -> AsyncTransport:
+def _transport(model: str, url: str, protocol: Protocol, *, shared_memory: bool) -> AsyncTransport:
     # Here, because each protocol loads libraries that the other does not need.
     match protocol:
         case Protocol.GRPC:
             from policyctl.client.grpc_wire import AioGrpcTransport
 
-            return AioGrpcTransport(model, url)
+            return AioGrpcTransport(model, url, shared_memory=shared_memory)
         case Protocol.HTTP:
             from policyctl.client.http_wire import AioHttpTransport
 

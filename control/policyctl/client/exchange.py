@@ -29,6 +29,7 @@ from policyctl.client.errors import NotServedError, RefusedError, UnknownRelease
 from policyctl.client.observation import Observation, prepare
 from policyctl.client.served import Memory, ModelConfig, Served
 from policyctl.domain.contract import Contract
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ServerError, UsageError
 
 _ROUNDS = 3
@@ -51,11 +52,19 @@ class FetchCounters:
 
 @dataclass(frozen=True, slots=True)
 class Infer:
-    """Ask for outputs by name; `inputs` have their batch dimension."""
+    """Ask for outputs by name; `inputs` have their batch dimension.
+
+    Attributes:
+        inputs: By name.
+        outputs: Names.
+        request_id: What the server calls it.
+        specs: What the contract says of each output, in the order of `outputs`.
+    """
 
     inputs: Mapping[str, NDArray[Any]]
     outputs: tuple[str, ...]
     request_id: str
+    specs: tuple[TensorSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +192,8 @@ def _plan(served: Served, question: Question) -> Infer:
             f"output {', '.join(unknown)} is not in the contract of {served.release}",
             remedy=f"It has {', '.join(sorted(known))}.",
         )
-    return Infer(inputs, tuple(dict.fromkeys(wanted)), question.request_id)
+    names = tuple(dict.fromkeys(wanted))
+    return Infer(inputs, names, question.request_id, tuple(contract.output(name) for name in names))
 
 
 def _action(author: Served, question: Question, infer: Infer, answer: Answer, timing: ServerTiming | None) -> Action:

@@ -1,13 +1,16 @@
 """Carry one call to Triton over gRPC and bring the reply, blocking or by asyncio.
 
-A channel is thread-safe, so a client's threads share one.
+A channel is thread-safe, so a client's threads share one. What describes the
+tensors of a request is made once for each shape and used again from call to
+call; with shared memory the tensors' memory is too (`grpc_memory`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
@@ -15,7 +18,12 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from policyctl.client.errors import translate
 from policyctl.client.exchange import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
+from policyctl.client.grpc_memory import Loan, SharedTensors
+from policyctl.client.regions import Region
 from policyctl.client.served import ModelConfig
+
+_UNREGISTER_S: Final = 1.0
+_KEPT_SHAPES: Final = 64
 
 _CHANNEL = (
     ("grpc.max_send_message_length", -1),
@@ -34,20 +42,38 @@ _CHANNEL = (
 class _Common:
     """What the two transports have in common: everything but waiting."""
 
-    def __init__(self, model: str, url: str) -> None:
+    def __init__(self, model: str, url: str, *, shared_memory: bool = False) -> None:
         self._model = model
         self._url = url
         self._requested: dict[tuple[str, ...], list[Any]] = {}
+        self._made: dict[tuple[tuple[str, tuple[int, ...], str], ...], list[list[Any]]] = {}
+        self._shared = SharedTensors(url) if shared_memory else None
 
-    def _arguments(self, call: Infer, timeout_s: float) -> dict[str, Any]:
+    def _arguments(self, call: Infer, inputs: list[Any], outputs: list[Any], timeout_s: float) -> dict[str, Any]:
         return {
             "model_name": self._model,
-            "inputs": [_input(name, array) for name, array in call.inputs.items()],
-            "outputs": self._outputs(call.outputs),
+            "inputs": inputs,
+            "outputs": outputs,
             "request_id": call.request_id,
             "timeout": max(1, int(timeout_s * 1e6)),
             "client_timeout": timeout_s,
         }
+
+    @contextlib.contextmanager
+    def _inputs(self, call: Infer) -> Iterator[list[Any]]:
+        """Tensors for one call, which has them to itself."""
+        key = tuple((name, array.shape, array.dtype.str) for name, array in call.inputs.items())
+        if len(self._made) > _KEPT_SHAPES:
+            self._made = {}
+        made = self._made.setdefault(key, [])
+        try:
+            tensors = made.pop()
+        except IndexError:
+            tensors = [triton.InferInput(n, list(a.shape), np_to_triton_dtype(a.dtype)) for n, a in call.inputs.items()]
+        for tensor, array in zip(tensors, call.inputs.values(), strict=True):
+            tensor.set_data_from_numpy(array)
+        yield tensors
+        made.append(tensors)
 
     def _outputs(self, names: tuple[str, ...]) -> list[Any]:
         found = self._requested.get(names)
@@ -62,8 +88,8 @@ class _Common:
 class GrpcTransport(_Common):
     """Blocking; safe to share between threads."""
 
-    def __init__(self, model: str, url: str) -> None:
-        super().__init__(model, url)
+    def __init__(self, model: str, url: str, *, shared_memory: bool = False) -> None:
+        super().__init__(model, url, shared_memory=shared_memory)
         self._client = triton.InferenceServerClient(url, channel_args=list(_CHANNEL))
 
     def perform(self, call: Call, timeout_s: float) -> Reply:
@@ -75,9 +101,7 @@ class GrpcTransport(_Common):
         try:
             match call:
                 case Infer():
-                    begin = time.perf_counter_ns()
-                    result = self._client.infer(**self._arguments(call, timeout_s))
-                    return _answer(result, call, time.perf_counter_ns() - begin)
+                    return self._infer(call, timeout_s)
                 case FetchConfig(slot):
                     return _config(
                         self._client.get_model_config(
@@ -91,18 +115,63 @@ class GrpcTransport(_Common):
         except InferenceServerException as error:
             raise self._translated(error) from error
 
+    def _infer(self, call: Infer, timeout_s: float) -> Answer:
+        if self._shared is not None:
+            for region in self._shared.regions.cooled():
+                self._give_up(region)
+            with self._shared.loan(call) as loan:
+                if loan is not None:
+                    return self._infer_shared(self._shared, call, loan, timeout_s)
+        with self._inputs(call) as inputs:
+            begin = time.perf_counter_ns()
+            result = self._client.infer(**self._arguments(call, inputs, self._outputs(call.outputs), timeout_s))
+            return _answer(result, call, time.perf_counter_ns() - begin)
+
+    def _infer_shared(self, shared: SharedTensors, call: Infer, loan: Loan, timeout_s: float) -> Answer:
+        begin, until = time.perf_counter_ns(), time.monotonic() + timeout_s
+        if not loan.region.registered:
+            self._register(shared, loan, timeout_s)
+        try:
+            result = self._client.infer(**self._arguments(call, loan.inputs, loan.outputs, _left_s(until)))
+        except InferenceServerException as error:
+            if not shared.is_forgotten(error, loan.region):
+                raise
+            self._register(shared, loan, _left_s(until))
+            result = self._client.infer(**self._arguments(call, loan.inputs, loan.outputs, _left_s(until)))
+        return _answer(result, call, time.perf_counter_ns() - begin, shared.outputs(result, loan))
+
+    def _register(self, shared: SharedTensors, loan: Loan, timeout_s: float) -> None:
+        try:
+            self._client.register_system_shared_memory(
+                loan.region.name, loan.region.name, loan.region.size_bytes, client_timeout=timeout_s
+            )
+        except InferenceServerException as error:
+            if not shared.is_registered(error):
+                raise (shared.refused(error) or error) from error
+        loan.region.registered = True
+
+    def _give_up(self, region: Region) -> None:
+        with contextlib.suppress(InferenceServerException):
+            self._client.unregister_system_shared_memory(region.name, client_timeout=_UNREGISTER_S)
+        if self._shared is not None:
+            self._shared.regions.drop(region)
+
     def close(self) -> None:
-        """Close the channel."""
+        """Close the channel; the server lets go of every region first."""
+        if self._shared is not None:
+            for region in self._shared.regions.all():
+                self._give_up(region)
+            self._shared.regions.close()
         self._client.close()
 
 
 class AioGrpcTransport(_Common):
     """For asyncio; belongs to the loop it was made in."""
 
-    def __init__(self, model: str, url: str) -> None:
+    def __init__(self, model: str, url: str, *, shared_memory: bool = False) -> None:
         from tritonclient.grpc import aio
 
-        super().__init__(model, url)
+        super().__init__(model, url, shared_memory=shared_memory)
         self._client = aio.InferenceServerClient(url, channel_args=list(_CHANNEL))
 
     async def perform(self, call: Call, timeout_s: float) -> Reply:
@@ -114,9 +183,7 @@ class AioGrpcTransport(_Common):
         try:
             match call:
                 case Infer():
-                    begin = time.perf_counter_ns()
-                    result = await self._client.infer(**self._arguments(call, timeout_s))
-                    return _answer(result, call, time.perf_counter_ns() - begin)
+                    return await self._infer(call, timeout_s)
                 case FetchConfig(slot):
                     return _config(
                         await self._client.get_model_config(
@@ -130,30 +197,79 @@ class AioGrpcTransport(_Common):
         except InferenceServerException as error:
             raise self._translated(error) from error
 
+    async def _infer(self, call: Infer, timeout_s: float) -> Answer:
+        if self._shared is not None:
+            for region in self._shared.regions.cooled():
+                await self._give_up(region)
+            with self._shared.loan(call) as loan:
+                if loan is not None:
+                    return await self._infer_shared(self._shared, call, loan, timeout_s)
+        with self._inputs(call) as inputs:
+            begin = time.perf_counter_ns()
+            result = await self._client.infer(**self._arguments(call, inputs, self._outputs(call.outputs), timeout_s))
+            return _answer(result, call, time.perf_counter_ns() - begin)
+
+    async def _infer_shared(self, shared: SharedTensors, call: Infer, loan: Loan, timeout_s: float) -> Answer:
+        begin, until = time.perf_counter_ns(), time.monotonic() + timeout_s
+        if not loan.region.registered:
+            await self._register(shared, loan, timeout_s)
+        try:
+            result = await self._client.infer(**self._arguments(call, loan.inputs, loan.outputs, _left_s(until)))
+        except InferenceServerException as error:
+            if not shared.is_forgotten(error, loan.region):
+                raise
+            await self._register(shared, loan, _left_s(until))
+            result = await self._client.infer(**self._arguments(call, loan.inputs, loan.outputs, _left_s(until)))
+        return _answer(result, call, time.perf_counter_ns() - begin, shared.outputs(result, loan))
+
+    async def _register(self, shared: SharedTensors, loan: Loan, timeout_s: float) -> None:
+        try:
+            await self._client.register_system_shared_memory(
+                loan.region.name, loan.region.name, loan.region.size_bytes, client_timeout=timeout_s
+            )
+        except InferenceServerException as error:
+            if not shared.is_registered(error):
+                raise (shared.refused(error) or error) from error
+        loan.region.registered = True
+
+    async def _give_up(self, region: Region) -> None:
+        with contextlib.suppress(InferenceServerException):
+            await self._client.unregister_system_shared_memory(region.name, client_timeout=_UNREGISTER_S)
+        if self._shared is not None:
+            self._shared.regions.drop(region)
+
     async def close(self) -> None:
-        """Close the channel."""
+        """Close the channel; the server lets go of every region first."""
+        if self._shared is not None:
+            for region in self._shared.regions.all():
+                await self._give_up(region)
+            self._shared.regions.close()
         await self._client.close()
 
 
-def _input(name: str, array: NDArray[Any]) -> Any:
-    tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-    tensor.set_data_from_numpy(array)
-    return tensor
-
-
-def _answer(result: Any, call: Infer, elapsed_ns: int) -> Answer:
+def _answer(result: Any, call: Infer, elapsed_ns: int, shared: Mapping[str, NDArray[Any]] | None = None) -> Answer:
+    """`shared` are outputs that came through shared memory, copied already."""
     response = result.get_response()
-    outputs: Mapping[str, Any] = {name: result.as_numpy(name) for name in call.outputs}
+    if shared is not None:
+        outputs: Mapping[str, Any] = shared
+    else:
+        # Copies: what NumPy reads out of a message cannot be written to.
+        read = {name: result.as_numpy(name) for name in call.outputs}
+        outputs = {name: array.copy() for name, array in read.items() if array is not None}
     return Answer(
         slot=int(response.model_version),
         request_id=response.id,
-        # Copies: what NumPy reads out of a message cannot be written to.
-        outputs={name: array.copy() for name, array in outputs.items() if array is not None},
+        outputs=outputs,
         parameters={
             key: getattr(value, value.WhichOneof("parameter_choice")) for key, value in response.parameters.items()
         },
         round_trip_us=elapsed_ns / 1e3,
     )
+
+
+def _left_s(until: float) -> float:
+    """Time that is left, a little of it in any case: the call itself then says that it came too late."""
+    return max(1e-3, until - time.monotonic())
 
 
 def _config(response: Any) -> ModelConfig:

@@ -56,6 +56,18 @@ def check_protocol(protocol: str | Protocol) -> Protocol:
         raise UsageError(f"protocol {protocol!r} is not spoken", remedy="Use grpc or http.") from None
 
 
+def check_wire(protocol: str | Protocol, *, shared_memory: bool) -> Protocol:
+    """The protocol that `protocol` names, if tensors can travel so by it.
+
+    Raises:
+        UsageError: There is no such protocol, or it has no shared memory here.
+    """
+    found = check_protocol(protocol)
+    if shared_memory and found is not Protocol.GRPC:
+        raise UsageError("shared_memory=True is there over gRPC alone", remedy="Use protocol='grpc', on its port.")
+    return found
+
+
 def check_deadline(deadline_s: float) -> float:
     """Return `deadline_s` if it is a positive number of seconds.
 

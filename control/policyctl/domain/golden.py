@@ -9,8 +9,6 @@ Law: ``Golden.from_bytes(g.to_bytes(), contract) == g`` array by array.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
+from policyctl.domain.npz import pack, unpack
 from policyctl.domain.parity import Tolerance
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
@@ -54,14 +53,7 @@ class Golden:
             **{_OUTPUT + name: array for name, array in self.outputs.items()},
             _TOLERANCE: np.array([self.tolerance.atol, self.tolerance.rtol, self.tolerance.tie], dtype=np.float64),
         }
-        buffer = io.BytesIO()
-        # np.savez promises neither an order nor a time stamp: spell both out.
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in sorted(arrays):
-                content = io.BytesIO()
-                np.save(content, np.asarray(arrays[name], order="C"), allow_pickle=False)
-                archive.writestr(zipfile.ZipInfo(name + ".npy"), content.getvalue())
-        return buffer.getvalue()
+        return pack(arrays)
 
     @classmethod
     def from_bytes(cls, content: bytes, contract: Contract) -> Golden:
@@ -70,7 +62,7 @@ class Golden:
         Raises:
             UsageError: Not such a file, or arrays that do not fit `contract`.
         """
-        arrays = _read(content)
+        arrays = unpack(content, what="golden set")
         found = arrays.get(_TOLERANCE)
         if found is None or found.shape != (3,) or found.dtype != np.float64:
             raise UsageError("golden set: no tolerance in it")
@@ -82,19 +74,6 @@ class Golden:
         if len({a.shape[0] for a in (*observations.values(), *outputs.values())}) != 1:
             raise UsageError("golden set: its arrays differ in length")
         return cls(observations, outputs, Tolerance(atol=atol, rtol=rtol, tie=tie))
-
-
-def _read(content: bytes) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)):  # anything else numpy would take for a single array or a pickle
-            archive = np.load(io.BytesIO(content), allow_pickle=False)
-        arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:
-        raise UsageError(f"golden set: not a readable NPZ file ({type(error).__name__}: {error})") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise UsageError(f"golden set: {name} is not an array")
-    return arrays
 
 
 def _take(arrays: dict[str, NDArray[Any]], prefix: str, specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:

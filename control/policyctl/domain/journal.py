@@ -33,6 +33,7 @@ class RecordKind(StrEnum):
     CERTIFIED = "certified"
     SWITCHING = "switching"
     OUTCOME = "outcome"
+    TUNED = "tuned"
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ def _integers(
     differs = want != got
     ties = np.zeros_like(differs)
     if differs.any() and spec.name == contract.action.name:
-        ties = differs & _near_ties(contract, want, got, expected, tolerance)
+        ties = differs & near_ties(contract, want, got, expected, tolerance)
     real = differs & ~ties
     per_row = real.sum(axis=1)
     return OutputDifference(
@@ -190,14 +190,25 @@ def _integers(
     )
 
 
-def _near_ties(
+def near_ties(
     contract: Contract,
     want: NDArray[Any],
     got: NDArray[Any],
     expected: Arrays,
     tolerance: Tolerance,
 ) -> NDArray[np.bool_]:
-    """Where the policy scores the expected and the actual choice alike; shape of `want`."""
+    """Where a policy scores the expected and the actual choice alike.
+
+    Args:
+        contract: Names the scores, if there are any.
+        want: What it chose, shape (n, components).
+        got: What is compared with it, shape (n, components).
+        expected: Its outputs, of which only the scores are read.
+        tolerance: Of which `tie` counts.
+
+    Returns:
+        Shape (n, components); nowhere, if the contract has no scores.
+    """
     name = next((s.name for s in contract.outputs if s.name in SCORES), None)
     if name is None:
         return np.zeros(want.shape, dtype=bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class Protocol(StrEnum):
@@ -10,3 +11,7 @@ class Protocol(StrEnum):
 
     GRPC = "grpc"
     HTTP = "http"
+
+
+CONTROL_REQUEST_ID: Final = "policyctl-control"
+"""What the control plane calls its own requests (probes, certification), so that a recording can leave them out."""

@@ -7,8 +7,9 @@ Law: folding a prefix and then the rest is folding the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Phase, Placement, Result
@@ -75,6 +76,8 @@ class State:
     certified: frozenset[tuple[str, str, str, str]] = frozenset()
     """(server, model, manifest digest, config) that a server has certified."""
     unfinished: Unfinished | None = None
+    tuned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How a model is served where no setting says otherwise, by model; see `services.tuned`."""
 
     def release(self, model: str, release: str) -> PublishedRelease:
         """The published release.
@@ -187,6 +190,10 @@ def _step(state: State, record: Record) -> State:
             return _advance(state, body["move"], Phase.SWITCHING)
         case RecordKind.OUTCOME:
             return _close(state, record)
+        case RecordKind.TUNED:
+            others = {model: options for model, options in state.tuned.items() if model != body["model"]}
+            chosen = body["options"]
+            return replace(state, tuned=others if chosen is None else {**others, body["model"]: dict(chosen)})
 
 
 def _advance(state: State, move_id: str | None, phase: Phase) -> State:

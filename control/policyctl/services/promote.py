@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from policyctl.services.aborting import request_abort
 from policyctl.services.aliases import load_alias
 from policyctl.services.control import Control, open_release
 from policyctl.services.moves import Mover, Recovered, Timings, execute, recover, take_back_unfinished
-from policyctl.services.validate import place, require_offline
+from policyctl.services.validate import place, require_offline, require_passed, validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,20 @@ def promote(
     format: Format | None = None,  # noqa: A002
     reason: str = "",
     dry_run: bool = False,
+    gates: Sequence[str] | None = None,
 ) -> Moved:
     """Move `alias` of `model` to `release`, losing no request.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        release: What the alias is to name.
+        alias: Which alias.
+        format: Which artifact to serve; None for the first of the usual order.
+        reason: Why, kept in the journal.
+        dry_run: Say what would be done; measures and changes nothing.
+        gates: Measuring gates that must pass first (`performance.NAMES`), beside
+            those that always must; None for those of the settings.
 
     Raises:
         UsageError: No such release, alias or format.
@@ -89,6 +102,13 @@ def promote(
     check_alias(alias)
     control.repository.require()
     control.repository.journal.state().release(model, release)
+    chosen = control.settings.gates.promote_with if gates is None else gates
+    if chosen and not dry_run:
+        # What measures is imported where it is wanted: a rollback must be quick.
+        from policyctl.services.performance import checks
+
+        asked = checks(control, chosen, model=model, release=release, alias=alias)
+        require_passed(validate(control, model=model, release=release, format=format, checks=asked), model, release)
     with (
         control.repository.writer(f"promote {model} {release} to {alias}", wait_s=control.settings.lock_wait_s),
         control.triton() as client,

@@ -15,14 +15,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
@@ -30,13 +28,19 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
+from policyctl.domain.recommendations import pools
 from policyctl.errors import BusyError, PolicyctlError, ServerError
+from policyctl.services import client_memory
 from policyctl.services.aliases import AliasKey, load_alias
 from policyctl.services.control import Control
+from policyctl.services.hardware import announce
 from policyctl.services.moves import recover
 from policyctl.services.prober import Prober
+from policyctl.services.record import empty, settle_if_left, trace_folder
+from policyctl.services.signals import stop_on_signal
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions
+from policyctl.serving.hardware import detect
 from policyctl.serving.locate import locate
 from policyctl.serving.logs import Level, LogLine
 from policyctl.serving.native import choose
@@ -74,7 +78,7 @@ class Supervisor:
         """
         path = self.control.repository.control / "server.lock"
         self.control.repository.create()
-        with self._only_one(path), _signals(self.stop):
+        with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
             self._keep_serving()
 
@@ -99,6 +103,8 @@ class Supervisor:
             started = time.monotonic()
             process = TritonProcess(self.options, on_log=self._log)
             try:
+                # What a recording left there goes with the server that wrote it.
+                empty(trace_folder(self.control.repository))
                 process.start()
                 self._serve_once(process)
             except ServerError as error:
@@ -134,8 +140,13 @@ class Supervisor:
             self._was_ready = True
             self._announce(endpoint)
             prober = Prober(self.control, client, self._refused)
+            sweep_at = 0.0
             while not self.stop.wait(PROBE_INTERVAL_S) and process.is_running():
+                if time.monotonic() >= sweep_at:
+                    client_memory.sweep(client)
+                    sweep_at = time.monotonic() + client_memory.EVERY_S
                 self._recover_if_left(client)
+                settle_if_left(self.control, client)
                 if not prober.probe():
                     self.control.say("The server does not answer; it is stopped and started again.")
                     return
@@ -204,6 +215,7 @@ def serve(control: Control, *, verbose: bool = False) -> None:
     control.repository.create()
     native = control.settings.serving.native
     require(preflight(repository=control.repository.root, host=settings.host, ports=ports, native=native))
+    announce(control)
     choice = choose(native)
     control.say(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
     backends = assemble(locate(), control.repository.control / "server" / "backends", native=choice.backend)
@@ -215,8 +227,19 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         grpc_port=ports[1],
         metrics_port=ports[2],
         api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
+        trace_file=trace_folder(control.repository) / "trace",
+        **_pools(settings),
     )
     Supervisor(control, options, openvino=choice.words, verbose=verbose).run()
+
+
+def _pools(settings: ServerSettings) -> dict[str, Any]:
+    """Sizes of Triton's memory pools: as set, else as the hardware has use for them."""
+    hardware = detect()
+    advised = pools(hardware)
+    pinned = advised.pinned_mib if settings.pinned_pool_mib is None else settings.pinned_pool_mib
+    cuda = advised.cuda_mib if settings.cuda_pool_mib is None else settings.cuda_pool_mib
+    return {"pinned_pool_bytes": pinned << 20, "cuda_pools_bytes": (cuda << 20,) * len(hardware.gpus)}
 
 
 def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:
@@ -226,18 +249,3 @@ def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:
         port or next(free) for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
     )
     return http, grpc, metrics
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT ask for a clean stop instead of killing."""
-
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -6,17 +6,22 @@ as a candidate beside whatever serves, asked, and withdrawn; no alias moves.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
+
 from policyctl.adapters.triton import Triton
 from policyctl.domain.artifacts import PARITY_FILE, Format
 from policyctl.domain.moves import Placement
-from policyctl.domain.names import CANDIDATE, served_name
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import GateError, ServerError
 from policyctl.gates import golden, integrity, parity
+from policyctl.services.candidate import Check, loaded
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.evidence import record_gate
+from policyctl.services.measuring import measuring
 from policyctl.services.moves import Mover, recover
+from policyctl.services.tuned import serving_options
 
 OFFLINE = (integrity.NAME, parity.NAME)
 """Gates that must have passed before a promotion starts; `golden` is part of the promotion itself."""
@@ -28,6 +33,7 @@ def validate(
     model: str,
     release: str,
     format: Format | None = None,  # noqa: A002
+    checks: Sequence[tuple[str, Check]] = (),
 ) -> tuple[GateResult, ...]:
     """Run every gate on a release.
 
@@ -36,19 +42,28 @@ def validate(
         model: Which model.
         release: Which release.
         format: Which artifact to load; None for the one that a promotion would choose.
+        checks: More gates by name, asked of the loaded candidate once it has passed `golden`.
 
     Raises:
         UsageError: No such release or format.
-        BusyError: Another writer is at work.
+        BusyError: Another writer is at work, or another process measures.
     """
     control.repository.require()
-    with control.repository.writer(f"validate {model} {release}", wait_s=control.settings.lock_wait_s):
+    doing = f"validate {model} {release}"
+    with (
+        measuring(control, doing) if checks else nullcontext(),
+        control.repository.writer(doing, wait_s=control.settings.lock_wait_s),
+    ):
         state = control.repository.journal.state()
         published = state.release(model, release)
         results = list(run_offline(control, published))
         if all(r.verdict is Verdict.PASSED for r in results):
-            results.append(_golden(control, state, published, format))
-            record_gate(control, published, results[-1])
+            # Closed at once if keeping evidence fails, so that the candidate is withdrawn in any case.
+            with closing(_on_the_server(control, state, published, format, checks)) as more:
+                for result in more:
+                    results.append(result)
+                    record_gate(control, published, result)
+                    control.say(f"Gate {result.gate}: {result.verdict}. {result.reason}.")
     return tuple(results)
 
 
@@ -85,55 +100,86 @@ def require_offline(control: Control, state: State, published: PublishedRelease,
         for g in seen.values()
     ):
         return
-    results = run_offline(control, published, record=record)
-    if bad := [r for r in results if r.verdict is not Verdict.PASSED]:
-        raise GateError(
-            f"{published.model} {published.release}: gate {bad[0].gate} {bad[0].verdict}: {bad[0].reason}",
-            remedy="Nothing was changed. Publish a release that passes, or restore the files.",
-        )
+    require_passed(run_offline(control, published, record=record), published.model, published.release)
 
 
-def _golden(control: Control, state: State, published: PublishedRelease, wanted: Format | None) -> GateResult:
+def require_passed(results: Sequence[GateResult], model: str, release: str) -> None:
+    """Refuse a release of which a gate said anything but passed.
+
+    Raises:
+        GateError: One did; names the first.
+    """
+    for result in results:
+        if result.verdict is not Verdict.PASSED:
+            remedy = str(result.evidence.get("remedy") or "Publish a release that passes, or restore the files.")
+            raise GateError(
+                f"{model} {release}: gate {result.gate} {result.verdict}: {result.reason}",
+                remedy=f"Nothing was changed. {remedy}",
+            )
+
+
+def _on_the_server(
+    control: Control,
+    state: State,
+    published: PublishedRelease,
+    wanted: Format | None,
+    checks: Sequence[tuple[str, Check]],
+) -> Generator[GateResult, None, None]:
+    """The gates that ask the loaded release; each result as soon as it is known.
+
+    Every gate that was asked for says something: one that could not run because
+    an earlier one did not pass is inconclusive.
+    """
+    waiting = [golden.NAME, *(name for name, _ in checks)]
     try:
         with control.triton() as client:
-            if found := recover(control, client):
-                control.say(found.words)
-            opened = open_release(control.repository, published)
-            return _ask_candidate(control, client, place(control, state, opened, wanted), published)
+            for result in _ask_candidate(control, client, state, published, wanted, checks):
+                waiting.remove(result.gate)
+                yield result
     except ServerError as error:
-        return GateResult(
-            golden.NAME, Verdict.INCONCLUSIVE, f"no server to ask: {error.problem}", {"remedy": error.remedy}
-        )
+        # Before the first answer there was no server to judge by; after it, something broke.
+        verdict = Verdict.INCONCLUSIVE if waiting[:1] == [golden.NAME] else Verdict.ERROR
+        said = "no server to ask" if verdict is Verdict.INCONCLUSIVE else "the server stopped answering"
+        for name in waiting:
+            yield GateResult(name, verdict, f"{said}: {error.problem}", {"remedy": error.remedy})
 
 
-def _ask_candidate(control: Control, client: Triton, placement: Placement, published: PublishedRelease) -> GateResult:
-    served = served_name(published.model, CANDIDATE)
-    control.repository.place(served, placement.slot)
-    control.repository.configure(served, placement.config)
+def _ask_candidate(
+    control: Control,
+    client: Triton,
+    state: State,
+    published: PublishedRelease,
+    wanted: Format | None,
+    checks: Sequence[tuple[str, Check]],
+) -> Generator[GateResult, None, None]:
+    if found := recover(control, client):
+        control.say(found.words)
+    opened = open_release(control.repository, published)
+    placement = place(control, state, opened, wanted)
+    certified = None
     try:
-        control.say(f"Loading {served} ...")
-        client.load(served, placement.slot)
-        return Mover(control, client).certify(published.model, served, placement)
+        with loaded(control, client, state, opened, placement) as candidate:
+            certified = Mover(control, client).certify(published.model, candidate.ask.served, placement)
+            yield certified
+            for name, check in checks:
+                if certified.verdict is Verdict.PASSED:
+                    yield check(candidate)
+                else:
+                    yield GateResult(name, Verdict.INCONCLUSIVE, "not asked: the release is not certified")
     except ServerError as error:
-        return GateResult(golden.NAME, Verdict.ERROR, error.problem)
-    finally:
-        client.unload(served)
-        control.repository.withdraw(served)
+        if certified is not None:
+            raise
+        yield GateResult(golden.NAME, Verdict.ERROR, error.problem)
+        for name, _ in checks:
+            yield GateResult(name, Verdict.INCONCLUSIVE, "not asked: the release could not be loaded")
 
 
 def place(control: Control, state: State, opened: OpenRelease, wanted: Format | None) -> Placement:
     """How a release would be served: its artifact and its whole configuration."""
-    from policyctl.adapters.pbtxt import ServingOptions, render
+    from policyctl.adapters.pbtxt import render
 
-    published, serving = opened.published, control.settings.serving
+    published = opened.published
     chosen = opened.choose(wanted)
-    options = ServingOptions(
-        max_batch_size=serving.max_batch_size,
-        max_queue_delay_us=serving.max_queue_delay_us,
-        instances=serving.instances,
-        gpu=serving.gpu,
-        parameters=serving.parameters,
-    )
     config = render(
         opened.contract,
         release=published.release,
@@ -141,6 +187,6 @@ def place(control: Control, state: State, opened: OpenRelease, wanted: Format | 
         releases=state.slots(published.model),
         manifest_digest=published.manifest_digest,
         format=chosen,
-        options=options,
+        options=serving_options(control.settings.serving, state.tuned.get(published.model, {})),
     )
     return Placement(published.release, published.slot, published.manifest_digest, chosen, config)

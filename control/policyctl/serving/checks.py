@@ -223,7 +223,7 @@ def numpy(version: str | None) -> Check:
     return Check("numpy", Status.OK, version)
 
 
-def cpu(count: int, flags: Collection[str]) -> Check:
+def cpu(count: float, flags: Collection[str]) -> Check:
     """What computes, for the record."""
     found = ", ".join(name for name in _INSTRUCTIONS if name in flags) or "no vector extension that counts"
-    return Check("cpu", Status.OK, f"{count} usable, {found}")
+    return Check("cpu", Status.OK, f"{count:g} usable, {found}")

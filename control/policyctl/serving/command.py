@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from policyctl.domain.recommendations import THREAD_VARIABLES
 from policyctl.errors import UsageError
 from policyctl.serving.locate import TritonInstall
 
@@ -36,6 +37,10 @@ class ServerOptions:
         exit_timeout_s: How long a stopping server waits for requests in flight;
             with a dead stub it always waits that long.
         log_verbose: Triton's verbosity, 0 for none.
+        trace_file: What the files of Triton's tracing are called; it can be
+            switched on later only where this was given. None leaves it out.
+        pinned_pool_bytes: Pinned memory for tensors on their way to GPUs; None for Triton's default.
+        cuda_pools_bytes: Of each GPU's memory, by its number.
         extra_args: More arguments for tritonserver, as they are.
 
     Raises:
@@ -52,6 +57,9 @@ class ServerOptions:
     restricted_apis: tuple[str, ...] = RESTRICTED
     exit_timeout_s: int = 4
     log_verbose: int = 0
+    trace_file: Path | None = None
+    pinned_pool_bytes: int | None = None
+    cuda_pools_bytes: tuple[int, ...] = ()
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -96,6 +104,11 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         f"--cache-directory={install.caches}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
     ]
+    if options.trace_file is not None:
+        arguments.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
+    if options.pinned_pool_bytes is not None:
+        arguments.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
+    arguments += [f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu, size in enumerate(options.cuda_pools_bytes)]
     if options.api_key:
         rule = f"{','.join(options.restricted_apis)}:{KEY_HEADER}={options.api_key}"
         arguments += [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
@@ -106,6 +119,8 @@ def environment(install: TritonInstall) -> dict[str, str]:
     """This process's environment, with what the server and its stubs need in front."""
     # Settings of ours, the key among them, are none of the stubs' business.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("POLICYCTL_")}
+    for name, value in THREAD_VARIABLES.items():
+        variables.setdefault(name, value)
     libraries = [str(path) for path in install.library_path]
     variables["LD_LIBRARY_PATH"] = _joined([*libraries, variables.get("LD_LIBRARY_PATH", "")])
     # The stub takes its packages from the first python3 on PATH, not from VIRTUAL_ENV.

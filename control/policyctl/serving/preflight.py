@@ -25,6 +25,7 @@ from policyctl.serving import checks
 from policyctl.serving.backend_directory import MODULES
 from policyctl.serving.checks import Check, Status, require
 from policyctl.serving.command import environment
+from policyctl.serving.hardware import detect
 from policyctl.serving.locate import TritonInstall, locate
 from policyctl.serving.native import choose
 from policyctl.serving.ports import holder, is_free
@@ -60,7 +61,7 @@ def preflight(
         _repository(repository),
         checks.shared_memory(free_bytes=_free(FOLDER), writable=os.access(FOLDER, os.W_OK | os.X_OK)),
         *(_port(number, host) for number in ports),
-        checks.cpu(len(os.sched_getaffinity(0)), _cpu_flags()),
+        _cpu(),
     )
 
 
@@ -157,10 +158,6 @@ def _port(number: int, host: str) -> Check:
     return checks.port(number, host=host, free=free, holder="" if free else holder(number))
 
 
-def _cpu_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
-    return frozenset(flags.split())
+def _cpu() -> Check:
+    hardware = detect()
+    return checks.cpu(hardware.cores, hardware.flags)

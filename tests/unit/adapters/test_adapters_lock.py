@@ -155,3 +155,23 @@ def test_no_lock_file_is_no_lock(tmp_path) -> None:
     assert not lock.is_held(tmp_path / "lock")
     assert not lock.is_held(tmp_path / "nowhere" / "lock")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_set_aside_lets_others_write_and_is_ours_again_afterwards(tmp_path) -> None:
+    """While it is aside nobody holds it; afterwards it says again what it is held for."""
+    path = tmp_path / "lock"
+    with lock.hold(path, doing="validate m 1.0.0") as held:
+        with held.aside(wait_s=1.0):
+            assert not lock.is_held(path)
+            _take(path)
+        assert lock.is_held(path)
+        assert "validate m 1.0.0" in lock.holder(path)
+
+
+def test_a_lock_that_does_not_come_back_is_told(tmp_path) -> None:
+    """Another writer that does not finish ends the block with its name, within the time given."""
+    path = tmp_path / "lock"
+    release = None
+    with pytest.raises(BusyError, match="promote m"), lock.hold(path, doing="test") as held, held.aside(wait_s=0.1):
+        _, release = _holder(path)
+    release()

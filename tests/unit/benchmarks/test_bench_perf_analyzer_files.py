@@ -20,6 +20,7 @@ from policyctl_benchmarks.perf_analyzer import (
     SharedMemory,
     command,
     input_data_json,
+    run,
 )
 
 # As written by perf_analyzer 2.51.
@@ -212,3 +213,33 @@ def test_golden_observations_become_the_input_file_value_by_value() -> None:
     for row, step in enumerate(steps):
         for name, array in observations.items():
             np.testing.assert_array_equal(np.array(step[name]["content"], array.dtype), array[row].ravel())
+
+
+def stand_in(folder: Path, *, empty_exports: int) -> Path:
+    """A program that writes perf_analyzer's files, the first exports empty."""
+    program = folder / "perf_analyzer"
+    (folder / "report").write_text(REPORT)
+    (folder / "export").write_text(export([[100.0] * 5]))
+    (folder / "left").write_text("x" * empty_exports)
+    program.write_text(
+        f"""#!/bin/sh
+while [ "$#" -gt 1 ]; do
+  case "$1" in -f) report=$2 ;; --profile-export-file) out=$2 ;; esac
+  shift
+done
+cd "{folder}" && cp report "$report" && left=$(cat left)
+if [ -n "$left" ]; then printf %s "${{left#x}}" > left; : > "$out"; else cp export "$out"; fi
+"""
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_a_profile_that_came_out_empty_is_measured_once_more(tmp_path: Path) -> None:
+    """perf_analyzer does that now and then; twice in a row it is an error of its own."""
+    options = PerfAnalyzerOptions(model="walker", url="127.0.0.1:1", time_limit_s=10.0)
+    for empty in (0, 1):
+        (found,) = run(options, binary=stand_in(tmp_path, empty_exports=empty), library_path=tmp_path)
+        assert found.p50_us == 100.0
+    with pytest.raises(ServerError, match="wrote no profile"):
+        run(options, binary=stand_in(tmp_path, empty_exports=2), library_path=tmp_path)

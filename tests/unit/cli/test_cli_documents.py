@@ -18,7 +18,7 @@ def test_a_release_goes_all_its_way_in_documents(world, run, monkeypatch) -> Non
         done = run("publish", source, "-n", "walker", "--release", release, "--json")
         assert would.document == {**done.document, "dry_run": True}
         assert done.document["slot"] == number
-        seen["validate"] = run("validate", "walker", release, "--json")
+        seen["validate"] = run("validate", "walker", release, "--gates", "none", "--json")
         seen["dry promote"] = run("promote", "walker", release, "--dry-run", "--json")
         seen["promote"] = run("promote", "walker", release, "--reason", "better", "--json")
         seen["again"] = run("promote", "walker", release, "--json")

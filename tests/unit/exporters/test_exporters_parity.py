@@ -166,10 +166,11 @@ def test_the_same_seed_gives_the_same_golden_set(ppo: Any, tmp_path: Path) -> No
     assert contents[0] != contents[2]
 
 
-def test_recorded_observations_are_proved_and_kept(ppo: Any, tmp_path: Path) -> None:
-    """What was recorded in the environment is compared, and half of the golden set."""
+@pytest.mark.parametrize("name", ["observation", "observation/observation"])
+def test_recorded_observations_are_proved_and_kept(ppo: Any, tmp_path: Path, name: str) -> None:
+    """What was recorded in the environment, or by `policyctl record`, is compared, and half of the golden set."""
     recorded = np.random.default_rng(5).normal(size=(300, 5)).astype(np.float32)
-    np.savez(tmp_path / "recorded.npz", observation=recorded)
+    np.savez(tmp_path / "recorded.npz", **{name: recorded})
     plain = export_policy(ppo, tmp_path / "plain", formats=["onnx"])
     result = export_policy(ppo, tmp_path / "out", formats=["onnx"], recorded=tmp_path / "recorded.npz")
     assert result.parity[0].rows == plain.parity[0].rows + 300

@@ -107,6 +107,14 @@ def test_without_a_key_nothing_is_restricted() -> None:
     assert not [argument for argument in arguments if "restricted" in argument]
 
 
+def test_tracing_is_possible_where_a_file_is_named_and_is_off_at_the_start() -> None:
+    """Triton takes the file at the start only; which requests are traced is said at run time."""
+    arguments = command(ServerOptions(Path("/r"), Path("/b"), trace_file=Path("/t/trace")), INSTALL, shm_prefix="p-")
+    assert [a for a in arguments if "trace" in a] == ["--trace-config=triton,file=/t/trace"]
+    without = command(ServerOptions(Path("/r"), Path("/b")), INSTALL, shm_prefix="p-")
+    assert not [a for a in without if "trace" in a]
+
+
 @pytest.mark.parametrize("key", ["short", "has space in it", "has,comma-in-it", "equals=in-the-key", "x" * 257])
 def test_a_key_that_triton_would_misread_is_refused(key: str) -> None:
     """The refusal does not repeat the key, and neither do the options when they are printed."""

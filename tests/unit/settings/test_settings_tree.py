@@ -120,3 +120,13 @@ def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         found.server.url = "x"
     assert found == Settings()
+
+
+def test_a_limit_is_taken_out_with_null_and_options_go_before_variables(monkeypatch) -> None:
+    """On every level of the tree; an option that was not given leaves the variable alone."""
+    monkeypatch.setenv("POLICYCTL_GATES__REPLAY__AGREEMENT", "null")
+    monkeypatch.setenv("POLICYCTL_GATES__BEHAVIOUR__MARGIN", "5")
+    monkeypatch.setenv("POLICYCTL_GATES__BEHAVIOUR__EPISODES", "50")
+    gates = load(gates={"behaviour": {"env": "CartPole-v1", "episodes": 30, "margin": None}}).gates
+    assert gates.replay.agreement is None
+    assert (gates.behaviour.env, gates.behaviour.episodes, gates.behaviour.margin) == ("CartPole-v1", 30, 5.0)

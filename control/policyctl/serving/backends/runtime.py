@@ -41,7 +41,9 @@ from policyctl.serving.backends.batching import (
     join,
     split,
 )
+from policyctl.serving.backends.leak import LeakingSession, leak_bytes
 from policyctl.serving.backends.spec import ModelSpec, check_contract
+from policyctl.serving.backends.spin import SpinningSession, spin_us
 
 Request = Any
 Response = Any
@@ -96,7 +98,12 @@ class PolicyModel(ABC):
         self._inputs = [port.name for port in spec.inputs]
         self._outputs = [port.name for port in spec.outputs]
         self._checker = Checker(contract)
+        spin, leak = spin_us(spec), leak_bytes(spec)
         self._session = self.open_session(spec, verified.contents)
+        if spin:
+            self._session = SpinningSession(self._session, spin)
+        if leak:
+            self._session = LeakingSession(self._session, leak)
         self._warm_up(contract)
         words = {
             "model": args["model_name"],

@@ -1,0 +1,141 @@
+"""Measure two served models in turn, in bursts of a fraction of a second.
+
+What a burst costs was measured (gRPC, a policy with four inputs): perf_analyzer
+is up in about 40 ms, and its three windows take 1.2 times their nominal length,
+so three windows of 100 ms are over in 0.41 s and a round of four bursts in
+1.7 s. Fewer than three windows it does not take without calling the result
+unstable, and ``--request-count`` never ends in less than a second.
+
+Nothing here can wait for ever: a burst has a limit of its own, well above what
+it should take, and a round is only begun if there should be time for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from policyctl.domain.paired import Burst, Order, Round
+from policyctl.errors import ServerError
+from policyctl_benchmarks.perf_analyzer import PerfAnalyzerOptions, command, run
+
+BURST_LIMIT_S = 8.0
+"""For one burst besides its windows: a model that is loading, or loses its process, takes a second or two."""
+
+MOST_STALLS = 2
+"""So often a burst in which no request ended is measured again, each time with windows twice as long."""
+
+_WINDOWS_TAKE = 4.0
+_STALLED = "No valid requests recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Bursts:
+    """How to measure one burst.
+
+    Attributes:
+        options: For every burst; model and levels are filled in.
+        binary: perf_analyzer.
+        library_path: Where its libraries are.
+    """
+
+    options: PerfAnalyzerOptions
+    binary: Path
+    library_path: Path
+
+    @property
+    def limit_s(self) -> float:
+        """How long one burst may take before it is ended."""
+        return BURST_LIMIT_S + _WINDOWS_TAKE * self.options.measurement_interval_ms / 1e3
+
+    def closed(self, model: str, *, clients: int) -> Burst:
+        """Ask `model` with `clients` that wait for each answer.
+
+        Raises:
+            ServerError: The server refused, broke off, or did not answer in time.
+            UnsupportedError: perf_analyzer cannot run here.
+        """
+        return self._burst(replace(self.options, model=model, concurrency=(clients,), request_rate=()))
+
+    def open(self, model: str, *, rate: float) -> Burst:
+        """Ask `model` at a rate of requests a second, whether or not it answers.
+
+        Raises:
+            ServerError: See `closed`.
+            UnsupportedError: See `closed`.
+        """
+        return self._burst(replace(self.options, model=model, request_rate=(rate,)))
+
+    def words(self, model: str, *, clients: int = 1, rate: float | None = None) -> list[str]:
+        """The command line of a burst, for the evidence."""
+        levels = () if rate is None else (rate,)
+        options = replace(self.options, model=model, concurrency=(clients,), request_rate=levels)
+        report, export = Path("report.csv"), Path("profile.json")
+        return command(options, options.levels[0], binary=Path(self.binary.name), report=report, export=export)
+
+    def _burst(self, options: PerfAnalyzerOptions, *, stalls: int = 0) -> Burst:
+        limited = replace(options, time_limit_s=self.limit_s)
+        try:
+            (found,) = run(limited, binary=self.binary, library_path=self.library_path)
+        except ServerError as error:
+            # The machine stood still for a whole window (it was seen on two busy cores, at 100 ms). That
+            # says nothing of the model, unless it happens again and again: then longer windows are needed.
+            if _STALLED not in error.problem or stalls == MOST_STALLS:
+                raise
+            longer = replace(options, measurement_interval_ms=2 * options.measurement_interval_ms)
+            return self._burst(longer, stalls=stalls + 1)
+        return Burst(
+            p50_us=found.p50_us,
+            p95_us=found.p95_us,
+            p99_us=found.p99_us,
+            throughput_per_s=found.throughput_per_s,
+            request_count=found.request_count,
+            failed_requests=found.failed_requests,
+            delayed_percent=found.delayed_percent,
+            duration_s=found.duration_s,
+            window_p50_us=found.window_p50_us,
+            window_p99_us=found.window_p99_us,
+        )
+
+
+def rounds(
+    bursts: Bursts,
+    *,
+    incumbent: str,
+    candidate: str,
+    clients: int,
+    time_cap_s: float,
+    rng: np.random.Generator,
+) -> Iterator[Round]:
+    """Measure rounds, each in an order that a coin decides, until the time is up.
+
+    It takes at most `time_cap_s` and the limit of one burst (with its repetitions, where the machine stood still).
+
+    Args:
+        bursts: How.
+        incumbent: The Triton model that is A.
+        candidate: The Triton model that is B.
+        clients: Of the closed loop.
+        time_cap_s: For all rounds together.
+        rng: The coin.
+
+    Raises:
+        ServerError: The server refused, broke off, or did not answer in time.
+        UnsupportedError: perf_analyzer cannot run here.
+    """
+    start = time.monotonic()
+    taken_s: list[float] = []
+    # The median: one round in which the machine stood still must not keep all later ones from being begun.
+    while (began_s := time.monotonic() - start) + float(np.median(taken_s or [0.0])) < time_cap_s:
+        order = Order.ABBA if rng.random() < 0.5 else Order.BAAB
+        seen: dict[str, list[Burst]] = {"A": [], "B": []}
+        for letter in order.value:
+            seen[letter].append(bursts.closed(incumbent if letter == "A" else candidate, clients=clients))
+        ended_s = time.monotonic() - start
+        taken_s.append(ended_s - began_s)
+        (one, two), (three, four) = seen["A"], seen["B"]
+        yield Round(order, (one, two), (three, four), round(began_s, 3), round(ended_s, 3))

@@ -1,0 +1,212 @@
+"""A benchmark's result for people: one HTML page that needs nothing else, and Markdown.
+
+The page loads nothing and runs nothing: plots are SVG inside it, and every word
+that comes from outside is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from policyctl_benchmarks import plots
+from policyctl_benchmarks.comparison import LIMITS, Comparison
+from policyctl_benchmarks.history import Change
+from policyctl_benchmarks.memory_trace import summarise
+from policyctl_benchmarks.result import BenchResult
+
+POINT_COLUMNS: Final = (
+    "point",
+    "p50 us",
+    "p90 us",
+    "p95 us",
+    "p99 us",
+    "infer/s",
+    "queue us",
+    "compute us",
+    "requests",
+    "failed",
+    "delayed %",
+)
+MEMORY_COLUMNS: Final = ("process", "first MB", "steady MB", "peak MB")
+COMPARISON_COLUMNS: Final = ("point", "metric", "one", "other", "ratio", "drift here", "what that says")
+
+_STYLE: Final = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
+    "th,td{border:1px solid #ccc;padding:.25rem .6rem;text-align:right}"
+    "th:first-child,td:first-child,.words td{text-align:left}svg{max-width:100%;height:auto}"
+    ".note{background:#fff6dd;padding:.5rem 1rem;border-left:4px solid #e0a800}"
+)
+
+Rows = Iterable[Sequence[str]]
+
+
+def point_rows(result: BenchResult) -> list[tuple[str, ...]]:
+    """A row a point, under `POINT_COLUMNS`."""
+    rows = []
+    for each in result.points:
+        m = each.measurement
+        figures = (m.p50_us, m.p90_us, m.p95_us, m.p99_us, m.throughput_per_s, m.queue_us, m.compute_us)
+        counts = (str(m.request_count), str(m.failed_requests), f"{m.delayed_percent:.1f}")
+        rows.append((each.point.words(), *(f"{value:.0f}" for value in figures), *counts))
+    return rows
+
+
+def memory_rows(result: BenchResult) -> list[tuple[str, ...]]:
+    """A row a process, under `MEMORY_COLUMNS`."""
+    return [
+        (s.process, f"{s.first_mb:.1f}", f"{s.steady_mb:.1f}", f"{s.peak_mb:.1f}") for s in summarise(result.memory)
+    ]
+
+
+def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """A row a metric and point, under `COMPARISON_COLUMNS`."""
+    return [
+        (
+            row.point.words(),
+            row.metric,
+            f"{row.one:.0f}",
+            f"{row.other:.0f}",
+            f"{row.ratio:.3f}",
+            "unknown" if row.drift is None else f"{row.drift:.2f}",
+            row.standing.value,
+        )
+        for row in comparison.rows
+    ]
+
+
+def markdown(result: BenchResult) -> str:
+    """A result as Markdown."""
+    facts = "\n".join(f"- {name}: {value}" for name, value in _facts(result))
+    memory = memory_rows(result)
+    parts = [f"# {title(result)}", facts, _markdown_table(POINT_COLUMNS, point_rows(result))]
+    if memory:
+        parts += ["## Memory", _markdown_table(MEMORY_COLUMNS, memory)]
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """A comparison as Markdown."""
+    parts = [f"# {title(comparison.one)} and {title(comparison.other)}", LIMITS]
+    parts += ["\n".join(f"- {words}" for words in comparison.cautions)] if comparison.cautions else []
+    return "\n\n".join([*parts, _markdown_table(COMPARISON_COLUMNS, comparison_rows(comparison))]) + "\n"
+
+
+def page(result: BenchResult) -> str:
+    """A result as one HTML page.
+
+    Raises:
+        UnsupportedError: matplotlib is not installed.
+    """
+    body = [
+        _table(("fact", "value"), _facts(result), kind="words"),
+        _table(POINT_COLUMNS, point_rows(result)),
+        *_figures([result]),
+        _table(MEMORY_COLUMNS, memory_rows(result)) if result.memory else "",
+        "<h2>Settings and versions</h2>",
+        _table(
+            ("name", "value"),
+            [(str(k), str(v)) for k, v in {**result.settings, **result.versions}.items()],
+            kind="words",
+        ),
+    ]
+    return _page(title(result), body)
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """Two results beside each other as one HTML page.
+
+    Raises:
+        UnsupportedError: matplotlib is not installed.
+    """
+    cautions = "".join(f"<br>{_safe(words)}" for words in comparison.cautions)
+    both = (comparison.one, comparison.other)
+    body = [
+        f'<p class="note">{_safe(LIMITS)}{cautions}</p>',
+        _table(COMPARISON_COLUMNS, comparison_rows(comparison)),
+        *_figures(both),
+        *(f"<h2>{_safe(title(each))}</h2>{_table(('fact', 'value'), _facts(each), kind='words')}" for each in both),
+    ]
+    return _page(" and ".join(title(each) for each in both), body)
+
+
+def history_page(
+    name: str,
+    results: Sequence[BenchResult],
+    values: Sequence[float],
+    changes: Sequence[Change],
+    metric: str,
+    table: tuple[Sequence[str], Rows],
+) -> str:
+    """One metric over kept results as one HTML page.
+
+    Args:
+        name: The page's title.
+        results: Oldest first.
+        values: The metric of each.
+        changes: Where it changed for good.
+        metric: Its name.
+        table: Columns and rows, as they are printed.
+
+    Raises:
+        UnsupportedError: matplotlib is not installed.
+    """
+    drawn = plots.metric_over_time(
+        [r.time for r in results], values, [r.release for r in results], changes, metric=metric
+    )
+    return _page(name, [drawn, _table(*table, kind="words")])
+
+
+def title(result: BenchResult) -> str:
+    """One line that tells a result from others."""
+    return f"{result.model} {result.release} ({result.format}), {result.time[:19]}, {result.id}"
+
+
+def _facts(result: BenchResult) -> list[tuple[str, str]]:
+    return [
+        ("id", result.id),
+        ("time", result.time),
+        ("alias", result.alias),
+        ("profile", f"{result.profile}, {result.duration_s:.0f} s"),
+        ("machine", f"{result.fingerprint}: {result.hardware}"),
+        ("busy before", f"{result.busy_percent:.0f} %"),
+    ]
+
+
+def _figures(results: Sequence[BenchResult]) -> list[str]:
+    drawn = (
+        ("Throughput against latency", plots.throughput_against_latency(results)),
+        ("Latency distribution", plots.latency_distribution(results)),
+        ("Memory over time", plots.memory_over_time(results)),
+    )
+    return [f"<h2>{name}</h2>{svg}" for name, svg in drawn if svg]
+
+
+def _page(name: str, body: Iterable[str]) -> str:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{_safe(name)}</title><style>{_STYLE}</style></head>"
+        f"<body><h1>{_safe(name)}</h1>{''.join(body)}</body></html>\n"
+    )
+
+
+def _table(columns: Sequence[str], rows: Rows, *, kind: str = "") -> str:
+    head = "".join(f"<th>{_safe(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _markdown_table(columns: Sequence[str], rows: Rows) -> str:
+    lines = [_markdown_row(columns), "|" + "---|" * len(columns), *map(_markdown_row, rows)]
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _safe(text: str) -> str:
+    return html.escape(text)

@@ -1,0 +1,229 @@
+"""What a candidate does on recorded observations, beside what was done then.
+
+Differences of continuous actions are relative to the range of each component:
+its bounds, or where it has none the range that was recorded. Everything stays
+open loop: the candidate's actions had no effect on what was observed next.
+
+Consecutive observations resemble one another, so intervals come from resampling
+blocks of consecutive requests, never single rows, and each is widened by 3/n,
+which is what n requests without one exception can still hide.
+
+Source:
+    Blocks: Kuensch (1989), Annals of Statistics 17, 1217-1241. 3/n: Hanley &
+    Lippman-Hand (1983), JAMA 249, 1743-1745.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.parity import Tolerance, near_ties
+from policyctl.domain.recording import Recording
+from policyctl_benchmarks.intervals import Interval, mean_with_interval
+
+Arrays = Mapping[str, NDArray[Any]]
+
+BLOCKS: Final = 50
+AT_BOUND: Final = 1e-3
+"""Closer to a bound than this share of the range is *at* it."""
+_TIE: Final = Tolerance(tie=1e-3)
+"""Observations come rounded to six digits, so scores may move a little more than between two backends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One figure of both, and how much larger the candidate's is.
+
+    Attributes:
+        recorded: None where the recording has no actions.
+        candidate: On the same observations.
+        rise: Candidate minus recorded, with its interval.
+    """
+
+    recorded: float | None
+    candidate: float
+    rise: Interval | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "recorded": self.recorded,
+            "candidate": self.candidate,
+            "rise": None if self.rise is None else self.rise.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A candidate on a recording.
+
+    Attributes:
+        rows: Observations.
+        requests: In how many requests they came.
+        within: Continuous actions closer than this share of the range agree.
+        agreement: Share of rows where it acts as was acted; a near-tie agrees. None without recorded actions.
+        near_ties: Rows that differ where the candidate scores both choices alike (discrete).
+        largest: Largest difference of a component, as a share of its range (continuous).
+        mean: Mean difference, likewise.
+        saturation: Share of components at a bound (continuous with bounds).
+        pairs: Rows whose next step is known.
+        roughness: Mean change from one step to the next: a share of the range
+            (continuous), or the share of steps that change the choice.
+    """
+
+    rows: int
+    requests: int
+    within: float
+    agreement: Interval | None
+    near_ties: int
+    largest: float | None
+    mean: float | None
+    saturation: Beside | None
+    pairs: int
+    roughness: Beside | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            **asdict(self),
+            "saturation": None if self.saturation is None else self.saturation.to_json(),
+            "roughness": None if self.roughness is None else self.roughness.to_json(),
+        }
+
+
+def wanted_outputs(contract: Contract) -> tuple[str, ...]:
+    """What to ask a candidate for: the action, and the scores by which a near-tie is known."""
+    scores = tuple(s.name for s in contract.outputs if s.name in {"logits", "q_values"})
+    return (contract.action.name, *scores)
+
+
+def shadow(contract: Contract, recording: Recording, answered: Arrays, *, within: float) -> Shadow:
+    """Hold a candidate's answers against what was answered then.
+
+    Args:
+        contract: Of the candidate.
+        recording: Observations, and what was answered.
+        answered: The candidate's `wanted_outputs` to every row, in order.
+        within: Which share of the range two continuous actions may differ by and agree.
+
+    Raises:
+        ValueError: The recording is empty, or its actions have another shape.
+    """
+    action = contract.action.name
+    now, then = answered[action], recording.outputs.get(action)
+    if not recording.rows:
+        raise ValueError("the recording is empty")
+    if then is not None and then.shape != now.shape:
+        raise ValueError(f"recorded actions have shape {then.shape[1:]}, the candidate's {now.shape[1:]}")
+    continuous = contract.action_kind is ActionKind.CONTINUOUS
+    scale = _range(contract, then if then is not None else now) if continuous else None
+    agreement, ties, largest, mean = None, 0, None, None
+    if then is not None and scale is not None:
+        difference = np.abs(_flat(now) - _flat(then)) / scale
+        agreement = _share((difference.max(axis=1) <= within).astype(np.float64), recording)
+        largest, mean = float(difference.max()), float(difference.mean())
+    elif then is not None:
+        tied = near_ties(contract, _rows(now), _rows(then), answered, _TIE) & (_rows(now) != _rows(then))
+        same = ((_rows(now) == _rows(then)) | tied).all(axis=1)
+        agreement, ties = _share(same.astype(np.float64), recording), int((tied.any(axis=1) & same).sum())
+    pairs = len(recording.steps()[0])
+    return Shadow(
+        rows=recording.rows,
+        requests=recording.requests,
+        within=within,
+        agreement=agreement,
+        near_ties=ties,
+        largest=largest,
+        mean=mean,
+        saturation=_saturation(contract, recording, now, then) if continuous else None,
+        pairs=pairs,
+        roughness=_roughness(recording, now, then, scale) if pairs else None,
+    )
+
+
+def _saturation(
+    contract: Contract, recording: Recording, now: NDArray[Any], then: NDArray[Any] | None
+) -> Beside | None:
+    low, high = _bounds(contract)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    if not bounded.any():
+        return None
+    slack = AT_BOUND * (high - low)[bounded]
+
+    def at_bound(actions: NDArray[Any]) -> NDArray[np.float64]:
+        flat = _flat(actions)[:, bounded]
+        touching: NDArray[np.bool_] = (flat <= low[bounded] + slack) | (flat >= high[bounded] - slack)
+        share: NDArray[np.float64] = touching.mean(axis=1, dtype=np.float64)
+        return share
+
+    return _beside(at_bound(now), None if then is None else at_bound(then), recording.request)
+
+
+def _roughness(
+    recording: Recording, now: NDArray[Any], then: NDArray[Any] | None, scale: NDArray[np.float64] | None
+) -> Beside:
+    before, after = recording.steps()
+
+    def change(actions: NDArray[Any]) -> NDArray[np.float64]:
+        if scale is None:
+            differs: NDArray[np.bool_] = (_rows(actions)[after] != _rows(actions)[before]).any(axis=1)
+            return differs.astype(np.float64)
+        moved: NDArray[np.float64] = (np.abs(_flat(actions)[after] - _flat(actions)[before]) / scale).mean(axis=1)
+        return moved
+
+    return _beside(change(now), None if then is None else change(then), recording.request[before])
+
+
+def _beside(now: NDArray[np.float64], then: NDArray[np.float64] | None, request: NDArray[np.int64]) -> Beside:
+    if then is None:
+        return Beside(None, float(now.mean()), None)
+    return Beside(float(then.mean()), float(now.mean()), _interval(now - then, request))
+
+
+def _share(hits: NDArray[np.float64], recording: Recording) -> Interval | None:
+    found = _interval(hits, recording.request)
+    if found is None:
+        return None
+    return Interval(found.mean, max(0.0, found.low), min(1.0, found.high), found.confidence, found.count)
+
+
+def _interval(values: NDArray[np.float64], request: NDArray[np.int64]) -> Interval | None:
+    """Of the mean of `values`, by blocks of consecutive requests; None for fewer than two requests."""
+    starts = np.unique(request)
+    if len(starts) < 2:
+        return None
+    edges = [block[0] for block in np.array_split(starts, min(BLOCKS, len(starts)))]
+    blocks = np.split(values, np.searchsorted(request, edges[1:]))
+    found = mean_with_interval([block.mean() for block in blocks], rng=np.random.default_rng(0))
+    hidden = 3.0 / len(starts)
+    return Interval(float(values.mean()), found.low - hidden, found.high + hidden, found.confidence, len(starts))
+
+
+def _bounds(contract: Contract) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    spec = contract.action
+    low = np.broadcast_to(np.asarray(-np.inf if spec.low is None else spec.low, dtype=np.float64), (spec.size,))
+    high = np.broadcast_to(np.asarray(np.inf if spec.high is None else spec.high, dtype=np.float64), (spec.size,))
+    return low, high
+
+
+def _range(contract: Contract, actions: NDArray[Any]) -> NDArray[np.float64]:
+    low, high = _bounds(contract)
+    flat = _flat(actions)
+    seen = flat.max(axis=0) - flat.min(axis=0)
+    with np.errstate(invalid="ignore"):
+        span = np.where(np.isfinite(high - low), high - low, seen)
+    return np.where(span > 0, span, 1.0)
+
+
+def _rows(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(len(array), -1)
+
+
+def _flat(array: NDArray[Any]) -> NDArray[np.float64]:
+    return _rows(array).astype(np.float64)

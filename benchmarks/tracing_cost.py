@@ -1,0 +1,150 @@
+"""What recording costs a request: with the trace file that it needs at the start, and while it runs.
+
+    python benchmarks/tracing_cost.py --rounds 12
+
+Two servers on one repository, one started without a trace file as the plain
+one; bursts of perf_analyzer alternate between the ways in an order drawn anew
+each round. Ratios are to the plain server within one round; only they mean
+anything. A recording reads its files while it runs, as `policyctl record` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from policyctl.adapters.endpoint import Endpoint
+from policyctl.adapters.triton import Triton
+from policyctl.services.control import Control, open_release
+from policyctl.services.promote import promote
+from policyctl.services.publish import publish
+from policyctl.serving.backend_directory import assemble
+from policyctl.serving.locate import locate
+from policyctl.serving.ports import free_ports
+from policyctl.serving.process import ServerOptions, TritonProcess
+from policyctl.settings import load as load_settings
+from policyctl_benchmarks.background_server import COMMAND, BackgroundServer
+from policyctl_benchmarks.perf_analyzer import (
+    PerfAnalyzerOptions,
+    input_data_json,
+    link_libraries,
+    locate_perf_analyzer,
+    run,
+)
+from policyctl_exporters import export_policy
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
+WAYS = ("plain", "off", "one of 100", "every request")
+
+
+@contextmanager
+def plain_server(control: Control, folder: Path, slot: int) -> Iterator[str]:
+    """A server without a trace file; its gRPC address."""
+    ports = free_ports(3)
+    options = ServerOptions(
+        repository=control.repository.root,
+        backend_directory=assemble(locate(), folder / "backends"),
+        http_port=ports[0],
+        grpc_port=ports[1],
+        metrics_port=ports[2],
+    )
+    process = TritonProcess(options, on_log=lambda _: None)
+    process.start()
+    try:
+        process.wait_live(timeout_s=30)
+        url = f"127.0.0.1:{ports[1]}"
+        client = Triton(Endpoint(http="", grpc=url))
+        client.load("cartpole", slot)
+        client.close()
+        yield url
+    finally:
+        process.stop(timeout_s=2.0)
+
+
+@contextmanager
+def recording(root: Path, folder: Path, way: str) -> Iterator[None]:
+    """`policyctl record` at work, where the way asks for it."""
+    if way in {"plain", "off"}:
+        yield
+        return
+    output = folder / f"{time.monotonic_ns()}.npz"
+    asked = ["record", "cartpole", "-r", str(root), "--for", "60s", "--count", "10000000", "-o", str(output), "-q"]
+    asked += ["--rate", "100" if way == "one of 100" else "1"]
+    recorder = subprocess.Popen([*COMMAND, *asked], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    marker = root / ".policyctl" / "recording.json"
+    try:
+        while not marker.exists() and recorder.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        yield
+    finally:
+        recorder.terminate()
+        recorder.wait(60)
+        output.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Run it and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--ways", nargs="+", choices=WAYS[1:], default=list(WAYS[1:]))
+    given = parser.parse_args()
+    rng = np.random.default_rng(time.time_ns())
+    with tempfile.TemporaryDirectory(prefix="policyctl-tracing-") as name:
+        folder = Path(name)
+        control = Control.of(load_settings(repository=folder / "model_repository"))
+        export_policy(EXAMPLES / "ppo-1.0.0.zip", folder / "1.0.0", trust_pickle=True)
+        publish(control, folder / "1.0.0", model="cartpole", release="1.0.0")
+        with BackgroundServer(control.repository.root, folder / "serve.log") as server:
+            promote(control, model="cartpole", release="1.0.0", alias="production")
+            opened = open_release(control.repository, control.repository.journal.state().release("cartpole", "1.0.0"))
+            data = folder / "observations.json"
+            data.write_text(input_data_json(opened.golden))
+            libraries, binary = link_libraries(folder / "libraries"), locate_perf_analyzer()
+            seen: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
+            with plain_server(control, folder, opened.published.slot) as url:
+                for _ in range(given.rounds):
+                    for way in rng.permutation(["plain", *given.ways]):
+                        with recording(control.repository.root, folder, way):
+                            for clients in given.clients:
+                                options = PerfAnalyzerOptions(
+                                    model="cartpole",
+                                    url=url if way == "plain" else server.endpoint["grpc"],
+                                    concurrency=(clients,),
+                                    measurement_interval_ms=200,
+                                    input_data=data,
+                                )
+                                (found,) = run(options, binary=binary, library_path=libraries)
+                                figures = (found.p50_us, found.p99_us, found.throughput_per_s)
+                                seen.setdefault((clients, str(way)), []).append(figures)
+    report(seen, given.clients, given.ways)
+
+
+def report(seen: dict[tuple[int, str], list[tuple[float, float, float]]], clients: list[int], ways: list[str]) -> None:
+    """Medians over the rounds, each round against its own plain server."""
+    print("| clients | recording | p50 us | ratio (quartiles) | p99 ratio | infer/s | ratio (quartiles) |")
+    print("|---|---|---|---|---|---|---|")
+    for level in clients:
+        plain = np.array(seen[level, "plain"])
+        p50, _, rate = np.median(plain, axis=0)
+        print(f"| {level} | no trace file | {p50:.0f} | | | {rate:.0f} | |")
+        for way in ways:
+            these = np.array(seen[level, way])
+            p50, _, rate = np.median(these, axis=0)
+            low, middle, high = np.percentile(these / plain, (25, 50, 75), axis=0)
+            print(
+                f"| {level} | {way} | {p50:.0f} | {middle[0]:.3f} ({low[0]:.3f} .. {high[0]:.3f}) | {middle[1]:.2f}"
+                f" | {rate:.0f} | {middle[2]:.3f} ({low[2]:.3f} .. {high[2]:.3f}) |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Gate `leak`: what a server holds does not grow with the requests that it answers.
+
+Three things can be said of each series (a process's memory, its file
+descriptors, shared memory), against a limit that was declared beforehand:
+
+- *failed*, a leak: it surely grows by more than the limit, in each half of the
+  time by itself, so that neither a warm-up nor a single jump is called one;
+- *passed*, no leak: it surely grows by less than the limit;
+- *inconclusive*: neither. A longer run says more.
+
+All together are *passed* only if every one is, and *failed* if any is. Without
+a series there is no verdict but *error*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from policyctl.domain.growth import Growth, growth
+from policyctl.domain.verdict import GateResult, Verdict, worst
+
+NAME: Final = "leak"
+_MILLION: Final = 1e6
+
+
+class Kind(StrEnum):
+    """What a series counts."""
+
+    MEMORY = "bytes"
+    SHARED_MEMORY = "shared bytes"
+    DESCRIPTORS = "file descriptors"
+    LATENCY = "us"
+
+
+QUANTUM: Final[Mapping[Kind, float]] = {
+    # By how much the C library's heap grows at least, and a page.
+    Kind.MEMORY: 132 * 1024.0,
+    Kind.SHARED_MEMORY: 4096.0,
+    Kind.DESCRIPTORS: 1.0,
+    Kind.LATENCY: 1.0,
+}
+WORDS: Final[Mapping[Verdict, str]] = {
+    Verdict.PASSED: "no leak",
+    Verdict.FAILED: "leak",
+    Verdict.INCONCLUSIVE: "inconclusive",
+    Verdict.ERROR: "error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What growth is still none, per million requests.
+
+    Attributes:
+        memory_bytes: Of one process, and of shared memory.
+        descriptors: Of one process.
+        latency: Of the median, as a part of it; reported, and decides nothing: machines drift.
+    """
+
+    memory_bytes: float = 10e6
+    descriptors: float = 100.0
+    latency: float = 0.25
+
+    def of(self, kind: Kind, typical: float) -> float:
+        """For a series of `kind` whose values are about `typical`."""
+        match kind:
+            case Kind.MEMORY | Kind.SHARED_MEMORY:
+                return self.memory_bytes
+            case Kind.DESCRIPTORS:
+                return self.descriptors
+            case Kind.LATENCY:
+                return self.latency * typical
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One thing that was watched.
+
+    Attributes:
+        name: Of what: ``tritonserver``, a model instance, ``policyctl serve``, ...
+        kind: What is counted.
+        requests: Answered so far, at each time.
+        values: At the same times.
+    """
+
+    name: str
+    kind: Kind
+    requests: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one series says; growth is per million requests.
+
+    Attributes:
+        name: Of the series.
+        kind: Of the series.
+        verdict: What follows.
+        limit: What it was held against.
+        growth: None where there was too little.
+        decides: It counts for the whole verdict.
+    """
+
+    name: str
+    kind: Kind
+    verdict: Verdict
+    limit: float
+    growth: Growth | None
+    decides: bool = field(default=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "name": self.name,
+            "kind": self.kind.value,
+            "verdict": self.verdict.value,
+            "limit_per_million": self.limit,
+            "growth_per_million": None if self.growth is None else self.growth.to_json(),
+            "decides": self.decides,
+        }
+
+    def words(self) -> str:
+        """For people."""
+        if self.growth is None:
+            return f"{self.name}: too little to tell anything of its {self.kind}"
+        scale, unit = (1e6, "MB") if self.kind in {Kind.MEMORY, Kind.SHARED_MEMORY} else (1.0, self.kind.value)
+        found = (v / scale for v in (self.growth.slope, self.growth.low, self.growth.high, self.limit))
+        slope, low, high, limit = (f"{v:.3g}" for v in found)
+        return f"{self.name}: {slope} {unit} per million requests ({low} to {high}; limit {limit})"
+
+
+def judge(series: Sequence[Series], limits: Limits) -> GateResult:
+    """What a soak says.
+
+    Args:
+        series: Everything that was watched.
+        limits: Declared beforehand.
+    """
+    findings = [_finding(each, limits) for each in series]
+    evidence: dict[str, Any] = {"findings": [f.to_json() for f in findings]}
+    deciding = [f for f in findings if f.decides]
+    if not deciding:
+        return GateResult(NAME, Verdict.ERROR, "nothing was measured", evidence)
+    verdict = worst(tuple(f.verdict for f in deciding))
+    named = [f for f in deciding if f.verdict is verdict]
+    if verdict is Verdict.PASSED:
+        memory = [f for f in named if f.kind is Kind.MEMORY and f.growth is not None]
+        named = sorted(memory, key=_largest, reverse=True)[:1] or named[:1]
+    reason = f"{WORDS[verdict]}: {'; '.join(f.words() for f in named)}"
+    if verdict is Verdict.INCONCLUSIVE:
+        evidence["remedy"] = "Soak for longer, or under more load: --for 1h."
+    return GateResult(NAME, verdict, reason, evidence)
+
+
+def findings_of(result: GateResult) -> list[dict[str, Any]]:
+    """The findings in a result's evidence."""
+    return list(result.evidence.get("findings", []))
+
+
+def _largest(finding: Finding) -> tuple[float, float]:
+    """How much one series may grow, and how much it seems to."""
+    return (0.0, 0.0) if finding.growth is None else (finding.growth.high, finding.growth.slope)
+
+
+def _finding(series: Series, limits: Limits) -> Finding:
+    typical = sorted(series.values)[len(series.values) // 2] if len(series.values) else 0.0
+    limit = limits.of(series.kind, typical)
+    millions = [requests / _MILLION for requests in series.requests]
+    found = growth(millions, series.values, quantum=QUANTUM[series.kind])
+    return Finding(series.name, series.kind, _verdict(found, limit), limit, found, series.kind is not Kind.LATENCY)
+
+
+def _verdict(found: Growth | None, limit: float) -> Verdict:
+    if found is None:
+        return Verdict.INCONCLUSIVE
+    if found.low > limit and min(found.halves) > limit:
+        return Verdict.FAILED
+    return Verdict.PASSED if found.high < limit else Verdict.INCONCLUSIVE

@@ -1,0 +1,310 @@
+"""The gates that measure: a loaded candidate against limits, and against its incumbent.
+
+`gates` judges and `policyctl_benchmarks.paired` measures; here the two meet.
+While a burst runs the writer lock is set aside, so a rollback or the
+supervisor's repair of an alias never waits for a gate. Whoever moved something
+meanwhile has swept the candidate away, and then the verdict is *error*, as
+whenever measuring broke: nothing is judged by halves.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+
+from policyctl.domain.artifacts import CARD_FILE
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.names import check_alias
+from policyctl.domain.paired import Burst, Metric, Round
+from policyctl.domain.verdict import GateResult, Verdict
+from policyctl.errors import PolicyctlError, UsageError
+from policyctl.gates import non_inferiority, service_level
+from policyctl.gates.non_inferiority import Plan
+from policyctl.gates.service_level import Limits
+from policyctl.services.bench import versions
+from policyctl.services.candidate import Candidate, Check
+from policyctl.services.control import Control, OpenRelease
+from policyctl.serving.hardware import detect
+from policyctl.serving.memory import measure as measure_memory
+from policyctl_benchmarks.paired import Bursts, rounds
+from policyctl_benchmarks.perf_analyzer import (
+    PerfAnalyzerOptions,
+    input_data_json,
+    link_libraries,
+    locate_perf_analyzer,
+)
+
+NAMES: Final = (service_level.NAME, non_inferiority.NAME)
+"""Gates that need a measurement, in the order in which they run."""
+
+_EXPORT_BYTES: Final = 1 << 14
+_INTERVAL_MS: Final = 300
+"""Of a window of the service-level gate."""
+
+
+def checks(control: Control, names: Sequence[str], *, model: str, release: str, alias: str) -> list[tuple[str, Check]]:
+    """The gates `names`, to be asked of a loaded candidate.
+
+    `non_inferiority` is left out where the alias names nothing yet: there is
+    nothing that the candidate could be worse than.
+
+    Args:
+        control: The control plane.
+        names: Of `NAMES`.
+        model: Whose alias.
+        release: The candidate.
+        alias: What it serves is the incumbent.
+
+    Raises:
+        UsageError: There is no such release, gate or alias name.
+    """
+    check_alias(alias)
+    control.repository.require()
+    state = control.repository.journal.state()
+    state.release(model, release)
+    if unknown := [name for name in names if name not in NAMES]:
+        raise UsageError(
+            f"there is no gate {', '.join(unknown)} that measures", remedy=f"Choose from: {', '.join(NAMES)}; or none."
+        )
+    found: list[tuple[str, Check]] = []
+    if service_level.NAME in names:
+        found.append((service_level.NAME, whole(service_level.NAME, _service_level)))
+    if non_inferiority.NAME in names:
+        if state.alias(model, alias) is None:
+            control.say(f"Gate {non_inferiority.NAME}: not run, {alias} of {model} names nothing to compare with.")
+        else:
+            compare = whole(non_inferiority.NAME, lambda candidate: _non_inferiority(candidate, alias))
+            found.append((non_inferiority.NAME, compare))
+    return found
+
+
+def plan_of(control: Control) -> Plan:
+    """What the settings declare for a comparison."""
+    chosen = control.settings.gates.non_inferiority
+    margins = {Metric.P50: chosen.p50, Metric.P99: chosen.p99, Metric.THROUGHPUT: chosen.throughput}
+    return Plan(margins, chosen.time_cap_s, chosen.alpha_failed, chosen.alpha_passed)
+
+
+@contextmanager
+def bursts_of(control: Control, opened: OpenRelease, *, interval_ms: int, batch_size: int = 1) -> Iterator[Bursts]:
+    """How to ask for a release's own golden observations, for as long as the block runs.
+
+    Raises:
+        ServerError: No server is running.
+        UnsupportedError: perf_analyzer cannot run here.
+    """
+    golden = opened.golden
+    row_bytes = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in golden.observations.values())
+    with tempfile.TemporaryDirectory(prefix="policyctl-bursts-") as name:
+        folder = Path(name)
+        data = folder / "observations.json"
+        data.write_text(input_data_json(golden))
+        options = PerfAnalyzerOptions(
+            model=opened.published.model,
+            url=control.endpoint().grpc,
+            batch_size=batch_size,
+            measurement_interval_ms=interval_ms,
+            warmup_requests=20,
+            input_data=data,
+            # Images are not written out request by request; their percentiles come rounded.
+            exact=row_bytes * batch_size <= _EXPORT_BYTES,
+        )
+        yield Bursts(options, locate_perf_analyzer(), link_libraries(folder / "libraries"))
+
+
+def compare(
+    bursts: Bursts,
+    plan: Plan,
+    *,
+    incumbent: str,
+    candidate: str,
+    clients: int,
+    rng: np.random.Generator,
+    on_round: Callable[[Sequence[Round]], None] | None = None,
+    stop_early: bool = True,
+) -> GateResult:
+    """Measure two served models in turn until one thing or the other is proved, or the time is up.
+
+    Args:
+        bursts: How to measure.
+        plan: What was declared.
+        incumbent: A Triton model.
+        candidate: Another one.
+        clients: Of the closed loop.
+        rng: Decides the orders.
+        on_round: Called after each round with all of them; may raise to stop.
+        stop_early: Stop at the first look that proves something. Otherwise
+            rounds are measured to the end of the time, for the record; the
+            verdict is the same.
+
+    Returns:
+        The verdict; *error* with what was seen until then, if measuring broke.
+    """
+    seen: list[Round] = []
+    measured = rounds(
+        bursts, incumbent=incumbent, candidate=candidate, clients=clients, time_cap_s=plan.time_cap_s, rng=rng
+    )
+    found: GateResult | None = None
+    try:
+        for each in measured:
+            seen.append(each)
+            if on_round is not None:
+                on_round(seen)
+            found = found or non_inferiority.judge(seen, plan)
+            if found is not None and stop_early:
+                break
+    except PolicyctlError as error:
+        return _broken(non_inferiority.NAME, error, {"plan": plan.to_json(), "rounds": [r.to_json() for r in seen]})
+    found = found or non_inferiority.judge(seen, plan, is_over=True)
+    if found is None:
+        raise AssertionError("the last look always says something")
+    commands = {
+        "incumbent": bursts.words(incumbent, clients=clients),
+        "candidate": bursts.words(candidate, clients=clients),
+    }
+    evidence = {**found.evidence, "commands": commands, "clients": clients}
+    return replace(found, evidence={**evidence, "rounds": [r.to_json() for r in seen]})
+
+
+def whole(name: str, check: Check) -> Check:
+    """A check that says *error* where it cannot judge, and adds where and with what it measured."""
+
+    def run(candidate: Candidate) -> GateResult:
+        control = candidate.control
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        records = len(control.repository.journal.records())
+        try:
+            with control.repository.writer_aside():
+                control.say(f"Gate {name}: measuring {candidate.ask.served} ...")
+                found = check(candidate)
+        except PolicyctlError as error:
+            found = _broken(name, error, {})
+        if words := _disturbed(candidate, records):
+            found = GateResult(name, Verdict.ERROR, words, found.evidence)
+        hardware = detect()
+        context = {
+            "began": began,
+            "machine": {"fingerprint": hardware.fingerprint, **hardware.to_json()},
+            "versions": versions(),
+            "candidate": {
+                "release": candidate.published.release,
+                "format": candidate.ask.placement.format.value,
+                "config": candidate.ask.placement.config,
+            },
+        }
+        return replace(found, evidence={**found.evidence, **context})
+
+    return run
+
+
+def _broken(name: str, error: PolicyctlError, evidence: dict[str, Any]) -> GateResult:
+    return GateResult(name, Verdict.ERROR, f"measuring broke: {error.problem}", {**evidence, "remedy": error.remedy})
+
+
+def _disturbed(candidate: Candidate, records: int) -> str:
+    """Who moved something since there were so many records, in words; empty if nobody did."""
+    repository = candidate.control.repository
+    for record in repository.journal.records()[records:]:
+        if record.kind is RecordKind.INTENT:
+            return f"a {record.body['move_kind']} of {record.body['model']} took precedence; measure again"
+    try:
+        there = repository.config(candidate.ask.served).read_text()
+    except OSError:
+        there = ""
+    return "" if there == candidate.ask.placement.config else "the candidate was withdrawn meanwhile; measure again"
+
+
+def limits_of(control: Control, opened: OpenRelease) -> Limits:
+    """The settings' limits, with those that the release's model card states.
+
+    Raises:
+        UsageError: The card's section ``service_level`` cannot be used.
+    """
+    chosen = control.settings.gates.service_level
+    limits = Limits(**chosen.model_dump(exclude={"time_cap_s"}))
+    try:
+        card = yaml.safe_load(opened.contents[CARD_FILE])
+    except yaml.YAMLError as error:
+        raise UsageError(f"{CARD_FILE} of {opened.published.release} is not YAML ({error})") from error
+    return limits.overridden(card.get("service_level") if isinstance(card, dict) else None)
+
+
+def _service_level(candidate: Candidate) -> GateResult:
+    control, served = candidate.control, candidate.ask.served
+    limits = limits_of(control, candidate.opened)
+    until = time.monotonic() + control.settings.gates.service_level.time_cap_s
+    latency: list[Burst] = []
+    throughput: list[Burst] = []
+    with bursts_of(control, candidate.opened, interval_ms=_INTERVAL_MS, batch_size=limits.batch_size) as bursts:
+        while time.monotonic() < until:
+            latency.append(bursts.open(served, rate=limits.rate))
+            if len(throughput) < service_level.FEWEST_BURSTS:
+                throughput.append(bursts.closed(served, clients=limits.clients))
+            counted = [burst for burst in latency if burst.delayed_percent == 0]
+            if len(counted) >= service_level.FEWEST_BURSTS:
+                break
+        found = service_level.judge(
+            limits, latency=latency, throughput=throughput, memory_mb=_memory_mb(control, served)
+        )
+        commands = {
+            "latency": bursts.words(served, rate=limits.rate),
+            "throughput": bursts.words(served, clients=limits.clients),
+        }
+        return replace(found, evidence={**found.evidence, "commands": commands})
+
+
+def _memory_mb(control: Control, served: str) -> float | None:
+    """Of the model's largest process; None where the server's processes cannot be seen."""
+    found = _processes(control, served)
+    return max(found.values()) / 1e6 if found else None
+
+
+def _processes(control: Control, served: str) -> dict[int, int]:
+    """Resident bytes of the processes that run `served`, by process id; none where they cannot be seen."""
+    pid = control.endpoint().pid
+    if not pid:
+        return {}
+    # An instance is named <model>_<group>_<index>.
+    return {s.pid: s.rss_bytes for s in measure_memory(pid).stubs if s.instance.rsplit("_", 2)[0] == served}
+
+
+def _non_inferiority(candidate: Candidate, alias: str) -> GateResult:
+    control = candidate.control
+    incumbent = candidate.incumbent(alias)
+    if incumbent is None:
+        return GateResult(non_inferiority.NAME, Verdict.INCONCLUSIVE, f"{alias} names nothing to compare with")
+    chosen = control.settings.gates.non_inferiority
+    seed = chosen.seed if chosen.seed is not None else time.time_ns() % (1 << 32)
+    both = (incumbent.served, candidate.ask.served)
+    before = {served: _processes(control, served).keys() for served in both}
+    with bursts_of(control, candidate.opened, interval_ms=chosen.interval_ms) as bursts:
+        found = compare(
+            bursts,
+            plan_of(control),
+            incumbent=incumbent.served,
+            candidate=candidate.ask.served,
+            clients=chosen.clients,
+            rng=np.random.default_rng(seed),
+        )
+    for served in both:
+        # A burst may outlast a process that died and was replaced, and would then seem to be only slow.
+        now = _processes(control, served).keys()
+        if now - before[served] or (before[served] and not now):
+            words = f"measuring broke: the process of {served} died or was replaced meanwhile"
+            found = replace(found, verdict=Verdict.ERROR, reason=words)
+    origin = {
+        "served": incumbent.served,
+        "release": incumbent.placement.release,
+        "format": incumbent.placement.format.value,
+        "config": incumbent.placement.config,
+    }
+    return replace(found, evidence={**found.evidence, "incumbent": origin, "seed": seed})

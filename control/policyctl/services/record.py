@@ -1,0 +1,307 @@
+"""Record: keep what live traffic asks of an alias, through Triton's own tracing.
+
+Nothing stands in the way of a request: the server copies its tensors to files
+in a folder that only its owner may enter, and this process reads them, removes
+them, and writes one recording.
+
+Tracing ends with the recording whatever happens. Triton itself stops after
+`count` requests. A marker is written before tracing is switched on and removed
+after it was switched off; a marker whose recorder is gone (killed, out of
+memory) is a leftover, which the supervisor or the next recording settles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from policyctl.adapters import files, lock
+from policyctl.adapters.repository import Repository
+from policyctl.adapters.tracing import TraceFiles
+from policyctl.adapters.triton import Triton
+from policyctl.domain.contract import Contract
+from policyctl.domain.names import check_alias, check_model_name, served_name
+from policyctl.domain.recording import Origin, Recording, Traced, build
+from policyctl.errors import BusyError, ServerError, UnsupportedError, UsageError
+from policyctl.services.control import Control, open_release
+
+POLL_S: Final = 0.2
+CHUNK: Final = 100
+"""Requests in a file of Triton's: what a crash of the server can lose."""
+DRAIN_S: Final = 3.0
+_OFF: Final[dict[str, Any]] = {"trace_level": "OFF"}
+_UNSET: Final[dict[str, Any]] = dict.fromkeys(("trace_level", "trace_rate", "trace_count", "log_frequency"))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """How much to record.
+
+    Attributes:
+        rate: One of how many requests.
+        count: At most so many requests.
+        seconds: At most so long.
+        one_stream: One control loop sends all of the traffic, so that
+            consecutive requests are consecutive steps.
+    """
+
+    rate: int = 1
+    count: int = 10_000
+    seconds: float = 30.0
+    one_stream: bool = False
+
+
+def record(
+    control: Control,
+    options: RecordOptions,
+    *,
+    model: str,
+    alias: str,
+    output: Path,
+    stop: threading.Event | None = None,
+) -> Recording:
+    """Record live traffic of an alias and write it to `output`, readable by its owner alone.
+
+    Args:
+        control: The control plane.
+        options: How much.
+        model: Which model.
+        alias: Which alias.
+        output: A file that is not there yet.
+        stop: Set it to end early; what was recorded until then is kept.
+
+    Raises:
+        UsageError: The alias names nothing, the file is there, or nobody asked anything.
+        UnsupportedError: The server was started without a trace file, or
+            Triton cannot trace a dtype of the contract.
+        BusyError: Somebody records or traces already.
+        ServerError: No server.
+    """
+    check_model_name(model)
+    check_alias(alias)
+    control.repository.require()
+    if output.exists() or not output.parent.is_dir():
+        found = "is there already" if output.exists() else "is in no folder"
+        raise UsageError(f"{output} {found}", remedy="Name a file that is not there yet, in a folder that is.")
+    state = control.repository.journal.state()
+    named = state.alias(model, alias)
+    if named is None:
+        raise UsageError(f"alias {alias} of {model} names no release", remedy=f"policyctl promote {model} RELEASE")
+    contract = open_release(control.repository, state.release(model, named.placement.release)).contract
+    _require_traceable(contract)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    begun = time.monotonic()
+    # Both clocks are this machine's: the files are read where they were written.
+    offset_ns = time.time_ns() - time.monotonic_ns()
+    session = _Session(control, options, served_name(model, alias), stop or threading.Event())
+    with _alone(control.repository), control.triton() as client:
+        traced, unread = session.run(client)
+    releases = {int(slot): release for slot, release in control.repository.journal.state().slots(model).items()}
+    origin = Origin(
+        model=model,
+        alias=alias,
+        releases=releases,
+        rate=options.rate,
+        one_stream=options.one_stream,
+        started=started,
+        seconds=round(time.monotonic() - begun, 3),
+    )
+    recording = build(contract, traced, origin, clock_offset_ns=offset_ns, unread=unread)
+    if not recording.rows:
+        why = ", ".join(f"{n} {reason}" for reason, n in recording.dropped.items()) or "nobody asked"
+        raise UsageError(
+            f"nothing was recorded from {session.served} in {origin.seconds:.0f} s ({why}); no file was written",
+            remedy="Record while clients ask, for longer (--for), or with a smaller --rate.",
+        )
+    files.write_atomically(output, recording.to_bytes(), mode=0o600)
+    return recording
+
+
+@dataclass(slots=True)
+class _Session:
+    """One recording under way."""
+
+    control: Control
+    options: RecordOptions
+    served: str
+    stop: threading.Event
+    _traced: list[Traced] = field(default_factory=list)
+
+    def run(self, client: Triton) -> tuple[list[Traced], int]:
+        """Trace until there is enough; the requests, and how many more were traced and not read."""
+        settle(self.control, client)
+        settings = client.trace(self.served)
+        folder = _trace_files(settings, self.served)
+        _mark(self.control.repository, self.served, client.endpoint.server_id)
+        sampled = 0
+        try:
+            client.trace(self.served, self._on())
+            self.control.say(
+                f"Recording {self.served}: one of {self.options.rate} requests, at most {self.options.count},"
+                f" for at most {self.options.seconds:g} s. Ctrl-C ends it and keeps what there is."
+            )
+            self._follow(client, folder)
+        finally:
+            sampled = self._end(client, folder)
+        return self._traced, max(0, sampled - len(self._traced))
+
+    def _on(self) -> dict[str, Any]:
+        return {
+            "trace_level": ["TIMESTAMPS", "TENSORS"],
+            "trace_rate": str(self.options.rate),
+            "trace_count": str(self.options.count),
+            "log_frequency": str(min(CHUNK, self.options.count)),
+        }
+
+    def _follow(self, client: Triton, folder: TraceFiles) -> None:
+        deadline = time.monotonic() + self.options.seconds
+        asked_at = time.monotonic()
+        while not self.stop.wait(min(POLL_S, max(0.0, deadline - time.monotonic()))):
+            self._traced += folder.take()
+            if time.monotonic() >= deadline:
+                return
+            if time.monotonic() - asked_at < 1.0:
+                continue
+            asked_at = time.monotonic()
+            try:
+                now = client.trace(self.served)
+            except ServerError as error:
+                self.control.say(f"The server does not answer, the recording ends here: {error.problem}")
+                return
+            if "TENSORS" not in now["trace_level"]:
+                self.control.say("The server was started again, or somebody switched tracing off: it ends here.")
+                return
+            if now["trace_count"] == ("0",):
+                return
+
+    def _end(self, client: Triton, folder: TraceFiles) -> int:
+        """Switch off and read the rest; how many requests Triton says it traced, 0 where it does not say."""
+        sampled = 0
+        try:
+            left = client.trace(self.served, _OFF)["trace_count"]
+            sampled = self.options.count - int(left[0])
+            client.trace(self.served, _UNSET)
+        except ServerError as error:
+            # The marker stays, so that whoever finds the server again settles it.
+            self.control.say(f"Tracing could not be switched off; the server's supervisor will: {error.problem}")
+        else:
+            _unmark(self.control.repository)
+        deadline = time.monotonic() + DRAIN_S
+        self._traced += folder.take()
+        while len(self._traced) < sampled and time.monotonic() < deadline:
+            time.sleep(POLL_S / 4)
+            self._traced += folder.take()
+        folder.remove()
+        return sampled
+
+
+def settle(control: Control, client: Triton) -> None:
+    """Switch off what a recorder that was killed left on; nothing happens where there is none.
+
+    The caller holds the recording lock.
+
+    Raises:
+        ServerError: The server does not answer, or does not have the model loaded; the marker stays.
+    """
+    marker = marker_path(control.repository)
+    try:
+        left: dict[str, Any] = json.loads(marker.read_text())
+        served, server = str(left["served"]), str(left["server"])
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        _unmark(control.repository)
+        return
+    # A server that was started since has tracing off, as it starts.
+    if server == client.endpoint.server_id:
+        prefix = client.trace(served, _OFF)["trace_file"][0]
+        client.trace(served, _UNSET)
+        if Path(prefix).parent == trace_folder(control.repository):
+            empty(trace_folder(control.repository))
+    _unmark(control.repository)
+    control.say(f"Tracing of {served} was left on by a recorder that is gone, and is off now.")
+
+
+def settle_if_left(control: Control, client: Triton) -> None:
+    """`settle` where no recorder is at work; for the supervisor, which must never wait or fail here."""
+    if not marker_path(control.repository).exists():
+        return
+    with contextlib.suppress(BusyError, ServerError, UsageError), _alone(control.repository):
+        settle(control, client)
+
+
+def trace_folder(repository: Repository) -> Path:
+    """Where the embedded server writes its traces."""
+    return repository.control / "server" / "traces"
+
+
+def empty(folder: Path) -> None:
+    """Make the trace folder, its owner's alone, with nothing in it."""
+    try:
+        files.remove_tree(folder)
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise files.storage_error(folder, error) from error
+
+
+def marker_path(repository: Repository) -> Path:
+    """The file that says that tracing is on."""
+    return repository.control / "recording.json"
+
+
+def _mark(repository: Repository, served: str, server: str) -> None:
+    repository.write(marker_path(repository), json.dumps({"served": served, "server": server}).encode(), mode=0o600)
+
+
+def _unmark(repository: Repository) -> None:
+    marker_path(repository).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(repository: Repository) -> Iterator[None]:
+    path = repository.control / "recording.lock"
+    try:
+        with lock.hold(path, doing="policyctl record"):
+            yield
+    except BusyError as error:
+        raise BusyError(
+            f"somebody records from this server already: {lock.holder(path)}", remedy="Wait until it is done."
+        ) from error
+
+
+def _trace_files(settings: dict[str, tuple[str, ...]], served: str) -> TraceFiles:
+    if "OFF" not in settings["trace_level"]:
+        raise BusyError(
+            f"{served} is traced already ({', '.join(settings['trace_level'])}), by somebody else",
+            remedy="Let them switch it off first; two cannot share Triton's tracing.",
+        )
+    name = next(iter(settings.get("trace_file", ())), "")
+    if not name or settings.get("trace_mode", ("triton",)) != ("triton",):
+        raise UnsupportedError(
+            "this server was started without a trace file, and Triton takes one at the start only",
+            remedy="Start it with policyctl serve, or give tritonserver --trace-config triton,file=FOLDER/trace"
+            " with a folder that only its owner may enter.",
+        )
+    prefix = Path(name)
+    if not prefix.parent.is_dir():
+        raise UnsupportedError(
+            f"the server writes its traces to {prefix.parent}, which is not on this machine",
+            remedy="Record on the machine of the server.",
+        )
+    return TraceFiles(prefix)
+
+
+def _require_traceable(contract: Contract) -> None:
+    for spec in (*contract.observations, contract.action):
+        if spec.dtype == "float16":
+            raise UnsupportedError(
+                f"{spec.name} is float16, which Triton's tracing leaves empty",
+                remedy="Export the policy with float32 observations and actions.",
+            )

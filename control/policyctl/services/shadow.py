@@ -1,0 +1,301 @@
+"""Shadow evaluation: a loaded candidate acts on what was recorded, or plays against the incumbent.
+
+`policyctl_benchmarks` measures (`shadow`, `rollout`), `gates` judges
+(`replay`, `behaviour`), and here the candidate is asked. No alias moves, and no
+client gets an answer from the candidate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.adapters import evidence
+from policyctl.client.observation import prepare
+from policyctl.domain.artifacts import Format
+from policyctl.domain.criterion import Criterion
+from policyctl.domain.manifest import digest_of
+from policyctl.domain.names import check_alias
+from policyctl.domain.recording import Recording
+from policyctl.domain.verdict import GateResult, Verdict
+from policyctl.errors import PolicyctlError, UsageError
+from policyctl.gates import behaviour as behaviour_gate
+from policyctl.gates import replay as replay_gate
+from policyctl.services.candidate import Asked, Candidate, Check, loaded
+from policyctl.services.control import Control, open_release
+from policyctl.services.export import missing
+from policyctl.services.moves import recover
+from policyctl.services.performance import whole
+from policyctl.services.validate import place
+from policyctl.settings import BehaviourSettings, ReplaySettings
+from policyctl_benchmarks.intervals import Interval, paired_difference
+from policyctl_benchmarks.rollout import make, rollout
+from policyctl_benchmarks.shadow import Shadow, shadow, wanted_outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A candidate on a recording.
+
+    Attributes:
+        model: Which model.
+        release: The candidate.
+        recording: What was recorded.
+        digest: Of the recording's file.
+        figures: What the candidate did beside what was done.
+        again: The same of the release that answered then, if it still serves:
+            what rounding alone does.
+        evidence: Where all of it is kept; empty where a gate keeps it.
+    """
+
+    model: str
+    release: str
+    recording: Recording
+    digest: str
+    figures: Shadow
+    again: Shadow | None
+    evidence: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "model": self.model,
+            "release": self.release,
+            "recording": {
+                "digest": self.digest,
+                "rows": self.recording.rows,
+                "requests": self.recording.requests,
+                "answered_by": self.recording.answered_by,
+                "started": self.recording.origin.started,
+            },
+            "figures": self.figures.to_json(),
+            "recorded_release_again": None if self.again is None else self.again.to_json(),
+            "evidence": self.evidence,
+        }
+
+
+def read(path: Path) -> tuple[Recording, str]:
+    """A recording and the digest of its file.
+
+    Raises:
+        UsageError: No such file, or not a recording.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})", remedy="policyctl record makes one.") from error
+    found = Recording.from_bytes(content)
+    if not found.rows:
+        raise UsageError(f"{path} holds no observations", remedy="Record again while clients ask.")
+    return found, digest_of(content)
+
+
+def replay(
+    control: Control,
+    *,
+    model: str,
+    release: str,
+    path: Path,
+    format: Format | None = None,  # noqa: A002
+) -> Replayed:
+    """Ask a release for its actions on recorded observations and keep what came of it.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        release: Which release; it is loaded as the model's candidate.
+        path: What `record` wrote.
+        format: Which artifact to load; None for the one that a promotion would choose.
+
+    Raises:
+        UsageError: No such release or format, or a recording that does not fit it.
+        IntegrityError: The release is not as published.
+        ServerError: No server answers, or the release cannot be loaded.
+        BusyError: Another writer is at work.
+    """
+    recording, digest = read(path)
+    control.repository.require()
+    with (
+        control.repository.writer(f"replay {model} {release}", wait_s=control.settings.lock_wait_s),
+        control.triton() as client,
+    ):
+        if found := recover(control, client):
+            control.say(found.words)
+        state = control.repository.journal.state()
+        opened = open_release(control.repository, state.release(model, release))
+        recording.require_fit(opened.contract)
+        with (
+            loaded(control, client, state, opened, place(control, state, opened, format)) as candidate,
+            control.repository.writer_aside(),
+        ):
+            done = _replayed(candidate, recording, digest, control.settings.gates.replay)
+        kept, _ = evidence.write(
+            control.repository,
+            # Replaying reports; it is `validate --recording` that judges.
+            GateResult("shadow", Verdict.INCONCLUSIVE, "reported, not judged", done.to_json()),
+            model=model,
+            release=release,
+            stamp=datetime.now(UTC).isoformat(timespec="microseconds"),
+        )
+    return Replayed(model, release, recording, digest, done.figures, done.again, str(kept))
+
+
+def replay_check(path: Path, chosen: ReplaySettings) -> tuple[str, Check]:
+    """The gate `replay` on a recording, for `validate`.
+
+    Raises:
+        UsageError: Not a recording, or no limit is declared.
+    """
+    recording, digest = read(path)
+    if (chosen.agreement, chosen.saturation_rise, chosen.roughness_rise) == (None, None, None):
+        raise UsageError("the gate replay has no limit", remedy="Set POLICYCTL_GATES__REPLAY__AGREEMENT=0.9.")
+
+    def run(candidate: Candidate) -> GateResult:
+        recording.require_fit(candidate.opened.contract)
+        done = _replayed(candidate, recording, digest, chosen)
+        again = done.again.agreement if done.again else None
+        return replay_gate.run(
+            _criteria(done.figures, chosen),
+            {**done.to_json(), "limits": chosen.model_dump()},
+            requests=recording.requests,
+            reproduced=None if again is None else again.mean,
+        )
+
+    return replay_gate.NAME, whole(replay_gate.NAME, run)
+
+
+def behaviour_check(control: Control, chosen: BehaviourSettings, *, alias: str) -> tuple[str, Check]:
+    """The gate `behaviour` against what `alias` serves, for `validate`.
+
+    Raises:
+        UsageError: No such environment, or no margin is declared.
+        UnsupportedError: Gymnasium, or what the environment needs, is not installed.
+    """
+    check_alias(alias)
+    if chosen.margin is None:
+        raise UsageError(
+            f"the gate behaviour has no margin for {chosen.env}",
+            remedy="Declare how much less may be earned: --margin 5, in the environment's own return.",
+        )
+    margin = chosen.margin
+    try:
+        make(chosen.env).close()
+    except ImportError as error:
+        raise missing(error, "evaluate") from error
+
+    def run(candidate: Candidate) -> GateResult:
+        incumbent = candidate.incumbent(alias)
+        if incumbent is None:
+            return GateResult(
+                behaviour_gate.NAME,
+                Verdict.INCONCLUSIVE,
+                f"{alias} names nothing to compare with",
+                {"remedy": f"Promote a first release without it: policyctl promote {candidate.published.model}"},
+            )
+        return _played(control, candidate, incumbent, chosen, margin)
+
+    return behaviour_gate.NAME, whole(behaviour_gate.NAME, run)
+
+
+class _TimeUpError(PolicyctlError):
+    """The time cap of the episodes has passed."""
+
+
+def _played(
+    control: Control, candidate: Candidate, incumbent: Asked, chosen: BehaviourSettings, margin: float
+) -> GateResult:
+    seeds = range(chosen.seed, chosen.seed + chosen.episodes)
+    until = time.monotonic() + chosen.time_cap_s
+    # Each is asked by its own contract: what both have in common is the environment.
+    state, model = candidate.state, candidate.published.model
+    beside = open_release(control.repository, state.release(model, incumbent.placement.release))
+    try:
+        control.say(f"Playing {len(seeds)} episodes of {chosen.env} with {incumbent.placement.release} ...")
+        before = rollout(chosen.env, _player(incumbent, beside.contract, until), seeds)
+        control.say(f"Playing the same with {candidate.published.release} ...")
+        after = rollout(chosen.env, _player(candidate.ask, candidate.opened.contract, until), seeds)
+    except _TimeUpError:
+        reason = f"{chosen.episodes} episodes of {chosen.env} took longer than {chosen.time_cap_s:g} s"
+        remedy = "Allow more time (POLICYCTL_GATES__BEHAVIOUR__TIME_CAP_S), or play fewer episodes."
+        return GateResult(behaviour_gate.NAME, Verdict.INCONCLUSIVE, reason, {"remedy": remedy})
+    found = paired_difference(before.returns, after.returns, rng=np.random.default_rng(0))
+    played = behaviour_gate.Played(
+        env=chosen.env,
+        seeds=tuple(seeds),
+        incumbent=before.returns.tolist(),
+        candidate=after.returns.tolist(),
+        low=found.low,
+        high=found.high,
+        confidence=found.confidence,
+    )
+    judged = behaviour_gate.run(played, margin=margin)
+    against = {"served": incumbent.served, "release": incumbent.placement.release}
+    return replace(judged, evidence={**judged.evidence, "incumbent": against})
+
+
+def _player(ask: Asked, contract: Any, until: float) -> Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]:
+    action = contract.action.name
+
+    def act(observations: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        if time.monotonic() > until:
+            raise _TimeUpError("the time is up")
+        one = next(iter(observations.values())) if len(contract.observations) == 1 else observations
+        return ask(prepare(contract, one, batched=True), (action,))[action]
+
+    return act
+
+
+def _replayed(candidate: Candidate, recording: Recording, digest: str, chosen: ReplaySettings) -> Replayed:
+    contract, published = candidate.opened.contract, candidate.published
+    candidate.control.say(f"Asking {candidate.ask.served} for {recording.rows} recorded observations ...")
+    inputs = {spec.name: recording.observations[spec.name] for spec in contract.observations}
+    try:
+        figures = shadow(contract, recording, candidate.ask(inputs, wanted_outputs(contract)), within=chosen.within)
+    except ValueError as error:
+        raise UsageError(f"the recording does not fit {published.release}: {error}") from error
+    return Replayed(
+        published.model, published.release, recording, digest, figures, _again(candidate, recording, chosen)
+    )
+
+
+def _again(candidate: Candidate, recording: Recording, chosen: ReplaySettings) -> Shadow | None:
+    """The release that answered then, asked again; None where it serves no more, or others answered too."""
+    alias = recording.origin.alias
+    incumbent = candidate.incumbent(alias) if recording.origin.model == candidate.published.model else None
+    if incumbent is None or set(recording.answered_by) != {incumbent.placement.release}:
+        return None
+    state = candidate.state
+    release = state.release(candidate.published.model, incumbent.placement.release)
+    contract = open_release(candidate.control.repository, release).contract
+    inputs = {spec.name: recording.observations[spec.name] for spec in contract.observations}
+    return shadow(contract, recording, incumbent(inputs, wanted_outputs(contract)), within=chosen.within)
+
+
+def _criteria(figures: Shadow, chosen: ReplaySettings) -> list[Criterion]:
+    rises = [
+        # Without bounds nothing can saturate: there is nothing to judge, and nothing unknown.
+        ("rise of saturation", figures.saturation, None if figures.saturation is None else chosen.saturation_rise),
+        ("rise of roughness", figures.roughness, chosen.roughness_rise),
+    ]
+    found = (
+        []
+        if chosen.agreement is None
+        else [_criterion("agreement", figures.agreement, chosen.agreement, at_least=True)]
+    )
+    for name, beside, limit in rises:
+        if limit is not None:
+            found.append(_criterion(name, None if beside is None else beside.rise, limit, at_least=False))
+    return found
+
+
+def _criterion(name: str, found: Interval | None, limit: float, *, at_least: bool) -> Criterion:
+    if found is None:
+        return Criterion(name, None, None, None, limit, at_least)
+    return Criterion(name, found.mean, found.low, found.high, limit, at_least)

@@ -1,0 +1,205 @@
+"""Look at the machine: CPU, limits, memory, caches, GPUs.
+
+The one reader of these facts: `policyctl hardware`, `doctor`, `serve` and the
+store of benchmark results all call `detect`. It takes some milliseconds, and
+more only where an NVIDIA driver has to be asked.
+
+Linux's own files say it. py-cpuinfo is asked only for the name of a CPU that
+they do not name (ARM): it takes a second, runs code of its own making to read
+the CPU, and reports the shared cache of some machines wrongly.
+
+Nothing here raises: what cannot be read is left out, and a note says so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from policyctl.domain.hardware import Cache, Gpu, Hardware
+from policyctl.errors import UnsupportedError
+from policyctl.serving.locate import locate
+
+_UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_NO_LIMIT_BYTES: Final = 1 << 60
+"""cgroup v1 writes a number near 2**63 for none."""
+
+
+def detect(*, root: Path = Path("/")) -> Hardware:
+    """The machine as this process may use it.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    notes: list[str] = []
+    named = cpu_fields(root)
+    usable = len(os.sched_getaffinity(0))
+    return Hardware(
+        cpu_model=named.get("model name") or _name_by_library(notes),
+        architecture=platform.machine(),
+        flags=frozenset((named.get("flags") or named.get("Features") or "").split()),
+        physical_cores=psutil.cpu_count(logical=False),
+        logical_cores=psutil.cpu_count() or usable,
+        usable_cores=usable,
+        cpu_limit=cpu_limit(root),
+        numa_nodes=numa_nodes(root),
+        caches=caches(root),
+        memory_bytes=psutil.virtual_memory().total,
+        memory_limit_bytes=memory_limit(root),
+        virtual="hypervisor" in (named.get("flags") or "").split(),
+        gpus=_gpus(notes),
+        kernel=platform.release(),
+        triton=_triton(notes),
+        notes=tuple(notes),
+    )
+
+
+def cpu_fields(root: Path = Path("/")) -> dict[str, str]:
+    """What ``/proc/cpuinfo`` says of the first core."""
+    found: dict[str, str] = {}
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        if not line.strip():
+            if found:
+                break
+            continue
+        name, _, value = line.partition(":")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def cpu_limit(root: Path = Path("/")) -> float | None:
+    """Cores' worth of time that the tightest control group allows; None for no limit."""
+    limits = []
+    for folder in _group_folders(root, "cpu"):
+        quota, _, period = _read(folder / "cpu.max").strip().partition(" ")
+        if not quota:  # version 1
+            quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
+        if quota.isdigit() and period.isdigit() and int(period) > 0:
+            limits.append(int(quota) / int(period))
+    return min(limits, default=None)
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Bytes that the tightest control group allows; None for no limit."""
+    limits = []
+    for folder in _group_folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(folder / name).strip()
+            if text.isdigit() and int(text) < _NO_LIMIT_BYTES:
+                limits.append(int(text))
+    return min(limits, default=None)
+
+
+def numa_nodes(root: Path = Path("/")) -> int:
+    """Nodes that have memory; 1 where the kernel does not say."""
+    text = _read(root / "sys/devices/system/node/has_memory") or _read(root / "sys/devices/system/node/online")
+    return max(1, _count(text))
+
+
+def caches(root: Path = Path("/")) -> tuple[Cache, ...]:
+    """Of the first core."""
+    found = []
+    for folder in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        size, level = _read(folder / "size").strip(), _read(folder / "level").strip()
+        if not level.isdigit() or not size[:-1].isdigit() or size[-1] not in _UNITS:
+            continue
+        shared = max(1, _count(_read(folder / "shared_cpu_list")))
+        kind = _read(folder / "type").strip().lower()
+        found.append(Cache(int(level), kind, int(size[:-1]) * _UNITS[size[-1]], shared))
+    return tuple(found)
+
+
+def _group_folders(root: Path, controller: str) -> Iterable[Path]:
+    """Every folder from this process's control group up, in version 2's tree and in version 1's."""
+    mount = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = mount / controller if controllers else mount
+        # In a container the path may be the host's, of which only the lower end is mounted: the top is asked too.
+        parts = [part for part in path.split("/") if part not in {"", "..", "."}]
+        for depth in range(len(parts), -1, -1):
+            yield base.joinpath(*parts[:depth])
+
+
+def _gpus(notes: list[str]) -> tuple[Gpu, ...]:
+    try:
+        import pynvml
+    except ImportError:
+        notes.append("GPUs were not looked for: nvidia-ml-py is not installed")
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return ()  # no driver, hence no GPU that could be used: nothing to note
+    except pynvml.NVMLError as error:
+        notes.append(f"GPUs could not be read: {error}")
+        return ()
+    try:
+        driver, cuda = _text(pynvml.nvmlSystemGetDriverVersion()), int(pynvml.nvmlSystemGetCudaDriverVersion())
+        return tuple(_gpu(pynvml, index, driver, cuda) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError as error:
+        notes.append(f"GPUs could not be read: {error}")
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int, driver: str, cuda: int) -> Gpu:
+    device = nvml.nvmlDeviceGetHandleByIndex(index)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(device)
+    return Gpu(
+        name=_text(nvml.nvmlDeviceGetName(device)),
+        compute_capability=f"{major}.{minor}",
+        driver=driver,
+        cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(device).total),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    # Older releases of the binding return bytes.
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _triton(notes: list[str]) -> str:
+    try:
+        return f"nvidia-pytriton {locate().version}"
+    except UnsupportedError as error:
+        notes.append(f"no embedded Triton: {error.problem}")
+        return ""
+
+
+def _name_by_library(notes: list[str]) -> str:
+    try:
+        import cpuinfo
+
+        named = str(cpuinfo.get_cpu_info().get("brand_raw") or "")
+    except Exception as error:  # noqa: BLE001 - it parses whatever a machine has, and a name is not worth a failure
+        notes.append(f"the CPU's name could not be read: {error!r}")
+        named = ""
+    return named or platform.processor() or platform.machine()
+
+
+def _count(cpu_list: str) -> int:
+    """How many numbers a list such as ``0-3,8`` holds."""
+    total = 0
+    for part in cpu_list.strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            total += int(last) - int(first) + 1 if last.isdigit() else 1
+    return total
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,145 @@
+"""`policyctl bench` on the real server: what it measures and keeps, and that nothing can hold it up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from embedded import Embedded, embedded, wait_for
+
+from policyctl_benchmarks.result import BenchResult
+
+pytestmark = pytest.mark.server
+
+SHORT = ("--interval-ms", "150", "--warmup", "20")
+LIMIT_S = 5.0
+GRACE_S = 4.0
+"""Starting Python, and ending perf_analyzer politely."""
+
+
+def test_one_run_measures_keeps_and_draws(served: Embedded, tmp_path: Path) -> None:
+    """Both protocols, two levels, two batches; the same figures in JSON, in the store and in both reports."""
+    files = ("--report", str(tmp_path / "walker.html"), "--markdown", str(tmp_path / "walker.md"))
+    points = ("--protocol", "grpc,http", "-c", "1,2", "--batch", "1,8", "--shared-memory", "none,system")
+    document = served.json("bench", "walker", *points, *SHORT, *files)
+    result = BenchResult.from_json(document)
+    assert len(result.points) == len(result.by_point()) == 2 * 2 * 2 * 2
+    for each in result.points:
+        m = each.measurement
+        assert m.failed_requests == 0
+        assert m.distribution_us[0] <= m.p50_us <= m.p99_us <= m.distribution_us[-1]
+        assert len(m.window_requests_per_s) == 3
+    assert (result.release, result.format, result.profile) == ("1.0.0", "openvino", "quick, changed")
+    assert result.settings["instances"] == 1
+    assert {"tritonserver", "walker_0_0"} <= set(result.memory[-1].resident_mb)
+    assert result.fingerprint == served.json("hardware", "--no-runtimes")["hardware"]["fingerprint"]
+    (kept,) = (served.root / ".policyctl/bench" / result.fingerprint / "walker").glob(f"*-{result.id}.json")
+    assert BenchResult.from_bytes(kept.read_bytes()) == result
+    assert (tmp_path / "walker.html").read_text().count("<svg") == 3
+    assert f"| {result.points[0].measurement.p50_us:.0f} |" in (tmp_path / "walker.md").read_text()
+
+
+def test_rates_open_the_loop_and_two_runs_can_be_compared(served: Embedded) -> None:
+    """At a rate that can be kept the rate is kept; two runs of one release show the machine's drift."""
+    first, second = (
+        served.json("bench", "walker", "--rate", "40,80", "--interval-ms", "500", "--warmup", "20") for _ in range(2)
+    )
+    for point in first["points"]:
+        assert point["mode"] == "request_rate"
+        assert point["requests_per_s"] == pytest.approx(point["level"], rel=0.5)
+    found = served.json("compare", first["id"][:8], second["id"])
+    assert {row["standing"] for row in found["rows"]} == {"within the machine's drift"}
+    assert found["cautions"] == [words for words in found["cautions"] if "busy" in words]
+
+
+def test_shares_of_what_was_reached_become_rates(served: Embedded) -> None:
+    """As the standard profile does, in short: through the service, and nothing is kept unless asked."""
+    from policyctl.services.bench import bench
+    from policyctl_benchmarks.profiles import Profile
+
+    before = list((served.root / ".policyctl/bench").rglob("*.json"))
+    profile = Profile(name="x", concurrency=(1,), rate_shares=(0.5,), interval_ms=500, warmup_requests=20)
+    closed, opened = bench(served.control, profile, model="walker", alias="production", keep=False).points
+    assert opened.measurement.level == pytest.approx(0.5 * closed.measurement.requests_per_s, rel=0.06)
+    assert list((served.root / ".policyctl/bench").rglob("*.json")) == before
+
+
+@contextlib.contextmanager
+def stopped(server: Embedded) -> Iterator[None]:
+    """The server and whoever would rescue it stand still."""
+    assert server.process is not None
+    pids = (server.process.pid, server.endpoint["pid"])
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in reversed(pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def bench_until(
+    server: Embedded, *, blow: contextlib.ExitStack, strike, after_s: float
+) -> subprocess.CompletedProcess[str]:
+    """`policyctl bench` with a limit of `LIMIT_S`, struck midway."""
+    timer = threading.Timer(after_s, strike)
+    blow.callback(timer.join)
+    timer.start()
+    arguments = ("bench", "walker", "-c", "2", "--interval-ms", "3000", "--time-limit", str(LIMIT_S), "--json")
+    return server.run(*arguments, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str], *, code: int = 6) -> str:
+    """The problem that a refusal named."""
+    assert done.returncode == code, done.stdout + done.stderr
+    return str(json.loads(done.stdout)["error"]["problem"])
+
+
+def test_a_server_that_stands_still_holds_nothing_up(served: Embedded) -> None:
+    """Stopped midway, with nobody to rescue it: an error within the limit, nothing kept, no process left."""
+    kept = list((served.root / ".policyctl/bench").rglob("*.json"))
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        done = bench_until(served, blow=stack, strike=lambda: stack.enter_context(stopped(served)), after_s=2.5)
+        assert time.monotonic() - begin < LIMIT_S + GRACE_S
+    assert "did not end in time" in refused(done)
+    assert list((served.root / ".policyctl/bench").rglob("*.json")) == kept
+    mine = [p.name() for p in psutil.Process().children(recursive=True)]
+    assert "perf_analyzer" not in mine
+    wait_for(lambda: served.answered_by() == "1.0.0", 20)
+
+
+def test_a_server_that_stands_still_beforehand_is_told_at_once(served: Embedded) -> None:
+    """Before anything is measured, whatever the limit is."""
+    begin = time.monotonic()
+    with stopped(served):
+        done = served.run("bench", "walker", "--time-limit", "100", "--json", check=False)
+        assert time.monotonic() - begin < 12
+    assert "no Triton answers" in refused(done)
+    wait_for(lambda: served.answered_by() == "1.0.0", 20)
+
+
+def test_a_server_that_is_killed_ends_the_run_with_an_error(tmp_path: Path) -> None:
+    """Long before the limit; the supervisor then brings another server, and the same command works."""
+    with embedded(tmp_path) as server:
+        server.publish("1.0.0", 1)
+        server.start()
+        server.run("promote", "walker", "1.0.0")
+        begin = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            pid = server.endpoint["pid"]
+            done = bench_until(server, blow=stack, strike=lambda: os.kill(pid, signal.SIGKILL), after_s=2.5)
+        assert time.monotonic() - begin < LIMIT_S + GRACE_S
+        assert "perf_analyzer" in refused(done)
+        wait_for(lambda: server._endpoint_path.exists() and server.answered_by() == "1.0.0", 20, every_s=0.3)
+        server.run("bench", "walker", "-c", "1", *SHORT)

@@ -1,0 +1,27 @@
+"""A served repository whose backends may be slowed down."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
+
+from embedded import Embedded, embedded
+
+from policyctl.serving.backends.spin import VARIABLE
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Embedded]:
+    """Releases 1.0.0 and 1.1.0 of walker, the same policy twice; 1.0.0 in production."""
+    with pytest.MonkeyPatch.context() as patch, embedded(tmp_path_factory.mktemp("performance")) as found:
+        patch.setenv(VARIABLE, "1")
+        for release in ("1.0.0", "1.1.0"):
+            found.publish(release, 1)
+        found.start()
+        found.run("promote", "walker", "1.0.0")
+        yield found

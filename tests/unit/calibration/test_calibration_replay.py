@@ -1,0 +1,88 @@
+"""Replays of recorded rounds: what they count, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from policyctl.domain.paired import Burst, Order, Round
+from policyctl.domain.verdict import Verdict
+from policyctl.errors import UsageError
+from policyctl.gates.non_inferiority import Plan
+from policyctl.services.calibrate import Calibration, Run, recalibrate, replay, save, tally
+from policyctl.services.control import Control
+from policyctl.settings import load
+
+PLAN = Plan()
+
+
+def recorded(seed: int, *, noise: float = 0.04) -> Run:
+    """A live A/A run of 35 rounds on a machine with that much noise."""
+    rng = np.random.default_rng(seed)
+
+    def burst() -> Burst:
+        level, tail = math.exp(rng.normal(0, noise)), math.exp(rng.normal(0, 2 * noise))
+        return Burst(500 * level, 700 * level, 900 * level * tail, 1800 / level, 600)
+
+    rounds = tuple(Round(Order.ABBA, (burst(), burst()), (burst(), burst()), 1.7 * i, 1.7 * (i + 1)) for i in range(35))
+    return Run(Verdict.PASSED, 15.3, rounds, "within the margins")
+
+
+def replayed(runs: list[Run], changes: tuple[float, ...], replays: int = 60):
+    rng = np.random.default_rng(0)
+    return replay(runs, PLAN, clients=1, replays=replays, rng=rng, progress=lambda _: None, changes=changes)
+
+
+def test_replays_of_equal_models_fail_almost_never_and_a_slow_down_is_found() -> None:
+    """None of 200 without one, at least 95 % with 12 %; a large one is found at an earlier look."""
+    same, slower, large = replayed([recorded(1), recorded(2), recorded(3)], (0.0, 0.12, 0.5), 200)
+    assert same.counts[Verdict.FAILED] <= 2
+    assert slower.rate(Verdict.FAILED) >= 0.95
+    assert large.decided_s < slower.decided_s
+
+
+def test_a_replay_is_as_long_as_the_gate() -> None:
+    """Each fills the time cap and no more, whatever the length of the recorded run."""
+    (short,) = replayed([Run(Verdict.PASSED, 0.0, recorded(1).rounds[:8], "")], (0.0,), 20)
+    assert 0.0 < short.decided_s <= PLAN.time_cap_s
+
+
+def test_nothing_recorded_gives_no_replays() -> None:
+    """No rate is made up from nothing."""
+    assert replayed([], (0.0,)) == ()
+    assert replayed([Run(Verdict.INCONCLUSIVE, 0.0, (), "")], (0.0,)) == ()
+
+
+def test_the_smallest_change_that_is_seen_is_seen_from_there_on() -> None:
+    """A lucky small one below a missed larger one does not count."""
+    counts = [(0.05, 96), (0.1, 90), (0.15, 95), (0.2, 100)]
+    tallies = tuple(
+        tally([(Verdict.FAILED, 1.0)] * n + [(Verdict.PASSED, 1.0)] * (100 - n), change=c) for c, n in counts
+    )
+    found = Calibration("walker", "1.0.0", PLAN, 1, (recorded(1),), tallies, {}, "2026-01-01T00:00:00+00:00")
+    assert found.smallest_seen == 0.15
+
+
+def test_saved_rounds_are_judged_again_by_other_settings(tmp_path) -> None:
+    """What was recorded once can be asked what another margin would have said; nothing is measured."""
+    runs = (recorded(1), recorded(2))
+    path = tmp_path / "calibration.json"
+    save(Calibration("walker", "1.0.0", PLAN, 1, runs, (), {"words": "m"}, "2026-01-01T00:00:00+00:00"), path)
+    gates = {"non_inferiority": {"p50": 0.001, "p99": 0.001, "throughput": 0.001}}
+    for given, wanted in ((None, Verdict.PASSED), (gates, Verdict.INCONCLUSIVE)):
+        control = Control.of(load(repository=tmp_path, gates=given))
+        again = recalibrate(control, path, replays=0, seed=0, progress=lambda _: None)
+        assert [run.verdict for run in again.live] == [wanted] * 2
+        assert [run.rounds for run in again.live] == [run.rounds for run in runs]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"recorded": []}), json.dumps({"recorded": [{}]})])
+def test_a_file_without_recorded_runs_is_refused(tmp_path, content) -> None:
+    """It is named, and so is the option that writes one."""
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="holds no recorded runs"):
+        recalibrate(Control.of(load(repository=tmp_path)), path, replays=1, seed=0, progress=lambda _: None)

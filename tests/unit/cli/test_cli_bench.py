@@ -1,0 +1,113 @@
+"""`bench`, `compare` and `bench-history`, without a server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from bench_results import noisy, result_of
+
+from policyctl.services.bench import keep_result
+from policyctl.serving.hardware import detect
+
+
+@pytest.fixture
+def keep(quiet_world):
+    """Keep a result of this very machine."""
+    machine = detect()
+
+    def one(p50_us: float = 500.0, **changes):
+        facts = {"fingerprint": machine.fingerprint, "identity": machine.identity(), **changes}
+        result = result_of(p50_us, **facts)
+        return result, keep_result(quiet_world.control, result)
+
+    return one
+
+
+def test_two_releases_are_held_beside_each_other_by_name(run, keep) -> None:
+    """The latest result of each on this machine; with what cannot be concluded."""
+    keep(900.0, time="2026-01-01T00:00:00+00:00")
+    keep(500.0)
+    keep(600.0, release="1.1.0")
+    shown = run("compare", "walker@1.0.0", "walker@1.1.0", "--json")
+    assert shown.code == 0
+    rows = {(row["point"], row["metric"]): row for row in shown.document["rows"]}
+    first = rows["grpc, batch 1, 1 clients", "p50_us"]
+    assert (first["one"], first["other"], first["ratio"]) == (500.0, 600.0, 1.2)
+    assert first["standing"] == "within the machine's drift"
+    assert "not paired" in shown.err
+
+
+def test_a_result_is_named_by_the_beginning_of_its_id_or_its_file(run, keep, tmp_path) -> None:
+    """Both name the same; too short a beginning, or one of nothing, is refused with what to do."""
+    one, path = keep(500.0)
+    other, _ = keep(600.0)
+    assert run("compare", one.id[:6], other.id).code == 0
+    assert run("compare", path, other.id, "--json").document["one"]["id"] == one.id
+    for wrong in ("ffffffff", "no-such-file.json", "walker@9.9.9"):
+        refused = run("compare", wrong, other.id)
+        assert (refused.code, "Next:" in refused.err) == (2, True)
+
+
+def test_another_machine_needs_force(run, keep) -> None:
+    """And then the difference is told."""
+    one, _ = keep()
+    foreign, _ = keep(fingerprint="b" * 12, identity={"cpu_model": "Another"})
+    refused = run("compare", one.id, foreign.id)
+    assert (refused.code, "--force" in refused.err) == (2, True)
+    assert "Caution: different machines" in run("compare", one.id, foreign.id, "--force").err
+
+
+def test_a_kept_file_that_was_changed_is_left_out_and_told(run, keep) -> None:
+    """The rest is still shown; the changed one, and one under another's name, never."""
+    keep(500.0)
+    changed, path = keep(600.0)
+    path.write_bytes(path.read_bytes().replace(b"600.0", b"100.0"))
+    moved, elsewhere = keep(700.0)
+    elsewhere.rename(elsewhere.with_name("20260131T235959Z-" + "a" * 12 + ".json"))
+    shown = run("bench-history", "walker", "--json")
+    assert [r["value"] for r in shown.document["results"]] == [500.0]
+    assert shown.err.count("Left out") == 2
+    assert run("compare", changed.id, moved.id).code == 2
+
+
+def test_history_tells_a_change_with_its_time_and_draws_it(run, keep, tmp_path) -> None:
+    """Twelve results before, twelve half as quick; with a page."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for day, p50_us in enumerate([*noisy(rng, 12), *noisy(rng, 12, p50_us=1000)], start=1):
+        keep(p50_us, time=f"2026-01-{day:02}T00:00:00+00:00", release="1.0.0" if day <= 12 else "1.1.0")
+    shown = run("bench-history", "walker", "--json", "--report", tmp_path / "history.html")
+    (change,) = shown.document["changes"]
+    assert change["time"].startswith("2026-01-13")
+    assert change["ratio"] == pytest.approx(2.0, rel=0.15)
+    assert "<svg" in (tmp_path / "history.html").read_text()
+
+
+def test_too_few_results_are_said_to_be_too_few(run, keep) -> None:
+    """Silence would read as: nothing changed."""
+    keep()
+    assert "Too few" in run("bench-history", "walker").err
+    assert run("bench-history", "walker", "--metric", "mood").code == 2
+    assert run("bench-history", "walker", "--batch", "7").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--protocol", "smoke"), "grpc, http"),
+        (("--shared-memory", "cuda"), "none, system"),
+        (("--batch", "0"), "--batch 1,8"),
+        (("--batch", "1,1"), "different"),
+        (("--report", "no/such/folder/x.html"), "folder that exists"),
+    ],
+)
+def test_what_bench_cannot_do_is_refused_before_it_begins(run, quiet_world, arguments, words: str) -> None:
+    """Not after minutes of measuring."""
+    refused = run("bench", "walker", *arguments)
+    assert (refused.code, words in refused.err) == (2, True)

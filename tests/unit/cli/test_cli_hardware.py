@@ -1,0 +1,12 @@
+"""`policyctl hardware`."""
+
+from __future__ import annotations
+
+
+def test_the_command_prints_the_same_facts_twice(run) -> None:
+    """As a table and as JSON."""
+    shown, document = run("hardware", "--no-runtimes"), run("hardware", "--no-runtimes", "--json").document
+    assert (shown.code, shown.err) == (0, "")
+    assert document["hardware"]["fingerprint"] in shown.out
+    assert {"hardware", "recommendations", "runtimes"} == document.keys()
+    assert "POLICYCTL_SERVING__INSTANCES" in shown.out
