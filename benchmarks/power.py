@@ -51,6 +51,7 @@ def main() -> int:
     given = parser.parse_args()
     changes = [float(part) for part in given.changes.split(",")]
     os.environ[VARIABLE] = "1"
+    os.environ["POLICYCTL_SERVING__NATIVE"] = "off"  # the native backend refuses what tests inject
     with tempfile.TemporaryDirectory(prefix="policyctl-power-") as name:
         folder = Path(name)
         control = Control.of(load_settings(repository=folder / "model_repository"))

@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--save", type=Path, help="keep everything in this file")
     given = parser.parse_args()
     os.environ[VARIABLE] = "1"
+    os.environ["POLICYCTL_SERVING__NATIVE"] = "off"  # the native backend refuses what tests inject
     plan = Plan(
         duration_s=given.for_s,
         clients=given.clients,

@@ -212,6 +212,9 @@ void set_options(const Json& config, Model& model) {
   bool ours = true;
   if (const Json* parameters = config.find("parameters"))
     for (const auto& [name, value] : parameters->members) {
+      // A load that a test wants to be slow or leaky must not pass for a sound one.
+      if (name.rfind("policyctl_", 0) == 0)
+        throw Refused("config.pbtxt: parameter '" + name + "' is for tests with the Python-based backend" + kRemedy);
       const bool theirs = name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == name.npos;
       if (!theirs || kIgnored.count(name)) continue;
       options[name] = value.at("string_value").string();

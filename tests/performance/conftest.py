@@ -20,6 +20,7 @@ def served(tmp_path_factory) -> Iterator[Embedded]:
     """Releases 1.0.0 and 1.1.0 of walker, the same policy twice; 1.0.0 in production."""
     with pytest.MonkeyPatch.context() as patch, embedded(tmp_path_factory.mktemp("performance")) as found:
         patch.setenv(VARIABLE, "1")
+        patch.setenv("POLICYCTL_SERVING__NATIVE", "off")  # the native backend cannot be slowed down
         for release in ("1.0.0", "1.1.0"):
             found.publish(release, 1)
         found.start()

@@ -92,6 +92,7 @@ def judge(
     latency: Sequence[Burst],
     throughput: Sequence[Burst],
     memory_mb: float | None,
+    memory_shared: bool = False,
 ) -> GateResult:
     """Hold what was measured against `limits`.
 
@@ -100,6 +101,8 @@ def judge(
         latency: Bursts at the limits' request rate; those with delayed requests do not count.
         throughput: Bursts of a closed loop with the limits' clients.
         memory_mb: Of the largest instance; None where it is not known.
+        memory_shared: It is that of a process which the instance shares with the server and
+            other models, so the instance holds that much at most.
     """
     counted = [burst for burst in latency if burst.delayed_percent == 0]
     evidence = {
@@ -107,11 +110,12 @@ def judge(
         "latency": [burst.to_json() for burst in latency],
         "throughput": [burst.to_json() for burst in throughput],
         "memory_mb": memory_mb,
+        "memory_shared": memory_shared,
     }
     lost = sum(burst.failed_requests for burst in (*latency, *throughput))
     if lost:
         return GateResult(NAME, Verdict.FAILED, f"{lost} requests were not answered, the limit is 0", evidence)
-    seen = _against(limits, counted, throughput, memory_mb)
+    seen = _against(limits, counted, throughput, memory_mb, memory_shared)
     if beyond := [words for words, verdict in seen if verdict is Verdict.FAILED]:
         return GateResult(NAME, Verdict.FAILED, "; ".join(beyond), evidence)
     missing = _missing(limits, latency, counted, throughput, memory_mb)
@@ -125,7 +129,11 @@ def judge(
 
 
 def _against(
-    limits: Limits, latency: Sequence[Burst], throughput: Sequence[Burst], memory_mb: float | None
+    limits: Limits,
+    latency: Sequence[Burst],
+    throughput: Sequence[Burst],
+    memory_mb: float | None,
+    memory_shared: bool,
 ) -> list[tuple[str, Verdict]]:
     """Each limit for which there is data: in words, and what was found."""
     found = []
@@ -144,8 +152,10 @@ def _against(
         words = f"{low:.0f} to {high:.0f} inferences/s (limit {limit:g})"
         found.append((words, _verdict(low > limit, high <= limit)))
     if memory_mb is not None:
-        words = f"{memory_mb:.0f} MB an instance (limit {limits.memory_mb:g})"
-        found.append((words, _verdict(memory_mb < limits.memory_mb, memory_mb >= limits.memory_mb)))
+        most = "at most " if memory_shared else ""
+        words = f"{most}{memory_mb:.0f} MB an instance (limit {limits.memory_mb:g})"
+        within = memory_mb < limits.memory_mb
+        found.append((words, _verdict(within, not within and not memory_shared)))
     return found
 
 

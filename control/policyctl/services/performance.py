@@ -252,8 +252,9 @@ def _service_level(candidate: Candidate) -> GateResult:
             counted = [burst for burst in latency if burst.delayed_percent == 0]
             if len(counted) >= service_level.FEWEST_BURSTS:
                 break
+        memory_mb, shared = _memory_mb(control, served)
         found = service_level.judge(
-            limits, latency=latency, throughput=throughput, memory_mb=_memory_mb(control, served)
+            limits, latency=latency, throughput=throughput, memory_mb=memory_mb, memory_shared=shared
         )
         commands = {
             "latency": bursts.words(served, rate=limits.rate),
@@ -262,10 +263,15 @@ def _service_level(candidate: Candidate) -> GateResult:
         return replace(found, evidence={**found.evidence, "commands": commands})
 
 
-def _memory_mb(control: Control, served: str) -> float | None:
-    """Of the model's largest process; None where the server's processes cannot be seen."""
-    found = _processes(control, served)
-    return max(found.values()) / 1e6 if found else None
+def _memory_mb(control: Control, served: str) -> tuple[float | None, bool]:
+    """Of the model's largest process, and whether that is the server's own.
+
+    A native backend runs its instances inside the server. None where the server's processes cannot be seen.
+    """
+    if found := _processes(control, served):
+        return max(found.values()) / 1e6, False
+    pid = control.endpoint().pid
+    return (measure_memory(pid).server_rss_bytes / 1e6, True) if pid else (None, False)
 
 
 def _processes(control: Control, served: str) -> dict[int, int]:

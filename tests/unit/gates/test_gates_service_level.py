@@ -48,6 +48,15 @@ def test_memory_is_judged_and_not_guessed() -> None:
     assert judged(memory_mb=None).verdict is Verdict.INCONCLUSIVE
 
 
+def test_memory_shared_with_the_server_bounds_an_instance_from_above() -> None:
+    """Below the limit the whole server proves that the instance is; above it, nothing is proved."""
+    found = judge(Limits(), latency=(GOOD,) * 3, throughput=(GOOD,) * 3, memory_mb=100.0, memory_shared=True)
+    assert found.verdict is Verdict.PASSED
+    assert "at most 100 MB" in found.reason
+    found = judge(Limits(), latency=(GOOD,) * 3, throughput=(GOOD,) * 3, memory_mb=1000.0, memory_shared=True)
+    assert found.verdict is Verdict.INCONCLUSIVE
+
+
 def test_no_data_never_passes() -> None:
     """Nothing at all, or one kind of bursts missing, is inconclusive."""
     assert judged(latency=(), throughput=()).verdict is Verdict.INCONCLUSIVE
