@@ -66,7 +66,7 @@ def run(
     if found.result.verdict is not Verdict.PASSED:
         raise GateError(
             f"soak of {model} {found.published.release}: {found.result.reason}",
-            remedy=str(found.result.evidence.get("remedy") or "See the evidence: policyctl evidence; or --json."),
+            remedy=str(found.result.evidence.get("remedy") or "See the samples: --json, or .policyctl/evidence."),
         )
 
 

@@ -150,7 +150,8 @@ def judge(series: Sequence[Series], limits: Limits) -> GateResult:
     if verdict is Verdict.PASSED:
         memory = [f for f in named if f.kind is Kind.MEMORY and f.growth is not None]
         named = sorted(memory, key=_largest, reverse=True)[:1] or named[:1]
-    reason = f"{WORDS[verdict]}: {'; '.join(f.words() for f in named)}"
+    said = "cannot tell" if verdict is Verdict.INCONCLUSIVE else WORDS[verdict]
+    reason = f"{said}: {'; '.join(f.words() for f in named)}"
     if verdict is Verdict.INCONCLUSIVE:
         evidence["remedy"] = "Soak for longer, or under more load: --for 1h."
     return GateResult(NAME, verdict, reason, evidence)

@@ -20,7 +20,7 @@ from policyctl.adapters.pbtxt import options_of
 from policyctl.client import regions
 from policyctl.domain.artifacts import Format
 from policyctl.domain.hardware import Hardware
-from policyctl.domain.names import check_model_name, served_name
+from policyctl.domain.names import CANDIDATE, check_model_name, served_name
 from policyctl.domain.recommendations import Basis, Recommendation, pools
 from policyctl.domain.state import AliasState
 from policyctl.errors import ServerError, UsageError
@@ -75,7 +75,7 @@ class MemoryReport:
         model: Which model.
         served: One an alias that is served.
         shared: Processes that serve every model: tritonserver and the supervisor.
-        others: Instances of other models, by name.
+        others: Every other backend process, by name.
         available_bytes: What the machine (or its control group) could still give.
         shared_memory_bytes: What server and clients take of ``/dev/shm``.
         shared_memory_free_bytes: What is left of it.
@@ -94,9 +94,17 @@ class MemoryReport:
     recommendations: tuple[Recommendation, ...]
 
     def rows(self) -> list[tuple[str, ProcessUse]]:
-        """Every process with what it is, those of the model first."""
+        """Every process, those of the model's aliases first."""
         mine = [(name, use) for cost in self.served for name, use in cost.instances.items()]
-        return [*mine, *self.shared.items(), *((f"{name} (another model)", use) for name, use in self.others.items())]
+        others = [
+            (f"{name} ({'passing' if self._is_candidate(name) else 'another model'})", use)
+            for name, use in self.others.items()
+        ]
+        return [*mine, *self.shared.items(), *others]
+
+    def _is_candidate(self, name: str) -> bool:
+        """Whether a process is a candidate's of this model, which ends about a second after it was withdrawn."""
+        return name.startswith(f"{served_name(self.model, CANDIDATE)}_")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
