@@ -189,6 +189,7 @@ def recommend(
     """
     found = [r for cost in served if cost.instances for r in (_instances(cost, hardware, available),)]
     found += [r for cost in served if cost.instances for r in (_format(cost),) if r is not None]
+    found += [_inside(cost) for cost in served if not cost.instances]
     if len([cost for cost in served if cost.instances]) > 1:
         costs = ", ".join(f"{c.alias} {_total(c) / _MB:.0f} MB" for c in served)
         found.append(
@@ -238,6 +239,17 @@ def _instances(cost: ServedCost, hardware: Hardware, available: int) -> Recommen
         " busy; how many are quickest: policyctl tune",
         Basis.MEASURED,
         is_default=have <= useful,
+    )
+
+
+def _inside(cost: ServedCost) -> Recommendation:
+    """What can be said of an alias whose instances have no process of their own."""
+    return Recommendation(
+        f"memory of {cost.alias}",
+        "at most tritonserver's",
+        "its backend is native and runs inside the server, with every other model of that kind",
+        Basis.MEASURED,
+        is_default=True,
     )
 
 
