@@ -38,12 +38,16 @@ SECONDS_AROUND_A_MOVE = 1.5
 console = Console(highlight=False, soft_wrap=True, width=max(110, Console().width))
 
 
-def policyctl(*arguments: str, show: bool = True) -> Any:
-    """Run one command and give its JSON; a refusal ends the demo."""
+NOT_PASSED = 4
+"""Exit code of a gate that did not pass."""
+
+
+def policyctl(*arguments: str, show: bool = True, may_exit: int = 0) -> Any:
+    """Run one command and give its JSON; a refusal ends the demo, but for the exit code `may_exit`."""
     if show:
         console.print(f"\n[bold cyan]$ policyctl {shlex.join(arguments)}[/]")
     done = run(REPOSITORY, *arguments, "--json")
-    if done.returncode != 0:
+    if done.returncode not in {0, may_exit}:
         console.print(done.stderr, markup=False)
         sys.exit(f"The demo stopped: policyctl {arguments[0]} exited with {done.returncode}.")
     return json.loads(done.stdout)
@@ -87,6 +91,15 @@ def export_and_publish(release: str) -> None:
     console.print(
         f"   slot {published['slot']}, manifest {published['manifest_digest'][:19]}..., read-only from now on"
     )
+
+
+def ask_gates(release: str) -> None:
+    """Show each gate's verdict; on a busy machine what is measured may be inconclusive, which is no failure."""
+    found = policyctl("validate", MODEL, release, may_exit=NOT_PASSED)
+    for gate in found["gates"]:
+        console.print(f"   gate {gate['gate']:<13} {gate['verdict']}: {gate['reason']}")
+    if found["verdict"] in {"failed", "error"}:
+        sys.exit(f"The demo stopped: {MODEL} {release} did not pass its gates.")
 
 
 def load(server: BackgroundServer) -> BackgroundLoad:
@@ -143,8 +156,7 @@ def main() -> None:
     console.print("\n[bold cyan]$ policyctl serve &[/]")
     with BackgroundServer(REPOSITORY, BUILD / "serve.log") as server:
         console.print(f"   Triton answers on HTTP {server.endpoint['http']} and gRPC {server.endpoint['grpc']}")
-        for gate in policyctl("validate", MODEL, "1.0.0")["gates"]:
-            console.print(f"   gate {gate['gate']:<10} {gate['verdict']}: {gate['reason']}")
+        ask_gates("1.0.0")
         say_moved(policyctl("promote", MODEL, "1.0.0", "--reason", "first release"))
         first = evaluate()
         step(3, f"Publish release 1.1.0 and promote it while {CLIENTS} clients ask without pause")
