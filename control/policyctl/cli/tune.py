@@ -15,7 +15,8 @@ from policyctl.errors import PolicyctlError, UsageError
 
 if TYPE_CHECKING:
     from policyctl.services.control import Control
-    from policyctl.services.tune import Plan, Tuning
+    from policyctl.services.tune import Tuning
+    from policyctl.services.tune_bench import Plan
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +59,7 @@ def tune(
     """
     from policyctl.cli.soak import seconds
     from policyctl.services import tune as service
+    from policyctl.services.tune_bench import Plan
 
     output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url), output)
@@ -65,7 +67,7 @@ def tune(
         found = service.forget(control, model=model)
         output.data({"model": model, "forgotten": found}, words="Forgotten." if found else "Nothing had been kept.")
         return
-    plan = service.Plan(
+    plan = Plan(
         p99_limit_us=seconds("--p99-limit", p99_limit) * 1e6,
         time_s=seconds("--time", time),
         clients=clients,
@@ -90,9 +92,10 @@ def tune(
 
 def _plan(output: Output, control: Control, plan: Plan, model: str, alias: str) -> None:
     from policyctl.services import tune as service
+    from policyctl.services.tune_space import size_of
 
     searched = service.searched(control, model=model, alias=alias)
-    count = service.size_of(searched)
+    count = size_of(searched)
     document = {
         "model": model,
         "space": {k: list(v) for k, v in searched.items()},
@@ -108,7 +111,7 @@ def _plan(output: Output, control: Control, plan: Plan, model: str, alias: str) 
 
 
 def _show(output: Output, found: Tuning) -> None:
-    from policyctl.services.tune import words
+    from policyctl.services.tune_space import words
 
     rows = [
         (

@@ -11,7 +11,8 @@ from policyctl.domain.artifacts import Format
 from policyctl.domain.journal import GENESIS, Record, RecordKind
 from policyctl.domain.state import fold
 from policyctl.errors import UsageError
-from policyctl.services.tune import Trial, fields_of, size_of, space
+from policyctl.services.tune_bench import Trial
+from policyctl.services.tune_space import fields_of, size_of, space
 from policyctl.services.tuned import keep, serving_options
 from policyctl.serving.hardware import detect
 from policyctl.settings import ServingSettings
