@@ -5,6 +5,10 @@
 
 #include <chrono>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #include "instance.h"
 #include "triton_calls.h"
 
@@ -87,7 +91,13 @@ TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend* backend) {
 }
 
 TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend* backend) {
-  return guarded([&] { delete &state_of<ov::Core>(backend, TRITONBACKEND_BackendState); });
+  return guarded([&] {
+    delete &state_of<ov::Core>(backend, TRITONBACKEND_BackendState);
+#ifdef __SANITIZE_ADDRESS__
+    // At the exit this library is gone, and so are its names in a report.
+    log(TRITONSERVER_LOG_INFO, __lsan_do_recoverable_leak_check() ? "leaks were found" : "no leaks were found");
+#endif
+  });
 }
 
 TRITONSERVER_Error* TRITONBACKEND_GetBackendAttribute(TRITONBACKEND_Backend*,
