@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 NATIVE = $(VENV)/.native
 
-.PHONY: help setup native demo test check format clean
+.PHONY: help setup native demo test performance check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -30,8 +30,11 @@ native: $(STAMP)  ## Compile the native OpenVINO backend; needs g++
 demo: setup  ## Export, publish, serve, promote under load, measure, roll back
 	@$(BIN)/python examples/demo.py
 
-test: setup  ## Run all tests, those on the real Triton too
-	@$(BIN)/python -m pytest
+test: setup  ## Run the tests, those on the real Triton too
+	@$(BIN)/python -m pytest tests/unit tests/integration
+
+performance: setup  ## Run the tests of the gates that measure: slow-downs and leaks that must be found
+	@$(BIN)/python -m pytest tests/performance
 
 check: setup  ## The fast loop: lint, types, layers, unit tests
 	@$(BIN)/ruff format --check .
