@@ -75,7 +75,7 @@ def _find(library: Path, libraries: Path | None) -> tuple[NativeBackend | None, 
     try:
         needed = _NEEDED.search(library.read_bytes())
     except OSError:
-        return None, "the native one is not built", "For less than half the latency: make native (needs g++)."
+        return None, "the native one is not built", "For little more than half the latency: make native (needs g++)."
     folder = libraries or _openvino_libraries()
     if folder is None:
         return None, "openvino is not installed", "pip install 'policyctl[serve]'"
