@@ -4,6 +4,11 @@ The files are copied to a staging folder on the repository's file system,
 synced, hashed from the copy, renamed into the next slot and made read-only.
 Only then does the journal name the release, so a crash leaves either nothing
 or an unnamed slot that the next writer sets aside.
+
+A number is given once. Publishing the same bytes under it again changes nothing
+and gives the same answer; other bytes are refused, and so is a number that
+promises less than the contract changes (`services.numbers`). Both are looked at
+before anything is copied, and once more under the writer lock.
 """
 
 from __future__ import annotations
@@ -19,11 +24,13 @@ from policyctl.domain.artifacts import CONTRACT_FILE, FILES, GOLDEN_FILE, MANIFE
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.manifest import Manifest
 from policyctl.domain.names import check_model_name, check_release
-from policyctl.domain.state import State
-from policyctl.errors import PolicyctlError, UsageError
-from policyctl.integrity import build_manifest, list_files
+from policyctl.domain.state import PublishedRelease, State
+from policyctl.errors import IntegrityError, PolicyctlError, UsageError
+from policyctl.integrity import build_manifest, list_files, read_release
 from policyctl.services.control import Control
+from policyctl.services.numbers import admit
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +77,30 @@ def publish(
         control: The control plane.
         source: What `policyctl export` wrote.
         model: The model's name; it comes into being with its first release.
-        release: Semantic version; never used twice.
+        release: Semantic version; never used for two things.
         dry_run: Check everything, change nothing.
         wait_s: For another writer; None for `PATIENCE_S`, or the setting where that is longer.
 
     Raises:
-        UsageError: A name, number or file that cannot be used; the disk refuses.
+        UsageError: A name, number or file that cannot be used; a number that promises
+            less than the contract changes, or has other bytes already; the disk refuses.
         IntegrityError: A link, device or hidden file in `source`.
         BusyError: Another writer is at work.
     """
     model, release = check_model_name(model), check_release(release)
     formats = check_export(source)
     repository = control.repository
+    repository.require_journal()
+    state = repository.journal.state()
+    if found := state.releases.get((model, release)):
+        return _published_already(control, found, source, formats, dry_run=dry_run)
+    admit(repository, state, model, release, read_contract(source))
     if dry_run:
-        repository.require_journal()
-        state = repository.journal.state()
-        _check_unused(state, model, release)
         manifest = build_manifest(source, model=model, release=release)
         size = sum(f.size_bytes for f in manifest.files)
         return Published(model, release, _next_slot(state, model), manifest.digest, formats, size, True)
     patience = max(PATIENCE_S, control.settings.lock_wait_s) if wait_s is None else wait_s
-    repository.require_journal()
     repository.create()
-    _check_unused(repository.journal.state(), model, release)
     with repository.staging() as folder:
         staged = folder / "slot"
         _copy(source, staged)
@@ -101,20 +109,29 @@ def publish(
         files.write_atomically(staged / MANIFEST_FILE, manifest.to_bytes(), mode=0o444)
         with repository.writer(f"publish {model} {release}", wait_s=patience):
             state = repository.journal.state()
-            _check_unused(state, model, release)
+            if found := state.releases.get((model, release)):
+                return _published_already(control, found, staged, formats, dry_run=False)
+            contract = read_contract(staged)
+            admit(repository, state, model, release, contract)
             known = [r.slot for r in state.of_model(model)]
             for orphan in repository.set_orphans_aside(model, known):
                 control.say(f"An unfinished publish was found and set aside: {orphan}")
             slot = _next_slot(state, model)
             repository.begin_journal()
             repository.commit_slot(staged, model, slot)
-            _record(repository, model, release, slot, manifest.digest)
+            _record(repository, model, release, slot, manifest.digest, contract)
     size = sum(f.size_bytes for f in manifest.files)
     return Published(model, release, slot, manifest.digest, formats, size, False)
 
 
-def _record(repository: Repository, model: str, release: str, slot: int, digest: str) -> None:
-    body = {"model": model, "release": release, "slot": slot, "manifest_digest": digest}
+def _record(repository: Repository, model: str, release: str, slot: int, digest: str, contract: Contract) -> None:
+    body = {
+        "model": model,
+        "release": release,
+        "slot": slot,
+        "manifest_digest": digest,
+        "contract": contract.to_json(),
+    }
     try:
         repository.journal.append(RecordKind.PUBLISHED, body)
     except PolicyctlError:
@@ -155,12 +172,21 @@ def check_export(folder: Path) -> tuple[Format, ...]:
     if not formats:
         wanted = "; ".join(f"{f}: {' and '.join(FILES[f])}" for f in Format)
         raise UsageError(f"{folder} holds no artifact", remedy=f"It needs one of: {wanted}.")
+    Golden.from_bytes(_read(folder / GOLDEN_FILE), read_contract(folder))
+    return formats
+
+
+def read_contract(folder: Path) -> Contract:
+    """The contract of the export in `folder`.
+
+    Raises:
+        UsageError: It cannot be read, or is none.
+    """
     try:
         document = json.loads(_read(folder / CONTRACT_FILE))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{folder / CONTRACT_FILE}: not JSON ({error})") from error
-    Golden.from_bytes(_read(folder / GOLDEN_FILE), Contract.from_json(document))
-    return formats
+    return Contract.from_json(document)
 
 
 def _read(path: Path) -> bytes:
@@ -176,13 +202,34 @@ def _unreadable(path: Path, error: OSError) -> UsageError:
     )
 
 
-def _check_unused(state: State, model: str, release: str) -> None:
-    found = state.releases.get((model, release))
-    if found is not None:
+def _published_already(
+    control: Control, found: PublishedRelease, folder: Path, formats: tuple[Format, ...], *, dry_run: bool
+) -> Published:
+    """The answer to publishing the same bytes again.
+
+    Raises:
+        UsageError: They are other bytes; names the files.
+    """
+    manifest = build_manifest(folder, model=found.model, release=found.release)
+    said = f"{found.model} {found.release} was published already (slot {found.slot}, {found.time}, {found.actor})"
+    if manifest.digest != found.manifest_digest:
         raise UsageError(
-            f"{model} {release} was published already (slot {found.slot}, {found.time}, {found.actor})",
-            remedy="A release number is never used again. Choose the next one.",
+            f"{said} with other bytes: {_other_bytes(control.repository, found, manifest)}",
+            remedy="A release number is never used again. Choose the next one:"
+            f" policyctl release next {found.model} DIR",
         )
+    control.say(f"{said} with these very bytes. Nothing was changed.")
+    size = sum(f.size_bytes for f in manifest.files)
+    return Published(found.model, found.release, found.slot, manifest.digest, formats, size, dry_run)
+
+
+def _other_bytes(repository: Repository, found: PublishedRelease, manifest: Manifest) -> str:
+    try:
+        folder = repository.slot(found.model, found.slot)
+        published = read_release(folder, expected_digest=found.manifest_digest).manifest
+    except IntegrityError as error:
+        return f"manifest {manifest.digest}, published {found.manifest_digest} ({error.problem})"
+    return "; ".join(published.differences(manifest.files))
 
 
 def _next_slot(state: State, model: str) -> int:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import regions
-from policyctl.domain.names import CANDIDATE, check_alias, check_model_name, served_name
+from policyctl.domain.names import check_alias, check_model_name, served_name
 from policyctl.domain.paired import Burst
 from policyctl.domain.state import PublishedRelease
 from policyctl.domain.verdict import GateResult, Verdict
@@ -165,7 +165,7 @@ def soak(control: Control, plan: Plan, *, model: str, alias: str) -> Soak:
             f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
         )
     if plan.move_to is not None:
-        state.release(model, plan.move_to)
+        state.select(model, plan.move_to)
     opened = open_release(control.repository, state.release(model, named.placement.release))
     endpoint = control.endpoint()
     if not endpoint.pid:
@@ -345,5 +345,5 @@ def _longest_life(uses: Sequence[tuple[int, ProcessUse]]) -> list[tuple[int, Pro
 
 def _is_instance(process: str, served: str) -> bool:
     """Whether a process runs an instance of `served` itself, not of its candidate or another alias."""
-    name = process.rpartition("_")[0]
-    return name.startswith(f"{served}_") and CANDIDATE not in name
+    # Triton names an instance by the model, the group and its number.
+    return process.rsplit("_", 2)[0] == served
