@@ -34,7 +34,7 @@ def contracts_of(repository: Repository, state: State, model: str) -> ContractOf
 
     @cache
     def look_up(release: str) -> Contract:
-        published = state.release(model, release)
+        published = state.releases[model, release]
         if published.contract is not None:
             return Contract.from_json(published.contract)
         folder = repository.slot(model, published.slot)

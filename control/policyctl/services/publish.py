@@ -92,13 +92,15 @@ def publish(
     repository = control.repository
     repository.require_journal()
     state = repository.journal.state()
-    if found := state.releases.get((model, release)):
-        return _published_already(control, found, source, formats, dry_run=dry_run)
-    admit(repository, state, model, release, read_contract(source))
-    if dry_run:
+    found = state.releases.get((model, release))
+    if found is None:
+        admit(repository, state, model, release, read_contract(source))
+    if dry_run or found is not None:
         manifest = build_manifest(source, model=model, release=release)
-        size = sum(f.size_bytes for f in manifest.files)
-        return Published(model, release, _next_slot(state, model), manifest.digest, formats, size, True)
+        if found is not None:
+            _require_same_bytes(control, found, manifest)
+        slot = _next_slot(state, model) if found is None else found.slot
+        return _published(manifest, slot, formats, dry_run=dry_run)
     patience = max(PATIENCE_S, control.settings.lock_wait_s) if wait_s is None else wait_s
     repository.create()
     with repository.staging() as folder:
@@ -107,37 +109,58 @@ def publish(
         check_export(staged)
         manifest = build_manifest(staged, model=model, release=release)
         files.write_atomically(staged / MANIFEST_FILE, manifest.to_bytes(), mode=0o444)
-        with repository.writer(f"publish {model} {release}", wait_s=patience):
-            state = repository.journal.state()
-            if found := state.releases.get((model, release)):
-                return _published_already(control, found, staged, formats, dry_run=False)
-            contract = read_contract(staged)
-            admit(repository, state, model, release, contract)
-            known = [r.slot for r in state.of_model(model)]
-            for orphan in repository.set_orphans_aside(model, known):
-                control.say(f"An unfinished publish was found and set aside: {orphan}")
-            slot = _next_slot(state, model)
-            repository.begin_journal()
-            repository.commit_slot(staged, model, slot)
-            _record(repository, model, release, slot, manifest.digest, contract)
-    size = sum(f.size_bytes for f in manifest.files)
-    return Published(model, release, slot, manifest.digest, formats, size, False)
+        slot = commit(control, staged, manifest, wait_s=patience)
+    return _published(manifest, slot, formats, dry_run=False)
 
 
-def _record(repository: Repository, model: str, release: str, slot: int, digest: str, contract: Contract) -> None:
-    body = {
-        "model": model,
-        "release": release,
-        "slot": slot,
-        "manifest_digest": digest,
-        "contract": contract.to_json(),
-    }
+def commit(control: Control, staged: Path, manifest: Manifest, *, wait_s: float) -> int:
+    """Give a staged release its slot and its record.
+
+    Args:
+        control: The control plane.
+        staged: The release in the repository's scratch folder, its manifest written.
+        manifest: Of `staged`.
+        wait_s: For another writer.
+
+    Returns:
+        The slot; that of the same bytes, where they are published already.
+
+    Raises:
+        UsageError: The number has other bytes, or promises less than the contract changes; the disk refuses.
+        BusyError: Another writer is at work.
+    """
+    repository, model, release = control.repository, manifest.model, manifest.release
+    with repository.writer(f"publish {model} {release}", wait_s=wait_s):
+        state = repository.journal.state()
+        if found := state.releases.get((model, release)):
+            _require_same_bytes(control, found, manifest)
+            return found.slot
+        contract = read_contract(staged)
+        admit(repository, state, model, release, contract)
+        known = [r.slot for r in state.of_model(model)]
+        for orphan in repository.set_orphans_aside(model, known):
+            control.say(f"An unfinished publish was found and set aside: {orphan}")
+        slot = _next_slot(state, model)
+        repository.begin_journal()
+        repository.commit_slot(staged, model, slot)
+        body = {"model": model, "release": release, "slot": slot, "manifest_digest": manifest.digest}
+        _record(repository, {**body, "contract": contract.to_json()})
+    return slot
+
+
+def _record(repository: Repository, body: dict[str, Any]) -> None:
+    model, release, slot = body["model"], body["release"], body["slot"]
     try:
         repository.journal.append(RecordKind.PUBLISHED, body)
     except PolicyctlError:
         if (model, release) not in repository.journal.state().releases:
             repository.take_back_slot(model, slot)
         raise
+
+
+def _published(manifest: Manifest, slot: int, formats: tuple[Format, ...], *, dry_run: bool) -> Published:
+    size = sum(f.size_bytes for f in manifest.files)
+    return Published(manifest.model, manifest.release, slot, manifest.digest, formats, size, dry_run)
 
 
 def check_export(folder: Path) -> tuple[Format, ...]:
@@ -202,15 +225,12 @@ def _unreadable(path: Path, error: OSError) -> UsageError:
     )
 
 
-def _published_already(
-    control: Control, found: PublishedRelease, folder: Path, formats: tuple[Format, ...], *, dry_run: bool
-) -> Published:
-    """The answer to publishing the same bytes again.
+def _require_same_bytes(control: Control, found: PublishedRelease, manifest: Manifest) -> None:
+    """Refuse a number that has other bytes already, naming the files; say so where it has these.
 
     Raises:
-        UsageError: They are other bytes; names the files.
+        UsageError: They are other bytes.
     """
-    manifest = build_manifest(folder, model=found.model, release=found.release)
     said = f"{found.model} {found.release} was published already (slot {found.slot}, {found.time}, {found.actor})"
     if manifest.digest != found.manifest_digest:
         raise UsageError(
@@ -219,8 +239,6 @@ def _published_already(
             f" policyctl release next {found.model} DIR",
         )
     control.say(f"{said} with these very bytes. Nothing was changed.")
-    size = sum(f.size_bytes for f in manifest.files)
-    return Published(found.model, found.release, found.slot, manifest.digest, formats, size, dry_run)
 
 
 def _other_bytes(repository: Repository, found: PublishedRelease, manifest: Manifest) -> str:
