@@ -8,6 +8,7 @@ import pytest
 from exports import export_of
 from world import CONTRACT
 
+from policyctl.domain.artifacts import Format
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import MoveError, UnsupportedError, UsageError
 from policyctl.services import explain, room
@@ -231,6 +232,32 @@ def test_what_does_not_fit_in_memory_is_refused_before_anything_is_touched(measu
     assert world.answered() == "1.0.0"
     left["bytes"] = 265 * MIB  # twice 100, and 64 kept free
     _pin(world, "1.2.0")
+
+
+def _cost(release: str, own_mib: int, kind: Format = Format.ONNX, instances: int = 1) -> room.ServedCost:
+    return room.ServedCost("a", release, kind, {f"i{n}": _use(own_mib) for n in range(instances)})
+
+
+ESTIMATES = {
+    "the same release is served: measured": ({("walker", "a"): _cost("1.1.0", 80)}, False, 80 * MIB),
+    "in two instances: what one has": ({("walker", "a"): _cost("1.1.0", 80, instances=2)}, False, 80 * MIB),
+    "another release of the format: and its files twice": ({("walker", "a"): _cost("1.0.0", 70)}, False, 74 * MIB),
+    "the least of several": ({("x", "a"): _cost("1.1.0", 70), ("x", "b"): _cost("1.1.0", 50)}, False, 54 * MIB),
+    "another format says nothing": ({("walker", "a"): _cost("1.1.0", 70, Format.TORCHSCRIPT)}, False, 34 * MIB),
+    "nothing is served": ({}, False, 34 * MIB),
+    "inside the server": ({("walker", "a"): _cost("1.0.0", 70)}, True, 4 * MIB),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_what_a_release_will_take_is_measured_where_it_can_be(served, name: str) -> None:
+    """Else it is estimated from a process like it, and from its files: here 2 MiB of them."""
+    have, inside, size = ESTIMATES[name]
+    config = served.state.aliases["walker", "production"].placement
+    placement = replace(config, release="1.1.0", format=Format.ONNX)
+    found = room.expect(placement, 2 * MIB, served=have, model="walker", inside=inside)
+    assert found.size_bytes == size
+    assert ("measured" in found.basis) == bool(have and not inside and "another format" not in name)
 
 
 def test_the_reserve_is_a_setting_and_null_does_not_look(measured, monkeypatch) -> None:
