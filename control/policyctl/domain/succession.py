@@ -157,10 +157,9 @@ def _later(base: str, published: Collection[str]) -> list[Version]:
     """
     number = parse(base)
     starts = [number, *(v for v in map(parse, published) if v > number and not v.prerelease)]
-    found = {bump(start, step) for start in starts for step in Bump if start != number or not number.prerelease}
+    found = {bump(start, step) for start in starts for step in Bump}
     if number.prerelease:
         found.add(Version(*core(number)))  # the release that it announces
-        found |= {bump(Version(*core(number)), step) for step in Bump}
     return sorted(found)
 
 
