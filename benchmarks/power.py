@@ -115,11 +115,9 @@ def one(control: Control, spin_us: int, rng: np.random.Generator) -> Run:
             bursts_of(slowed, opened, interval_ms=chosen.interval_ms) as bursts,
         ):
             result = compare(
-                bursts,
+                bursts.side(MODEL, clients=chosen.clients),
+                bursts.side(candidate.ask.served, clients=chosen.clients),
                 plan,
-                incumbent=MODEL,
-                candidate=candidate.ask.served,
-                clients=chosen.clients,
                 rng=rng,
                 on_round=lambda found: rounds.append(found[-1]),
             )

@@ -273,11 +273,9 @@ def _against_itself(control: Control, model: str, alias: str, plan: Plan, rng: n
         ):
             rounds: list[Round] = []
             result = compare(
-                bursts,
+                bursts.side(served_name(model, alias), clients=chosen.clients),
+                bursts.side(candidate.ask.served, clients=chosen.clients),
                 plan,
-                incumbent=served_name(model, alias),
-                candidate=candidate.ask.served,
-                clients=chosen.clients,
                 rng=rng,
                 on_round=lambda seen: rounds.append(seen[-1]),
                 stop_early=False,

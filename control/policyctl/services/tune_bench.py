@@ -180,10 +180,8 @@ class Bench:
                     bursts_of(control, self.opened, interval_ms=_INTERVAL_MS) as bursts,
                 ):
                     for each in rounds(
-                        bursts,
-                        incumbent=served_name(self.model, self.alias),
-                        candidate=candidate.ask.served,
-                        clients=self.plan.clients,
+                        bursts.side(served_name(self.model, self.alias), clients=self.plan.clients),
+                        bursts.side(candidate.ask.served, clients=self.plan.clients),
                         time_cap_s=time_cap_s,
                         rng=self.rng,
                     ):
