@@ -31,7 +31,8 @@ from policyctl.services.performance import bursts_of, compare, plan_of
 from policyctl.services.promote import promote
 from policyctl.services.publish import publish
 from policyctl.services.validate import place
-from policyctl.serving.backends.spin import PARAMETER, VARIABLE
+from policyctl.serving.backends.injected import VARIABLE
+from policyctl.serving.backends.spin import PARAMETER
 from policyctl.serving.hardware import detect
 from policyctl.settings import load as load_settings
 from policyctl_benchmarks.background_server import BackgroundServer
