@@ -260,11 +260,7 @@ def _against_itself(control: Control, model: str, alias: str, plan: Plan, rng: n
     ):
         recover(control, client)
         state = control.repository.journal.state()
-        named = state.alias(model, alias)
-        if named is None:
-            raise UsageError(
-                f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
-            )
+        named = state.named(model, alias)
         opened = open_release(control.repository, state.release(model, named.placement.release))
         with (
             loaded(control, client, state, opened, named.placement) as candidate,

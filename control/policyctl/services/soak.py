@@ -20,7 +20,7 @@ from typing import Any, Final
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import regions
-from policyctl.domain.names import CANDIDATE, check_alias, check_model_name, served_name
+from policyctl.domain.names import CANDIDATE, served_name
 from policyctl.domain.paired import Burst
 from policyctl.domain.state import PublishedRelease
 from policyctl.domain.verdict import GateResult, Verdict
@@ -155,15 +155,9 @@ def soak(control: Control, plan: Plan, *, model: str, alias: str) -> Soak:
         BusyError: Another process measures.
         UnsupportedError: perf_analyzer cannot run here.
     """
-    check_model_name(model)
-    check_alias(alias)
     control.repository.require()
     state = control.repository.journal.state()
-    named = state.alias(model, alias)
-    if named is None:
-        raise UsageError(
-            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
-        )
+    named = state.named(model, alias)
     if plan.move_to is not None:
         state.release(model, plan.move_to)
     opened = open_release(control.repository, state.release(model, named.placement.release))
