@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import psutil
 
+from policyctl import claims
 from policyctl.adapters.pbtxt import options_of
 from policyctl.client import regions
 from policyctl.domain.artifacts import Format
@@ -158,8 +159,8 @@ def memory(control: Control, *, model: str, load_s: float = 0.0) -> MemoryReport
     shared: dict[str, ProcessUse] = {name: uses[name] for name in ("tritonserver", SUPERVISOR) if name in uses}
     hardware = detect()
     available = _available(hardware)
-    in_memory = shared_bytes(regions.FOLDER, (prefix_base(control.repository.root), regions.PREFIX))
-    free = shutil.disk_usage(regions.FOLDER).free
+    in_memory = shared_bytes(claims.FOLDER, (prefix_base(control.repository.root), regions.PREFIX))
+    free = shutil.disk_usage(claims.FOLDER).free
     return MemoryReport(
         model=model,
         served=served,

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from policyctl import claims
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import regions
@@ -277,7 +278,7 @@ class _Seen:
                 counted = now
                 at_s = round(time.monotonic() - self._begun, 3)
                 uses = usage(self.endpoint.pid, others)
-                self.samples.append(Sample(at_s, self.requests, uses, shared_bytes(regions.FOLDER, prefixes)))
+                self.samples.append(Sample(at_s, self.requests, uses, shared_bytes(claims.FOLDER, prefixes)))
             if len(self.samples) > _MOST_SAMPLES:
                 self.samples[:] = self.samples[::2]
                 self._every_s *= 2
