@@ -211,7 +211,7 @@ def _rows(each: Compared, attempt: tuple[int, GateResult]) -> list[tuple[str, ..
     if not looks:
         return []
     margins, found = result.evidence["plan"]["margins"], _rounds(result)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for name, interval in looks[-1]["log_slow_down"].items():
         metric = Metric(name)
         low, middle, high = (_percent(metric, interval[key]) for key in ("low", "median", "high"))
