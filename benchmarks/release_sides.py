@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from policyctl.domain.artifacts import Format
-from policyctl.domain.names import served_name
+from policyctl.domain.names import CANDIDATE, served_name
 from policyctl.errors import ServerError
 from policyctl.serving.memory import Memory
 from policyctl.serving.memory import measure as measure_memory
@@ -24,6 +24,8 @@ from policyctl_benchmarks.checkouts import Checkout, CheckoutError
 MODEL = "policy"
 RELEASES = ("1.0.0", "1.1.0")
 """The same policy twice, so that there is something to move to."""
+
+_CANDIDATE = served_name(MODEL, CANDIDATE)
 
 Left = Callable[[], float]
 """Seconds that are left for preparing."""
@@ -120,12 +122,15 @@ class ReleaseSide:
         return str(self.server.endpoint.get("openvino") or "unknown")
 
     def processes(self) -> tuple[int, ...]:
-        """Process ids of its server and of that one's backends; none where they cannot be told."""
+        """Process ids of its server and of the backends of its aliases; none where they cannot be told.
+
+        What a promotion was certified by lingers for a second and is none of them.
+        """
         try:
             pid, found = self._memory()
         except CheckoutError:
             return ()
-        return (pid, *(stub.pid for stub in found.stubs))
+        return (pid, *(stub.pid for stub in found.stubs if not stub.instance.startswith(_CANDIDATE)))
 
     def memory_mb(self) -> float:
         """Resident, of its server and of that one's backends.
