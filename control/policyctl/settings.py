@@ -14,13 +14,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from policyctl.errors import UsageError
 
 _PREFIX = "POLICYCTL_"
 _INT32 = 2**31 - 1  # what config.pbtxt can hold
+
+MOST_CLIENTS = 1024
+"""That any measurement runs at a time: each is a thread of perf_analyzer, and more of them measure that one."""
+
 # Kubernetes sets these by itself where a service is called policyctl.
 _NOT_OURS = re.compile(r"(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?")
 
@@ -86,7 +90,7 @@ class ServiceLevelSettings(BaseModel):
     memory_mb: float = Field(1000.0, gt=0, allow_inf_nan=False, description="resident, of one model instance")
     batch_size: int = Field(1, ge=1, le=_INT32)
     request_rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is throughput_per_s / batch_size")
-    clients: int = Field(8, ge=1, le=1024, description="requests under way while throughput is judged")
+    clients: int = Field(8, ge=1, le=MOST_CLIENTS, description="requests under way while throughput is judged")
     time_cap_s: float = Field(30.0, gt=0, allow_inf_nan=False)
 
 
@@ -101,7 +105,7 @@ class NonInferioritySettings(BaseModel):
     time_cap_s: float = Field(60.0, gt=0, allow_inf_nan=False)
     alpha_failed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be failed")
     alpha_passed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be passed")
-    clients: int = Field(1, ge=1, le=1024, description="requests under way")
+    clients: int = Field(1, ge=1, le=MOST_CLIENTS, description="requests under way")
     interval_ms: int = Field(100, ge=20, le=10_000, description="of each of a burst's three windows")
     seed: int | None = Field(None, ge=0, description="of the order of the bursts; another one each time if not set")
 
@@ -154,6 +158,15 @@ class Settings(BaseSettings):
     )
 
     repository: Path = Path("model_repository")
+
+    @field_validator("repository", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """An empty variable would mean the working directory."""
+        if value == "":
+            raise ValueError("'' names no folder")
+        return value
+
     lock_wait_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()

@@ -9,6 +9,8 @@ import typer
 
 from policyctl import settings as settings_module
 from policyctl.cli.output import Output
+from policyctl.domain.artifacts import Format
+from policyctl.errors import UsageError
 from policyctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,10 +31,26 @@ Alias = Annotated[
         "--alias", "-a", help="Which alias, or the number of a pinned release; clients without one get production."
     ),
 ]
+AskedFormat = Annotated[
+    Format | None, typer.Option("--format", "-f", help="Which artifact to ask. [default: openvino if there]")
+]
+
+
+def _named_folder(text: str) -> Path:
+    """An empty path, as a variable that is not set leaves it, would mean the working directory."""
+    if not text:
+        raise UsageError("--repository '' names no folder", remedy="Name one; --repository . is the working directory.")
+    return Path(text)
+
+
 RepositoryOption = Annotated[
     Path | None,
     typer.Option(
-        "--repository", "-r", help="The model repository. [env: POLICYCTL_REPOSITORY] [default: model_repository]"
+        "--repository",
+        "-r",
+        parser=_named_folder,
+        metavar="<path>",
+        help="The model repository. [env: POLICYCTL_REPOSITORY] [default: model_repository]",
     ),
 ]
 UrlOption = Annotated[

@@ -175,9 +175,7 @@ def publish(
 def validate(
     model: options.Model,
     release: options.Release,
-    format: Annotated[  # noqa: A002
-        Format | None, typer.Option("--format", "-f", help="Which artifact to ask. [default: openvino if there]")
-    ] = None,
+    format: options.AskedFormat = None,  # noqa: A002
     gates: options.Gates = None,
     alias: options.Alias = PRODUCTION,
     recording: options.RecordingOption = None,

@@ -14,6 +14,7 @@ from typing import Any
 from policyctl.domain import versions
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Phase, Placement, Result
+from policyctl.domain.names import check_alias, check_model_name
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import IntegrityError, UsageError
 
@@ -143,6 +144,21 @@ class State:
     def alias(self, model: str, alias: str) -> AliasState | None:
         """What `alias` of `model` names, None if nothing."""
         return self.aliases.get((model, alias))
+
+    def named(self, model: str, alias: str) -> AliasState:
+        """What `alias` of `model` names, for whoever cannot do without.
+
+        Raises:
+            UsageError: No such model, a name that is not allowed, or the alias names nothing.
+        """
+        check_model_name(model)
+        check_alias(alias)
+        self.require(model)
+        if found := self.alias(model, alias):
+            return found
+        raise UsageError(
+            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
+        )
 
     def previous(self, model: str, alias: str) -> Placement:
         """Where a rollback without a target goes.

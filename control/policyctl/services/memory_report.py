@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from policyctl import claims
 from policyctl.adapters.pbtxt import options_of
 from policyctl.client import regions
 from policyctl.domain.artifacts import Format
@@ -131,8 +132,8 @@ def memory(control: Control, *, model: str, load_s: float = 0.0) -> MemoryReport
     shared: dict[str, ProcessUse] = {name: uses[name] for name in ("tritonserver", SUPERVISOR) if name in uses}
     hardware = detect()
     available = memory_left(process=str(endpoint.pid)).left_bytes
-    in_memory = shared_bytes(regions.FOLDER, (prefix_base(control.repository.root), regions.PREFIX))
-    free = shutil.disk_usage(regions.FOLDER).free
+    in_memory = shared_bytes(claims.FOLDER, (prefix_base(control.repository.root), regions.PREFIX))
+    free = shutil.disk_usage(claims.FOLDER).free
     return MemoryReport(
         model=model,
         served=served,

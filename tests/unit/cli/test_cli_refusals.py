@@ -85,7 +85,10 @@ REFUSED = [
     (("publish", "NEXT", "-n", "walker", "--release", "1.0.0", "--dry-run"), 2, ("already", "never used again")),
     *((("-r", bad), 2, ("", "")) for bad in ("FILE", "FILE/below", LONG, "LOOP")),
     (("status", "-r", "absent"), 2, NO_REPOSITORY),
-    (("status", "-r", ""), 2, NO_REPOSITORY),
+    (("status", "-r", ""), 2, ("names no folder", "--repository .")),
+    (("publish", "EXPORT", "-n", "m", "--release", "1.0.0", "-r", ""), 2, ("names no folder", "--repository .")),
+    (("bench", "walker", "--concurrency", "1,1025"), 2, ("1025 is more than 1024", "--concurrency 1,8")),
+    (("bench", "walker", "--profile", "soak", "-c", "5000"), 2, ("5000 is more than 1024", "--concurrency 1,8")),
     (("promote", "walker", "1.0.0", "-r", "absent"), 2, NO_REPOSITORY),
 ]
 LOOKING = (("status",), ("history",), ("verify",), ("promote", "walker", "1.0.0"), ("rollback", "walker"))
@@ -245,6 +248,31 @@ def _as_nobody(*arguments: str) -> int:
             traceback.print_exc()
         os._exit(99)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_an_empty_variable_is_not_the_working_directory(run, monkeypatch, tmp_path) -> None:
+    """As a script leaves it whose own variable is not set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POLICYCTL_REPOSITORY", "")
+    refused = run("status")
+    assert refused.code == 2
+    assert "repository" in refused.err
+    assert "names no folder" in refused.err
+
+
+def test_an_interrupt_while_python_still_imports_leaves_no_traceback() -> None:
+    """The command is a module that imports nothing before it can be interrupted."""
+    program = (
+        "import sys, importlib.abc\n"
+        "class Interrupts(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from policyctl.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_an_interrupt_exits_with_130(quiet_world, run, monkeypatch) -> None:

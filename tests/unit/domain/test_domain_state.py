@@ -171,3 +171,22 @@ def test_an_unknown_release_names_those_that_exist() -> None:
     with pytest.raises(UsageError) as refusal:
         State().release("n", "1.0.0")
     assert "none" in refusal.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("model", "alias", "problem"),
+    [
+        ("m", "staging", "alias staging of m names no release"),
+        ("n", "production", "model 'n' is not published here"),
+        ("m", "candidate", "reserved"),
+        ("../m", "production", "is not allowed"),
+    ],
+)
+def test_whoever_needs_what_an_alias_names_gets_it_or_reads_why_not(model: str, alias: str, problem: str) -> None:
+    """An unknown model is told as such, not as an alias that names nothing."""
+    records = _published()
+    _move(records, MoveKind.PROMOTION, "production", placement("1.0.0"), Result.DONE)
+    state = fold(records)
+    assert state.named("m", "production").placement.release == "1.0.0"
+    with pytest.raises(UsageError, match=problem):
+        state.named(model, alias)
