@@ -8,9 +8,10 @@ import typer
 
 from policyctl.cli import options
 from policyctl.cli.output import Output
-from policyctl.errors import IntegrityError, ServerError
+from policyctl.errors import IntegrityError, ServerError, UsageError
 
 if TYPE_CHECKING:
+    from policyctl.services.control import Control
     from policyctl.services.status import Status
 
 
@@ -90,20 +91,38 @@ def status(
 def history(
     model: options.OptionalModel = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the last N.", min=1)] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every line, show what that proves; exit with 3 if one was changed.")
+    ] = False,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", help="With --verify: a head that was noted earlier, which must still be there."),
+    ] = None,
     repository: options.RepositoryOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Show the journal: who did what, when, why, and how it ended. Its chain is checked.
+
+    With --verify every line that was edited, removed or moved is named. A chain
+    cannot show that lines were cut off its end: note the head that is printed,
+    and give it with --head the next time.
 
     Examples:
 
         policyctl history walker
 
         policyctl history --limit 20 --json
+
+        policyctl history --verify
     """
+    output = Output(as_json)
+    if verify or head is not None:
+        if model is not None or limit is not None:
+            raise UsageError("--verify is about the whole journal", remedy="Leave out MODEL and --limit.")
+        _prove(options.control_of(options.read_settings(repository), output), output, head)
+        return
     from policyctl.services import status as service
 
-    output = Output(as_json)
     records = service.history(options.control_of(options.read_settings(repository), output), model=model)
     shown = records[-limit:] if limit else records
     output.table(
@@ -115,6 +134,18 @@ def history(
             for r in shown
         ],
     )
+
+
+def _prove(control: Control, output: Output, head: str | None) -> None:
+    from policyctl.services.journal import prove
+
+    found = prove(control, expected_head=head)
+    output.data(found.to_json(), words=found.words)
+    if not found.intact:
+        error = IntegrityError(f"{found.path}: {found.breaks[0].words}", remedy=found.breaks[0].remedy)
+        if output.as_json:
+            raise typer.Exit(error.exit_code)
+        raise error
 
 
 def verify(

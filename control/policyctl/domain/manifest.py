@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from policyctl.domain.schema import Lineage
 from policyctl.errors import IntegrityError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA: Final = Lineage("manifest")
+SCHEMA_VERSION: Final = SCHEMA.newest
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -113,9 +115,9 @@ class Manifest:
             data = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise IntegrityError(f"manifest: not JSON ({error})") from error
+        if isinstance(data, dict) and "schema" in data:
+            data = dict(SCHEMA.upgrade(data, data["schema"]))
         _expect(data, {"schema", "model", "release", "files"}, "manifest")
-        if data["schema"] != SCHEMA_VERSION or isinstance(data["schema"], bool):
-            raise IntegrityError(f"manifest: schema {data['schema']!r}, this version reads {SCHEMA_VERSION}")
         if not isinstance(data["files"], list):
             raise IntegrityError("manifest: files is not a list")
         if not isinstance(data["model"], str) or not isinstance(data["release"], str):
