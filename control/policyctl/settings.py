@@ -136,6 +136,16 @@ class GateSettings(BaseModel):
     replay: ReplaySettings = ReplaySettings()
 
 
+class ScrubSettings(BaseModel):
+    """How `policyctl serve` reads every published file again in the background."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = True
+    bytes_per_s: int = Field(4 << 20, ge=4096, description="read at most")
+    pause_s: float = Field(600.0, ge=0, allow_inf_nan=False, description="between two passes")
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -152,6 +162,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
+    scrub: ScrubSettings = ScrubSettings()
 
 
 def load(**overrides: Any) -> Settings:

@@ -234,6 +234,14 @@ class Repository:
         except OSError as error:
             raise files.storage_error(target, error) from error
 
+    def shares_slot(self, served: str, slot: int) -> bool:
+        """Whether the folder of an alias holds exactly the links to the model's slot."""
+        model, _ = split_served_name(served)
+        try:
+            return _same_links(self.slot(model, slot), self.served_slot(served, slot))
+        except OSError:
+            return False
+
     def configure(self, served: str, text: str) -> None:
         """Replace the configuration of `served` as a whole."""
         path = self.config(served)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,6 +81,8 @@ def status(
                 for r in found.releases
             ],
         )
+    if found.scrub is not None:
+        output.say(f"Scrub: {found.scrub.words}")
     if found.writer:
         output.say(f"At work: {found.writer}")
     elif found.unfinished:
@@ -150,6 +153,11 @@ def _prove(control: Control, output: Output, head: str | None) -> None:
 
 def verify(
     model: options.OptionalModel = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write every file, expected and found, to FILE.html, FILE.md or FILE.json."),
+    ] = None,
+    files: Annotated[bool, typer.Option("--files", help="Show every file of every release.")] = False,
     repository: options.RepositoryOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -159,23 +167,35 @@ def verify(
 
         policyctl verify
 
-        policyctl verify walker --json
+        policyctl verify walker --files
+
+        policyctl verify --report integrity.html --json
     """
-    from policyctl.services import verify as service
+    from policyctl.services import integrity_report as service
 
     output = Output(as_json)
-    findings = service.verify(options.control_of(options.read_settings(repository), output), model=model)
+    if report is not None:
+        service.check_kind(report)
+    found = service.report(options.control_of(options.read_settings(repository), output), model=model)
+    findings = found.examination.findings
+    if report is not None:
+        service.write(found, report)
+        output.say(f"Report: {report}")
+    if files:
+        output.table(found.to_json(), "Integrity of every file", service.COLUMNS, found.rows())
+    else:
+        output.table(
+            {"intact": found.intact, "findings": [f.to_json() for f in findings]},
+            "Integrity",
+            ("what", "verdict", "found"),
+            [(f.what, "intact" if f.intact else "NOT INTACT", f.detail) for f in findings],
+        )
     bad = [f for f in findings if not f.intact]
-    output.table(
-        {"intact": not bad, "findings": [f.to_json() for f in findings]},
-        "Integrity",
-        ("what", "verdict", "found"),
-        [(f.what, "intact" if f.intact else "NOT INTACT", f.detail) for f in findings],
-    )
     if bad:
         error = IntegrityError(
             f"{len(bad)} of {len(findings)} are not as published: {bad[0].what}: {bad[0].detail}",
-            remedy="Restore the files from where they were published, or roll back to an intact release.",
+            remedy="See what can be rebuilt: policyctl repair --dry-run. Or restore the files from where they were"
+            " published, or roll back to an intact release.",
         )
         if as_json:
             raise typer.Exit(error.exit_code)
@@ -204,5 +224,15 @@ def _what(record: dict[str, object]) -> str:
             return f"{record['move_kind']} of {record['alias']} to {record['to']}: {record['result']}"
         case "switching":
             return f"{record['alias']} to {record['to']}"
-        case _:
+        case "intent":
             return f"{record['move_kind']} of {record['alias']} from {record['from']} to {record['to']}"
+        case "tuned":
+            return "serving options forgotten" if record["options"] is None else f"serving options {record['options']}"
+        case "collected":
+            return f"{record['release']}: its files were removed from slot {record['slot']}"
+        case "restored":
+            return f"{record['release']}: its files are back in slot {record['slot']}"
+        case "repaired":
+            return f"{record['what']}: {record['done']}"
+        case kind:
+            return f"{record.get('release') or ''}: {kind}"

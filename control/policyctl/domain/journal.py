@@ -51,6 +51,11 @@ class RecordKind(StrEnum):
     SWITCHING = "switching"
     OUTCOME = "outcome"
     TUNED = "tuned"
+    COLLECTED = "collected"
+    """The files of a release were removed."""
+    RESTORED = "restored"
+    """They were brought back."""
+    REPAIRED = "repaired"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState, State, fold
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
+from policyctl.services.scrub import ScrubState, last_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Status:
     aliases: tuple[AliasStatus, ...]
     unfinished: str | None
     writer: str | None
+    scrub: ScrubState | None = None
 
     @property
     def healthy(self) -> bool:
@@ -69,6 +71,7 @@ class Status:
             "aliases": [a.to_json() for a in self.aliases],
             "unfinished": self.unfinished,
             "writer": self.writer,
+            "scrub": None if self.scrub is None else self.scrub.to_json(),
         }
 
 
@@ -102,6 +105,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         aliases=aliases,
         unfinished=None if unfinished is None else f"{unfinished.move.words} ({unfinished.phase})",
         writer=lock.holder(repository.lock_path) if held else None,
+        scrub=last_state(repository),
     )
 
 
