@@ -206,15 +206,26 @@ class Repository:
         folder, moved = self.root / model, []
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name.isdigit() and int(path.name) not in known:
-                target = self.control / "orphans" / f"{model}-{path.name}-{secrets.token_hex(4)}"
-                try:
-                    target.parent.mkdir(exist_ok=True)
-                    path.chmod(0o755)
-                    path.rename(target)
-                except OSError as error:
-                    raise files.storage_error(path, error) from error
-                moved.append(target)
+                moved += self.set_aside(path, f"{model}-{path.name}-{secrets.token_hex(4)}")
         return tuple(moved)
+
+    def set_aside(self, path: Path, name: str) -> tuple[Path, ...]:
+        """Move something out of Triton's tree, where it can be looked at; nothing where it is gone.
+
+        Raises:
+            UsageError: The disk refuses.
+        """
+        target = self.control / "orphans" / name
+        try:
+            target.parent.mkdir(exist_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
+            path.rename(target)
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise files.storage_error(path, error) from error
+        return (target,)
 
     def place(self, served: str, slot: int) -> None:
         """Give `served` hard links to the slot; whatever was in their place is replaced."""
@@ -224,7 +235,7 @@ class Repository:
         target = self.served_slot(served, slot)
         try:
             target.parent.mkdir(exist_ok=True)
-            if _same_links(self.slot(model, slot), target):
+            if files.same_links(self.slot(model, slot), target):
                 return
             with self.staging() as folder:
                 files.link_tree(self.slot(model, slot), folder / "links")
@@ -238,7 +249,7 @@ class Repository:
         """Whether the folder of an alias holds exactly the links to the model's slot."""
         model, _ = split_served_name(served)
         try:
-            return _same_links(self.slot(model, slot), self.served_slot(served, slot))
+            return files.same_links(self.slot(model, slot), self.served_slot(served, slot))
         except OSError:
             return False
 
@@ -292,19 +303,3 @@ class Repository:
         if not self.root.is_dir():
             return ()
         return tuple(sorted(p.name for p in self.root.glob(f"*.{CANDIDATE}") if p.is_dir()))
-
-
-def _same_links(source: Path, target: Path) -> bool:
-    """Whether `target` already holds exactly the links to `source`."""
-    if target.is_symlink() or not target.is_dir():
-        return False
-
-    def inodes(folder: Path) -> dict[str, tuple[int, int]]:
-        found = {}
-        for path in folder.rglob("*"):
-            status = os.lstat(path)
-            if not path.is_dir() or path.is_symlink():
-                found[str(path.relative_to(folder))] = (status.st_dev, status.st_ino)
-        return found
-
-    return inodes(source) == inodes(target)

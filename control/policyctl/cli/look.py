@@ -76,7 +76,7 @@ def status(
                     r["published"][:19],
                     r["by"],
                     _gates(r["gates"]),
-                    ", ".join(r["aliases"]),
+                    ", ".join(r["aliases"]) if not r["collected"] else f"(collected {r['collected'][:10]})",
                 )
                 for r in found.releases
             ],

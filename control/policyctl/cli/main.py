@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from policyctl import __version__
-from policyctl.cli import bench, calibrate, look, measure, memory, move, past, prepare, run, shadow, tune
+from policyctl.cli import bench, calibrate, lifecycle, look, measure, memory, move, past, prepare, run, shadow, tune
 from policyctl.cli.output import Output
 from policyctl.errors import PolicyctlError, UsageError
 
@@ -51,6 +51,7 @@ run.register(app)
 move.register(app)
 look.register(app)
 past.register(app)
+lifecycle.register(app)
 measure.register(app)
 shadow.register(app)
 bench.register(app)

@@ -1,7 +1,8 @@
 """Publish: give exported files a release, a slot and a manifest, for ever.
 
 The files are copied to a staging folder on the repository's file system,
-synced, hashed from the copy, renamed into the next slot and made read-only.
+synced, hashed from the copy, renamed into the next slot and made read-only. A
+large file that a release holds already is stored once (`adapters.sharing`).
 Only then does the journal name the release, so a crash leaves either nothing
 or an unnamed slot that the next writer sets aside.
 """
@@ -9,16 +10,19 @@ or an unnamed slot that the next writer sets aside.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from policyctl.adapters import files
 from policyctl.adapters.repository import Repository
+from policyctl.adapters.sharing import share
 from policyctl.domain.artifacts import CONTRACT_FILE, FILES, GOLDEN_FILE, MANIFEST_FILE, REQUIRED, Format
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.manifest import Manifest
 from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.state import State
 from policyctl.errors import PolicyctlError, UsageError
@@ -99,22 +103,54 @@ def publish(
         check_export(staged)
         manifest = build_manifest(staged, model=model, release=release)
         files.write_atomically(staged / MANIFEST_FILE, manifest.to_bytes(), mode=0o444)
-        with repository.writer(f"publish {model} {release}", wait_s=patience):
-            state = repository.journal.state()
-            _check_unused(state, model, release)
-            known = [r.slot for r in state.of_model(model)]
-            for orphan in repository.set_orphans_aside(model, known):
-                control.say(f"An unfinished publish was found and set aside: {orphan}")
-            slot = _next_slot(state, model)
-            repository.begin_journal()
-            repository.commit_slot(staged, model, slot)
-            _record(repository, model, release, slot, manifest.digest)
+        slot = commit(control, staged, manifest, wait_s=patience)
     size = sum(f.size_bytes for f in manifest.files)
     return Published(model, release, slot, manifest.digest, formats, size, False)
 
 
-def _record(repository: Repository, model: str, release: str, slot: int, digest: str) -> None:
-    body = {"model": model, "release": release, "slot": slot, "manifest_digest": digest}
+def commit(
+    control: Control, staged: Path, manifest: Manifest, *, wait_s: float, more: Mapping[str, Any] | None = None
+) -> int:
+    """Give a staged release its slot and its record.
+
+    Args:
+        control: The control plane.
+        staged: The release in the repository's scratch folder, its manifest written.
+        manifest: Of `staged`.
+        wait_s: For another writer.
+        more: What the record tells beside, for example where the release came from.
+
+    Returns:
+        The slot.
+
+    Raises:
+        UsageError: The release number was used before, or the disk refuses.
+        BusyError: Another writer is at work.
+    """
+    repository, model, release = control.repository, manifest.model, manifest.release
+    share(
+        repository,
+        repository.journal.state(),
+        staged,
+        manifest,
+        from_bytes=control.settings.storage.share_from_bytes,
+    )
+    with repository.writer(f"publish {model} {release}", wait_s=wait_s):
+        state = repository.journal.state()
+        _check_unused(state, model, release)
+        known = [r.slot for r in state.of_model(model)]
+        for orphan in repository.set_orphans_aside(model, known):
+            control.say(f"An unfinished publish was found and set aside: {orphan}")
+        slot = _next_slot(state, model)
+        repository.begin_journal()
+        repository.commit_slot(staged, model, slot)
+        body = {"model": model, "release": release, "slot": slot, "manifest_digest": manifest.digest}
+        _record(repository, {**body, **(more or {})})
+    return slot
+
+
+def _record(repository: Repository, body: dict[str, Any]) -> None:
+    model, release, slot = body["model"], body["release"], body["slot"]
     try:
         repository.journal.append(RecordKind.PUBLISHED, body)
     except PolicyctlError:

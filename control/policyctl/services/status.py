@@ -151,6 +151,7 @@ def _releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
             "published": r.time,
             "by": r.actor,
             "manifest_digest": r.manifest_digest,
+            "collected": r.collected or None,
             "gates": {
                 gate: record.verdict.value
                 for (m, release, gate), record in sorted(state.gates.items())
