@@ -169,6 +169,7 @@ class Repository:
             UsageError: The disk refuses, or the slot is there already.
         """
         target = self.slot(model, slot)
+        placed = False
         try:
             target.parent.mkdir(exist_ok=True)
             if target.exists():
@@ -178,12 +179,15 @@ class Repository:
             for folder in (p for p in staged.rglob("*") if p.is_dir()):
                 folder.chmod(0o555)
             staged.rename(target)
+            placed = True
             target.chmod(0o555)
             files.sync_folder(target.parent)
             files.sync_folder(self.root)
         except OSError as error:
-            with suppress(OSError):  # only where it is empty, that is, was made just now
-                target.parent.rmdir()
+            with suppress(OSError):
+                if placed:
+                    files.remove_tree(target)
+                target.parent.rmdir()  # only where it is empty, that is, was made just now
             raise files.storage_error(target, error) from error
         return target
 
@@ -203,7 +207,8 @@ class Repository:
 
     def set_orphans_aside(self, model: str, known: Collection[int]) -> tuple[Path, ...]:
         """Move slots that the journal does not know (a crash while publishing) out of Triton's tree."""
-        folder, moved = self.root / model, []
+        folder = self.root / model
+        moved: list[Path] = []
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name.isdigit() and int(path.name) not in known:
                 moved += self.set_aside(path, f"{model}-{path.name}-{secrets.token_hex(4)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.sharing import Place, is_intact, where
-from policyctl.domain.artifacts import MANIFEST_FILE
+from policyctl.domain.artifacts import CONTRACT_FILE, MANIFEST_FILE
 from policyctl.domain.manifest import FileEntry, Manifest, digest_of
 from policyctl.domain.names import PRODUCTION, served_name
 from policyctl.domain.oci import read_artifact
@@ -101,8 +101,9 @@ class Copies:
 
     def _manifests(self, release: PublishedRelease) -> Iterator[bytes]:
         slot = self._repository.slot(release.model, release.slot)
-        with suppress(PolicyctlError):
-            yield build_manifest(slot, model=release.model, release=release.release).to_bytes()
+        for folder in (slot, *(f for f in self._folders if (f / CONTRACT_FILE).is_file())):
+            with suppress(PolicyctlError):
+                yield build_manifest(folder, model=release.model, release=release.release).to_bytes()
         name = release.manifest_digest.removeprefix("sha256:")
         folders = [slot, papers(self._repository, release.model, release.release), *self._alias_folders()]
         paths = [folder / MANIFEST_FILE for folder in folders]

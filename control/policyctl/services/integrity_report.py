@@ -72,7 +72,7 @@ class IntegrityReport:
         signed = ", ".join(self.signers.get((published.model, published.release), ())) or "nobody"
         whole = (published.time[:19], published.actor, signed)
         verdict = "intact" if checked.manifest is not None else "NOT INTACT"
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (name, "manifest.json", verdict, published.manifest_digest, checked.manifest_digest or "missing", *whole)
         ]
         for file in checked.files:

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.manifest import FileEntry, Manifest
 from policyctl.domain.names import PRODUCTION, served_name
 from policyctl.domain.state import AliasState, PublishedRelease, State
-from policyctl.errors import IntegrityError
+from policyctl.errors import IntegrityError, PolicyctlError
 from policyctl.integrity import CheckedRelease, check_releases, read_release
 from policyctl.services.control import Control
 from policyctl.services.copies import Copies
@@ -181,8 +182,14 @@ class _Repairer:
             files.write_atomically(staged / MANIFEST_FILE, manifest.to_bytes(), mode=0o444)
             read_release(staged, expected_digest=release.manifest_digest)
             share(repository, self.state, staged, manifest, from_bytes=self.control.settings.storage.share_from_bytes)
-            repository.set_aside(slot, f"{release.model}-{release.slot}-damaged-{secrets.token_hex(4)}")
-            repository.commit_slot(staged, release.model, release.slot)
+            aside = repository.set_aside(slot, f"{release.model}-{release.slot}-damaged-{secrets.token_hex(4)}")
+            try:
+                repository.commit_slot(staged, release.model, release.slot)
+            except PolicyctlError:
+                with suppress(OSError):  # what was damaged is better than nothing
+                    for path in aside:
+                        path.rename(slot)
+                raise
 
     def _leftovers(self, model: str) -> None:
         known = {r.slot: r for r in self.state.of_model(model)}
@@ -193,20 +200,14 @@ class _Repairer:
             release = known.get(int(path.name))
             if release is None:
                 words = "no record names it: set aside in .policyctl/orphans"
-                self._step(
-                    f"{model}/{path.name}",
-                    words,
-                    lambda p=path: self.repository.set_aside(p, f"{model}-{p.name}-{secrets.token_hex(4)}"),
-                    model=model,
-                )
+                self._step(f"{model}/{path.name}", words, partial(self._set_aside, path), model=model)
             elif release.collected:
                 words = f"what a gc left of {release.release} is removed"
-                self._step(
-                    f"{model}/{path.name}",
-                    words,
-                    lambda r=release: self.repository.take_back_slot(r.model, r.slot),
-                    model=model,
-                )
+                act = partial(self.repository.take_back_slot, model, release.slot)
+                self._step(f"{model}/{path.name}", words, act, model=model)
+
+    def _set_aside(self, path: Path) -> None:
+        self.repository.set_aside(path, f"{path.parent.name}-{path.name}-{secrets.token_hex(4)}")
 
     def _alias(self, model: str, alias: str, named: AliasState) -> None:
         served, placement = served_name(model, alias), named.placement
