@@ -104,7 +104,7 @@ class AliasThen:
     def possible(self) -> tuple[Placement, ...]:
         """What may have answered: one release, or two in the middle of a switch."""
         target = (self.moving.move.target,) if self.switching and self.moving is not None else ()
-        return (*(() if self.named is None else (self.named,)), *target)
+        return tuple(dict.fromkeys((*(() if self.named is None else (self.named,)), *target)))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

@@ -221,7 +221,7 @@ def _signers(records: Iterable[Record]) -> dict[tuple[str, str], tuple[str, ...]
     for record in records:
         if record.kind.value == "signed":
             key = (str(record.body["model"]), str(record.body["release"]))
-            signer = str(record.body.get("signer") or record.body.get("key") or record.actor)
+            signer = str(record.body.get("name") or record.actor)
             found[key] = tuple(dict.fromkeys((*found.get(key, ()), signer)))
     return found
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from policyctl.adapters import files, lock, signature_files
+from policyctl.adapters import carried_signatures, files, lock
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.sharing import share
 from policyctl.domain.artifacts import MANIFEST_FILE
@@ -96,13 +96,13 @@ def export_release(
     published = repository.journal.state().release(model, release)
     folder = repository.slot(model, published.slot)
     manifest = read_release(folder, expected_digest=published.manifest_digest).manifest
-    signatures = signature_files.entries(repository, model, release)
+    signatures = carried_signatures.entries(repository, model, release)
     artifact = artifact_of(manifest, _origin(repository, published), signatures)
     store = destination_store(control, destination)
     sent = 0
     if not dry_run:
         store.create()
-        signed = signature_files.folder_of(repository, model, release)
+        signed = carried_signatures.folder_of(repository, model, release)
         sources = {f.digest: folder / f.path for f in artifact.files}
         sources |= {f.digest: signed / f.path for f in artifact.signatures}
         sources[artifact.config.digest] = folder / MANIFEST_FILE
@@ -172,7 +172,7 @@ def import_release(
         if done != "here already":
             slot = _publish(control, artifact, gathered, known, wait_s=patience)
         for entry in artifact.signatures:
-            signature_files.add(repository, model, release, entry.path, gathered / _name(entry))
+            carried_signatures.add(repository, model, release, entry.path, gathered / _name(entry))
         with suppress(OSError):  # what cannot be removed now is collected later
             files.remove_tree(gathered)
             gathered.with_suffix(".lock").unlink()
