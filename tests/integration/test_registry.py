@@ -184,3 +184,19 @@ def test_a_registry_may_ask_who_one_is(world: World, tmp_path: Path) -> None:
             with pytest.raises(UsageError, match="401") as refusal:
                 send()
             assert "POLICYCTL_REGISTRY__PASSWORD" in refusal.value.remedy
+
+
+def test_other_tools_carry_the_artifact_unchanged(world: World, other: World, address: str, tmp_path: Path) -> None:
+    """skopeo copies it from a folder to a registry and back into a folder; digest and bytes are the same."""
+    skopeo = shutil.which("skopeo")
+    if skopeo is None:
+        pytest.skip("skopeo is not installed (apt install skopeo)")
+    sent = export_release(world.control, model="walker", release="1.0.0+build.5", destination=str(tmp_path / "one"))
+    for source, target in (
+        (f"oci:{tmp_path / 'one'}:walker:1.0.0+build.5", f"docker://{address}/carried:x"),
+        (f"docker://{address}/carried:x", f"oci:{tmp_path / 'two'}:x"),
+    ):
+        command = [skopeo, "--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        subprocess.run([*command, source, target], check=True, capture_output=True)
+    assert import_release(other.control, f"{tmp_path / 'two'}@x", digest=sent.digest).done == "published"
+    assert tree(world.root / "walker") == tree(other.root / "walker")

@@ -105,7 +105,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         aliases=aliases,
         unfinished=None if unfinished is None else f"{unfinished.move.words} ({unfinished.phase})",
         writer=lock.holder(repository.lock_path) if held else None,
-        scrub=last_state(repository),
+        scrub=last_state(repository) if live else None,
     )
 
 
