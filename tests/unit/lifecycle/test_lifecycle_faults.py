@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lifecycle_exports import LARGE, not_intact, publish_large, spoil, tree
+from lifecycle_exports import LARGE, copied, not_intact, publish_large, spoil, tree
 from world import World, write_export
 
 from policyctl.adapters import files
@@ -114,12 +114,6 @@ def _world(folder: Path, monkeypatch, *, memory: Path | None = None) -> World:
     return world
 
 
-def _copied(template: World, folder: Path, monkeypatch) -> World:
-    """The same world in another place; hard links stay hard links."""
-    subprocess.run(["cp", "-a", template.folder, folder], check=True)
-    return World(folder, monkeypatch)
-
-
 def _commands(folder: Path, world: World) -> dict[str, Callable[[], object]]:
     """What is run, by name; each prepared once."""
     source = write_export(folder / "source", 9)
@@ -143,9 +137,7 @@ def origin(tmp_path, monkeypatch) -> World:
 
 
 @pytest.mark.parametrize("name", ["publish", "publish a new model", "import", "repair"])
-def test_a_failed_write_leaves_the_repository_as_it_was(
-    origin, tmp_path, monkeypatch, name: str, for_good: bool
-) -> None:
+def test_a_failed_write_leaves_the_repository_as_it_was(origin, tmp_path, monkeypatch, name: str) -> None:
     """Whichever write fails, with whatever error: refused in words, nothing changed, and the next try succeeds."""
     point, met = 0, 0
     kinds = list(ERRORS.values())
@@ -156,7 +148,7 @@ def test_a_failed_write_leaves_the_repository_as_it_was(
         point += 1
         for_good = bool(point // 4 % 2)
         folder = tmp_path / str(point)
-        world = _copied(template, folder, monkeypatch)
+        world = copied(template, folder, monkeypatch)
         command = _commands(folder, world)[name]
         before = _without_scratch(world.root)
         code = run_with_fault(world, point, kinds[point % len(kinds)], command, for_good=for_good)
@@ -207,7 +199,7 @@ def test_a_failed_write_of_gc_leaves_each_release_whole_or_collected(tmp_path, m
         point += 1
         for_good = bool(point // 4 % 2)
         folder = tmp_path / str(point)
-        world = _copied(template, folder, monkeypatch)
+        world = copied(template, folder, monkeypatch)
         code = run_with_fault(
             world,
             point,

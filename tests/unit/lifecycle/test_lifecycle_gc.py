@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifecycle_exports import copied
 from world import World, write_export
 
 from policyctl.domain.artifacts import Format
@@ -152,14 +153,15 @@ def test_a_gc_killed_anywhere_leaves_what_is_served_and_is_finished_by_the_next(
     """At every crash point aliases answer, what is kept is intact, and the next gc leaves nothing over."""
     from test_crash import run_and_kill_at
 
+    template = World(tmp_path / "template", monkeypatch)
+    for number in range(4):
+        template.publish(f"1.{number}.0", number)
+    for number in (1, 2):
+        promote(template.control, model="walker", release=f"1.{number}.0", alias="production")
     point, killed = 0, True
     while killed:
         point += 1
-        world = World(tmp_path / str(point), monkeypatch)
-        for number in range(4):
-            world.publish(f"1.{number}.0", number)
-        for number in (1, 2):
-            promote(world.control, model="walker", release=f"1.{number}.0", alias="production")
+        world = copied(template, tmp_path / str(point), monkeypatch)
         killed = run_and_kill_at(world, point, lambda w=world: gc(w.control, policy=NOTHING, delete=True))
         assert world.answered() == world.named() == "1.2.0", f"crash point {point}"
         wrong = [f for f in verify(world.control) if not f.intact]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lifecycle_exports import not_intact, publish_large, spoil, tree
+from lifecycle_exports import copied, not_intact, publish_large, spoil, tree
 from world import World
 
 from policyctl.domain.retention import Policy
@@ -232,15 +232,16 @@ def test_a_repair_killed_anywhere_is_finished_by_the_next(tmp_path, monkeypatch)
     """At every crash point what is served stays, and another repair makes all intact."""
     from test_crash import run_and_kill_at
 
+    template = World(tmp_path / "template", monkeypatch)
+    publish_large(template, "1.0.0", 1)
+    publish_large(template, "1.1.0", 2)
+    promote(template.control, model="walker", release="1.0.0", alias="staging")
+    spoil(template.root / W / "2" / "contract.json")
+    (template.root / "walker.staging" / "config.pbtxt").unlink()
     point, killed = 0, True
     while killed:
         point += 1
-        world = World(tmp_path / str(point), monkeypatch)
-        publish_large(world, "1.0.0", 1)
-        publish_large(world, "1.1.0", 2)
-        promote(world.control, model="walker", release="1.0.0", alias="staging")
-        spoil(world.root / W / "2" / "contract.json")
-        (world.root / "walker.staging" / "config.pbtxt").unlink()
+        world = copied(template, tmp_path / str(point), monkeypatch)
         killed = run_and_kill_at(world, point, lambda w=world: repair(w.control))
         assert world.answered("walker.staging") == "1.0.0"
         assert repair(world.control).left == (), f"crash point {point}"
