@@ -36,7 +36,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 DEFAULT = ScrubSettings().bytes_per_s
 WAYS = {"none": 0, "default": DEFAULT, "16 times": 16 * DEFAULT, "unbounded": 1 << 40}
 _SCRUB = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 from policyctl.services.control import Control
 from policyctl.services.scrub import Scrubber
@@ -44,9 +44,10 @@ from policyctl.settings import load
 settings = load(repository=Path(sys.argv[1]), scrub={"bytes_per_s": int(sys.argv[2]), "pause_s": 0.0})
 scrubber = Scrubber(Control.of(settings), threading.Event())
 with scrubber.running():
+    while not scrubber.state.bytes_read:
+        time.sleep(0.01)
     print("ready", flush=True)
     sys.stdin.read()
-print(scrubber.state.bytes_read, flush=True)
 """
 
 
@@ -116,9 +117,7 @@ def _window(
         report = load.report
     finally:
         if scrub is not None:
-            said, _ = scrub.communicate()
-            if int(said) == 0:
-                raise RuntimeError("the scrub read nothing")
+            scrub.communicate()
     if report.failed or report.wrong:
         raise RuntimeError(f"{report.failed} requests failed, {report.wrong} answers were wrong")
     return report.p50_us, report.p99_us, report.throughput_per_s
