@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from policyctl.domain import pages
 from policyctl.domain.artifacts import Format
 from policyctl.domain.paired import Burst, Metric, Round
 from policyctl.domain.verdict import GateResult, Verdict, worst
 from policyctl.errors import UsageError
 from policyctl.settings import MOST_CLIENTS
 from policyctl_benchmarks import plots
-from policyctl_benchmarks.report import html_table, markdown_table, page_of
 
 COLUMNS: Final = ("way", "metric", "base", "this tree", "worse by", "interval", "margin", "rounds", "verdict")
 FIGURE_COLUMNS: Final = ("not judged", "base", "this tree")
@@ -170,9 +170,9 @@ def markdown(comparison: Comparison) -> str:
     parts = [f"# {_title(comparison)}", f"{comparison.reason}."]
     parts.append("\n".join(f"- {name}: {value}" for name, value in _facts(comparison)))
     if found := rows(comparison):
-        parts.append(markdown_table(COLUMNS, found))
+        parts.append(pages.markdown_table(COLUMNS, found))
     if comparison.figures:
-        parts.append(markdown_table(FIGURE_COLUMNS, _figure_rows(comparison)))
+        parts.append(pages.markdown_table(FIGURE_COLUMNS, _figure_rows(comparison)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -183,16 +183,16 @@ def page(comparison: Comparison) -> str:
         UnsupportedError: matplotlib is not installed.
     """
     body = [f'<p class="note">{html.escape(comparison.reason)}.</p>']
-    body.append(html_table(("fact", "value"), _facts(comparison), kind="words"))
-    body.append(html_table(COLUMNS, rows(comparison)))
+    body.append(pages.table(("fact", "value"), _facts(comparison), kind="words"))
+    body.append(pages.table(COLUMNS, rows(comparison)))
     for each in comparison.compared:
         for number, attempt in enumerate(each.attempts):
             name = f"{each.way.words}{_again(number)}"
             if svg := plots.slow_down_by_round(name, _slow_downs(_rounds(attempt))):
                 body.append(f"<h2>{html.escape(name)}, round by round</h2>{svg}")
     if comparison.figures:
-        body.append(html_table(FIGURE_COLUMNS, _figure_rows(comparison)))
-    return page_of(_title(comparison), body)
+        body.append(pages.table(FIGURE_COLUMNS, _figure_rows(comparison)))
+    return pages.page(_title(comparison), body)
 
 
 def _title(comparison: Comparison) -> str:

@@ -146,6 +146,47 @@ class GateSettings(BaseModel):
     replay: ReplaySettings = ReplaySettings()
 
 
+class ScrubSettings(BaseModel):
+    """How `policyctl serve` reads every published file again in the background."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = True
+    bytes_per_s: int = Field(4 << 20, ge=4096, description="read at most")
+    pause_s: float = Field(600.0, ge=0, allow_inf_nan=False, description="between two passes")
+
+
+class RetentionSettings(BaseModel):
+    """What `policyctl gc` keeps beside what is named, pinned, served or under way."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rollbacks: int = Field(3, ge=1, description="releases that each alias can be rolled back to")
+    days: float = Field(30.0, ge=0, allow_inf_nan=False, description="since published, or since an alias named it")
+    newest: int = Field(2, ge=1, description="of each model, by time of publishing")
+
+
+class StorageSettings(BaseModel):
+    """How releases are kept on disk."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share_from_bytes: int | None = Field(
+        64 << 10, ge=1, description="identical files from this size on are stored once; null: never"
+    )
+
+
+class RegistrySettings(BaseModel):
+    """How an OCI registry is spoken to by export-release and import-release."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
+    timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="without a byte")
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -171,6 +212,10 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
+    scrub: ScrubSettings = ScrubSettings()
+    retention: RetentionSettings = RetentionSettings()
+    storage: StorageSettings = StorageSettings()
+    registry: RegistrySettings = RegistrySettings()
 
 
 def load(**overrides: Any) -> Settings:

@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from policyctl import __version__
-from policyctl.cli import bench, calibrate, look, measure, memory, move, prepare, release, run, shadow, tune
+from policyctl.cli import (
+    bench,
+    calibrate,
+    lifecycle,
+    look,
+    measure,
+    memory,
+    move,
+    past,
+    prepare,
+    release,
+    run,
+    shadow,
+    tune,
+)
 from policyctl.cli.output import Output
 from policyctl.errors import PolicyctlError, UsageError
 
@@ -51,6 +65,8 @@ release.register(app)
 run.register(app)
 move.register(app)
 look.register(app)
+past.register(app)
+lifecycle.register(app)
 measure.register(app)
 shadow.register(app)
 bench.register(app)

@@ -26,6 +26,7 @@ class PublishedRelease:
     Attributes:
         contract: What it takes and gives, as JSON; None in a record of before
             that was written down.
+        collected: When `policyctl gc` removed its files; empty while they are there.
     """
 
     model: str
@@ -35,6 +36,7 @@ class PublishedRelease:
     time: str
     actor: str
     contract: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    collected: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,18 @@ class State:
         """The published release.
 
         Raises:
-            UsageError: There is no such model or release; names those that exist.
+            UsageError: There is no such model or release, or its files were
+                collected; names those that exist.
         """
-        if found := self.releases.get((model, release)):
+        found = self.releases.get((model, release))
+        if found is not None and not found.collected:
             return found
-        have = [r.release for r in self.of_model(model)]
+        if found is not None:
+            raise UsageError(
+                f"{model} {release} is not here any more: policyctl gc removed its files at {found.collected}",
+                remedy="Bring it back from where it was exported to: policyctl import-release SRC",
+            )
+        have = [r.release for r in self.of_model(model) if not r.collected]
         if not have:
             models = sorted({m for m, _ in self.releases}) or ["none"]
             raise UsageError(
@@ -119,7 +128,7 @@ class State:
         Raises:
             UsageError: There is no such model or release; names those that exist.
         """
-        releases = [r.release for r in self.of_model(model)]
+        releases = [r.release for r in self.of_model(model) if not r.collected]
         named = {a: s.placement.release for (m, a), s in self.aliases.items() if m == model}
         return self.release(model, versions.select(text, releases, named) or text)
 
@@ -133,7 +142,7 @@ class State:
             self.release(model, "")
 
     def of_model(self, model: str) -> tuple[PublishedRelease, ...]:
-        """Releases of `model`, by slot."""
+        """Releases of `model`, by slot; those that were collected too, for a slot is never used again."""
         mine = (r for (m, _), r in self.releases.items() if m == model)
         return tuple(sorted(mine, key=lambda r: r.slot))
 
@@ -216,7 +225,7 @@ def _step(state: State, record: Record) -> State:
             )
             return replace(state, releases={**state.releases, (release.model, release.release): release})
         case RecordKind.GATE:
-            key = (body["model"], body["release"], body["gate"])
+            gate_key = (body["model"], body["release"], body["gate"])
             gate = GateRecord(
                 gate=body["gate"],
                 verdict=Verdict(body["verdict"]),
@@ -224,7 +233,7 @@ def _step(state: State, record: Record) -> State:
                 evidence_digest=body["evidence_digest"],
                 time=record.time,
             )
-            return replace(state, gates={**state.gates, key: gate})
+            return replace(state, gates={**state.gates, gate_key: gate})
         case RecordKind.INTENT:
             move = Move.from_json(body)
             return replace(state, unfinished=Unfinished(move, Phase.INTENT, record.time, record.actor))
@@ -236,6 +245,12 @@ def _step(state: State, record: Record) -> State:
             return _advance(state, body["move"], Phase.SWITCHING)
         case RecordKind.OUTCOME:
             return _close(state, record)
+        case RecordKind.COLLECTED | RecordKind.RESTORED:
+            key = (body["model"], body["release"])
+            collected = record.time if record.kind is RecordKind.COLLECTED else ""
+            return replace(state, releases={**state.releases, key: replace(state.releases[key], collected=collected)})
+        case RecordKind.REPAIRED:
+            return state
         case RecordKind.TUNED:
             others = {model: options for model, options in state.tuned.items() if model != body["model"]}
             chosen = body["options"]

@@ -1,7 +1,8 @@
 """Publish: give exported files a release, a slot and a manifest, for ever.
 
 The files are copied to a staging folder on the repository's file system,
-synced, hashed from the copy, renamed into the next slot and made read-only.
+synced, hashed from the copy, renamed into the next slot and made read-only. A
+large file that a release holds already is stored once (`adapters.sharing`).
 Only then does the journal name the release, so a crash leaves either nothing
 or an unnamed slot that the next writer sets aside.
 
@@ -14,12 +15,14 @@ before anything is copied, and once more under the writer lock.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from policyctl.adapters import files
 from policyctl.adapters.repository import Repository
+from policyctl.adapters.sharing import share
 from policyctl.domain.artifacts import CONTRACT_FILE, FILES, GOLDEN_FILE, MANIFEST_FILE, REQUIRED, Format
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
@@ -113,7 +116,9 @@ def publish(
     return _published(manifest, slot, formats, dry_run=False)
 
 
-def commit(control: Control, staged: Path, manifest: Manifest, *, wait_s: float) -> int:
+def commit(
+    control: Control, staged: Path, manifest: Manifest, *, wait_s: float, more: Mapping[str, Any] | None = None
+) -> int:
     """Give a staged release its slot and its record.
 
     Args:
@@ -121,15 +126,24 @@ def commit(control: Control, staged: Path, manifest: Manifest, *, wait_s: float)
         staged: The release in the repository's scratch folder, its manifest written.
         manifest: Of `staged`.
         wait_s: For another writer.
+        more: What the record tells beside, for example where the release came from.
 
     Returns:
         The slot; that of the same bytes, where they are published already.
 
     Raises:
-        UsageError: The number has other bytes, or promises less than the contract changes; the disk refuses.
+        UsageError: The number has other bytes, or promises less than the contract
+            changes, or its files were collected; the disk refuses.
         BusyError: Another writer is at work.
     """
     repository, model, release = control.repository, manifest.model, manifest.release
+    share(
+        repository,
+        repository.journal.state(),
+        staged,
+        manifest,
+        from_bytes=control.settings.storage.share_from_bytes,
+    )
     with repository.writer(f"publish {model} {release}", wait_s=wait_s):
         state = repository.journal.state()
         if found := state.releases.get((model, release)):
@@ -144,7 +158,7 @@ def commit(control: Control, staged: Path, manifest: Manifest, *, wait_s: float)
         repository.begin_journal()
         repository.commit_slot(staged, model, slot)
         body = {"model": model, "release": release, "slot": slot, "manifest_digest": manifest.digest}
-        _record(repository, {**body, "contract": contract.to_json()})
+        _record(repository, {**body, "contract": contract.to_json(), **(more or {})})
     return slot
 
 
@@ -237,6 +251,11 @@ def _require_same_bytes(control: Control, found: PublishedRelease, manifest: Man
             f"{said} with other bytes: {_other_bytes(control.repository, found, manifest)}",
             remedy="A release number is never used again. Choose the next one:"
             f" policyctl release next {found.model} DIR",
+        )
+    if found.collected:
+        raise UsageError(
+            f"{said} with these very bytes, and its files were removed at {found.collected}",
+            remedy="Bring it back from where it was exported to: policyctl import-release SRC",
         )
     control.say(f"{said} with these very bytes. Nothing was changed.")
 

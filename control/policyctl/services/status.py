@@ -15,6 +15,7 @@ from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
 from policyctl.services.explain import Note, explain
 from policyctl.services.room import ServedCost, costs
+from policyctl.services.scrub import ScrubState, last_state
 from policyctl.serving.hardware import MemoryLeft, memory_left
 
 
@@ -62,6 +63,7 @@ class Status:
     writer: str | None
     memory: MemoryLeft | None
     notes: tuple[Note, ...]
+    scrub: ScrubState | None = None
 
     @property
     def healthy(self) -> bool:
@@ -82,6 +84,7 @@ class Status:
             "writer": self.writer,
             "memory": None if self.memory is None else asdict(self.memory),
             "notes": [note.to_json() for note in self.notes],
+            "scrub": None if self.scrub is None else self.scrub.to_json(),
         }
 
 
@@ -121,6 +124,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         writer=lock.holder(repository.lock_path) if held else None,
         memory=left,
         notes=explain(control, state, model=model, costs=spent, left=left),
+        scrub=last_state(repository) if live else None,
     )
 
 
@@ -168,6 +172,7 @@ def _releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
             "published": r.time,
             "by": r.actor,
             "manifest_digest": r.manifest_digest,
+            "collected": r.collected or None,
             "gates": {
                 gate: record.verdict.value
                 for (m, release, gate), record in sorted(state.gates.items())
