@@ -73,6 +73,9 @@ class ServingSettings(BaseModel):
     native: NativeMode = Field(NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off")
     preferred_batch_sizes: tuple[int, ...] = Field((), description="sizes at which a batch does not wait for more")
     parameters: dict[str, str] = Field(default_factory=dict)
+    memory_reserve_mib: int | None = Field(
+        64, ge=0, description="kept free when a release is promoted or pinned; null: memory is not looked at"
+    )
 
 
 class ServiceLevelSettings(BaseModel):

@@ -283,7 +283,9 @@ class Repository:
         """Candidate folders that are there."""
         if not self.root.is_dir():
             return ()
-        return tuple(sorted(p.name for p in self.root.glob(f"*.{CANDIDATE}") if p.is_dir()))
+        # Not by the end of the name alone: a release may be numbered 1.0.0-x.candidate, and be pinned.
+        found = (p.name for p in self.root.glob(f"*.{CANDIDATE}") if p.is_dir())
+        return tuple(sorted(name for name in found if split_served_name(name)[1] == CANDIDATE))
 
 
 def _same_links(source: Path, target: Path) -> bool:

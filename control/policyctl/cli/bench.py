@@ -80,7 +80,10 @@ def bench(
         str | None, typer.Option(help="Of a soak: load and withdraw a candidate this often, 30s or 5m.")
     ] = None,
     move_to: Annotated[
-        str | None, typer.Option(help="Of a soak: each minute move the alias to this release, and back.")
+        str | None,
+        typer.Option(
+            help="Of a soak: each minute move the alias to this release (1.2.3, ~1.2.0, latest, ...), and back."
+        ),
     ] = None,
     leak_limit: Annotated[
         float, typer.Option(help="Of a soak: MB that a process may grow by in a million requests.", min=0.001)
@@ -168,7 +171,8 @@ def compare(
 ) -> None:
     """Hold two kept results beside each other. This is no verdict: for one, see validate.
 
-    MODEL@RELEASE is the latest result of that release on this machine.
+    MODEL@RELEASE is the latest result of that release on this machine; RELEASE
+    may be what selects one: walker@^1.1, walker@latest, walker@production.
 
     Examples:
 

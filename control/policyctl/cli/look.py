@@ -28,7 +28,10 @@ def status(
     url: options.UrlOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Show what is published, what each alias names, and what really answers.
+    """Show what is published, what each alias or pin names, what really answers, and what it costs.
+
+    Below stands what is being switched, what conflicts (aliases whose clients
+    cannot ask each other's releases), and what is left of memory.
 
     Examples:
 
@@ -47,7 +50,7 @@ def status(
         output.table(
             None,
             "Aliases",
-            ("model", "alias", "release", "slot", "format", "since", "answers", "served as"),
+            ("model", "alias", "release", "slot", "format", "since", "answers", "served as", "memory"),
             [
                 (
                     a.model,
@@ -58,6 +61,7 @@ def status(
                     a.since[:19],
                     a.answers or f"NOTHING: {a.detail}",
                     a.served,
+                    "-" if a.memory_bytes is None else f"{a.memory_bytes / (1 << 20):.0f} MiB",
                 )
                 for a in found.aliases
             ],
@@ -79,6 +83,8 @@ def status(
                 for r in found.releases
             ],
         )
+        for note in found.notes:
+            output.data(None, words=f"{note.about.capitalize()}: {note.words}")
     if found.writer:
         output.say(f"At work: {found.writer}")
     elif found.unfinished:
@@ -169,9 +175,17 @@ def _what(record: dict[str, object]) -> str:
             return f"{record['release']}: {record['gate']} {record['verdict']}"
         case "certified":
             return f"{record['release']} on server {record['server'] or '(not ours)'}"
+        case "tuned":
+            return "how it is served was tuned" if record["options"] else "what was tuned is forgotten"
+        case "outcome" if record["move_kind"] == "removal":
+            return f"removal of {record['alias']}: {record['result']}"
+        case "switching" if record["move_kind"] == "removal":
+            return f"removal of {record['alias']}"
         case "outcome":
             return f"{record['move_kind']} of {record['alias']} to {record['to']}: {record['result']}"
         case "switching":
             return f"{record['alias']} to {record['to']}"
+        case _ if record["move_kind"] == "removal":
+            return f"removal of {record['alias']}, which names {record['from']}"
         case _:
             return f"{record['move_kind']} of {record['alias']} from {record['from']} to {record['to']}"

@@ -18,8 +18,19 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
 OptionalModel = Annotated[str | None, typer.Argument(help="Only this model.", show_default=False)]
-Release = Annotated[str, typer.Argument(help="A semantic version, for example 1.0.0.", show_default=False)]
-Alias = Annotated[str, typer.Option("--alias", "-a", help="Which alias; clients without one get production.")]
+Release = Annotated[
+    str,
+    typer.Argument(
+        help="1.2.3, or what selects one: ^1.2, ~1.2.0 (the highest), latest, an alias (what it names).",
+        show_default=False,
+    ),
+]
+Alias = Annotated[
+    str,
+    typer.Option(
+        "--alias", "-a", help="Which alias, or the number of a pinned release; clients without one get production."
+    ),
+]
 AskedFormat = Annotated[
     Format | None, typer.Option("--format", "-f", help="Which artifact to ask. [default: openvino if there]")
 ]

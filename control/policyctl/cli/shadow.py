@@ -115,8 +115,8 @@ def replay(
     then = ", ".join(found.recording.answered_by)
     out.table(
         found.to_json(),
-        f"{model} {release} on {found.figures.rows} observations that {then} answered",
-        ("figure", release, "95 % interval", f"{then} again" if found.again else "-"),
+        f"{model} {found.release} on {found.figures.rows} observations that {then} answered",
+        ("figure", found.release, "95 % interval", f"{then} again" if found.again else "-"),
         _figures(found.figures, found.again),
     )
     out.say(f"Evidence: {found.evidence}")

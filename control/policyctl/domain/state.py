@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from policyctl.domain import versions
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Phase, Placement, Result
 from policyctl.domain.names import check_alias, check_model_name
@@ -20,7 +21,12 @@ from policyctl.errors import IntegrityError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class PublishedRelease:
-    """A release as it was published."""
+    """A release as it was published.
+
+    Attributes:
+        contract: What it takes and gives, as JSON; None in a record of before
+            that was written down.
+    """
 
     model: str
     release: str
@@ -28,6 +34,7 @@ class PublishedRelease:
     manifest_digest: str
     time: str
     actor: str
+    contract: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +102,35 @@ class State:
                 f"model {model!r} is not published here",
                 remedy=f"Published models: {', '.join(models)}. Publish with: policyctl publish",
             )
-        raise UsageError(f"{model} has no release {release!r}", remedy=f"Published releases: {', '.join(have)}.")
+        aliases = sorted(a for m, a in self.aliases if m == model)
+        raise UsageError(
+            f"{model} has no release {release!r}",
+            remedy=f"Published releases: {', '.join(have)}." + f" Aliases: {', '.join(aliases)}." * bool(aliases),
+        )
 
-    def require(self, model: str, release: str | None = None) -> None:
-        """Refuse a model, or a release of it, that is not published.
+    def select(self, model: str, text: str) -> PublishedRelease:
+        """The published release that a person means.
+
+        Args:
+            model: Which model.
+            text: A release (``1.2.3``), a range (``^1.2``, ``~1.2.0``: its
+                highest), ``latest``, or an alias; see `domain.versions.select`.
 
         Raises:
-            UsageError: There is none; names those that exist.
+            UsageError: There is no such model or release; names those that exist.
         """
-        if release is not None or not self.of_model(model):
-            self.release(model, release or "")
+        releases = [r.release for r in self.of_model(model)]
+        named = {a: s.placement.release for (m, a), s in self.aliases.items() if m == model}
+        return self.release(model, versions.select(text, releases, named) or text)
+
+    def require(self, model: str) -> None:
+        """Refuse a model that is not published.
+
+        Raises:
+            UsageError: It is not; names those that are.
+        """
+        if not self.of_model(model):
+            self.release(model, "")
 
     def of_model(self, model: str) -> tuple[PublishedRelease, ...]:
         """Releases of `model`, by slot."""
@@ -176,6 +202,9 @@ def _step(state: State, record: Record) -> State:
     body = record.body
     match record.kind:
         case RecordKind.PUBLISHED:
+            contract = body.get("contract")
+            if contract is not None and not isinstance(contract, dict):
+                raise TypeError(f"contract is {type(contract).__name__}")
             release = PublishedRelease(
                 model=body["model"],
                 release=body["release"],
@@ -183,6 +212,7 @@ def _step(state: State, record: Record) -> State:
                 manifest_digest=body["manifest_digest"],
                 time=record.time,
                 actor=record.actor,
+                contract=contract,
             )
             return replace(state, releases={**state.releases, (release.model, release.release): release})
         case RecordKind.GATE:
@@ -227,6 +257,8 @@ def _close(state: State, record: Record) -> State:
     if Result(record.body["result"]) is not Result.DONE:
         return state
     move = unfinished.move
+    if move.kind is MoveKind.REMOVAL:
+        return replace(state, aliases={k: v for k, v in state.aliases.items() if k != (move.model, move.alias)})
     before = state.alias(move.model, move.alias)
     trail = _trail(() if before is None else before.trail, move)
     after = AliasState(placement=move.target, since=record.time, trail=trail)

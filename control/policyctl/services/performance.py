@@ -70,7 +70,7 @@ def checks(control: Control, names: Sequence[str], *, model: str, release: str, 
     check_alias(alias)
     control.repository.require()
     state = control.repository.journal.state()
-    state.release(model, release)
+    state.select(model, release)
     if unknown := [name for name in names if name not in NAMES]:
         raise UsageError(
             f"there is no gate {', '.join(unknown)} that measures", remedy=f"Choose from: {', '.join(NAMES)}; or none."

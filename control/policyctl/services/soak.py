@@ -21,7 +21,7 @@ from policyctl import claims
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import regions
-from policyctl.domain.names import CANDIDATE, served_name
+from policyctl.domain.names import served_name
 from policyctl.domain.paired import Burst
 from policyctl.domain.state import PublishedRelease
 from policyctl.domain.verdict import GateResult, Verdict
@@ -160,7 +160,7 @@ def soak(control: Control, plan: Plan, *, model: str, alias: str) -> Soak:
     state = control.repository.journal.state()
     named = state.named(model, alias)
     if plan.move_to is not None:
-        state.release(model, plan.move_to)
+        state.select(model, plan.move_to)
     opened = open_release(control.repository, state.release(model, named.placement.release))
     endpoint = control.endpoint()
     if not endpoint.pid:
@@ -340,5 +340,5 @@ def _longest_life(uses: Sequence[tuple[int, ProcessUse]]) -> list[tuple[int, Pro
 
 def _is_instance(process: str, served: str) -> bool:
     """Whether a process runs an instance of `served` itself, not of its candidate or another alias."""
-    name = process.rpartition("_")[0]
-    return name.startswith(f"{served}_") and CANDIDATE not in name
+    # Triton names an instance by the model, the group and its number.
+    return process.rsplit("_", 2)[0] == served
