@@ -136,6 +136,27 @@ class GateSettings(BaseModel):
     replay: ReplaySettings = ReplaySettings()
 
 
+class SignatureRule(StrEnum):
+    """What is asked of a release that is to be served."""
+
+    OFF = "off"
+    """Nothing."""
+    WARN = "warn"
+    """Say so where no trusted key signed it."""
+    REQUIRED = "required"
+    """Refuse it where no trusted key signed it."""
+
+
+class IntegritySettings(BaseModel):
+    """Signatures: whether they are asked for, and whom to believe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    signatures: SignatureRule = Field(SignatureRule.OFF, description="off, warn or required")
+    trust: Path | None = Field(None, description="the trust store; not set: .policyctl/trust.yaml in the repository")
+    passphrase: SecretStr = Field(SecretStr(""), description="of the private key that signs")
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -152,6 +173,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
+    integrity: IntegritySettings = IntegritySettings()
 
 
 def load(**overrides: Any) -> Settings:

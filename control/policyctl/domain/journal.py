@@ -34,6 +34,7 @@ class RecordKind(StrEnum):
     SWITCHING = "switching"
     OUTCOME = "outcome"
     TUNED = "tuned"
+    SIGNED = "signed"
 
 
 @dataclass(frozen=True, slots=True)
