@@ -169,6 +169,10 @@ def _what(record: dict[str, object]) -> str:
             return f"{record['release']}: {record['gate']} {record['verdict']}"
         case "certified":
             return f"{record['release']} on server {record['server'] or '(not ours)'}"
+        case "signed":
+            return f"{record['release']} by {record['name']} ({record['method']})"
+        case "tuned":
+            return "no options of its own" if record["options"] is None else f"options {record['options']}"
         case "outcome":
             return f"{record['move_kind']} of {record['alias']} to {record['to']}: {record['result']}"
         case "switching":
