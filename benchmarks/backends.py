@@ -38,6 +38,7 @@ import torch
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.pbtxt import ServingOptions, render
 from policyctl.adapters.triton import Triton
+from policyctl.client import Protocol
 from policyctl.domain.artifacts import CONTRACT_FILE, GOLDEN_FILE, MANIFEST_FILE, Format
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
@@ -200,17 +201,20 @@ class Bench:
         with urllib.request.urlopen(url, timeout=10) as reply:
             return int(json.load(reply)["model_stats"][0]["inference_stats"]["success"]["count"])
 
-    def measure(self, candidate: Candidate, clients: int) -> Seen:
+    def measure(self, candidate: Candidate, clients: int, protocol: Protocol = Protocol.GRPC) -> Seen:
         """Ask one candidate with perf_analyzer."""
         before, cpu = self.answered(candidate.name), cpu_s(self.process.pid)
+        server = self.process.options
         options = PerfAnalyzerOptions(
             model=candidate.name,
-            url=f"127.0.0.1:{self.process.options.grpc_port}",
+            url=f"127.0.0.1:{server.grpc_port if protocol is Protocol.GRPC else server.http_port}",
+            protocol=protocol,
             concurrency=(clients,),
             input_data=self.data,
             measurement_interval_ms=self.window_ms,
             # Writing every request down takes the client more time than the floor takes to answer it.
             exact=False,
+            time_limit_s=30 + 12 * self.window_ms / 1000,
         )
         (found,) = run(options, binary=self.binary, library_path=self.libraries)
         used, count = cpu_s(self.process.pid) - cpu, self.answered(candidate.name) - before

@@ -3,26 +3,30 @@
     python benchmarks/power.py --changes 0,0.05,0.1,0.2 --runs 20
 
 A server is started with ``ALLOW_POLICYCTL_SPIN=1``; the candidate is the very
-release that is served, but its backend spins for so many microseconds in each
-inference: the given part of the median latency, which is measured first.
-Prints one row a slow-down, and keeps everything with ``--save``. A run takes
-its time cap at most, and a few seconds for loading.
+release that is served, but its backend spins for some microseconds in each
+inference. How many make the median latency longer by the given part is found
+first, because a spin of 10 % shows as more than 10 %: other threads go to sleep
+meanwhile and have to be woken. Prints one row a slow-down, with what all its
+rounds showed in the end, and keeps everything with ``--save``. A run takes its
+time cap at most, and a few seconds for loading.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from policyctl.domain.names import PRODUCTION
-from policyctl.domain.paired import Round
+from policyctl.domain.paired import Metric, Round
 from policyctl.domain.verdict import Verdict
 from policyctl.services.calibrate import Run, tally
 from policyctl.services.candidate import loaded
@@ -39,6 +43,7 @@ from policyctl_exporters import export_policy
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "cartpole" / "ppo-1.0.0.zip"
 MODEL, RELEASE = "cartpole", "1.0.0"
+REST = (Verdict.PASSED, Verdict.INCONCLUSIVE, Verdict.ERROR)
 
 
 def main() -> int:
@@ -62,12 +67,15 @@ def main() -> int:
         with BackgroundServer(control.repository.root, folder / "serve.log"):
             promote(control, model=MODEL, release=RELEASE, alias=PRODUCTION, gates=())
             base_us = median_us(control)
-            seen = measure(control, changes, base_us, runs=given.runs, seed=given.seed)
-    report(seen, base_us)
+            spins = {change: spin_for(control, change, base_us, given.seed) for change in changes}
+            seen = measure(control, spins, runs=given.runs, seed=given.seed)
+    report(seen, spins, base_us)
     if given.save:
         machine = {"fingerprint": detect().fingerprint, "words": detect().words()}
         kept = {str(change): [run.to_json() for run in runs] for change, runs in seen.items()}
-        given.save.write_text(json.dumps({"base_us": base_us, "machine": machine, "runs": kept}))
+        given.save.write_text(
+            json.dumps({"base_us": base_us, "spin_us": list(spins.items()), "machine": machine, "runs": kept})
+        )
     return 0
 
 
@@ -79,13 +87,28 @@ def median_us(control: Control) -> float:
         return float(np.median([bursts.closed(MODEL, clients=chosen.clients).p50_us for _ in range(9)]))
 
 
-def measure(control: Control, changes: list[float], base_us: float, *, runs: int, seed: int) -> dict[float, list[Run]]:
+def shown(runs: Sequence[Run]) -> float:
+    """By which part the candidate's median latency was longer, over all rounds of `runs`."""
+    logs = [r.log_slow_down(Metric.P50) for run in runs for r in run.rounds]
+    return math.exp(float(np.median(logs))) - 1
+
+
+def spin_for(control: Control, change: float, base_us: float, seed: int) -> int:
+    """Microseconds of spinning that make the median latency longer by `change`, by two steps of the secant."""
+    spin_us = change * base_us
+    for step in range(2 if change else 0):
+        found = shown([one(control, round(spin_us), np.random.default_rng([seed, step]), stop_early=False)])
+        print(f"{spin_us:.0f} us show as {found:+.1%}, wanted {change:+.1%}", file=sys.stderr, flush=True)
+        spin_us *= min(2.0, max(0.5, change / max(found, change / 4)))
+    return round(spin_us)
+
+
+def measure(control: Control, spins: Mapping[float, int], *, runs: int, seed: int) -> dict[float, list[Run]]:
     """Every slow-down in turn, again and again, so that a drift of the machine meets all of them alike."""
     rng = np.random.default_rng(seed)
-    seen: dict[float, list[Run]] = {change: [] for change in changes}
+    seen: dict[float, list[Run]] = {change: [] for change in spins}
     for number in range(runs):
-        for change in changes:
-            spin_us = round(change * base_us)
+        for change, spin_us in spins.items():
             began = time.monotonic()
             seen[change].append(one(control, spin_us, rng))
             last = seen[change][-1]
@@ -98,7 +121,7 @@ def measure(control: Control, changes: list[float], base_us: float, *, runs: int
     return seen
 
 
-def one(control: Control, spin_us: int, rng: np.random.Generator) -> Run:
+def one(control: Control, spin_us: int, rng: np.random.Generator, *, stop_early: bool = True) -> Run:
     """One run of the gate against a candidate that spins."""
     chosen, plan = control.settings.gates.non_inferiority, plan_of(control)
     parameters = {**control.settings.serving.parameters, **({PARAMETER: str(spin_us)} if spin_us else {})}
@@ -122,25 +145,23 @@ def one(control: Control, spin_us: int, rng: np.random.Generator) -> Run:
                 clients=chosen.clients,
                 rng=rng,
                 on_round=lambda found: rounds.append(found[-1]),
+                stop_early=stop_early,
             )
     return Run(result.verdict, rounds[-1].ended_s if rounds else 0.0, tuple(rounds), result.reason)
 
 
-def report(seen: dict[float, list[Run]], base_us: float) -> None:
+def report(seen: dict[float, list[Run]], spins: Mapping[float, int], base_us: float) -> None:
     """Print the power curve."""
     print(f"median latency {base_us:.0f} us")
-    print(
-        "| slow-down | spin us | runs | failed | 95 % interval | passed | inconclusive | error | median s | longest s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = ["slow-down", "spin us", "shown", "runs", "failed", "95 % interval", "passed", "inconclusive", "error"]
+    print(f"| {' | '.join([*columns, 'median s', 'longest s'])} |\n|{'---|' * (len(columns) + 2)}")
     for change, runs in seen.items():
         data = tally([(run.verdict, run.decided_s) for run in runs], change=change).to_json()
         low, high = data["failed_rate_95"]
-        counts = " | ".join(str(data[v.value]) for v in (Verdict.PASSED, Verdict.INCONCLUSIVE, Verdict.ERROR))
-        print(
-            f"| {change:.1%} | {change * base_us:.0f} | {data['runs']} | {data['failed']} | {low:.0%} to {high:.0%}"
-            f" | {counts} | {data['median_seconds']:.0f} | {max(r.decided_s for r in runs):.0f} |"
-        )
+        cells = [f"{change:.1%}", spins[change], f"{shown(runs):+.1%}", data["runs"], data["failed"]]
+        cells += [f"{low:.0%} to {high:.0%}", *(data[v.value] for v in REST)]
+        cells += [f"{data['median_seconds']:.0f}", f"{max(r.decided_s for r in runs):.0f}"]
+        print(f"| {' | '.join(str(cell) for cell in cells)} |")
 
 
 if __name__ == "__main__":

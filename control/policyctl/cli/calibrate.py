@@ -28,7 +28,10 @@ def calibrate(
     ] = 5,
     replays: Annotated[int, typer.Option(help="Replays of the recorded rounds for each slow-down.", min=0)] = 200,
     seed: Annotated[int, typer.Option(help="Of orders and replays.", min=0)] = 0,
-    save: Annotated[Path | None, typer.Option(help="Keep the figures and all recorded rounds in this file.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Keep the figures and all recorded rounds in this file; go on where it stopped."),
+    ] = None,
     recorded: Annotated[
         Path | None, typer.Option("--recorded", help="Replay the rounds of this file; nothing is measured.")
     ] = None,
@@ -40,7 +43,8 @@ def calibrate(
     """Compare the served release with itself: how often is the gate wrong here, and what can it see?
 
     Takes --runs times the time cap of the gate (60 s each unless set), and
-    says so after each run. No alias moves.
+    says so after each run. No alias moves. With --save every run is kept as it
+    ends, and the same command again measures only the runs that are missing.
 
     Examples:
 
@@ -54,14 +58,14 @@ def calibrate(
     control = options.control_of(options.read_settings(repository, url), output)
     if recorded is not None:
         found = service.recalibrate(control, recorded, replays=replays, seed=seed, progress=output.say)
+        if save is not None:
+            service.save(found, save)
     else:
         cap_s = control.settings.gates.non_inferiority.time_cap_s
         output.say(f"{runs} live runs of {cap_s:g} s: about {runs * (cap_s + 2) / 60:.0f} min.")
         found = service.calibrate(
-            control, model=model, alias=alias, live=runs, replays=replays, seed=seed, progress=output.say
+            control, model=model, alias=alias, live=runs, replays=replays, seed=seed, progress=output.say, path=save
         )
-    if save is not None:
-        service.save(found, save)
     _show(output, found)
 
 

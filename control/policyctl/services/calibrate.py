@@ -17,6 +17,7 @@ candidate.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ import numpy as np
 
 from policyctl.domain.names import check_alias, check_model_name, served_name
 from policyctl.domain.paired import Round
+from policyctl.domain.state import AliasState
 from policyctl.domain.statistics import binomial_interval
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import ServerError, UsageError
@@ -184,6 +186,7 @@ def calibrate(
     replays: int,
     seed: int,
     progress: Progress,
+    path: Path | None = None,
 ) -> Calibration:
     """Compare the release that an alias serves with itself, live and by replay.
 
@@ -198,31 +201,72 @@ def calibrate(
         replays: Replays of each slow-down.
         seed: Of orders and replays.
         progress: Told after each run.
+        path: Keep everything here, after each live run; runs that it already
+            holds are not measured again.
 
     Raises:
-        UsageError: The alias names nothing.
+        UsageError: The alias names nothing, or `path` holds the runs of
+            something else, or cannot be written.
         ServerError: Measuring broke.
         BusyError: Another process measures.
     """
-    chosen = control.settings.gates.non_inferiority
-    plan, rng = plan_of(control), np.random.default_rng(seed)
-    runs: list[Run] = []
-    with measuring(control, f"calibrate {model}"):
-        for number in range(live):
-            release, run = _against_itself(control, model, alias, plan, rng)
-            runs.append(run)
-            progress(f"A/A run {number + 1} of {live}: {run.verdict} after {run.decided_s:.0f} s. {run.reason}")
-    hardware = detect()
-    return Calibration(
+    plan, hardware = plan_of(control), detect()
+    found = Calibration(
         model=model,
-        release=release,
+        release=_named(control, model, alias).placement.release,
         plan=plan,
-        clients=chosen.clients,
-        live=tuple(runs),
-        replays=replay(runs, plan, clients=chosen.clients, replays=replays, rng=rng, progress=progress),
+        clients=control.settings.gates.non_inferiority.clients,
+        live=(),
+        replays=(),
         machine={"fingerprint": hardware.fingerprint, "words": hardware.words()},
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    if path is not None:
+        found = replace(found, live=_kept(path, found))
+        save(found, path)  # a path that cannot be written is not found out after half an hour
+    if found.live:
+        progress(f"{path} holds {len(found.live)} live runs of this; they are not measured again.")
+    with measuring(control, f"calibrate {model}"):
+        for number in range(len(found.live), live):
+            run = _against_itself(control, model, alias, found.release, plan, np.random.default_rng([seed, number]))
+            found = replace(found, live=(*found.live, run))
+            progress(f"A/A run {number + 1} of {live}: {run.verdict} after {run.decided_s:.0f} s. {run.reason}")
+            if path is not None:
+                save(found, path)
+    rng = np.random.default_rng(seed)
+    found = replace(
+        found, replays=replay(found.live, plan, clients=found.clients, replays=replays, rng=rng, progress=progress)
+    )
+    if path is not None:
+        save(found, path)
+    return found
+
+
+def _kept(path: Path, wanted: Calibration) -> tuple[Run, ...]:
+    """The live runs that an earlier calibration of the same thing left in `path`."""
+    if not path.exists():
+        return ()
+    document, runs = _read(path)
+    of = json.loads(json.dumps(wanted.to_json()))
+    for name in ("model", "release", "plan", "clients", "machine", "versions"):
+        if document.get(name) != of[name]:
+            raise UsageError(
+                f"{path} holds a calibration of another {name}: {document.get(name)}, not {of[name]}",
+                remedy="Name another file for --save.",
+            )
+    return runs
+
+
+def _named(control: Control, model: str, alias: str) -> AliasState:
+    """What the alias names now."""
+    check_model_name(model)
+    check_alias(alias)
+    named = control.repository.journal.state().alias(model, alias)
+    if named is None:
+        raise UsageError(
+            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
+        )
+    return named
 
 
 def recalibrate(control: Control, path: Path, *, replays: int, seed: int, progress: Progress) -> Calibration:
@@ -232,6 +276,8 @@ def recalibrate(control: Control, path: Path, *, replays: int, seed: int, progre
         UsageError: The file is not one of these.
     """
     document, recorded = _read(path)
+    if not recorded:
+        raise UsageError(f"{path} holds no live run yet", remedy="Finish it: policyctl calibrate with the same --save.")
     plan = plan_of(control)
     runs = []
     for run in recorded:
@@ -250,9 +296,9 @@ def recalibrate(control: Control, path: Path, *, replays: int, seed: int, progre
     )
 
 
-def _against_itself(control: Control, model: str, alias: str, plan: Plan, rng: np.random.Generator) -> tuple[str, Run]:
-    check_model_name(model)
-    check_alias(alias)
+def _against_itself(
+    control: Control, model: str, alias: str, release: str, plan: Plan, rng: np.random.Generator
+) -> Run:
     chosen = control.settings.gates.non_inferiority
     with (
         control.repository.writer(f"calibrate {model}", wait_s=control.settings.lock_wait_s),
@@ -260,12 +306,13 @@ def _against_itself(control: Control, model: str, alias: str, plan: Plan, rng: n
     ):
         recover(control, client)
         state = control.repository.journal.state()
-        named = state.alias(model, alias)
-        if named is None:
+        named = _named(control, model, alias)
+        if named.placement.release != release:
             raise UsageError(
-                f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
+                f"alias {alias} of {model} moved from {release} to {named.placement.release} meanwhile",
+                remedy="Calibrate while nobody promotes; the runs so far are kept where --save says.",
             )
-        opened = open_release(control.repository, state.release(model, named.placement.release))
+        opened = open_release(control.repository, state.release(model, release))
         with (
             loaded(control, client, state, opened, named.placement) as candidate,
             control.repository.writer_aside(),
@@ -285,7 +332,7 @@ def _against_itself(control: Control, model: str, alias: str, plan: Plan, rng: n
     if result.verdict is Verdict.ERROR:
         raise ServerError(result.reason, remedy=str(result.evidence.get("remedy", "")))
     _, decided_s = verdict_of(rounds, plan)
-    return named.placement.release, Run(result.verdict, decided_s, tuple(rounds), result.reason)
+    return Run(result.verdict, decided_s, tuple(rounds), result.reason)
 
 
 def verdict_of(rounds: Sequence[Round], plan: Plan) -> tuple[Verdict, float]:
@@ -361,7 +408,9 @@ def save(calibration: Calibration, path: Path) -> None:
     """
     document = {**calibration.to_json(), "recorded": [run.to_json() for run in calibration.live]}
     try:
-        path.write_text(json.dumps(document, indent=1) + "\n")
+        written = path.with_name(f".{path.name}.{os.getpid()}")
+        written.write_text(json.dumps(document, indent=1) + "\n")
+        written.replace(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -382,6 +431,6 @@ def _read(path: Path) -> tuple[dict[str, Any], tuple[Run, ...]]:
         raise UsageError(
             f"{path} holds no recorded runs ({error!r})", remedy="Name a file of policyctl calibrate --save."
         ) from error
-    if missing or not runs:
+    if missing:
         raise UsageError(f"{path} holds no recorded runs", remedy="Name a file of policyctl calibrate --save.")
     return document, runs

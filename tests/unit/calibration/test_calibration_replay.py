@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from policyctl.domain.paired import Burst, Order, Round
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import UsageError
+from policyctl.errors import ServerError, UsageError
 from policyctl.gates.non_inferiority import Plan
+from policyctl.services import calibrate
 from policyctl.services.calibrate import Calibration, Run, recalibrate, replay, save, tally
 from policyctl.services.control import Control
 from policyctl.settings import load
@@ -86,3 +88,50 @@ def test_a_file_without_recorded_runs_is_refused(tmp_path, content) -> None:
     path.write_text(content)
     with pytest.raises(UsageError, match="holds no recorded runs"):
         recalibrate(Control.of(load(repository=tmp_path)), path, replays=1, seed=0, progress=lambda _: None)
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path) -> list[str]:
+    """Live runs that cost nothing, and the list of their releases."""
+    asked: list[str] = []
+
+    def against_itself(_control, _model, _alias, release, _plan, _rng) -> Run:
+        if len(asked) == 2:
+            raise ServerError("the server died")
+        asked.append(release)
+        return recorded(len(asked))
+
+    named = SimpleNamespace(placement=SimpleNamespace(release="1.0.0"))
+    monkeypatch.setattr(calibrate, "_against_itself", against_itself)
+    monkeypatch.setattr(calibrate, "_named", lambda *_: named)
+    return asked
+
+
+def calibrated(tmp_path, live: int, **settings) -> Calibration:
+    control = Control.of(load(repository=tmp_path, **settings))
+    path = tmp_path / "calibration.json"
+    return calibrate.calibrate(
+        control, model="walker", alias="staging", live=live, replays=0, seed=0, progress=lambda _: None, path=path
+    )
+
+
+def test_what_was_measured_before_the_server_died_is_not_measured_again(tmp_path, measured) -> None:
+    """Two of three runs are in the file; the same command measures the third alone."""
+    with pytest.raises(ServerError):
+        calibrated(tmp_path, 3)
+    kept = json.loads((tmp_path / "calibration.json").read_text())["recorded"]
+    assert len(kept) == 2
+    measured[:] = []
+    found = calibrated(tmp_path, 3)
+    assert len(measured) == 1
+    assert [run.to_json() for run in found.live[:2]] == kept
+    assert len(found.live) == 3
+
+
+def test_runs_of_another_plan_are_not_mixed_in(tmp_path, measured) -> None:
+    """A file that holds runs under other margins is refused and stays as it is."""
+    calibrated(tmp_path, 1)
+    before = (tmp_path / "calibration.json").read_bytes()
+    with pytest.raises(UsageError, match="another plan"):
+        calibrated(tmp_path, 2, gates={"non_inferiority": {"p50": 0.2}})
+    assert (tmp_path / "calibration.json").read_bytes() == before
