@@ -22,6 +22,8 @@ from policyctl.cli import (
     release,
     run,
     shadow,
+    signing,
+    trust,
     tune,
 )
 from policyctl.cli.output import Output
@@ -73,6 +75,8 @@ bench.register(app)
 memory.register(app)
 tune.register(app)
 calibrate.register(app)
+signing.register(app)
+trust.register(app)
 
 
 def main() -> None:
