@@ -81,9 +81,9 @@ def markdown(result: BenchResult) -> str:
     """A result as Markdown."""
     facts = "\n".join(f"- {name}: {value}" for name, value in _facts(result))
     memory = memory_rows(result)
-    parts = [f"# {title(result)}", facts, _markdown_table(POINT_COLUMNS, point_rows(result))]
+    parts = [f"# {title(result)}", facts, markdown_table(POINT_COLUMNS, point_rows(result))]
     if memory:
-        parts += ["## Memory", _markdown_table(MEMORY_COLUMNS, memory)]
+        parts += ["## Memory", markdown_table(MEMORY_COLUMNS, memory)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,7 +91,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     """A comparison as Markdown."""
     parts = [f"# {title(comparison.one)} and {title(comparison.other)}", LIMITS]
     parts += ["\n".join(f"- {words}" for words in comparison.cautions)] if comparison.cautions else []
-    return "\n\n".join([*parts, _markdown_table(COMPARISON_COLUMNS, comparison_rows(comparison))]) + "\n"
+    return "\n\n".join([*parts, markdown_table(COMPARISON_COLUMNS, comparison_rows(comparison))]) + "\n"
 
 
 def page(result: BenchResult) -> str:
@@ -101,18 +101,18 @@ def page(result: BenchResult) -> str:
         UnsupportedError: matplotlib is not installed.
     """
     body = [
-        _table(("fact", "value"), _facts(result), kind="words"),
-        _table(POINT_COLUMNS, point_rows(result)),
+        html_table(("fact", "value"), _facts(result), kind="words"),
+        html_table(POINT_COLUMNS, point_rows(result)),
         *_figures([result]),
-        _table(MEMORY_COLUMNS, memory_rows(result)) if result.memory else "",
+        html_table(MEMORY_COLUMNS, memory_rows(result)) if result.memory else "",
         "<h2>Settings and versions</h2>",
-        _table(
+        html_table(
             ("name", "value"),
             [(str(k), str(v)) for k, v in {**result.settings, **result.versions}.items()],
             kind="words",
         ),
     ]
-    return _page(title(result), body)
+    return page_of(title(result), body)
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -125,11 +125,11 @@ def comparison_page(comparison: Comparison) -> str:
     both = (comparison.one, comparison.other)
     body = [
         f'<p class="note">{_safe(LIMITS)}{cautions}</p>',
-        _table(COMPARISON_COLUMNS, comparison_rows(comparison)),
+        html_table(COMPARISON_COLUMNS, comparison_rows(comparison)),
         *_figures(both),
-        *(f"<h2>{_safe(title(each))}</h2>{_table(('fact', 'value'), _facts(each), kind='words')}" for each in both),
+        *(f"<h2>{_safe(title(each))}</h2>{html_table(('fact', 'value'), _facts(each), kind='words')}" for each in both),
     ]
-    return _page(" and ".join(title(each) for each in both), body)
+    return page_of(" and ".join(title(each) for each in both), body)
 
 
 def history_page(
@@ -156,7 +156,7 @@ def history_page(
     drawn = plots.metric_over_time(
         [r.time for r in results], values, [r.release for r in results], changes, metric=metric
     )
-    return _page(name, [drawn, _table(*table, kind="words")])
+    return page_of(name, [drawn, html_table(*table, kind="words")])
 
 
 def title(result: BenchResult) -> str:
@@ -184,7 +184,8 @@ def _figures(results: Sequence[BenchResult]) -> list[str]:
     return [f"<h2>{name}</h2>{svg}" for name, svg in drawn if svg]
 
 
-def _page(name: str, body: Iterable[str]) -> str:
+def page_of(name: str, body: Iterable[str]) -> str:
+    """A page of its own: `name` as its title, then pieces of HTML."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -193,13 +194,15 @@ def _page(name: str, body: Iterable[str]) -> str:
     )
 
 
-def _table(columns: Sequence[str], rows: Rows, *, kind: str = "") -> str:
+def html_table(columns: Sequence[str], rows: Rows, *, kind: str = "") -> str:
+    """A table for a page; the kind ``words`` sets every cell to the left."""
     head = "".join(f"<th>{_safe(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _markdown_table(columns: Sequence[str], rows: Rows) -> str:
+def markdown_table(columns: Sequence[str], rows: Rows) -> str:
+    """A table as Markdown, without a line feed at its end."""
     lines = [_markdown_row(columns), "|" + "---|" * len(columns), *map(_markdown_row, rows)]
     return "\n".join(lines)
 

@@ -167,6 +167,8 @@ def _what(record: dict[str, object]) -> str:
             return f"{record['release']} as slot {record['slot']}"
         case "gate":
             return f"{record['release']}: {record['gate']} {record['verdict']}"
+        case "measured":
+            return f"{record['release']}: {record['what']}"
         case "certified":
             return f"{record['release']} on server {record['server'] or '(not ours)'}"
         case "outcome":

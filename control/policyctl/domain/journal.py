@@ -29,6 +29,7 @@ class RecordKind(StrEnum):
 
     PUBLISHED = "published"
     GATE = "gate"
+    MEASURED = "measured"
     INTENT = "intent"
     CERTIFIED = "certified"
     SWITCHING = "switching"

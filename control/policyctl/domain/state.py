@@ -179,6 +179,8 @@ def _step(state: State, record: Record) -> State:
                 time=record.time,
             )
             return replace(state, gates={**state.gates, key: gate})
+        case RecordKind.MEASURED:
+            return state
         case RecordKind.INTENT:
             move = Move.from_json(body)
             return replace(state, unfinished=Unfinished(move, Phase.INTENT, record.time, record.actor))

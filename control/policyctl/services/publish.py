@@ -23,6 +23,7 @@ from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.state import State
 from policyctl.errors import PolicyctlError, UsageError
 from policyctl.integrity import build_manifest, list_files
+from policyctl.services.card_check import require_card
 from policyctl.services.control import Control
 
 
@@ -130,7 +131,8 @@ def check_export(folder: Path) -> tuple[Format, ...]:
         The formats it holds.
 
     Raises:
-        UsageError: A required file is missing or unreadable, or no artifact is there.
+        UsageError: A required file is missing or unreadable, no artifact is there, or
+            the model card is wrong: every field of it that is.
         IntegrityError: A link, a device or a hidden file.
     """
     try:
@@ -147,7 +149,7 @@ def check_export(folder: Path) -> tuple[Format, ...]:
         raise UsageError(
             f"{folder} lacks {', '.join(missing)}",
             remedy="Name a folder that `policyctl export` wrote; it holds artifacts, contract, golden set,"
-            " parity and model card.",
+            " parity and model card. A card alone: policyctl card init DIR.",
         )
     if MANIFEST_FILE in paths:
         raise UsageError(f"{folder} holds a {MANIFEST_FILE}: that is written by publish alone")
@@ -160,6 +162,7 @@ def check_export(folder: Path) -> tuple[Format, ...]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{folder / CONTRACT_FILE}: not JSON ({error})") from error
     Golden.from_bytes(_read(folder / GOLDEN_FILE), Contract.from_json(document))
+    require_card(folder)
     return formats
 
 
