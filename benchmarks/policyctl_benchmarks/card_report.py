@@ -18,19 +18,19 @@ from policyctl_benchmarks import plots
 from policyctl_benchmarks.card_tables import Table, tables, title_of
 from policyctl_benchmarks.report import html_table, markdown_table, page_of
 
-_SPECIAL: Final = re.compile(r"([\\`*_\[\]~$#:@])")
+_SPECIAL: Final = re.compile(r"([\\`*_\[\]~$#@]|:(?=//))")
 _AT_THE_BEGINNING: Final = re.compile(r"([-+=]|\d+(?=[.)]))")
 
 _TASK: Final = "reinforcement-learning"
 
-_LICENCES: Final = frozenset(
-    "apache-2.0 mit afl-3.0 artistic-2.0 bsl-1.0 bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc0-1.0"
-    " cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0"
-    " cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 ecl-2.0 epl-1.0"
-    " epl-2.0 eupl-1.1 gfdl isc lppl-1.3c ms-pl mpl-2.0 ncsa odbl ofl-1.1 osl-3.0 pddl postgresql unlicense wtfpl"
-    " zlib agpl-3.0 gpl-2.0 gpl-3.0 lgpl-2.1 lgpl-3.0".split()
-)
-"""Of Hugging Face's identifiers those that are an SPDX identifier in lower case, but for ``-only`` and ``-or-later``."""
+_HUB_LICENCES: Final = """
+    afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc-by-2.0
+    cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
+    cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 ecl-2.0 epl-1.0
+    epl-2.0 eupl-1.1 gfdl gpl-2.0 gpl-3.0 isc lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl ofl-1.1
+    osl-3.0 pddl postgresql unlicense wtfpl zlib
+"""
+"""Of Hugging Face's identifiers those that are SPDX's in lower case, but for ``-only`` and ``-or-later``."""
 
 
 def markdown(card: Card) -> str:
@@ -38,7 +38,7 @@ def markdown(card: Card) -> str:
     parts = [f"---\n{dump(front_matter(card))}---", f"# {in_markdown(title_of(card))}"]
     if card.summary:
         parts.append(_paragraph(card.summary))
-    parts += [f"> {in_markdown(words)}" for words in _problems(card)]
+    parts += [f"> {_paragraph(words)}" for words in _problems(card)]
     for table in tables(card, private=False):
         parts.append(f"## {in_markdown(table.title)}")
         if table.note:
@@ -84,7 +84,11 @@ def _result(entry: Any) -> dict[str, Any]:
 
 def _licence(spdx: str) -> dict[str, str]:
     name = spdx.lower().removesuffix("-only").removesuffix("-or-later")
-    return {"license": name} if name in _LICENCES else {"license": "other", "license_name": name.replace(" ", "-")}
+    return (
+        {"license": name}
+        if name in _HUB_LICENCES.split()
+        else {"license": "other", "license_name": name.replace(" ", "-")}
+    )
 
 
 def page(card: Card) -> str:
@@ -146,12 +150,13 @@ def _problems(card: Card) -> list[str]:
 
 
 def _paragraph(text: str) -> str:
+    """`text` in a paragraph of its own, so that its first characters make no list or heading of it."""
     words = in_markdown(text)
-    return (
-        _AT_THE_BEGINNING.sub(lambda m: f"{m[0]}\\" if m[0][0].isdigit() else f"\\{m[0]}", words, count=1)
-        if (_AT_THE_BEGINNING.match(words))
-        else words
-    )
+    match = _AT_THE_BEGINNING.match(words)
+    if match is None:
+        return words
+    mark = match[0]
+    return f"{mark}\\{words[len(mark) :]}" if mark.isdigit() else f"\\{words}"
 
 
 def in_markdown(text: str) -> str:
@@ -163,8 +168,8 @@ def in_markdown(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """`text` on one line, what cannot be printed written out."""
-    words = " ".join(text.split())
+    """`text` on one line, what cannot be printed written out; a dash for nothing."""
+    words = " ".join(text.split()) or "-"
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in words)
 
 

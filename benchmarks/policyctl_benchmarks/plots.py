@@ -127,7 +127,7 @@ def action_quantiles(name: str, entries: Sequence[tuple[str, Sequence[float]]]) 
 
     def draw(axes: Axes) -> None:
         keys = ("whislo", "q1", "med", "q3", "whishi")
-        boxes = [dict(zip(keys, values[1:6], strict=True)) | {"fliers": []} for _, values in entries]
+        boxes: list[dict[str, Any]] = [dict(zip(keys, values[1:6], strict=True)) for _, values in entries]
         axes.bxp(boxes, showfliers=False)
         axes.set_xticks(range(1, len(entries) + 1), [label for label, _ in entries], rotation=30, ha="right")
         axes.set_ylabel("action")
@@ -254,7 +254,8 @@ def _svg(name: str, draw: Callable[[Axes], None]) -> str:
         axes = figure.add_subplot()
         draw(axes)
         axes.grid(visible=True, alpha=0.3)
-        figure.legend(loc="outside right upper", fontsize=7)
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside right upper", fontsize=7)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = written.getvalue()

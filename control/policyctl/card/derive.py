@@ -56,7 +56,8 @@ def golden_behaviour(contract: Contract, golden: Golden, *, digest: str) -> dict
 
 def described(found: Mapping[str, Any], observations: str) -> dict[str, Any]:
     """A description of actions as a card states it: without what is not known."""
-    return {"observations": observations} | {key: value for key, value in found.items() if value is not None}
+    told = {key: value for key, value in found.items() if value is not None and (key, value) != ("pairs", 0)}
+    return {"observations": observations, **told}
 
 
 def parity_section(content: bytes, *, golden: Golden | None = None) -> dict[str, Any]:

@@ -173,7 +173,7 @@ class _Reading:
     def refuse_references(self, text: str) -> None:
         """Anchors, aliases and tags: readers differ in what they make of them."""
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark is not None else 0
             for kind, name in (("anchor or alias", "anchor"), ("tag", "tag")):
                 if (found := getattr(event, name, None)) is not None:
                     self.complaints.append(Problem(line, "the card", f"the {kind} {found!r}", "plain values"))
@@ -247,7 +247,8 @@ class _Dumper(yaml.SafeDumper):
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     """In quotation marks wherever one reader or the other would make something else of it."""
     node = yaml.ScalarNode("tag:yaml.org,2002:str", value, style=None)
-    plain = isinstance(_resolved(node), str) and dumper.resolve(yaml.ScalarNode, value, (True, False)).endswith(":str")
+    tag = str(dumper.resolve(yaml.ScalarNode, value, (True, False)))  # type: ignore[no-untyped-call]
+    plain = isinstance(_resolved(node), str) and tag.endswith(":str")
     style = None if plain else "'"
     if not value.isprintable():
         style = "|" if _is_block(value) else '"'

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from policyctl.card.derive import described
@@ -55,10 +55,9 @@ def figures_of(content: bytes) -> Figures:
         if "points" in data:
             return Figures(performance=_of_bench(data), release=str(data["release"]), model=str(data["model"]))
         found = _READERS.get(str(data["gate"]), _nothing)(data)
-        about = {"release": str(data["release"]), "model": str(data["model"])}
         if data["verdict"] == Verdict.ERROR.value:
-            return Figures(**about)
-        return Figures(found.evaluation, found.behaviour, found.performance, **about)
+            found = Figures()
+        return replace(found, release=str(data["release"]), model=str(data["model"]))
     except _UNREADABLE:
         return Figures()
 
@@ -130,7 +129,7 @@ def _of_evaluation(data: Mapping[str, Any]) -> Figures:
     environment, returns, seeds = str(seen["env"]), seen["served"]["returns"], seen["served"]["seeds"]
     entry = _evaluation(environment, returns, seeds, seen["served"]["mean"], data)
     entry |= {"mean_length": _short(statistics.fmean(seen["served"]["lengths"])), "format": str(seen["format"])}
-    behaviour = ()
+    behaviour: tuple[Entry, ...] = ()
     if acted := seen.get("behaviour"):
         behaviour = (described(acted, f"{environment}, {len(returns)} episodes") | {"time": _time(data)},)
     return Figures(evaluation=(entry,), behaviour=behaviour)

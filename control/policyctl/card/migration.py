@@ -208,13 +208,14 @@ def _take(data: dict[str, Any], path: Path) -> Any:
 
 def _free(data: Mapping[str, Any], path: Path) -> bool:
     """Whether something can be put at `path` without replacing anything."""
+    here: Any = data
     for part in path[:-1]:
-        if part not in data:
+        if part not in here:
             return True
-        if not isinstance(data[part], Mapping):
+        here = here[part]
+        if not isinstance(here, Mapping):
             return False
-        data = data[part]
-    return path[-1] not in data
+    return path[-1] not in here
 
 
 def _put(data: dict[str, Any], path: Path, value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from policyctl import __version__
-from policyctl.cli import bench, calibrate, look, measure, memory, move, prepare, run, shadow, tune
+from policyctl.cli import bench, calibrate, card, look, measure, memory, move, prepare, run, shadow, tune
 from policyctl.cli.output import Output
 from policyctl.errors import PolicyctlError, UsageError
 
@@ -56,6 +56,7 @@ bench.register(app)
 memory.register(app)
 tune.register(app)
 calibrate.register(app)
+card.register(app)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from policyctl.card.check import Checked, Files, check
@@ -77,6 +78,7 @@ def files_of(control: Control, opened: OpenRelease) -> Files:
 
 
 def _files_of(folder: Path) -> Files:
+    @cache
     def digest(name: str) -> str | None:
         try:
             return hash_file(folder, name).digest
@@ -94,5 +96,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{path}: cannot be read ({error.strerror})", remedy="policyctl card init DIR writes a card."
+            f"{path}: cannot be read ({error.strerror})",
+            remedy="Name a folder, a file, or a model and its release; policyctl card init DIR writes a card.",
         ) from error

@@ -109,8 +109,17 @@ def write(folder: Path, text: str) -> Path:
         UsageError: The disk refuses.
     """
     path = folder / CARD_FILE
-    files.write_atomically(path, text.encode())
+    replace(path, text)
     return path
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace a file that is not the repository's, as a whole.
+
+    Raises:
+        UsageError: The disk refuses, or its folder is not there.
+    """
+    files.write_atomically(path, text.encode())
 
 
 def seen_of(control: Control, published: PublishedRelease) -> tuple[tuple[Seen, ...], tuple[str, ...]]:
@@ -179,6 +188,22 @@ def full(control: Control, *, model: str, release: str) -> Card:
             data[section] = [*data.get(section, []), *added]
     data["release"] = _release(control, opened, (*problems, *missing))
     return Card.model_validate(data)
+
+
+def bill_of_materials(control: Control, *, model: str, release: str) -> str:
+    """The CycloneDX document of a release, from its full card.
+
+    Raises:
+        UsageError: No such release, or a card that cannot be read.
+        IntegrityError: The release is not as published, or the journal was edited.
+        UnsupportedError: The library that writes it is not installed.
+    """
+    from policyctl.adapters import bom
+
+    card = full(control, model=model, release=release)
+    if card.release is None:
+        raise AssertionError("a full card says of which release it is")
+    return bom.render(card, card.release)
 
 
 def _release(control: Control, opened: OpenRelease, problems: tuple[str, ...]) -> dict[str, Any]:
