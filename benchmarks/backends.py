@@ -214,6 +214,7 @@ class Bench:
             measurement_interval_ms=self.window_ms,
             # Writing every request down takes the client more time than the floor takes to answer it.
             exact=False,
+            time_limit_s=30 + 12 * self.window_ms / 1000,
         )
         (found,) = run(options, binary=self.binary, library_path=self.libraries)
         used, count = cpu_s(self.process.pid) - cpu, self.answered(candidate.name) - before

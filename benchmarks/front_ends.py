@@ -28,12 +28,13 @@ from unittest import mock
 import numpy as np
 import psutil
 
-from backends import CLIENTS, NATIVE, Bench, Candidate, Table, configure, export_mlp, ratio
+from backends import CLIENTS, NATIVE, Bench, Candidate, Seen, Table, configure, export_mlp, ratio
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import Protocol
 from policyctl.domain.artifacts import GOLDEN_FILE, Format
 from policyctl.domain.golden import Golden
+from policyctl.errors import ServerError
 from policyctl.serving.backend_directory import add_native, assemble
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.locate import locate
@@ -110,10 +111,19 @@ def run_rounds(benches: dict[Option, Bench], rounds: int, seed: int) -> dict[Pro
             for clients in CLIENTS:
                 asked = [option for option in benches if protocol in option.protocols]
                 for option in order.sample(asked, len(asked)):
-                    found = benches[option].measure(POLICY, clients, protocol)
+                    found = measure(benches[option], clients, protocol)
                     seen[protocol].setdefault((option.name, clients), []).append(found)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     return seen
+
+
+def measure(bench: Bench, clients: int, protocol: Protocol) -> Seen:
+    """Ask one server; once more where perf_analyzer gave up, which it does now and then on a full machine."""
+    try:
+        return bench.measure(POLICY, clients, protocol)
+    except ServerError as error:
+        print(f"once more, {clients} clients over {protocol.value}: {error}", file=sys.stderr)
+        return bench.measure(POLICY, clients, protocol)
 
 
 def report(protocol: Protocol, seen: Table, options: Sequence[Option], memory: dict[str, float]) -> None:
