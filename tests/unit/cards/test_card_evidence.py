@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,8 +56,13 @@ class FakeClient:
 
 
 @pytest.fixture
-def served(world: World, monkeypatch) -> World:
+def served(tmp_path, monkeypatch) -> World:
     """Release 1.0.0 in production, with a card, and a client that asks nobody."""
+    return _served(tmp_path, monkeypatch)
+
+
+def _served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(folder, monkeypatch)
     monkeypatch.setattr(measure, "PolicyClient", FakeClient)
     monkeypatch.setattr(FakeClient, "releases", ("1.0.0",))
     source = write_card_export(world.folder / "first", 1)
@@ -267,19 +273,28 @@ LIES: dict[str, tuple[Callable[[dict[str, Any], Path], None], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Iterator[World]:
+    """A release that was evaluated and judged, and in ``second`` an export whose card cites that."""
+    with pytest.MonkeyPatch.context() as patched:
+        world = _served(tmp_path_factory.mktemp("measured"), patched)
+        _evaluate(world, keep=True)
+        _service_level(world)
+        folder = write_card_export(world.folder / "second", 1)
+        cite(world.control, folder, model="walker", release="1.0.0")
+        yield world
+
+
 @pytest.fixture
-def cited(served: World) -> Path:
-    """An export whose card cites an evaluation and a gate."""
-    _evaluate(served, keep=True)
-    _service_level(served)
-    folder = write_card_export(served.folder / "second", 1)
-    cite(served.control, folder, model="walker", release="1.0.0")
-    return folder
+def cited(measured: World, tmp_path: Path) -> Path:
+    """A copy of that export, to tell lies in."""
+    return shutil.copytree(measured.folder / "second", tmp_path / "cited")
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_figure_that_no_evidence_supports_is_refused(served: World, cited: Path, name: str) -> None:
+def test_a_figure_that_no_evidence_supports_is_refused(measured: World, cited: Path, name: str) -> None:
     """Publishing refuses each lie by its field, and leaves neither slot nor record."""
+    served = measured
     tell, words = LIES[name]
     data = parse((cited / CARD_FILE).read_bytes()).data
     tell(data, cited)
@@ -292,7 +307,7 @@ def test_a_figure_that_no_evidence_supports_is_refused(served: World, cited: Pat
     assert not served.control.repository.slot("walker", 2).exists()
 
 
-def test_every_lie_is_told_at_once(served: World, cited: Path) -> None:
+def test_every_lie_is_told_at_once(cited: Path) -> None:
     """One refusal names all of them, each with its line."""
     data = parse((cited / CARD_FILE).read_bytes()).data
     for name in ("a better return", "less memory", "another law"):
@@ -321,7 +336,7 @@ def test_figures_may_be_rounded_and_not_bent() -> None:
     assert not agrees(1, "1")
 
 
-def test_a_card_alone_is_held_against_the_schema(served: World, cited: Path, tmp_path: Path) -> None:
+def test_a_card_alone_is_held_against_the_schema(cited: Path, tmp_path: Path) -> None:
     """A file elsewhere has no evidence beside it; the same file in its folder has."""
     data = parse((cited / CARD_FILE).read_bytes()).data
     data["evaluation"][0]["returns"]["mean"] = 0.5
