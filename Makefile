@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 NATIVE = $(VENV)/.native
 
-.PHONY: help setup native demo test performance check format clean
+.PHONY: help setup native demo test performance compare check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -35,6 +35,9 @@ test: setup  ## Run the tests, those on the real Triton too
 
 performance: setup  ## Run the tests of the gates that measure: slow-downs and leaks that must be found
 	@$(BIN)/python -m pytest tests/performance
+
+compare: setup  ## Measure this tree beside the last release (or BASE=REF), each served by its own code
+	@$(BIN)/python benchmarks/against_release.py $(if $(BASE),--base '$(BASE)')
 
 check: setup  ## The fast loop: lint, types, layers, unit tests
 	@$(BIN)/ruff format --check .

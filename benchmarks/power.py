@@ -35,7 +35,8 @@ from policyctl.services.performance import bursts_of, compare, plan_of
 from policyctl.services.promote import promote
 from policyctl.services.publish import publish
 from policyctl.services.validate import place
-from policyctl.serving.backends.spin import PARAMETER, VARIABLE
+from policyctl.serving.backends.injected import VARIABLE
+from policyctl.serving.backends.spin import PARAMETER
 from policyctl.serving.hardware import detect
 from policyctl.settings import load as load_settings
 from policyctl_benchmarks.background_server import BackgroundServer
@@ -138,11 +139,9 @@ def one(control: Control, spin_us: int, rng: np.random.Generator, *, stop_early:
             bursts_of(slowed, opened, interval_ms=chosen.interval_ms) as bursts,
         ):
             result = compare(
-                bursts,
+                bursts.side(MODEL, clients=chosen.clients),
+                bursts.side(candidate.ask.served, clients=chosen.clients),
                 plan,
-                incumbent=MODEL,
-                candidate=candidate.ask.served,
-                clients=chosen.clients,
                 rng=rng,
                 on_round=lambda found: rounds.append(found[-1]),
                 stop_early=stop_early,

@@ -23,8 +23,8 @@ from policyctl.services.control import Control
 from policyctl.services.promote import promote
 from policyctl.services.publish import publish
 from policyctl.services.soak import Plan, Soak, soak
+from policyctl.serving.backends.injected import VARIABLE
 from policyctl.serving.backends.leak import PARAMETER
-from policyctl.serving.backends.spin import VARIABLE
 from policyctl.settings import load as load_settings
 from policyctl_benchmarks.background_server import BackgroundServer
 from policyctl_exporters import export_policy

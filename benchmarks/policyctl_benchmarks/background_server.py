@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,11 +41,21 @@ class BackgroundServer:
     Args:
         repository: What to serve.
         log: File to which everything that it says is appended.
+        command: Whose `policyctl`.
+        environment: Of its process; None for this one's.
     """
 
-    def __init__(self, repository: Path, log: Path) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        log: Path,
+        *,
+        command: Sequence[str] = COMMAND,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.repository = repository
         self.log = log
+        self._command, self._environment = tuple(command), environment
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -87,7 +98,9 @@ class BackgroundServer:
         arguments = ["serve", "--repository", str(self.repository)]
         arguments += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
         with self.log.open("ab") as stream:
-            self.process = subprocess.Popen([*COMMAND, *arguments], stdout=stream, stderr=stream)
+            self.process = subprocess.Popen(
+                [*self._command, *arguments], stdout=stream, stderr=stream, env=self._environment
+            )
         deadline = time.monotonic() + timeout_s
         while not self._endpoint_path.exists():
             if not self.is_running or time.monotonic() > deadline:

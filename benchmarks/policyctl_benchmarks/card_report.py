@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from policyctl.card.document import dump
 from policyctl.card.schema import Behaviour, Card
+from policyctl.domain import pages
 from policyctl_benchmarks import plots
 from policyctl_benchmarks.card_tables import Table, tables, title_of
-from policyctl_benchmarks.report import html_table, markdown_table, page_of
 
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]~$#@]|:(?=//))")
 _AT_THE_BEGINNING: Final = re.compile(r"([-+=]|\d+(?=[.)]))")
@@ -43,8 +43,8 @@ def markdown(card: Card) -> str:
         parts.append(f"## {in_markdown(table.title)}")
         if table.note:
             parts.append(_paragraph(table.note))
-        rows = [[in_markdown(cell) for cell in row] for row in table.rows]
-        parts.append(markdown_table([in_markdown(column) for column in table.columns], rows))
+        rows = [[_plain_text(cell) for cell in row] for row in table.rows]
+        parts.append(pages.markdown_table(table.columns, rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -98,20 +98,20 @@ def page(card: Card) -> str:
         UnsupportedError: matplotlib is not installed.
     """
     drawn = _drawn(card)
-    body = [f"<p>{html.escape(_printable(card.summary))}</p>" if card.summary else ""]
-    body += [f'<p class="note">{html.escape(_printable(words))}</p>' for words in _problems(card)]
+    body = [f"<p>{pages.safe(_printable(card.summary))}</p>" if card.summary else ""]
+    body += [f'<p class="note">{pages.safe(_printable(words))}</p>' for words in _problems(card)]
     for table in tables(card):
-        body.append(f"<h2>{html.escape(_printable(table.title))}</h2>")
+        body.append(f"<h2>{pages.safe(_printable(table.title))}</h2>")
         if table.note:
-            body.append(f"<p>{html.escape(_printable(table.note))}</p>")
+            body.append(f"<p>{pages.safe(_printable(table.note))}</p>")
         body.append(_html(table))
         body.append(drawn.pop(table.title.partition(" on ")[0], ""))
-    return page_of(_printable(title_of(card)), body)
+    return pages.page(_printable(title_of(card)), body)
 
 
 def _html(table: Table) -> str:
     rows = [[_printable(cell) for cell in row] for row in table.rows]
-    return html_table([_printable(column) for column in table.columns], rows, kind="words")
+    return pages.table([_printable(column) for column in table.columns], rows, kind="words")
 
 
 def _drawn(card: Card) -> dict[str, str]:
@@ -138,7 +138,7 @@ def _actions(name: str, entry: Behaviour) -> str:
         if c.shares is not None
     ]
     drawn = plots.action_quantiles(f"{name} quantiles", quantiles) + plots.choice_shares(f"{name} shares", shares)
-    return f"<h3>{html.escape(_printable(entry.observations))}</h3>{drawn}" if drawn else ""
+    return f"<h3>{pages.safe(_printable(entry.observations))}</h3>{drawn}" if drawn else ""
 
 
 def _label(text: str) -> str:
@@ -160,11 +160,13 @@ def _paragraph(text: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """`text` on one line, so that Markdown shows just these characters.
+    """`text` on one line, so that Markdown shows just these characters outside of tables."""
+    return html.escape(_plain_text(text), quote=False)
 
-    A vertical bar is left to the table that it stands in.
-    """
-    return _SPECIAL.sub(r"\\\1", html.escape(_printable(text), quote=False))
+
+def _plain_text(text: str) -> str:
+    """What is left to escape are HTML, and the bars of a table: `pages` does both."""
+    return _SPECIAL.sub(r"\\\1", _printable(text))
 
 
 def _printable(text: str) -> str:

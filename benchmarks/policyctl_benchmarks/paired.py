@@ -1,5 +1,8 @@
 """Measure two served models in turn, in bursts of a fraction of a second.
 
+They are two models of one server, or each is on a server of its own: a `Side`
+says which.
+
 What a burst costs was measured (gRPC, a policy with four inputs): perf_analyzer
 is up in about 40 ms, and its three windows take 1.2 times their nominal length,
 so three windows of 100 ms are over in 0.41 s and a round of four bursts in
@@ -52,6 +55,10 @@ class Bursts:
         """How long one burst may take before it is ended."""
         return BURST_LIMIT_S + _WINDOWS_TAKE * self.options.measurement_interval_ms / 1e3
 
+    def side(self, model: str, *, clients: int) -> Side:
+        """`model` of this server, as one of two that are compared."""
+        return Side(self, model, clients)
+
     def closed(self, model: str, *, clients: int) -> Burst:
         """Ask `model` with `clients` that wait for each answer.
 
@@ -102,12 +109,38 @@ class Bursts:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two that are compared.
+
+    Attributes:
+        bursts: How it is measured, and on which server.
+        model: The Triton model.
+        clients: Of the closed loop.
+    """
+
+    bursts: Bursts
+    model: str
+    clients: int
+
+    def burst(self) -> Burst:
+        """Measure it once.
+
+        Raises:
+            ServerError: See `Bursts.closed`.
+            UnsupportedError: See `Bursts.closed`.
+        """
+        return self.bursts.closed(self.model, clients=self.clients)
+
+    def words(self) -> list[str]:
+        """The command line of its bursts, for the evidence."""
+        return self.bursts.words(self.model, clients=self.clients)
+
+
 def rounds(
-    bursts: Bursts,
+    incumbent: Side,
+    candidate: Side,
     *,
-    incumbent: str,
-    candidate: str,
-    clients: int,
     time_cap_s: float,
     rng: np.random.Generator,
 ) -> Iterator[Round]:
@@ -116,15 +149,13 @@ def rounds(
     It takes at most `time_cap_s` and the limit of one burst (with its repetitions, where the machine stood still).
 
     Args:
-        bursts: How.
-        incumbent: The Triton model that is A.
-        candidate: The Triton model that is B.
-        clients: Of the closed loop.
+        incumbent: A.
+        candidate: B.
         time_cap_s: For all rounds together.
         rng: The coin.
 
     Raises:
-        ServerError: The server refused, broke off, or did not answer in time.
+        ServerError: A server refused, broke off, or did not answer in time.
         UnsupportedError: perf_analyzer cannot run here.
     """
     start = time.monotonic()
@@ -134,7 +165,7 @@ def rounds(
         order = Order.ABBA if rng.random() < 0.5 else Order.BAAB
         seen: dict[str, list[Burst]] = {"A": [], "B": []}
         for letter in order.value:
-            seen[letter].append(bursts.closed(incumbent if letter == "A" else candidate, clients=clients))
+            seen[letter].append((incumbent if letter == "A" else candidate).burst())
         ended_s = time.monotonic() - start
         taken_s.append(ended_s - began_s)
         (one, two), (three, four) = seen["A"], seen["B"]

@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import sysconfig
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -222,7 +223,7 @@ def _check(finished: Finished, options: PerfAnalyzerOptions, level: float, repor
     if finished.timed_out:
         raise ServerError(
             f"perf_analyzer did not end in time at {options.mode} {level:g} of {options.model}"
-            f" ({finished.duration_s:.1f} s); it said last:\n{finished.tail()}",
+            f" ({finished.duration_s:.1f} s){_said(finished)}",
             remedy="Is the server stopped or overloaded? Otherwise give more time (--time-limit).",
         )
     if "error while loading shared libraries" in finished.stderr:
@@ -236,6 +237,13 @@ def _check(finished: Finished, options: PerfAnalyzerOptions, level: float, repor
             f" it said last:\n{finished.tail()}",
             remedy=f"Check that {options.model} is served at {options.url} and takes this input.",
         )
+
+
+def _said(finished: Finished) -> str:
+    """What it said before its time was up, without its list of settings, which is all that it mostly is."""
+    own = re.sub(r"\*\*\* Measurement Settings \*\*\*\n(?:  .*\n?)*", "", finished.stdout)
+    words = replace(finished, stdout=own).tail()
+    return f"; it said last:\n{words}" if words else ""
 
 
 def locate_perf_analyzer() -> Path:

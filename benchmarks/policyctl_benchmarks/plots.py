@@ -202,6 +202,26 @@ def metric_over_time(
     return _svg("metric over time", draw)
 
 
+def slow_down_by_round(name: str, slow_downs: Mapping[str, Sequence[float]]) -> str:
+    """How much slower the one was than the other in each round, in percent; empty where there is no round.
+
+    Args:
+        name: Of the plot; another one for each plot of a page.
+        slow_downs: By metric, one a round: 0.1 is 10 % slower.
+    """
+    if not any(slow_downs.values()):
+        return ""
+
+    def draw(axes: Axes) -> None:
+        for metric, values in slow_downs.items():
+            axes.plot(range(1, len(values) + 1), [100.0 * v for v in values], marker="o", linestyle="", label=metric)
+        axes.axhline(0.0, color="grey")
+        axes.set_xlabel("round")
+        axes.set_ylabel("slower by, %")
+
+    return _svg(name, draw)
+
+
 def _lines(result: BenchResult, *, many: bool) -> list[tuple[str, list[MeasuredPoint]]]:
     """Points that differ by their level alone, in the order of that level."""
     groups: dict[tuple[Any, ...], list[MeasuredPoint]] = {}

@@ -6,10 +6,11 @@ that comes from outside is escaped.
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from policyctl.domain import pages
+from policyctl.domain.pages import Rows
 from policyctl_benchmarks import plots
 from policyctl_benchmarks.comparison import LIMITS, Comparison
 from policyctl_benchmarks.history import Change
@@ -31,16 +32,6 @@ POINT_COLUMNS: Final = (
 )
 MEMORY_COLUMNS: Final = ("process", "first MB", "steady MB", "peak MB")
 COMPARISON_COLUMNS: Final = ("point", "metric", "one", "other", "ratio", "drift here", "what that says")
-
-_STYLE: Final = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
-    "th,td{border:1px solid #ccc;padding:.25rem .6rem;text-align:right}"
-    "th:first-child,td:first-child,.words td{text-align:left}svg{max-width:100%;height:auto}"
-    ".note{background:#fff6dd;padding:.5rem 1rem;border-left:4px solid #e0a800}"
-)
-
-Rows = Iterable[Sequence[str]]
 
 
 def point_rows(result: BenchResult) -> list[tuple[str, ...]]:
@@ -81,9 +72,9 @@ def markdown(result: BenchResult) -> str:
     """A result as Markdown."""
     facts = "\n".join(f"- {name}: {value}" for name, value in _facts(result))
     memory = memory_rows(result)
-    parts = [f"# {title(result)}", facts, markdown_table(POINT_COLUMNS, point_rows(result))]
+    parts = [f"# {title(result)}", facts, pages.markdown_table(POINT_COLUMNS, point_rows(result))]
     if memory:
-        parts += ["## Memory", markdown_table(MEMORY_COLUMNS, memory)]
+        parts += ["## Memory", pages.markdown_table(MEMORY_COLUMNS, memory)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,7 +82,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     """A comparison as Markdown."""
     parts = [f"# {title(comparison.one)} and {title(comparison.other)}", LIMITS]
     parts += ["\n".join(f"- {words}" for words in comparison.cautions)] if comparison.cautions else []
-    return "\n\n".join([*parts, markdown_table(COMPARISON_COLUMNS, comparison_rows(comparison))]) + "\n"
+    return "\n\n".join([*parts, pages.markdown_table(COMPARISON_COLUMNS, comparison_rows(comparison))]) + "\n"
 
 
 def page(result: BenchResult) -> str:
@@ -101,18 +92,18 @@ def page(result: BenchResult) -> str:
         UnsupportedError: matplotlib is not installed.
     """
     body = [
-        html_table(("fact", "value"), _facts(result), kind="words"),
-        html_table(POINT_COLUMNS, point_rows(result)),
+        pages.table(("fact", "value"), _facts(result), kind="words"),
+        pages.table(POINT_COLUMNS, point_rows(result)),
         *_figures([result]),
-        html_table(MEMORY_COLUMNS, memory_rows(result)) if result.memory else "",
+        pages.table(MEMORY_COLUMNS, memory_rows(result)) if result.memory else "",
         "<h2>Settings and versions</h2>",
-        html_table(
+        pages.table(
             ("name", "value"),
             [(str(k), str(v)) for k, v in {**result.settings, **result.versions}.items()],
             kind="words",
         ),
     ]
-    return page_of(title(result), body)
+    return pages.page(title(result), body)
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -121,15 +112,18 @@ def comparison_page(comparison: Comparison) -> str:
     Raises:
         UnsupportedError: matplotlib is not installed.
     """
-    cautions = "".join(f"<br>{_safe(words)}" for words in comparison.cautions)
+    cautions = "".join(f"<br>{pages.safe(words)}" for words in comparison.cautions)
     both = (comparison.one, comparison.other)
     body = [
-        f'<p class="note">{_safe(LIMITS)}{cautions}</p>',
-        html_table(COMPARISON_COLUMNS, comparison_rows(comparison)),
+        f'<p class="note">{pages.safe(LIMITS)}{cautions}</p>',
+        pages.table(COMPARISON_COLUMNS, comparison_rows(comparison)),
         *_figures(both),
-        *(f"<h2>{_safe(title(each))}</h2>{html_table(('fact', 'value'), _facts(each), kind='words')}" for each in both),
+        *(
+            f"<h2>{pages.safe(title(each))}</h2>{pages.table(('fact', 'value'), _facts(each), kind='words')}"
+            for each in both
+        ),
     ]
-    return page_of(" and ".join(title(each) for each in both), body)
+    return pages.page(" and ".join(title(each) for each in both), body)
 
 
 def history_page(
@@ -156,7 +150,7 @@ def history_page(
     drawn = plots.metric_over_time(
         [r.time for r in results], values, [r.release for r in results], changes, metric=metric
     )
-    return page_of(name, [drawn, html_table(*table, kind="words")])
+    return pages.page(name, [drawn, pages.table(*table, kind="words")])
 
 
 def title(result: BenchResult) -> str:
@@ -182,34 +176,3 @@ def _figures(results: Sequence[BenchResult]) -> list[str]:
         ("Memory over time", plots.memory_over_time(results)),
     )
     return [f"<h2>{name}</h2>{svg}" for name, svg in drawn if svg]
-
-
-def page_of(name: str, body: Iterable[str]) -> str:
-    """A page of its own: `name` as its title, then pieces of HTML."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{_safe(name)}</title><style>{_STYLE}</style></head>"
-        f"<body><h1>{_safe(name)}</h1>{''.join(body)}</body></html>\n"
-    )
-
-
-def html_table(columns: Sequence[str], rows: Rows, *, kind: str = "") -> str:
-    """A table for a page; the kind ``words`` sets every cell to the left."""
-    head = "".join(f"<th>{_safe(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def markdown_table(columns: Sequence[str], rows: Rows) -> str:
-    """A table as Markdown, without a line feed at its end."""
-    lines = [_markdown_row(columns), "|" + "---|" * len(columns), *map(_markdown_row, rows)]
-    return "\n".join(lines)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _safe(text: str) -> str:
-    return html.escape(text)

@@ -121,7 +121,16 @@ def make(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Any:
     try:
         return gymnasium.make(env_id, **(env_kwargs or {}))
     except gymnasium.error.DependencyNotInstalled as error:
-        raise UnsupportedError(f"environment {env_id} needs more: {error}", remedy=_INSTALL) from error
+        # gymnasium names the command itself; where it names several, the last is its own package.
+        named = re.findall(r"pip install [^`']+", str(error))
+        remedy = f"Install it: {named[-1]}" if named else _INSTALL
+        raise UnsupportedError(f"environment {env_id} needs more: {_plain(error)}", remedy=remedy) from error
+    except ImportError as error:
+        missing = str(error.name or getattr(error.__cause__, "name", None) or "a module")
+        raise UnsupportedError(
+            f"environment {env_id} needs {missing}, which is not installed",
+            remedy=f"Install it: pip install '{_PACKAGES.get(missing, missing)}'",
+        ) from error
     except gymnasium.error.Error as error:
         raise UsageError(
             f"environment {env_id!r} cannot be made: {_plain(error)}", remedy=_suggestion(env_id)
@@ -130,16 +139,30 @@ def make(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Any:
 
 _INSTALL = "Install it: pip install 'policyctl[evaluate]'"
 
+_PLUG_INS = {"ALE": "ale_py", "MiniGrid": "minigrid", "BabyAI": "minigrid", "dm_control": "shimmy", "PyFlyt": "PyFlyt"}
+"""The module that registers environments whose ids begin so; gymnasium imports it where the id names it."""
+
+_PACKAGES = {"ale_py": "ale-py", "shimmy": "shimmy[dm-control]", "PyFlyt": "pyflyt", "jax": "gymnasium[jax]"}
+"""What to install for a module, where that is called otherwise."""
+
 
 def _suggestion(env_id: str) -> str:
     """Which environment of this name there is, newest first."""
     from gymnasium.envs.registration import registry
 
-    name = re.sub(r"-v\d+$", "", env_id)
+    named, _, own = env_id.rpartition(":")
+    name = re.sub(r"-v\d+$", "", own)
     versions = [spec.version for spec in registry.values() if spec.name == name.rpartition("/")[2]]
     numbers = sorted(version for version in versions if version is not None)
     if not numbers:
-        return f"Check the name. An environment of another package has to be installed. {_INSTALL}"
+        if named:
+            return f"Check the name: {named} registers no {own}."
+        module = _PLUG_INS.get(re.split(r"[/-]", own)[0])
+        package = f"pip install '{_PACKAGES.get(module, module)}'" if module else "find the package that registers it"
+        return (
+            f"Check the name. Where it belongs to another package: {package},"
+            f" and name the module with it, {module or 'MODULE'}:{env_id}"
+        )
     return (
         f"This gymnasium has {name}-v{numbers[-1]}. Where the two versions differ in dynamics,"
         " returns do not compare with those of the training."

@@ -14,13 +14,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from policyctl.errors import UsageError
 
 _PREFIX = "POLICYCTL_"
 _INT32 = 2**31 - 1  # what config.pbtxt can hold
+
+MOST_CLIENTS = 1024
+"""That any measurement runs at a time: each is a thread of perf_analyzer, and more of them measure that one."""
+
 # Kubernetes sets these by itself where a service is called policyctl.
 _NOT_OURS = re.compile(r"(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?")
 
@@ -69,6 +73,9 @@ class ServingSettings(BaseModel):
     native: NativeMode = Field(NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off")
     preferred_batch_sizes: tuple[int, ...] = Field((), description="sizes at which a batch does not wait for more")
     parameters: dict[str, str] = Field(default_factory=dict)
+    memory_reserve_mib: int | None = Field(
+        64, ge=0, description="kept free when a release is promoted or pinned; null: memory is not looked at"
+    )
 
 
 class ServiceLevelSettings(BaseModel):
@@ -83,7 +90,7 @@ class ServiceLevelSettings(BaseModel):
     memory_mb: float = Field(1000.0, gt=0, allow_inf_nan=False, description="resident, of one model instance")
     batch_size: int = Field(1, ge=1, le=_INT32)
     request_rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is throughput_per_s / batch_size")
-    clients: int = Field(8, ge=1, le=1024, description="requests under way while throughput is judged")
+    clients: int = Field(8, ge=1, le=MOST_CLIENTS, description="requests under way while throughput is judged")
     time_cap_s: float = Field(30.0, gt=0, allow_inf_nan=False)
 
 
@@ -98,7 +105,7 @@ class NonInferioritySettings(BaseModel):
     time_cap_s: float = Field(60.0, gt=0, allow_inf_nan=False)
     alpha_failed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be failed")
     alpha_passed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be passed")
-    clients: int = Field(1, ge=1, le=1024, description="requests under way")
+    clients: int = Field(1, ge=1, le=MOST_CLIENTS, description="requests under way")
     interval_ms: int = Field(100, ge=20, le=10_000, description="of each of a burst's three windows")
     seed: int | None = Field(None, ge=0, description="of the order of the bursts; another one each time if not set")
 
@@ -139,6 +146,47 @@ class GateSettings(BaseModel):
     replay: ReplaySettings = ReplaySettings()
 
 
+class ScrubSettings(BaseModel):
+    """How `policyctl serve` reads every published file again in the background."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = True
+    bytes_per_s: int = Field(4 << 20, ge=4096, description="read at most")
+    pause_s: float = Field(600.0, ge=0, allow_inf_nan=False, description="between two passes")
+
+
+class RetentionSettings(BaseModel):
+    """What `policyctl gc` keeps beside what is named, pinned, served or under way."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rollbacks: int = Field(3, ge=1, description="releases that each alias can be rolled back to")
+    days: float = Field(30.0, ge=0, allow_inf_nan=False, description="since published, or since an alias named it")
+    newest: int = Field(2, ge=1, description="of each model, by time of publishing")
+
+
+class StorageSettings(BaseModel):
+    """How releases are kept on disk."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share_from_bytes: int | None = Field(
+        64 << 10, ge=1, description="identical files from this size on are stored once; null: never"
+    )
+
+
+class RegistrySettings(BaseModel):
+    """How an OCI registry is spoken to by export-release and import-release."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
+    timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="without a byte")
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -151,10 +199,23 @@ class Settings(BaseSettings):
     )
 
     repository: Path = Path("model_repository")
+
+    @field_validator("repository", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """An empty variable would mean the working directory."""
+        if value == "":
+            raise ValueError("'' names no folder")
+        return value
+
     lock_wait_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
+    scrub: ScrubSettings = ScrubSettings()
+    retention: RetentionSettings = RetentionSettings()
+    storage: StorageSettings = StorageSettings()
+    registry: RegistrySettings = RegistrySettings()
 
 
 def load(**overrides: Any) -> Settings:

@@ -28,7 +28,7 @@ from policyctl.domain.golden import Golden
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.parity import Tolerance
 from policyctl.errors import UnsupportedError, UsageError
-from policyctl.integrity import hash_file
+from policyctl.hashing import hash_file
 from policyctl_exporters import observations as obs
 from policyctl_exporters import parity, writers
 from policyctl_exporters.card import write_card

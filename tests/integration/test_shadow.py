@@ -23,7 +23,7 @@ from embedded import Embedded, embedded, wait_for
 from policyctl.client import PolicyClient
 from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.domain.recording import Recording
-from policyctl.integrity import hash_file
+from policyctl.hashing import hash_file
 from policyctl.serving.memory import measure
 from policyctl_benchmarks.background_server import COMMAND
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
 
 from embedded import Embedded, embedded
 
-from policyctl.serving.backends.spin import VARIABLE
+from policyctl.serving.backends.injected import VARIABLE
 
 
 @pytest.fixture(scope="module")

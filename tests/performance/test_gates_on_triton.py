@@ -176,11 +176,9 @@ def test_a_full_queue_is_an_error(served) -> None:
             bursts_of(control, opened, interval_ms=60) as bursts,
         ):
             result = compare(
-                bursts,
+                bursts.side("walker", clients=12),
+                bursts.side(candidate.ask.served, clients=12),
                 plan_of(control),
-                incumbent="walker",
-                candidate=candidate.ask.served,
-                clients=12,
                 rng=np.random.default_rng(0),
             )
     assert result.verdict is Verdict.ERROR, result.reason

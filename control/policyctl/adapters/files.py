@@ -133,6 +133,22 @@ def link_tree(source: Path, target: Path) -> None:
     sync_folder(target)
 
 
+def same_links(source: Path, target: Path) -> bool:
+    """Whether `target` already holds exactly the links to `source`."""
+    if target.is_symlink() or not target.is_dir():
+        return False
+
+    def inodes(folder: Path) -> dict[str, tuple[int, int]]:
+        found = {}
+        for path in folder.rglob("*"):
+            status = os.lstat(path)
+            if not path.is_dir() or path.is_symlink():
+                found[str(path.relative_to(folder))] = (status.st_dev, status.st_ino)
+        return found
+
+    return inodes(source) == inodes(target)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove `folder`, also where its folders are read-only; nothing to do if it is gone."""
     if folder.is_symlink() or not folder.is_dir():

@@ -46,6 +46,15 @@ class Journal:
         """What the records say together."""
         return fold(self.records())
 
+    def audit(self, *, expected_head: str | None = None) -> tuple[journal.Audit, bytes]:
+        """Every break of the chain, and the torn tail; reads the file anew.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
+        whole, torn = journal.split(self._content())
+        return journal.audit(whole, expected_head=expected_head), torn
+
     def append(self, kind: RecordKind, body: Mapping[str, Any]) -> Record:
         """Append one record; the caller holds the writer lock.
 

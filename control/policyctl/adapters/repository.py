@@ -169,6 +169,7 @@ class Repository:
             UsageError: The disk refuses, or the slot is there already.
         """
         target = self.slot(model, slot)
+        placed = False
         try:
             target.parent.mkdir(exist_ok=True)
             if target.exists():
@@ -178,12 +179,15 @@ class Repository:
             for folder in (p for p in staged.rglob("*") if p.is_dir()):
                 folder.chmod(0o555)
             staged.rename(target)
+            placed = True
             target.chmod(0o555)
             files.sync_folder(target.parent)
             files.sync_folder(self.root)
         except OSError as error:
-            with suppress(OSError):  # only where it is empty, that is, was made just now
-                target.parent.rmdir()
+            with suppress(OSError):
+                if placed:
+                    files.remove_tree(target)
+                target.parent.rmdir()  # only where it is empty, that is, was made just now
             raise files.storage_error(target, error) from error
         return target
 
@@ -203,18 +207,30 @@ class Repository:
 
     def set_orphans_aside(self, model: str, known: Collection[int]) -> tuple[Path, ...]:
         """Move slots that the journal does not know (a crash while publishing) out of Triton's tree."""
-        folder, moved = self.root / model, []
+        folder = self.root / model
+        moved: list[Path] = []
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name.isdigit() and int(path.name) not in known:
-                target = self.control / "orphans" / f"{model}-{path.name}-{secrets.token_hex(4)}"
-                try:
-                    target.parent.mkdir(exist_ok=True)
-                    path.chmod(0o755)
-                    path.rename(target)
-                except OSError as error:
-                    raise files.storage_error(path, error) from error
-                moved.append(target)
+                moved += self.set_aside(path, f"{model}-{path.name}-{secrets.token_hex(4)}")
         return tuple(moved)
+
+    def set_aside(self, path: Path, name: str) -> tuple[Path, ...]:
+        """Move something out of Triton's tree, where it can be looked at; nothing where it is gone.
+
+        Raises:
+            UsageError: The disk refuses.
+        """
+        target = self.control / "orphans" / name
+        try:
+            target.parent.mkdir(exist_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
+            path.rename(target)
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise files.storage_error(path, error) from error
+        return (target,)
 
     def place(self, served: str, slot: int) -> None:
         """Give `served` hard links to the slot; whatever was in their place is replaced."""
@@ -224,7 +240,7 @@ class Repository:
         target = self.served_slot(served, slot)
         try:
             target.parent.mkdir(exist_ok=True)
-            if _same_links(self.slot(model, slot), target):
+            if files.same_links(self.slot(model, slot), target):
                 return
             with self.staging() as folder:
                 files.link_tree(self.slot(model, slot), folder / "links")
@@ -233,6 +249,14 @@ class Repository:
             files.sync_folder(target.parent)
         except OSError as error:
             raise files.storage_error(target, error) from error
+
+    def shares_slot(self, served: str, slot: int) -> bool:
+        """Whether the folder of an alias holds exactly the links to the model's slot."""
+        model, _ = split_served_name(served)
+        try:
+            return files.same_links(self.slot(model, slot), self.served_slot(served, slot))
+        except OSError:
+            return False
 
     def configure(self, served: str, text: str) -> None:
         """Replace the configuration of `served` as a whole."""
@@ -283,20 +307,6 @@ class Repository:
         """Candidate folders that are there."""
         if not self.root.is_dir():
             return ()
-        return tuple(sorted(p.name for p in self.root.glob(f"*.{CANDIDATE}") if p.is_dir()))
-
-
-def _same_links(source: Path, target: Path) -> bool:
-    """Whether `target` already holds exactly the links to `source`."""
-    if target.is_symlink() or not target.is_dir():
-        return False
-
-    def inodes(folder: Path) -> dict[str, tuple[int, int]]:
-        found = {}
-        for path in folder.rglob("*"):
-            status = os.lstat(path)
-            if not path.is_dir() or path.is_symlink():
-                found[str(path.relative_to(folder))] = (status.st_dev, status.st_ino)
-        return found
-
-    return inodes(source) == inodes(target)
+        # Not by the end of the name alone: a release may be numbered 1.0.0-x.candidate, and be pinned.
+        found = (p.name for p in self.root.glob(f"*.{CANDIDATE}") if p.is_dir())
+        return tuple(sorted(name for name in found if split_served_name(name)[1] == CANDIDATE))

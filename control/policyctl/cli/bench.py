@@ -15,6 +15,7 @@ from policyctl.cli.output import Output
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import PolicyctlError, UsageError
+from policyctl.settings import MOST_CLIENTS
 
 if TYPE_CHECKING:
     from policyctl_benchmarks.profiles import Profile
@@ -79,7 +80,10 @@ def bench(
         str | None, typer.Option(help="Of a soak: load and withdraw a candidate this often, 30s or 5m.")
     ] = None,
     move_to: Annotated[
-        str | None, typer.Option(help="Of a soak: each minute move the alias to this release, and back.")
+        str | None,
+        typer.Option(
+            help="Of a soak: each minute move the alias to this release (1.2.3, ~1.2.0, latest, ...), and back."
+        ),
     ] = None,
     leak_limit: Annotated[
         float, typer.Option(help="Of a soak: MB that a process may grow by in a million requests.", min=0.001)
@@ -114,7 +118,7 @@ def bench(
     given: dict[str, Any] = {
         "protocols": _names("--protocol", protocol, Protocol),
         "shared_memory": _shared_memory(shared_memory),
-        "concurrency": _numbers("--concurrency", concurrency, int),
+        "concurrency": _numbers("--concurrency", concurrency, int, most=MOST_CLIENTS),
         "rates": _numbers("--rate", rate, float),
         "batches": _numbers("--batch", batch, int),
         "interval_ms": interval_ms,
@@ -167,7 +171,8 @@ def compare(
 ) -> None:
     """Hold two kept results beside each other. This is no verdict: for one, see validate.
 
-    MODEL@RELEASE is the latest result of that release on this machine.
+    MODEL@RELEASE is the latest result of that release on this machine; RELEASE
+    may be what selects one: walker@^1.1, walker@latest, walker@production.
 
     Examples:
 
@@ -281,7 +286,9 @@ def _names(option: str, text: str | None, kind: type[E]) -> tuple[E, ...] | None
         raise UsageError(f"{option} {text!r} is not a list of {', '.join(kind)}") from None
 
 
-def _numbers(option: str, text: str | None, kind: type[int] | type[float]) -> tuple[Any, ...] | None:
+def _numbers(
+    option: str, text: str | None, kind: type[int] | type[float], *, most: float = math.inf
+) -> tuple[Any, ...] | None:
     if text is None:
         return None
     try:
@@ -290,6 +297,8 @@ def _numbers(option: str, text: str | None, kind: type[int] | type[float]) -> tu
         found = ()
     if not found or not all(0 < value < math.inf for value in found):
         raise UsageError(f"{option} {text!r} is not a list of positive numbers", remedy=f"For example {option} 1,8")
+    if max(found) > most:
+        raise UsageError(f"{option} {max(found)} is more than {most:g}", remedy=f"For example {option} 1,8,32")
     return found
 
 

@@ -92,7 +92,9 @@ def init(
 @_card.command()
 def check(
     target: Annotated[str, typer.Argument(help="A folder, a card's file, or a model.", show_default=False)],
-    release: Annotated[str | None, typer.Argument(help="Of the model: which release.", show_default=False)] = None,
+    release: Annotated[
+        str | None, typer.Argument(help="Of the model: 1.2.3, ^1.2, latest or an alias.", show_default=False)
+    ] = None,
     repository: options.RepositoryOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from policyctl import __version__
-from policyctl.cli import bench, calibrate, card, look, measure, memory, move, prepare, run, shadow, tune
+from policyctl.cli import (
+    bench,
+    calibrate,
+    card,
+    lifecycle,
+    look,
+    measure,
+    memory,
+    move,
+    past,
+    prepare,
+    release,
+    run,
+    shadow,
+    tune,
+)
 from policyctl.cli.output import Output
 from policyctl.errors import PolicyctlError, UsageError
 
@@ -47,9 +62,12 @@ def _root(
 
 
 prepare.register(app)
+release.register(app)
 run.register(app)
 move.register(app)
 look.register(app)
+past.register(app)
+lifecycle.register(app)
 measure.register(app)
 shadow.register(app)
 bench.register(app)
@@ -79,7 +97,7 @@ def _run(*, as_json: bool) -> int:
         Output(as_json=as_json).refuse(error)
         return error.exit_code
     except KeyboardInterrupt:
-        moving = {"promote", "rollback"}.intersection(sys.argv[1:2])
+        moving = {"promote", "rollback", "pin", "unpin", "unserve"}.intersection(sys.argv[1:2])
         sys.stderr.write("Interrupted.\n" if not moving else _INTERRUPTED_MOVE)
         return _INTERRUPTED
     except SystemExit as stop:

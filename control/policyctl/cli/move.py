@@ -1,4 +1,4 @@
-"""Commands that move an alias: promote, rollback, abort."""
+"""Commands that move an alias: promote, rollback, abort; and those that add and remove one: pin, unpin, unserve."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
+from policyctl.domain.moves import MoveKind
 from policyctl.domain.names import PRODUCTION
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ def register(app: typer.Typer) -> None:
     app.command()(promote)
     app.command()(rollback)
     app.command()(abort)
+    app.command()(pin)
+    app.command()(unpin)
+    app.command()(unserve)
 
 
 def promote(
@@ -49,7 +53,9 @@ def promote(
 
         policyctl promote walker 1.1.0 --reason "better on stairs"
 
-        policyctl promote walker 1.1.0 --alias staging --dry-run
+        policyctl promote walker ^1.1 --alias staging --dry-run
+
+        policyctl promote walker staging
 
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
     """
@@ -72,7 +78,10 @@ def promote(
 
 def rollback(
     model: options.Model,
-    to: Annotated[str | None, typer.Option("--to", help="The release to go back to. [default: the one before]")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="The release to go back to, or what selects one (~1.2.0). [default: the one before]"),
+    ] = None,
     alias: options.Alias = PRODUCTION,
     reason: options.Reason = "",
     dry_run: options.DryRun = False,
@@ -119,6 +128,106 @@ def abort(
     output.data({"model": model, "result": words}, words=words)
 
 
+def pin(
+    model: options.Model,
+    release: options.Release,
+    format: Annotated[  # noqa: A002
+        Format | None, typer.Option("--format", "-f", help="Which artifact to serve. [default: openvino if there]")
+    ] = None,
+    reason: options.Reason = "",
+    gates: options.Gates = None,
+    dry_run: options.DryRun = False,
+    wait: options.Wait = None,
+    repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Serve a release under its own number, whatever other aliases name.
+
+    It is certified and journalled like a promotion. Clients ask the Triton
+    model MODEL.RELEASE: PolicyClient("walker", alias="1.2.0"). What does not
+    fit in memory is refused before anything is touched.
+
+    Examples:
+
+        policyctl pin walker 1.2.0 --reason "robot 7 was tuned on it"
+
+        policyctl pin walker production --dry-run
+    """
+    from policyctl.services import pins as service
+
+    output = Output(as_json, quiet)
+    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
+    moved = service.pin(
+        control,
+        model=model,
+        release=release,
+        format=format,
+        reason=reason,
+        dry_run=dry_run,
+        gates=None if gates is None else options.gate_names(gates),
+    )
+    _report(output, moved)
+
+
+def unpin(
+    model: options.Model,
+    release: options.Release,
+    reason: options.Reason = "",
+    dry_run: options.DryRun = False,
+    wait: options.Wait = None,
+    repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Take a pinned release out of service. It stays published, and aliases that name it stay.
+
+    Examples:
+
+        policyctl unpin walker 1.2.0
+
+        policyctl unpin walker 1.2.0 --dry-run
+    """
+    from policyctl.services import pins as service
+
+    output = Output(as_json, quiet)
+    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
+    _report(output, service.unpin(control, model=model, release=release, reason=reason, dry_run=dry_run))
+
+
+def unserve(
+    model: options.Model,
+    alias: Annotated[
+        str, typer.Option("--alias", "-a", help="Which alias, or the number of a pin.", show_default=False)
+    ],
+    reason: options.Reason = "",
+    dry_run: options.DryRun = False,
+    wait: options.Wait = None,
+    repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Take an alias out of service. Its clients are told that it is not served.
+
+    What is under way is answered. Nothing is unpublished; promote again to
+    serve it again. There is no default for --alias: production is named, too.
+
+    Examples:
+
+        policyctl unserve walker --alias staging
+
+        policyctl unserve walker --alias production --reason "retired" --dry-run
+    """
+    from policyctl.services import pins as service
+
+    output = Output(as_json, quiet)
+    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
+    _report(output, service.unserve(control, model=model, alias=alias, reason=reason, dry_run=dry_run))
+
+
 def _report(output: Output, moved: Moved) -> None:
     if moved.recovered:
         output.say(moved.recovered.words)
@@ -127,11 +236,13 @@ def _report(output: Output, moved: Moved) -> None:
         done = "It did not answer and was loaded again." if moved.loaded_again else "Nothing was changed."
         words = f"{moved.move.alias} names {target} already. {done}"
     elif moved.recovered is not None and moved.recovered.move is moved.move:
-        words = f"{moved.move.alias} serves {target}: the rollback that was left unfinished is finished."
+        words = f"Done: the {moved.move.words}, which had been left unfinished."
     elif moved.timings is None:
         words = "\n".join(
             [f"Would carry out the {moved.move.words}:", *(f"  {i}. {s}" for i, s in enumerate(moved.steps, 1))]
         )
+    elif moved.move.kind is MoveKind.REMOVAL:
+        words = f"{moved.move.served} is not served any more; it was {moved.move.target.release}."
     else:
         origin = "nothing" if moved.move.incumbent is None else moved.move.incumbent.release
         words = (

@@ -9,6 +9,8 @@ import typer
 
 from policyctl import settings as settings_module
 from policyctl.cli.output import Output
+from policyctl.domain.artifacts import Format
+from policyctl.errors import UsageError
 from policyctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,12 +18,39 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
 OptionalModel = Annotated[str | None, typer.Argument(help="Only this model.", show_default=False)]
-Release = Annotated[str, typer.Argument(help="A semantic version, for example 1.0.0.", show_default=False)]
-Alias = Annotated[str, typer.Option("--alias", "-a", help="Which alias; clients without one get production.")]
+Release = Annotated[
+    str,
+    typer.Argument(
+        help="1.2.3, or what selects one: ^1.2, ~1.2.0 (the highest), latest, an alias (what it names).",
+        show_default=False,
+    ),
+]
+Alias = Annotated[
+    str,
+    typer.Option(
+        "--alias", "-a", help="Which alias, or the number of a pinned release; clients without one get production."
+    ),
+]
+AskedFormat = Annotated[
+    Format | None, typer.Option("--format", "-f", help="Which artifact to ask. [default: openvino if there]")
+]
+
+
+def _named_folder(text: str) -> Path:
+    """An empty path, as a variable that is not set leaves it, would mean the working directory."""
+    if not text:
+        raise UsageError("--repository '' names no folder", remedy="Name one; --repository . is the working directory.")
+    return Path(text)
+
+
 RepositoryOption = Annotated[
     Path | None,
     typer.Option(
-        "--repository", "-r", help="The model repository. [env: POLICYCTL_REPOSITORY] [default: model_repository]"
+        "--repository",
+        "-r",
+        parser=_named_folder,
+        metavar="<path>",
+        help="The model repository. [env: POLICYCTL_REPOSITORY] [default: model_repository]",
     ),
 ]
 UrlOption = Annotated[

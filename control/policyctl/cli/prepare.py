@@ -145,6 +145,11 @@ def publish(
 ) -> None:
     """Give exported files a release, a slot and a manifest. Nothing is served by this.
 
+    The number must promise what changes: what the contract removes, renames,
+    reshapes, retypes or bounds more tightly needs MAJOR, what it adds MINOR.
+    `policyctl release next` proposes one. The same bytes under the same number
+    are no error and change nothing.
+
     Examples:
 
         policyctl publish build/walker --model walker --release 1.0.0
@@ -170,9 +175,7 @@ def publish(
 def validate(
     model: options.Model,
     release: options.Release,
-    format: Annotated[  # noqa: A002
-        Format | None, typer.Option("--format", "-f", help="Which artifact to ask. [default: openvino if there]")
-    ] = None,
+    format: options.AskedFormat = None,  # noqa: A002
     gates: options.Gates = None,
     alias: options.Alias = PRODUCTION,
     recording: options.RecordingOption = None,
@@ -203,6 +206,7 @@ def validate(
 
         policyctl validate walker 1.1.0 --recording walker.npz
     """
+    from policyctl.services.control import select_release
     from policyctl.services.performance import checks
     from policyctl.services.validate import validate as service
 
@@ -211,6 +215,7 @@ def validate(
     settings = options.read_settings(repository, url, lock_wait_s=wait, gates=given)
     control = options.control_of(settings, out)
     chosen = control.settings.gates.validate_with if gates is None else options.gate_names(gates)
+    release = select_release(control, model, release)
     asked = [
         *checks(control, chosen, model=model, release=release, alias=alias),
         *_behaviour(control, recording, alias),

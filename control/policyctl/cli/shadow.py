@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,15 +10,11 @@ import typer
 
 from policyctl.cli import options
 from policyctl.cli.output import Output
-from policyctl.domain.artifacts import Format
+from policyctl.cli.soak import seconds
 from policyctl.domain.names import PRODUCTION
-from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
     from policyctl_benchmarks.shadow import Beside, Shadow
-
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +60,7 @@ def record(
 
     out = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url), out)
-    asked = service.RecordOptions(rate=rate, count=count, seconds=_seconds(for_), one_stream=one_stream)
+    asked = service.RecordOptions(rate=rate, count=count, seconds=seconds("--for", for_), one_stream=one_stream)
     stop = threading.Event()
     with stop_on_signal(stop):
         found = service.record(control, asked, model=model, alias=alias, output=output, stop=stop)
@@ -93,9 +88,7 @@ def replay(
     model: options.Model,
     release: options.Release,
     recording: Annotated[Path, typer.Argument(help="What policyctl record wrote.", show_default=False)],
-    format: Annotated[  # noqa: A002
-        Format | None, typer.Option("--format", "-f", help="Which artifact to ask. [default: openvino if there]")
-    ] = None,
+    format: options.AskedFormat = None,  # noqa: A002
     wait: options.Wait = None,
     repository: options.RepositoryOption = None,
     url: options.UrlOption = None,
@@ -122,8 +115,8 @@ def replay(
     then = ", ".join(found.recording.answered_by)
     out.table(
         found.to_json(),
-        f"{model} {release} on {found.figures.rows} observations that {then} answered",
-        ("figure", release, "95 % interval", f"{then} again" if found.again else "-"),
+        f"{model} {found.release} on {found.figures.rows} observations that {then} answered",
+        ("figure", found.release, "95 % interval", f"{then} again" if found.again else "-"),
         _figures(found.figures, found.again),
     )
     out.say(f"Evidence: {found.evidence}")
@@ -161,10 +154,3 @@ def _beside(name: str, now: Beside | None, again: Beside | None) -> list[tuple[s
     if now.rise is not None:
         rows.append((f"{name}, rise", f"{now.rise.mean:+.4g}", f"{now.rise.low:+.4g} .. {now.rise.high:+.4g}", ""))
     return rows
-
-
-def _seconds(text: str) -> float:
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not float(match[1]) > 0:
-        raise UsageError(f"--for {text!r} is not a duration", remedy="For example 30s, 5m or 1h.")
-    return float(match[1]) * _UNITS[match[2]]

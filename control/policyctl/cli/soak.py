@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from policyctl.services.soak import Soak
     from policyctl.settings import Settings
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 COLUMNS: Final = ("of", "counts", "per million requests", "from", "to", "limit", "verdict")
 

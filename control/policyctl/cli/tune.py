@@ -12,6 +12,7 @@ from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.names import PRODUCTION
 from policyctl.errors import PolicyctlError, UsageError
+from policyctl.settings import MOST_CLIENTS
 
 if TYPE_CHECKING:
     from policyctl.services.control import Control
@@ -28,7 +29,9 @@ def tune(
     model: options.Model,
     p99_limit: Annotated[str, typer.Option(help="What P99 must stay below: 5ms, 800us is 0.8ms.")] = "50ms",
     time: Annotated[str, typer.Option("--time", help="For everything together: 10m, 90s.")] = "10m",
-    clients: Annotated[int, typer.Option("--clients", "-c", help="Requests under way while measuring.", min=1)] = 8,
+    clients: Annotated[
+        int, typer.Option("--clients", "-c", help="Requests under way while measuring.", min=1, max=MOST_CLIENTS)
+    ] = 8,
     gain: Annotated[
         float, typer.Option(help="How much more throughput a winner must have: 0.02 is 2 %.", min=0.0, max=10.0)
     ] = 0.02,

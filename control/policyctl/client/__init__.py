@@ -10,7 +10,7 @@
         log(action.release, action.round_trip_us)
 
 It promises that an action is never late (an error is raised instead), never
-one of an unknown release, never read by another contract than that of the
+one of an unknown release or of one that it does not require, never read by another contract than that of the
 release that answered, and, where it was drawn at random, drawn again from the
 same seed. It needs NumPy and Triton's client, not a training framework.
 
@@ -23,6 +23,7 @@ from policyctl.client.action import Action, ServerTiming, TimingSource
 from policyctl.client.aio import AsyncPolicyClient
 from policyctl.client.errors import (
     DeadlineError,
+    IncompatibleReleaseError,
     NotServedError,
     RefusedError,
     UnknownReleaseError,
@@ -35,6 +36,7 @@ __all__ = [
     "Action",
     "AsyncPolicyClient",
     "DeadlineError",
+    "IncompatibleReleaseError",
     "NotServedError",
     "PolicyClient",
     "Protocol",

@@ -14,6 +14,7 @@ from policyctl.client.observation import Observation
 from policyctl.client.options import (
     after_failure,
     check_deadline,
+    check_requires,
     check_url,
     check_wire,
     in_time,
@@ -49,7 +50,10 @@ class AsyncPolicyClient:
         model: The policy's name.
         url: ``host:port`` of the protocol's endpoint, without a scheme.
         protocol: ``grpc`` or ``http``.
-        alias: Which of its aliases.
+        alias: Which of its aliases; or the number of a pinned release, ``1.2.0``.
+        requires: Which releases this client can do with: ``^1.2``, ``~1.2.0`` or
+            ``1.2.3``; None for any. It is held against the release that is
+            served, and against every one that answers, also after a switch.
         deadline_s: What each call may take in all, unless it says otherwise.
             It bounds the wait here and travels with the request, so that a
             server whose queue policy allows it drops what nobody waits for.
@@ -59,7 +63,7 @@ class AsyncPolicyClient:
         transport: Makes the calls instead of Triton's client; for tests.
 
     Raises:
-        UsageError: A name, the url, the protocol or the deadline is not
+        UsageError: A name, the url, the range, the protocol or the deadline is not
             allowed, or shared memory is asked for over HTTP.
         UnsupportedError: By the first call: the server cannot open the shared
             memory, because it is on another machine or in another container.
@@ -72,6 +76,7 @@ class AsyncPolicyClient:
         url: str,
         protocol: str | Protocol = Protocol.GRPC,
         alias: str = PRODUCTION,
+        requires: str | None = None,
         deadline_s: float = 1.0,
         check_bounds: bool = False,
         shared_memory: bool = False,
@@ -81,7 +86,7 @@ class AsyncPolicyClient:
         self._url = check_url(url)
         self._deadline_s = check_deadline(deadline_s)
         self._check_bounds = check_bounds
-        self._memory = Memory()
+        self._memory = Memory(check_requires(requires))
         self._closed = False
         self._transport = transport or _transport(
             self._model, url, check_wire(protocol, shared_memory=shared_memory), shared_memory=shared_memory
@@ -131,6 +136,8 @@ class AsyncPolicyClient:
             UsageError: The observation does not fit the contract.
             DeadlineError: No answer in time.
             UnknownReleaseError: An answer that cannot be attributed.
+            IncompatibleReleaseError: A release that this client does not do with
+                is served, or answered; there is no action.
             ServerError: Any other way in which there is no action.
         """
         question = Question(
@@ -177,6 +184,7 @@ class AsyncPolicyClient:
         """Ask what is served now: release, contract, digest.
 
         Raises:
+            IncompatibleReleaseError: It is not one that this client does with.
             ServerError: The server does not say.
         """
         return await self._drive(learn(self._model, self._memory), deadline_s)

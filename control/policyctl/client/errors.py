@@ -40,6 +40,12 @@ class UnknownReleaseError(ServerError):
     code = "unknown_release"
 
 
+class IncompatibleReleaseError(ServerError):
+    """The release that is served is not one of those that the client requires."""
+
+    code = "incompatible_release"
+
+
 def translate(status: str, message: str, *, model: str, url: str) -> PolicyctlError:
     """The error that a status of the server, or of the wire, stands for.
 

@@ -116,6 +116,7 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
     Raises:
         UsageError: The observation does not fit the contract that is served.
         UnknownReleaseError: No release is known for the slot that answers.
+        IncompatibleReleaseError: What is served, or answered, is not what the client requires.
         ServerError: Thrown in by whoever makes the calls, or an answer that
             is not what the contract says.
     """
@@ -154,10 +155,14 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
 
 
 def learn(model: str, memory: Memory, slot: int | None = None) -> Generator[Call, Any, Served]:
-    """Ask what is served (or what `slot` is), and remember it."""
+    """Ask what is served (or what `slot` is), and remember it.
+
+    Raises:
+        IncompatibleReleaseError: It is not what the client requires.
+    """
     config: ModelConfig = yield FetchConfig(slot)
     served = Served.from_config(model, config)
-    memory.remember(served)
+    memory.remember(model, served)
     return served
 
 

@@ -13,6 +13,7 @@ from policyctl.client.exchange import Call
 from policyctl.client.served import Memory
 from policyctl.domain.names import CANDIDATE, check_alias, check_model_name, served_name
 from policyctl.domain.protocol import Protocol
+from policyctl.domain.versions import Range, parse_range
 from policyctl.errors import ServerError, UsageError
 
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
@@ -28,6 +29,23 @@ def triton_model(model: str, alias: str) -> str:
     """
     check_model_name(model)
     return served_name(model, alias if alias == CANDIDATE else check_alias(alias))
+
+
+def check_requires(requires: str | None) -> Range | None:
+    """The releases that a client can do with; None for any.
+
+    Raises:
+        UsageError: It is neither a release nor a range.
+    """
+    if requires is None:
+        return None
+    try:
+        return parse_range(requires)
+    except UsageError as error:
+        raise UsageError(
+            f"requires={requires!r} is neither a release nor a range",
+            remedy=f"{error.remedy} An alias is chosen with alias=.",
+        ) from None
 
 
 def check_url(url: str) -> str:

@@ -5,10 +5,8 @@ owns the memory. Each region has one user at a time and is used again from call
 to call; what a call needs is laid out anew each time.
 
 Names are ``policyctl-client-<pid>-<random>-<number>``, for the file and for
-the server alike. The file is locked for as long as its client lives, so whoever
-gets the lock knows that the client is gone: process ids come back, and mean
-nothing across the containers that may share one ``/dev/shm``. `policyctl serve`
-sweeps what dead clients left (`abandoned`).
+the server alike. The file is locked for as long as its client lives (`claims`),
+and `policyctl serve` sweeps what dead clients left (`abandoned`).
 
 A region whose call got no answer is not used again while the server may still
 write to it: it is laid aside, and given up some time later.
@@ -17,7 +15,6 @@ write to it: it is laid aside, and given up some time later.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import mmap
 import os
@@ -33,10 +30,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from policyctl import claims
+from policyctl.claims import FOLDER
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError
 
-FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where shm_open, and so Triton, looks
 PREFIX: Final = "policyctl-client-"
 
 MOST_REGIONS: Final = 64
@@ -203,16 +201,8 @@ def abandoned(folder: Path = FOLDER) -> Iterator[tuple[str, ...]]:
     """
     found: list[tuple[str, int]] = []
     try:
-        for name in _names(folder):
-            try:
-                descriptor = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
-            else:
+        for name in claims.names(folder, PREFIX):
+            if (descriptor := claims.take(folder / name)) is not None:
                 found.append((name, descriptor))
         yield tuple(name for name, _ in found)
     finally:
@@ -226,7 +216,8 @@ def _make(folder: Path, name: str, size_bytes: int) -> Region:
     size = max(_SMALLEST, 1 << (size_bytes - 1).bit_length())
     path = folder / name
     try:
-        descriptor = _create_locked(path)
+        while (descriptor := claims.make(path)) is None:
+            path.unlink(missing_ok=True)
         try:
             # Taken now: a page that is missing later would end this process and the server's by a signal.
             os.posix_fallocate(descriptor, 0, size)
@@ -240,27 +231,6 @@ def _make(folder: Path, name: str, size_bytes: int) -> Region:
             f"shared memory: {folder} does not give {size} bytes ({error.strerror})",
             remedy="Give it more (docker run --shm-size=256m), mind its permissions, or leave shared_memory off.",
         ) from error
-
-
-def _create_locked(path: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink > 0:
-                return descriptor
-        except BlockingIOError:
-            pass
-        # A sweep was quicker than the lock, and removes the file.
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if name.startswith(PREFIX))  # noqa: PTH208
-    except OSError:
-        return []
 
 
 def _unlink(folder: Path, region: Region) -> None:

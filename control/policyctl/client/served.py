@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from policyctl.client.errors import IncompatibleReleaseError
 from policyctl.domain.contract import Contract
+from policyctl.domain.versions import Range
 from policyctl.errors import ServerError, UsageError
 
 
@@ -86,9 +88,16 @@ class Memory:
 
     A torn read cannot happen: `current` is one reference, and entries of a
     slot are added whole and never changed.
+
+    Args:
+        requires: Which releases the client can do with; None for any. It is
+            asked when a release is learnt, once for each; whatever is kept here
+            satisfies it, and no answer is read by anything else. So it costs
+            nothing where nothing moves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, requires: Range | None = None) -> None:
+        self._requires = requires
         self._lock = threading.Lock()
         self._by_slot: dict[int, Served] = {}
         self._current: Served | None = None
@@ -103,8 +112,18 @@ class Memory:
         """What is known of the release in `slot`."""
         return self._by_slot.get(slot)
 
-    def remember(self, served: Served) -> None:
-        """Make `served` the current one."""
+    def remember(self, model: str, served: Served) -> None:
+        """Make `served` the current one.
+
+        Raises:
+            IncompatibleReleaseError: It is not one that the client can do with; nothing is learnt.
+        """
+        if self._requires is not None and not self._requires.matches(served.release):
+            raise IncompatibleReleaseError(
+                f"{model} is served by {served.release}, this client requires {self._requires}",
+                remedy="Ask an alias or a pinned release that satisfies it (policyctl pin), roll back, or use a client"
+                f" made for {served.release}.",
+            )
         with self._lock:
             for slot, release in served.releases.items():
                 if release == served.release:

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from policyctl.domain.schema import Lineage
 from policyctl.errors import IntegrityError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA: Final = Lineage("manifest")
+SCHEMA_VERSION: Final = SCHEMA.newest
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -113,9 +115,9 @@ class Manifest:
             data = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise IntegrityError(f"manifest: not JSON ({error})") from error
+        if isinstance(data, dict) and "schema" in data:
+            data = dict(SCHEMA.upgrade(data, data["schema"]))
         _expect(data, {"schema", "model", "release", "files"}, "manifest")
-        if data["schema"] != SCHEMA_VERSION or isinstance(data["schema"], bool):
-            raise IntegrityError(f"manifest: schema {data['schema']!r}, this version reads {SCHEMA_VERSION}")
         if not isinstance(data["files"], list):
             raise IntegrityError("manifest: files is not a list")
         if not isinstance(data["model"], str) or not isinstance(data["release"], str):
@@ -135,14 +137,26 @@ class Manifest:
         """Every way in which `found` differs from this manifest, as sentences."""
         have: Mapping[str, FileEntry] = {entry.path: entry for entry in found}
         want = {entry.path: entry for entry in self.files}
-        problems = [f"{path} is missing" for path in sorted(want.keys() - have.keys())]
-        problems += [f"{path} is not in the manifest" for path in sorted(have.keys() - want.keys())]
-        for path in sorted(want.keys() & have.keys()):
-            if have[path].size_bytes != want[path].size_bytes:
-                problems.append(f"{path} has {have[path].size_bytes} bytes, the manifest says {want[path].size_bytes}")
-            elif have[path].digest != want[path].digest:
-                problems.append(f"{path} is {have[path].digest}, the manifest says {want[path].digest}")
-        return tuple(problems)
+        order = (
+            *sorted(want.keys() - have.keys()),
+            *sorted(have.keys() - want.keys()),
+            *sorted(want.keys() & have.keys()),
+        )
+        problems = (difference(path, want.get(path), have.get(path)) for path in order)
+        return tuple(problem for problem in problems if problem)
+
+
+def difference(path: str, expected: FileEntry | None, found: FileEntry | None) -> str:
+    """How one file differs from what a manifest says of it, as a sentence; empty where it does not."""
+    if expected is None:
+        return f"{path} is not in the manifest"
+    if found is None:
+        return f"{path} is missing"
+    if found.size_bytes != expected.size_bytes:
+        return f"{path} has {found.size_bytes} bytes, the manifest says {expected.size_bytes}"
+    if found.digest != expected.digest:
+        return f"{path} is {found.digest}, the manifest says {expected.digest}"
+    return ""
 
 
 def check_path(path: str) -> str:

@@ -11,9 +11,12 @@ before it is reverted; after it the target is certified on this very server, so
 the move is finished. Every effect can be repeated without harm, so a plan
 begun twice ends like one begun once.
 
+Taking an alias out of service is a move as well, without a candidate: the
+record ``switching``, then the withdrawal.
+
 Invariant: the configuration of an alias names only a release that a server
 has certified, and after any prefix of any plan the alias is answered by the
-incumbent or by the target.
+incumbent or by the target (of a removal: by the incumbent or by nobody).
 """
 
 from __future__ import annotations
@@ -33,6 +36,10 @@ class MoveKind(StrEnum):
 
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
+    PIN = "pin"
+    """A promotion of a release to the alias that is its own number."""
+    REMOVAL = "removal"
+    """The alias is served no more."""
 
 
 class Phase(StrEnum):
@@ -93,15 +100,15 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One promotion or rollback.
+    """One promotion, rollback, pin or removal.
 
     Attributes:
         id: Names the move in the journal.
-        kind: Promotion or rollback.
+        kind: Which of them.
         model: Whose alias.
         alias: Which alias.
         incumbent: What it names now; None before its first promotion.
-        target: What it is to name.
+        target: What it is to name; of a removal, what it named last.
         reason: Why, in the words of whoever asked.
     """
 
@@ -126,6 +133,8 @@ class Move:
     @property
     def words(self) -> str:
         """What it is, in words."""
+        if self.kind is MoveKind.REMOVAL:
+            return f"{self.kind} of {self.model}'s {self.alias}, which names {self.target.release}"
         origin = "nothing" if self.incumbent is None else self.incumbent.release
         return f"{self.kind} of {self.model}'s {self.alias} from {origin} to {self.target.release}"
 
@@ -225,7 +234,7 @@ def plan(move: Move, *, certified_here: bool = False) -> tuple[Effect, ...]:
             quick as its switch.
     """
     intent = (Write(RecordKind.INTENT),)
-    if certified_here:
+    if certified_here or move.kind is MoveKind.REMOVAL:
         return intent + finish(move)
     expand = (
         Place(move.candidate, move.target.slot),
@@ -238,6 +247,8 @@ def plan(move: Move, *, certified_here: bool = False) -> tuple[Effect, ...]:
 
 def finish(move: Move) -> tuple[Effect, ...]:
     """The effects from *switch* on; also what completes a move that crashed there."""
+    if move.kind is MoveKind.REMOVAL:
+        return (Write(RecordKind.SWITCHING), Withdraw(move.served), Write(RecordKind.OUTCOME, Result.DONE))
     return (
         *_place_alias(move, move.target),
         Write(RecordKind.SWITCHING),

@@ -4,7 +4,9 @@ A model or alias name becomes a folder and a part of a URL, so the alphabet is
 small and lower case: no name can leave the repository, hide, or collide with
 another on a file system that ignores case. The dot is kept for joining: the
 model that Triton serves for alias ``staging`` of ``walker`` is
-``walker.staging``; ``production`` is plain ``walker``.
+``walker.staging``; ``production`` is plain ``walker``. A pin is an alias that
+has a release's own number for a name and never moves: ``walker.1.2.0``. Every
+number has dots and no other alias has one, so the two cannot collide.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from policyctl.errors import UsageError
 
 PRODUCTION = "production"
 CANDIDATE = "candidate"
+LATEST = "latest"
+"""Selects the highest release that is no pre-release; see `domain.versions.select`."""
 
 # A release becomes a folder of evidence, and folder names end at 255 bytes.
 _RELEASE_LENGTH = 128
@@ -34,18 +38,59 @@ def check_model_name(name: str) -> str:
 
 
 def check_alias(name: str) -> str:
-    """Return `name` if it may name an alias.
+    """Return `name` if it may name an alias, or is the name of a pin.
 
     Raises:
         UsageError: Not in the alphabet, or ``candidate``, which is the name
-            under which a release is certified before any alias names it.
+            under which a release is certified before any alias names it, or
+            ``latest``, which selects a release wherever one is named.
     """
     if name == CANDIDATE:
         raise UsageError(
             f"alias {name!r} is reserved for the release under certification",
             remedy="Choose another alias, for example staging.",
         )
-    return _check("alias", name)
+    if name == LATEST:
+        raise UsageError(
+            f"alias {name!r} is reserved: it selects the highest release wherever one is named",
+            remedy="Choose another alias, for example newest.",
+        )
+    return name if is_pin(name) else _check("alias", name)
+
+
+def check_movable_alias(name: str) -> str:
+    """Return `name` if it may name an alias that is moved from release to release.
+
+    Raises:
+        UsageError: As `check_alias`, or it is the name of a pin.
+    """
+    if is_pin(name):
+        raise UsageError(
+            f"{name} is the name of a pinned release, which never moves",
+            remedy=f"Pin or unpin it: policyctl pin MODEL {name}. Or choose an alias, for example staging.",
+        )
+    return check_alias(name)
+
+
+def pin_name(release: str) -> str:
+    """The alias that serves `release` and never another: its number.
+
+    Build metadata is left out, because no two releases of a model differ in it alone.
+    """
+    return check_release(release).partition("+")[0]
+
+
+def is_pin(alias: str) -> bool:
+    """Whether `alias` is the name of a pin, that is, the number of a release."""
+    return "+" not in alias and is_release(alias)
+
+
+def is_release(text: str) -> bool:
+    """Whether `text` is a semantic version, in full and canonical."""
+    try:
+        return check_release(text) == text
+    except UsageError:
+        return False
 
 
 def _check(kind: str, name: str) -> str:

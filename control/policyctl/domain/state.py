@@ -11,15 +11,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from policyctl.domain import versions
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Phase, Placement, Result
+from policyctl.domain.names import check_alias, check_model_name
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import IntegrityError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRelease:
-    """A release as it was published."""
+    """A release as it was published.
+
+    Attributes:
+        contract: What it takes and gives, as JSON; None in a record of before
+            that was written down.
+        collected: When `policyctl gc` removed its files; empty while they are there.
+    """
 
     model: str
     release: str
@@ -27,6 +35,8 @@ class PublishedRelease:
     manifest_digest: str
     time: str
     actor: str
+    contract: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    collected: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +93,56 @@ class State:
         """The published release.
 
         Raises:
-            UsageError: There is no such model or release; names those that exist.
+            UsageError: There is no such model or release, or its files were
+                collected; names those that exist.
         """
-        if found := self.releases.get((model, release)):
+        found = self.releases.get((model, release))
+        if found is not None and not found.collected:
             return found
-        have = [r.release for r in self.of_model(model)]
+        if found is not None:
+            raise UsageError(
+                f"{model} {release} is not here any more: policyctl gc removed its files at {found.collected}",
+                remedy="Bring it back from where it was exported to: policyctl import-release SRC",
+            )
+        have = [r.release for r in self.of_model(model) if not r.collected]
         if not have:
             models = sorted({m for m, _ in self.releases}) or ["none"]
             raise UsageError(
                 f"model {model!r} is not published here",
                 remedy=f"Published models: {', '.join(models)}. Publish with: policyctl publish",
             )
-        raise UsageError(f"{model} has no release {release!r}", remedy=f"Published releases: {', '.join(have)}.")
+        aliases = sorted(a for m, a in self.aliases if m == model)
+        raise UsageError(
+            f"{model} has no release {release!r}",
+            remedy=f"Published releases: {', '.join(have)}." + f" Aliases: {', '.join(aliases)}." * bool(aliases),
+        )
 
-    def require(self, model: str, release: str | None = None) -> None:
-        """Refuse a model, or a release of it, that is not published.
+    def select(self, model: str, text: str) -> PublishedRelease:
+        """The published release that a person means.
+
+        Args:
+            model: Which model.
+            text: A release (``1.2.3``), a range (``^1.2``, ``~1.2.0``: its
+                highest), ``latest``, or an alias; see `domain.versions.select`.
 
         Raises:
-            UsageError: There is none; names those that exist.
+            UsageError: There is no such model or release; names those that exist.
         """
-        if release is not None or not self.of_model(model):
-            self.release(model, release or "")
+        releases = [r.release for r in self.of_model(model) if not r.collected]
+        named = {a: s.placement.release for (m, a), s in self.aliases.items() if m == model}
+        return self.release(model, versions.select(text, releases, named) or text)
+
+    def require(self, model: str) -> None:
+        """Refuse a model that is not published.
+
+        Raises:
+            UsageError: It is not; names those that are.
+        """
+        if not self.of_model(model):
+            self.release(model, "")
 
     def of_model(self, model: str) -> tuple[PublishedRelease, ...]:
-        """Releases of `model`, by slot."""
+        """Releases of `model`, by slot; those that were collected too, for a slot is never used again."""
         mine = (r for (m, _), r in self.releases.items() if m == model)
         return tuple(sorted(mine, key=lambda r: r.slot))
 
@@ -117,6 +153,21 @@ class State:
     def alias(self, model: str, alias: str) -> AliasState | None:
         """What `alias` of `model` names, None if nothing."""
         return self.aliases.get((model, alias))
+
+    def named(self, model: str, alias: str) -> AliasState:
+        """What `alias` of `model` names, for whoever cannot do without.
+
+        Raises:
+            UsageError: No such model, a name that is not allowed, or the alias names nothing.
+        """
+        check_model_name(model)
+        check_alias(alias)
+        self.require(model)
+        if found := self.alias(model, alias):
+            return found
+        raise UsageError(
+            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
+        )
 
     def previous(self, model: str, alias: str) -> Placement:
         """Where a rollback without a target goes.
@@ -160,6 +211,9 @@ def _step(state: State, record: Record) -> State:
     body = record.body
     match record.kind:
         case RecordKind.PUBLISHED:
+            contract = body.get("contract")
+            if contract is not None and not isinstance(contract, dict):
+                raise TypeError(f"contract is {type(contract).__name__}")
             release = PublishedRelease(
                 model=body["model"],
                 release=body["release"],
@@ -167,10 +221,11 @@ def _step(state: State, record: Record) -> State:
                 manifest_digest=body["manifest_digest"],
                 time=record.time,
                 actor=record.actor,
+                contract=contract,
             )
             return replace(state, releases={**state.releases, (release.model, release.release): release})
         case RecordKind.GATE:
-            key = (body["model"], body["release"], body["gate"])
+            gate_key = (body["model"], body["release"], body["gate"])
             gate = GateRecord(
                 gate=body["gate"],
                 verdict=Verdict(body["verdict"]),
@@ -178,7 +233,7 @@ def _step(state: State, record: Record) -> State:
                 evidence_digest=body["evidence_digest"],
                 time=record.time,
             )
-            return replace(state, gates={**state.gates, key: gate})
+            return replace(state, gates={**state.gates, gate_key: gate})
         case RecordKind.MEASURED:
             return state
         case RecordKind.INTENT:
@@ -192,6 +247,12 @@ def _step(state: State, record: Record) -> State:
             return _advance(state, body["move"], Phase.SWITCHING)
         case RecordKind.OUTCOME:
             return _close(state, record)
+        case RecordKind.COLLECTED | RecordKind.RESTORED:
+            key = (body["model"], body["release"])
+            collected = record.time if record.kind is RecordKind.COLLECTED else ""
+            return replace(state, releases={**state.releases, key: replace(state.releases[key], collected=collected)})
+        case RecordKind.REPAIRED:
+            return state
         case RecordKind.TUNED:
             others = {model: options for model, options in state.tuned.items() if model != body["model"]}
             chosen = body["options"]
@@ -213,6 +274,8 @@ def _close(state: State, record: Record) -> State:
     if Result(record.body["result"]) is not Result.DONE:
         return state
     move = unfinished.move
+    if move.kind is MoveKind.REMOVAL:
+        return replace(state, aliases={k: v for k, v in state.aliases.items() if k != (move.model, move.alias)})
     before = state.alias(move.model, move.alias)
     trail = _trail(() if before is None else before.trail, move)
     after = AliasState(placement=move.target, since=record.time, trail=trail)

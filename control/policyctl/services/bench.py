@@ -23,7 +23,7 @@ from policyctl import __version__
 from policyctl.adapters import bench_store
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.domain.moves import Placement
-from policyctl.domain.names import check_alias, check_model_name, served_name
+from policyctl.domain.names import served_name
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError, UsageError
 from policyctl.services.control import Control, OpenRelease, open_release
@@ -162,16 +162,9 @@ def address(endpoint: Endpoint, protocol: Protocol) -> str:
 def _target(control: Control, profile: Profile, *, model: str, alias: str) -> _Target:
     from policyctl.adapters.pbtxt import max_batch_size
 
-    check_model_name(model)
-    check_alias(alias)
     control.repository.require()
     state = control.repository.journal.state()
-    state.require(model)
-    named = state.alias(model, alias)
-    if named is None:
-        raise UsageError(
-            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
-        )
+    named = state.named(model, alias)
     largest = max_batch_size(named.placement.config)
     if max(profile.batches) > max(1, largest):
         raise UsageError(

@@ -26,9 +26,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from policyctl.domain.names import check_alias, check_model_name, served_name
+from policyctl.domain.names import served_name
 from policyctl.domain.paired import Round
-from policyctl.domain.state import AliasState
 from policyctl.domain.statistics import binomial_interval
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import ServerError, UsageError
@@ -213,7 +212,7 @@ def calibrate(
     plan, hardware = plan_of(control), detect()
     found = Calibration(
         model=model,
-        release=_named(control, model, alias).placement.release,
+        release=control.repository.journal.state().named(model, alias).placement.release,
         plan=plan,
         clients=control.settings.gates.non_inferiority.clients,
         live=(),
@@ -257,18 +256,6 @@ def _kept(path: Path, wanted: Calibration) -> tuple[Run, ...]:
     return runs
 
 
-def _named(control: Control, model: str, alias: str) -> AliasState:
-    """What the alias names now."""
-    check_model_name(model)
-    check_alias(alias)
-    named = control.repository.journal.state().alias(model, alias)
-    if named is None:
-        raise UsageError(
-            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
-        )
-    return named
-
-
 def recalibrate(control: Control, path: Path, *, replays: int, seed: int, progress: Progress) -> Calibration:
     """Judge and replay runs that `save` kept, by the settings as they are now; nothing is measured.
 
@@ -306,7 +293,7 @@ def _against_itself(
     ):
         recover(control, client)
         state = control.repository.journal.state()
-        named = _named(control, model, alias)
+        named = state.named(model, alias)
         if named.placement.release != release:
             raise UsageError(
                 f"alias {alias} of {model} moved from {release} to {named.placement.release} meanwhile",
@@ -320,11 +307,9 @@ def _against_itself(
         ):
             rounds: list[Round] = []
             result = compare(
-                bursts,
+                bursts.side(served_name(model, alias), clients=chosen.clients),
+                bursts.side(candidate.ask.served, clients=chosen.clients),
                 plan,
-                incumbent=served_name(model, alias),
-                candidate=candidate.ask.served,
-                clients=chosen.clients,
                 rng=rng,
                 on_round=lambda seen: rounds.append(seen[-1]),
                 stop_early=False,

@@ -11,7 +11,7 @@ from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.integrity import hash_file
-from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.services.control import Control, OpenRelease, open_release, select_release
 
 
 def require_card(folder: Path) -> None:
@@ -55,7 +55,7 @@ def check_release(control: Control, *, model: str, release: str) -> Checked:
         UsageError: No such release, or a card that cannot be read.
         IntegrityError: The release is not as published.
     """
-    control.repository.require()
+    release = select_release(control, model, release)
     published = control.repository.journal.state().release(model, release)
     opened = open_release(control.repository, published)
     return check(opened.contents[CARD_FILE], files_of(control, opened))

@@ -23,7 +23,7 @@ from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.errors import UsageError
 from policyctl.integrity import hash_file
 from policyctl.services.cards import Seen, read, seen_of, write
-from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.services.control import Control, OpenRelease, open_release, select_release
 
 FOLDER: Final = "evidence"
 """Below a release: evidence that its card cites."""
@@ -64,14 +64,14 @@ def cite(control: Control, folder: Path, *, model: str, release: str, dry_run: b
         control: The control plane.
         folder: What will be published.
         model: What was measured.
-        release: Which release.
+        release: Selects the release (`State.select`).
         dry_run: Check everything, change nothing.
 
     Raises:
         UsageError: No such release, other artifacts, or nothing was measured.
         IntegrityError: The release is not as published.
     """
-    control.repository.require()
+    release = select_release(control, model, release)
     opened = open_release(control.repository, control.repository.journal.state().release(model, release))
     path = folder / CARD_FILE
     content = read(path)

@@ -21,12 +21,14 @@ from policyctl.card.figures import SECTIONS, Figures, figures_of
 from policyctl.card.migration import newest
 from policyctl.card.problems import check_schema
 from policyctl.card.schema import SCHEMA_VERSION, Card
-from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE
+from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, GOLDEN_FILE, MANIFEST_FILE, PARITY_FILE
 from policyctl.domain.journal import RecordKind
-from policyctl.domain.manifest import digest_of
+from policyctl.domain.manifest import FileEntry, Manifest, digest_of
 from policyctl.domain.state import PublishedRelease
-from policyctl.errors import UsageError
-from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.errors import IntegrityError, UsageError
+from policyctl.hashing import read_plain
+from policyctl.services.control import Control, open_release, select_release
+from policyctl.services.gc import papers
 from policyctl_benchmarks.result import BenchResult
 
 
@@ -160,24 +162,28 @@ def seen_of(control: Control, published: PublishedRelease) -> tuple[tuple[Seen, 
 
 
 def full(control: Control, *, model: str, release: str) -> Card:
-    """The card of a release with everything that was measured since.
+    """The card of a release with everything that was measured since, also of one whose files were collected.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        release: Selects the release (`State.select`).
 
     Raises:
         UsageError: No such release, or a card that cannot be read.
         IntegrityError: The release is not as published, or the journal was edited.
     """
-    control.repository.require()
-    published = control.repository.journal.state().release(model, release)
-    opened = open_release(control.repository, published)
-    stated = newest(parse(opened.contents[CARD_FILE]))
+    known = _known(control, model, release)
+    stated = newest(parse(known.contents[CARD_FILE]))
     card, wrong = check_schema(stated)
     data: dict[str, Any] = dict(stated.data) if card is not None else {"schema_version": SCHEMA_VERSION}
     problems = [f"the published card: {problem.words}" for problem in wrong]
     data.pop("release", None)
-    derived = derive.sections(*(opened.contents[name] for name in (CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE)))
-    kept = [entry for entry in data.get("behaviour", []) if not _is_derived(entry)]
-    data |= {**derived, "behaviour": [*derived["behaviour"], *kept]}
-    seen, missing = seen_of(control, published)
+    if GOLDEN_FILE in known.contents:
+        derived = derive.sections(*(known.contents[name] for name in (CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE)))
+        kept = [entry for entry in data.get("behaviour", []) if not _is_derived(entry)]
+        data |= {**derived, "behaviour": [*derived["behaviour"], *kept]}
+    seen, missing = seen_of(control, known.published)
     for section in SECTIONS:
         added = [
             entry_of(figure, file=each.file, digest=each.digest, kept_in=each.kept_in)
@@ -186,7 +192,7 @@ def full(control: Control, *, model: str, release: str) -> Card:
         ]
         if added:
             data[section] = [*data.get(section, []), *added]
-    data["release"] = _release(control, opened, (*problems, *missing))
+    data["release"] = _release(control, known, (*problems, *missing))
     return Card.model_validate(data)
 
 
@@ -206,7 +212,46 @@ def bill_of_materials(control: Control, *, model: str, release: str) -> str:
     return bom.render(card, card.release)
 
 
-def _release(control: Control, opened: OpenRelease, problems: tuple[str, ...]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a published release: all of its files by digest, and the content of some."""
+
+    published: PublishedRelease
+    files: tuple[FileEntry, ...]
+    contents: Mapping[str, bytes]
+
+
+def _known(control: Control, model: str, release: str) -> _Known:
+    """A release that is here, or the papers of one whose files were collected.
+
+    Raises:
+        UsageError: There never was such a release.
+        IntegrityError: It is not as published.
+    """
+    repository = control.repository
+    repository.require()
+    state = repository.journal.state()
+    found = state.releases.get((model, release))
+    if found is None or not found.collected:
+        opened = open_release(repository, state.release(model, select_release(control, model, release)))
+        return _Known(opened.published, opened.files, opened.contents)
+    folder = papers(repository, model, release)
+    content = read_plain(folder / MANIFEST_FILE)
+    if digest_of(content) != found.manifest_digest:
+        raise _not_as_published(folder / MANIFEST_FILE, digest_of(content), found.manifest_digest)
+    manifest = Manifest.from_bytes(content)
+    contents = {name: read_plain(folder / name) for name in (CONTRACT_FILE, PARITY_FILE, CARD_FILE)}
+    for file in manifest.files:
+        if file.path in contents and digest_of(contents[file.path]) != file.digest:
+            raise _not_as_published(folder / file.path, digest_of(contents[file.path]), file.digest)
+    return _Known(found, manifest.files, contents)
+
+
+def _not_as_published(path: Path, found: str, expected: str) -> IntegrityError:
+    return IntegrityError(f"{path} is {found}, expected {expected}", remedy="Restore the file from a copy.")
+
+
+def _release(control: Control, opened: _Known, problems: tuple[str, ...]) -> dict[str, Any]:
     published = opened.published
     gates: dict[str, dict[str, Any]] = {}
     for record in control.repository.journal.records():

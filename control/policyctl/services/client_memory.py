@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
+from policyctl import claims
 from policyctl.adapters.triton import Triton
 from policyctl.client import regions
 from policyctl.errors import ServerError
@@ -28,7 +29,7 @@ def sweep(client: Triton) -> tuple[str, ...]:
         swept.update(names)
         for name in client.regions():
             # A file that is gone was removed by its client, which then could not reach the server.
-            if name in swept or (name.startswith(regions.PREFIX) and not (regions.FOLDER / name).exists()):
+            if name in swept or (name.startswith(regions.PREFIX) and not (claims.FOLDER / name).exists()):
                 client.forget_region(name)
                 swept.add(name)
     return tuple(sorted(swept))

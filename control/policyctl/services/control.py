@@ -85,6 +85,24 @@ class Control:
             client.close()
 
 
+def select_release(control: Control, model: str, text: str) -> str:
+    """The published release that a person means by `text`, now; says so where the text is another.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        text: A release, a range, ``latest`` or an alias; see `State.select`.
+
+    Raises:
+        UsageError: There is no such model or release; names those that exist.
+    """
+    control.repository.require()
+    found = control.repository.journal.state().select(model, text).release
+    if found != text:
+        control.say(f"{text} of {model} is {found}.")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class OpenRelease:
     """A release that was read whole, verified, and understood.

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import psutil
-
+from policyctl import claims
 from policyctl.adapters.pbtxt import options_of
 from policyctl.client import regions
 from policyctl.domain.artifacts import Format
@@ -27,7 +26,8 @@ from policyctl.errors import ServerError, UsageError
 from policyctl.services.control import Control, open_release
 from policyctl.services.measuring import measuring
 from policyctl.services.performance import bursts_of
-from policyctl.serving.hardware import detect
+from policyctl.services.room import ServedCost, cost_of
+from policyctl.serving.hardware import detect, memory_left
 from policyctl.serving.memory import ProcessUse, shared_bytes, usage
 from policyctl.serving.shared_memory import prefix_base
 
@@ -39,32 +39,6 @@ _LOAD_CLIENTS: Final = 8
 _WINDOW_MS: Final = 500
 _DOCKER_SHM_BYTES: Final = 64 << 20
 _MB: Final = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class ServedCost:
-    """What one alias of the model costs.
-
-    Attributes:
-        alias: Which.
-        release: What it serves.
-        format: By which artifact.
-        instances: By instance name.
-    """
-
-    alias: str
-    release: str
-    format: Format
-    instances: Mapping[str, ProcessUse]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "alias": self.alias,
-            "release": self.release,
-            "format": self.format.value,
-            "instances": {name: use.to_json() for name, use in self.instances.items()},
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +127,13 @@ def memory(control: Control, *, model: str, load_s: float = 0.0) -> MemoryReport
                 _load(control, model, alias, named, load_s)
     supervisor = {SUPERVISOR: endpoint.supervisor_pid} if endpoint.supervisor_pid else {}
     uses = usage(endpoint.pid, supervisor)
-    served = tuple(_cost(model, alias, named, uses) for alias, named in aliases.items())
+    served = tuple(cost_of(model, alias, named, uses) for alias, named in aliases.items())
     mine = {name for cost in served for name in cost.instances}
     shared: dict[str, ProcessUse] = {name: uses[name] for name in ("tritonserver", SUPERVISOR) if name in uses}
     hardware = detect()
-    available = _available(hardware)
-    in_memory = shared_bytes(regions.FOLDER, (prefix_base(control.repository.root), regions.PREFIX))
-    free = shutil.disk_usage(regions.FOLDER).free
+    available = memory_left(process=str(endpoint.pid)).left_bytes
+    in_memory = shared_bytes(claims.FOLDER, (prefix_base(control.repository.root), regions.PREFIX))
+    free = shutil.disk_usage(claims.FOLDER).free
     return MemoryReport(
         model=model,
         served=served,
@@ -191,7 +165,7 @@ def recommend(
     found += [r for cost in served if cost.instances for r in (_format(cost),) if r is not None]
     found += [_inside(cost) for cost in served if not cost.instances]
     if len([cost for cost in served if cost.instances]) > 1:
-        costs = ", ".join(f"{c.alias} {_total(c) / _MB:.0f} MB" for c in served)
+        costs = ", ".join(f"{c.alias} {c.own_bytes / _MB:.0f} MB" for c in served)
         found.append(
             Recommendation(
                 "aliases",
@@ -263,28 +237,6 @@ def _format(cost: ServedCost) -> Recommendation | None:
         f"TorchScript brings all of torch into every instance, {size / _MB:.0f} MB here; the others do not",
         Basis.MEASURED,
     )
-
-
-def _cost(model: str, alias: str, named: AliasState, uses: Mapping[str, ProcessUse]) -> ServedCost:
-    count = options_of(named.placement.config).instances
-    served = served_name(model, alias)
-    # Triton names an instance by the model, the group (we write one) and its number.
-    names = [f"{served}_0_{index}" for index in range(count)]
-    return ServedCost(
-        alias, named.placement.release, named.placement.format, {name: uses[name] for name in names if name in uses}
-    )
-
-
-def _total(cost: ServedCost) -> int:
-    return sum(use.own_bytes for use in cost.instances.values())
-
-
-def _available(hardware: Hardware) -> int:
-    """What is left of the machine's memory; under a limit, of the limit."""
-    machine = psutil.virtual_memory()
-    if hardware.memory_limit_bytes is None or hardware.memory_limit_bytes >= machine.total:
-        return int(machine.available)
-    return max(0, min(int(machine.available), hardware.memory_limit_bytes - int(machine.used)))
 
 
 def _load(control: Control, model: str, alias: str, named: AliasState, load_s: float) -> None:

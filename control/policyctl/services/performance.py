@@ -35,7 +35,7 @@ from policyctl.services.candidate import Candidate, Check
 from policyctl.services.control import Control, OpenRelease
 from policyctl.serving.hardware import detect
 from policyctl.serving.memory import measure as measure_memory
-from policyctl_benchmarks.paired import Bursts, rounds
+from policyctl_benchmarks.paired import Bursts, Side, rounds
 from policyctl_benchmarks.perf_analyzer import (
     PerfAnalyzerOptions,
     input_data_json,
@@ -70,7 +70,7 @@ def checks(control: Control, names: Sequence[str], *, model: str, release: str, 
     check_alias(alias)
     control.repository.require()
     state = control.repository.journal.state()
-    state.release(model, release)
+    state.select(model, release)
     if unknown := [name for name in names if name not in NAMES]:
         raise UsageError(
             f"there is no gate {', '.join(unknown)} that measures", remedy=f"Choose from: {', '.join(NAMES)}; or none."
@@ -122,12 +122,10 @@ def bursts_of(control: Control, opened: OpenRelease, *, interval_ms: int, batch_
 
 
 def compare(
-    bursts: Bursts,
+    incumbent: Side,
+    candidate: Side,
     plan: Plan,
     *,
-    incumbent: str,
-    candidate: str,
-    clients: int,
     rng: np.random.Generator,
     on_round: Callable[[Sequence[Round]], None] | None = None,
     stop_early: bool = True,
@@ -135,11 +133,9 @@ def compare(
     """Measure two served models in turn until one thing or the other is proved, or the time is up.
 
     Args:
-        bursts: How to measure.
-        plan: What was declared.
         incumbent: A Triton model.
-        candidate: Another one.
-        clients: Of the closed loop.
+        candidate: Another one, of the same server or of another.
+        plan: What was declared.
         rng: Decides the orders.
         on_round: Called after each round with all of them; may raise to stop.
         stop_early: Stop at the first look that proves something. Otherwise
@@ -150,9 +146,7 @@ def compare(
         The verdict; *error* with what was seen until then, if measuring broke.
     """
     seen: list[Round] = []
-    measured = rounds(
-        bursts, incumbent=incumbent, candidate=candidate, clients=clients, time_cap_s=plan.time_cap_s, rng=rng
-    )
+    measured = rounds(incumbent, candidate, time_cap_s=plan.time_cap_s, rng=rng)
     found: GateResult | None = None
     try:
         for each in measured:
@@ -167,11 +161,8 @@ def compare(
     found = found or non_inferiority.judge(seen, plan, is_over=True)
     if found is None:
         raise AssertionError("the last look always says something")
-    commands = {
-        "incumbent": bursts.words(incumbent, clients=clients),
-        "candidate": bursts.words(candidate, clients=clients),
-    }
-    evidence = {**found.evidence, "commands": commands, "clients": clients}
+    commands = {"incumbent": incumbent.words(), "candidate": candidate.words()}
+    evidence = {**found.evidence, "commands": commands, "clients": candidate.clients}
     return replace(found, evidence={**evidence, "rounds": [r.to_json() for r in seen]})
 
 
@@ -291,11 +282,9 @@ def _non_inferiority(candidate: Candidate, alias: str) -> GateResult:
     before = {served: _processes(control, served).keys() for served in both}
     with bursts_of(control, candidate.opened, interval_ms=chosen.interval_ms) as bursts:
         found = compare(
-            bursts,
+            bursts.side(incumbent.served, clients=chosen.clients),
+            bursts.side(candidate.ask.served, clients=chosen.clients),
             plan_of(control),
-            incumbent=incumbent.served,
-            candidate=candidate.ask.served,
-            clients=chosen.clients,
             rng=np.random.default_rng(seed),
         )
     for served in both:

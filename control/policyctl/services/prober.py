@@ -145,7 +145,9 @@ class Prober:
         served = served_name(*key)
         try:
             with self.control.repository.writer(f"reload of {served}"):
-                state = self.control.repository.journal.state().aliases[key]
+                state = self.control.repository.journal.state().aliases.get(key)
+                if state is None:
+                    return  # it was taken out of service since it was asked
                 self.control.say(f"Reloading {served}.")
                 health.reloads += 1
                 load_alias(self.control, self.client, key, state, afresh=True)

@@ -14,14 +14,15 @@ from policyctl.adapters.triton import Triton
 from policyctl.domain import moves
 from policyctl.domain.artifacts import Format
 from policyctl.domain.moves import Move, MoveKind, Placement
-from policyctl.domain.names import check_alias, check_model_name
+from policyctl.domain.names import check_alias, check_model_name, check_movable_alias, is_pin, pin_name
 from policyctl.domain.state import State
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import BusyError, UsageError
 from policyctl.services.aborting import request_abort
 from policyctl.services.aliases import load_alias
-from policyctl.services.control import Control, open_release
+from policyctl.services.control import Control, open_release, select_release
 from policyctl.services.moves import Mover, Recovered, Timings, execute, recover, take_back_unfinished
+from policyctl.services.room import require_room
 from policyctl.services.validate import place, require_offline, require_passed, validate
 
 
@@ -54,7 +55,7 @@ class Moved:
             "model": self.move.model,
             "alias": self.move.alias,
             "from": None if incumbent is None else incumbent.release,
-            "to": self.move.target.release,
+            "to": None if self.move.kind is MoveKind.REMOVAL else self.move.target.release,
             "slot": self.move.target.slot,
             "format": self.move.target.format.value,
             "changed": self.changed,
@@ -82,8 +83,8 @@ def promote(
     Args:
         control: The control plane.
         model: Which model.
-        release: What the alias is to name.
-        alias: Which alias.
+        release: Selects what the alias is to name (`State.select`).
+        alias: Which alias; a pin's is the release's own number.
         format: Which artifact to serve; None for the first of the usual order.
         reason: Why, kept in the journal.
         dry_run: Say what would be done; measures and changes nothing.
@@ -97,11 +98,13 @@ def promote(
         ServerError: No server answers; nothing was changed.
         BusyError: Another writer is at work.
         MoveError: It failed; the incumbent was kept.
+        UnsupportedError: Memory does not suffice; nothing was changed.
     """
     check_model_name(model)
     check_alias(alias)
-    control.repository.require()
-    control.repository.journal.state().release(model, release)
+    release = select_release(control, model, release)
+    if alias != pin_name(release):
+        check_movable_alias(alias)
     chosen = control.settings.gates.promote_with if gates is None else gates
     if chosen and not dry_run:
         # What measures is imported where it is wanted: a rollback must be quick.
@@ -116,11 +119,14 @@ def promote(
         recovered = None if dry_run else recover(control, client)
         state = control.repository.journal.state()
         published = state.release(model, release)
-        target = place(control, state, open_release(control.repository, published), format)
-        move = _move(state, MoveKind.PROMOTION, model, alias, target, reason)
+        opened = open_release(control.repository, published)
+        target = place(control, state, opened, format)
+        kind = MoveKind.PIN if is_pin(alias) else MoveKind.PROMOTION
+        move = _move(state, kind, model, alias, target, reason)
         if _names_already(move):
             again = not dry_run and _serve_again(control, client, move)
             return Moved(move, changed=False, loaded_again=again, recovered=recovered)
+        require_room(control, client, state, move, opened)
         if dry_run:
             require_offline(control, state, published, record=False)
             return Moved(move, changed=True, steps=describe(moves.plan(move)))
@@ -152,9 +158,11 @@ def rollback(
         MoveError: It failed; the incumbent was kept.
     """
     check_model_name(model)
-    check_alias(alias)
+    check_movable_alias(alias)
     control.repository.require()
-    control.repository.journal.state().require(model, to)
+    control.repository.journal.state().require(model)
+    if to is not None:
+        to = select_release(control, model, to)
     with (
         control.repository.writer(f"roll back {model} {alias}", wait_s=control.settings.lock_wait_s),
         control.triton() as client,
@@ -208,7 +216,10 @@ def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
             take_back_unfinished(control, client, left)
             return f"Reverted, it had been left unfinished: {words}."
     current = repository.journal.state().alias(model, unfinished.move.alias)
-    if current is not None and current.placement.slot == unfinished.move.target.slot:
+    served_now = current is not None and current.placement.slot == unfinished.move.target.slot
+    if unfinished.move.kind is MoveKind.REMOVAL and current is None:
+        return f"Too late, it is not served any more: {words}. Promote it again where it is wanted."
+    if served_now and unfinished.move.kind is not MoveKind.REMOVAL:
         return f"Too late, it had been switched already: {words}. Use policyctl rollback {model}."
     return f"Aborted: {words}."
 

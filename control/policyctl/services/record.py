@@ -27,7 +27,7 @@ from policyctl.adapters.repository import Repository
 from policyctl.adapters.tracing import TraceFiles
 from policyctl.adapters.triton import Triton
 from policyctl.domain.contract import Contract
-from policyctl.domain.names import check_alias, check_model_name, served_name
+from policyctl.domain.names import served_name
 from policyctl.domain.recording import Origin, Recording, Traced, build
 from policyctl.errors import BusyError, ServerError, UnsupportedError, UsageError
 from policyctl.services.control import Control, open_release
@@ -84,16 +84,12 @@ def record(
         BusyError: Somebody records or traces already.
         ServerError: No server.
     """
-    check_model_name(model)
-    check_alias(alias)
     control.repository.require()
     if output.exists() or not output.parent.is_dir():
         found = "is there already" if output.exists() else "is in no folder"
         raise UsageError(f"{output} {found}", remedy="Name a file that is not there yet, in a folder that is.")
     state = control.repository.journal.state()
-    named = state.alias(model, alias)
-    if named is None:
-        raise UsageError(f"alias {alias} of {model} names no release", remedy=f"policyctl promote {model} RELEASE")
+    named = state.named(model, alias)
     contract = open_release(control.repository, state.release(model, named.placement.release)).contract
     _require_traceable(contract)
     started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from policyctl.adapters import bench_store
-from policyctl.domain.names import check_model_name
+from policyctl.domain.names import check_model_name, is_release
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import UsageError
-from policyctl.services.control import Control
+from policyctl.services.control import Control, select_release
 from policyctl.serving.hardware import detect
 from policyctl_benchmarks.comparison import METRICS, Comparison
 from policyctl_benchmarks.comparison import compare as compare_results
@@ -51,7 +51,7 @@ def find(control: Control, reference: str) -> BenchResult:
     Args:
         control: The control plane.
         reference: A file; the beginning of an id; or ``MODEL@RELEASE`` for the
-            latest of that release on this machine.
+            latest of that release on this machine; a range, ``latest`` or an alias selects one.
 
     Raises:
         UsageError: Nothing, or more than one, goes by that name, or it cannot be read.
@@ -168,7 +168,10 @@ def history(
 
 def _latest(control: Control, model: str, release: str) -> BenchResult:
     machine = detect().fingerprint
-    found = [r for r in results(control, model=model, fingerprint=machine) if r.release == release]
+    kept = list(results(control, model=model, fingerprint=machine))
+    if not is_release(release):
+        release = select_release(control, model, release)
+    found = [r for r in kept if r.release == release]
     if not found:
         raise UsageError(
             f"nothing is kept of {model} {release} on this machine ({machine})",

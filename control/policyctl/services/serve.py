@@ -37,6 +37,7 @@ from policyctl.services.hardware import announce
 from policyctl.services.moves import recover
 from policyctl.services.prober import Prober
 from policyctl.services.record import empty, settle_if_left, trace_folder
+from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions
@@ -80,7 +81,8 @@ class Supervisor:
         self.control.repository.create()
         with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
-            self._keep_serving()
+            with Scrubber(self.control, self.stop).running():
+                self._keep_serving()
 
     @contextlib.contextmanager
     def _only_one(self, path: Path) -> Iterator[None]:

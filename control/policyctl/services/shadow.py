@@ -28,7 +28,7 @@ from policyctl.errors import PolicyctlError, UsageError
 from policyctl.gates import behaviour as behaviour_gate
 from policyctl.gates import replay as replay_gate
 from policyctl.services.candidate import Asked, Candidate, Check, loaded
-from policyctl.services.control import Control, open_release
+from policyctl.services.control import Control, open_release, select_release
 from policyctl.services.evidence import record_measured
 from policyctl.services.export import missing
 from policyctl.services.moves import recover
@@ -113,7 +113,7 @@ def replay(
     Args:
         control: The control plane.
         model: Which model.
-        release: Which release; it is loaded as the model's candidate.
+        release: Selects the release (`State.select`); it is loaded as the model's candidate.
         path: What `record` wrote.
         format: Which artifact to load; None for the one that a promotion would choose.
 
@@ -124,7 +124,7 @@ def replay(
         BusyError: Another writer is at work.
     """
     recording, digest = read(path)
-    control.repository.require()
+    release = select_release(control, model, release)
     with (
         control.repository.writer(f"replay {model} {release}", wait_s=control.settings.lock_wait_s),
         control.triton() as client,

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from policyctl import claims
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import regions
-from policyctl.domain.names import CANDIDATE, check_alias, check_model_name, served_name
+from policyctl.domain.names import served_name
 from policyctl.domain.paired import Burst
 from policyctl.domain.state import PublishedRelease
 from policyctl.domain.verdict import GateResult, Verdict
@@ -155,17 +156,11 @@ def soak(control: Control, plan: Plan, *, model: str, alias: str) -> Soak:
         BusyError: Another process measures.
         UnsupportedError: perf_analyzer cannot run here.
     """
-    check_model_name(model)
-    check_alias(alias)
     control.repository.require()
     state = control.repository.journal.state()
-    named = state.alias(model, alias)
-    if named is None:
-        raise UsageError(
-            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
-        )
+    named = state.named(model, alias)
     if plan.move_to is not None:
-        state.release(model, plan.move_to)
+        state.select(model, plan.move_to)
     opened = open_release(control.repository, state.release(model, named.placement.release))
     endpoint = control.endpoint()
     if not endpoint.pid:
@@ -283,7 +278,7 @@ class _Seen:
                 counted = now
                 at_s = round(time.monotonic() - self._begun, 3)
                 uses = usage(self.endpoint.pid, others)
-                self.samples.append(Sample(at_s, self.requests, uses, shared_bytes(regions.FOLDER, prefixes)))
+                self.samples.append(Sample(at_s, self.requests, uses, shared_bytes(claims.FOLDER, prefixes)))
             if len(self.samples) > _MOST_SAMPLES:
                 self.samples[:] = self.samples[::2]
                 self._every_s *= 2
@@ -345,5 +340,5 @@ def _longest_life(uses: Sequence[tuple[int, ProcessUse]]) -> list[tuple[int, Pro
 
 def _is_instance(process: str, served: str) -> bool:
     """Whether a process runs an instance of `served` itself, not of its candidate or another alias."""
-    name = process.rpartition("_")[0]
-    return name.startswith(f"{served}_") and CANDIDATE not in name
+    # Triton names an instance by the model, the group and its number.
+    return process.rsplit("_", 2)[0] == served

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from policyctl.adapters import lock
 from policyctl.adapters.triton import Triton
 from policyctl.domain.journal import RecordKind
-from policyctl.domain.names import served_name
+from policyctl.domain.moves import MoveKind
+from policyctl.domain.names import is_pin, served_name
 from policyctl.domain.state import AliasState, State, fold
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
+from policyctl.services.explain import Note, explain
+from policyctl.services.room import ServedCost, costs
+from policyctl.services.scrub import ScrubState, last_state
+from policyctl.serving.hardware import MemoryLeft, memory_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,9 @@ class AliasStatus:
         served: The Triton model that clients call.
         answers: The release that answered an inference just now; None if nobody did.
         detail: Why, where nobody did.
+        pinned: Whether it is a release under its own number, which never moves.
+        memory_bytes: What its backend processes have to themselves; None where it
+            has none (it runs inside the server) or they cannot be seen.
     """
 
     model: str
@@ -33,6 +41,8 @@ class AliasStatus:
     since: str
     answers: str | None
     detail: str
+    pinned: bool
+    memory_bytes: int | None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -51,6 +61,9 @@ class Status:
     aliases: tuple[AliasStatus, ...]
     unfinished: str | None
     writer: str | None
+    memory: MemoryLeft | None
+    notes: tuple[Note, ...]
+    scrub: ScrubState | None = None
 
     @property
     def healthy(self) -> bool:
@@ -69,6 +82,9 @@ class Status:
             "aliases": [a.to_json() for a in self.aliases],
             "unfinished": self.unfinished,
             "writer": self.writer,
+            "memory": None if self.memory is None else asdict(self.memory),
+            "notes": [note.to_json() for note in self.notes],
+            "scrub": None if self.scrub is None else self.scrub.to_json(),
         }
 
 
@@ -85,12 +101,16 @@ def status(control: Control, *, model: str | None = None) -> Status:
         state.require(model)
     aliases: tuple[AliasStatus, ...]
     server, live, openvino = "none", False, ""
+    spent: dict[tuple[str, str], ServedCost] = {}
+    left: MemoryLeft | None = None
     try:
         with control.triton() as client:
             server, live, openvino = client.endpoint.grpc, True, client.endpoint.openvino
-            aliases = _aliases(control, state, client, model)
+            spent = costs(state, client.endpoint)
+            left = memory_left(process=str(client.endpoint.pid)) if client.endpoint.pid else None
+            aliases = _aliases(control, state, client, model, spent)
     except ServerError as error:
-        aliases = _aliases(control, state, None, model, detail=error.problem)
+        aliases = _aliases(control, state, None, model, spent, detail=error.problem)
     held = lock.is_held(repository.lock_path)
     unfinished = state.unfinished
     return Status(
@@ -102,6 +122,9 @@ def status(control: Control, *, model: str | None = None) -> Status:
         aliases=aliases,
         unfinished=None if unfinished is None else f"{unfinished.move.words} ({unfinished.phase})",
         writer=lock.holder(repository.lock_path) if held else None,
+        memory=left,
+        notes=explain(control, state, model=model, costs=spent, left=left),
+        scrub=last_state(repository) if live else None,
     )
 
 
@@ -124,10 +147,12 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
             incumbent, target = body.pop("incumbent"), body.pop("target")
             body |= {
                 "from": None if incumbent is None else incumbent["release"],
-                "to": target["release"],
+                "to": None if body["move_kind"] == MoveKind.REMOVAL else target["release"],
                 "format": target["format"],
             }
             moves[body["move"]] = {k: body[k] for k in ("model", "alias", "move_kind", "from", "to")}
+        elif record.kind is RecordKind.PUBLISHED:
+            body.pop("contract", None)  # long, and not what a history is asked for
         elif (move := body.get("move")) in moves:
             body = {**moves[str(move)], **body}
         if model is None or body.get("model") == model:
@@ -147,6 +172,7 @@ def _releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
             "published": r.time,
             "by": r.actor,
             "manifest_digest": r.manifest_digest,
+            "collected": r.collected or None,
             "gates": {
                 gate: record.verdict.value
                 for (m, release, gate), record in sorted(state.gates.items())
@@ -164,7 +190,13 @@ def _releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
 
 
 def _aliases(
-    control: Control, state: State, client: Triton | None, model: str | None, *, detail: str = ""
+    control: Control,
+    state: State,
+    client: Triton | None,
+    model: str | None,
+    spent: dict[tuple[str, str], ServedCost],
+    *,
+    detail: str = "",
 ) -> tuple[AliasStatus, ...]:
     found = []
     for (owner, alias), named in sorted(state.aliases.items()):
@@ -182,9 +214,15 @@ def _aliases(
                     since=named.since,
                     answers=answers,
                     detail=why,
+                    pinned=is_pin(alias),
+                    memory_bytes=_own_bytes(spent.get((owner, alias))),
                 )
             )
     return tuple(found)
+
+
+def _own_bytes(cost: ServedCost | None) -> int | None:
+    return cost.own_bytes if cost is not None and cost.instances else None
 
 
 def _ask(

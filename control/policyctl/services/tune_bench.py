@@ -13,10 +13,10 @@ import numpy as np
 
 from policyctl.adapters.pbtxt import options_of
 from policyctl.domain.moves import Placement
-from policyctl.domain.names import check_alias, check_model_name, served_name
+from policyctl.domain.names import served_name
 from policyctl.domain.paired import Round
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import ServerError, UsageError
+from policyctl.errors import ServerError
 from policyctl.services.candidate import loaded
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.moves import Mover, recover
@@ -120,15 +120,9 @@ class Bench:
     @classmethod
     def of(cls, control: Control, plan: Plan, *, model: str, alias: str) -> Bench:
         """Raises: UsageError: The alias names nothing."""
-        check_model_name(model)
-        check_alias(alias)
         control.repository.require()
         state = control.repository.journal.state()
-        named = state.alias(model, alias)
-        if named is None:
-            raise UsageError(
-                f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
-            )
+        named = state.named(model, alias)
         opened = open_release(control.repository, state.release(model, named.placement.release))
         largest = options_of(named.placement.config).max_batch_size
         searched = space(detect(), named.placement.format, max_batch_size=largest)
@@ -180,10 +174,8 @@ class Bench:
                     bursts_of(control, self.opened, interval_ms=_INTERVAL_MS) as bursts,
                 ):
                     for each in rounds(
-                        bursts,
-                        incumbent=served_name(self.model, self.alias),
-                        candidate=candidate.ask.served,
-                        clients=self.plan.clients,
+                        bursts.side(served_name(self.model, self.alias), clients=self.plan.clients),
+                        bursts.side(candidate.ask.served, clients=self.plan.clients),
                         time_cap_s=time_cap_s,
                         rng=self.rng,
                     ):

@@ -17,7 +17,7 @@ from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import GateError, ServerError
 from policyctl.gates import golden, integrity, parity
 from policyctl.services.candidate import Check, loaded
-from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.services.control import Control, OpenRelease, open_release, select_release
 from policyctl.services.evidence import record_gate
 from policyctl.services.measuring import measuring
 from policyctl.services.moves import Mover, recover
@@ -40,7 +40,7 @@ def validate(
     Args:
         control: The control plane.
         model: Which model.
-        release: Which release.
+        release: Selects the release (`State.select`).
         format: Which artifact to load; None for the one that a promotion would choose.
         checks: More gates by name, asked of the loaded candidate once it has passed `golden`.
 
@@ -48,7 +48,7 @@ def validate(
         UsageError: No such release or format.
         BusyError: Another writer is at work, or another process measures.
     """
-    control.repository.require()
+    release = select_release(control, model, release)
     doing = f"validate {model} {release}"
     with (
         measuring(control, doing) if checks else nullcontext(),

@@ -2,7 +2,7 @@
 
 Every file of every release, every alias's copy of its slot, every generated
 configuration, the evidence of every gate, and nothing beside them. Reading
-only; a server is not needed.
+only; a server is not needed. All files are hashed together, on all cores.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from policyctl.adapters import evidence
 from policyctl.adapters.repository import CONFIG, CONTROL, Repository
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import CANDIDATE, PRODUCTION, served_name, split_served_name
-from policyctl.domain.state import State
-from policyctl.errors import PolicyctlError
-from policyctl.integrity import read_release
+from policyctl.domain.state import PublishedRelease, State
+from policyctl.integrity import CheckedRelease, check_releases
 from policyctl.services.control import Control
 
 _MAY_LIE_IN_ROOT: Final = {CONTROL, "README.md", ".gitignore", ".gitkeep"}
@@ -42,8 +41,44 @@ class Finding:
         return {"what": self.what, "intact": self.intact, "detail": self.detail}
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseCheck:
+    """A published release, and what is on disk in its slot."""
+
+    published: PublishedRelease
+    checked: CheckedRelease
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Everything that was held against the journal."""
+
+    findings: tuple[Finding, ...]
+    releases: tuple[ReleaseCheck, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A folder that must be a release; looked at together with all others."""
+
+    what: str
+    folder: Path
+    digest: str
+    published: PublishedRelease | None = None
+
+
 def verify(control: Control, *, model: str | None = None) -> tuple[Finding, ...]:
     """Check everything, or everything of one model.
+
+    Raises:
+        IntegrityError: The journal itself was tampered with.
+        UsageError: No such model, or nothing published at all.
+    """
+    return examine(control, model=model).findings
+
+
+def examine(control: Control, *, model: str | None = None) -> Examination:
+    """`verify`, with every file of every release.
 
     Raises:
         IntegrityError: The journal itself was tampered with.
@@ -54,37 +89,40 @@ def verify(control: Control, *, model: str | None = None) -> tuple[Finding, ...]
     names = sorted({r.model for r in state.releases.values()})
     if model is not None:
         state.require(model)
-    findings: list[Finding] = []
+    found: list[Finding | _Slot] = []
     for name in names if model is None else [model]:
-        findings += _releases(repository, state, name)
-        findings += _aliases(repository, state, name)
-        findings += _candidate(repository, state, name)
-        findings += _strangers(repository, state, name)
-    findings += _evidence(repository, model)
+        found += _releases(repository, state, name)
+        found += _aliases(repository, state, name)
+        found += _candidate(repository, state, name)
+        found += _strangers(repository, state, name)
+    found += _evidence(repository, model)
     if model is None:
-        findings += _unknown(repository, names)
-    return tuple(findings)
+        found += _unknown(repository, names)
+    slots = [each for each in found if isinstance(each, _Slot)]
+    checked = dict(zip(slots, check_releases([(s.folder, s.digest) for s in slots]), strict=True))
+    return Examination(
+        tuple(_finding(each, checked[each]) if isinstance(each, _Slot) else each for each in found),
+        tuple(ReleaseCheck(s.published, checked[s]) for s in slots if s.published is not None),
+    )
 
 
-def _releases(repository: Repository, state: State, model: str) -> list[Finding]:
-    found = []
-    for release in state.of_model(model):
-        what = f"{model} {release.release} (slot {release.slot})"
-        found.append(_check_slot(what, repository.slot(model, release.slot), release.manifest_digest))
-    return found
+def _finding(slot: _Slot, checked: CheckedRelease) -> Finding:
+    if checked.problem is not None:
+        return Finding(slot.what, False, checked.problem.problem)
+    size = sum(f.found.size_bytes for f in checked.files if f.found is not None)
+    return Finding(slot.what, True, f"{len(checked.files)} files, {size} bytes")
 
 
-def _check_slot(what: str, folder: Path, digest: str) -> Finding:
-    try:
-        verified = read_release(folder, expected_digest=digest)
-    except PolicyctlError as error:
-        return Finding(what, False, error.problem)
-    files = verified.manifest.files
-    return Finding(what, True, f"{len(files)} files, {sum(f.size_bytes for f in files)} bytes")
+def _releases(repository: Repository, state: State, model: str) -> list[Finding | _Slot]:
+    return [
+        _Slot(f"{model} {r.release} (slot {r.slot})", repository.slot(model, r.slot), r.manifest_digest, r)
+        for r in state.of_model(model)
+        if not r.collected
+    ]
 
 
-def _aliases(repository: Repository, state: State, model: str) -> list[Finding]:
-    found = []
+def _aliases(repository: Repository, state: State, model: str) -> list[Finding | _Slot]:
+    found: list[Finding | _Slot] = []
     for (owner, alias), named in sorted(state.aliases.items()):
         if owner != model:
             continue
@@ -102,19 +140,19 @@ def _aliases(repository: Repository, state: State, model: str) -> list[Finding]:
             found.append(Finding(f"{served}/{CONFIG}", True, f"serves {placement.release}, as recorded"))
         if alias != PRODUCTION:
             folder = repository.served_slot(served, placement.slot)
-            found.append(_check_slot(f"{served} slot {placement.slot}", folder, placement.manifest_digest))
+            found.append(_Slot(f"{served} slot {placement.slot}", folder, placement.manifest_digest))
     return found
 
 
-def _candidate(repository: Repository, state: State, model: str) -> list[Finding]:
+def _candidate(repository: Repository, state: State, model: str) -> list[Finding | _Slot]:
     """A release under certification, or what a crash left of one."""
     served = served_name(model, CANDIDATE)
     folder = repository.root / served
-    found = []
+    found: list[Finding | _Slot] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         release = next((r for r in state.of_model(model) if str(r.slot) == path.name), None)
         if release is not None:
-            found.append(_check_slot(f"{served} slot {release.slot}", path, release.manifest_digest))
+            found.append(_Slot(f"{served} slot {release.slot}", path, release.manifest_digest))
         elif path.name != CONFIG:
             found.append(Finding(f"{served}/{path.name}", False, f"{path} belongs to no release"))
     return found
@@ -158,7 +196,7 @@ def _known(state: State, model: str, alias: str) -> set[str]:
     moving = unfinished is not None and unfinished.move.served == served_name(model, alias)
     known = {CONFIG} if named is not None or moving else set()
     if alias == PRODUCTION:
-        return known | {str(r.slot) for r in state.of_model(model)}
+        return known | {str(r.slot) for r in state.of_model(model) if not r.collected}
     if named is not None:
         known.add(str(named.placement.slot))
     if moving and unfinished is not None:

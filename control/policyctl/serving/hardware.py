@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +96,46 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     return min(limits, default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryLeft:
+    """What one more process could still have.
+
+    Attributes:
+        left_bytes: Before something is swapped out or killed.
+        limit_bytes: Of how much.
+        limited_by: ``the machine`` or ``its control group``, whichever ends first.
+    """
+
+    left_bytes: int
+    limit_bytes: int
+    limited_by: str
+
+
+def memory_left(root: Path = Path("/"), *, process: str = "self") -> MemoryLeft:
+    """What is left of the machine's memory, or of the tightest control group's where that is less.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+        process: Whose control groups: a process id, or ``self``.
+    """
+    machine = psutil.virtual_memory()
+    found = [MemoryLeft(int(machine.available), int(machine.total), "the machine")]
+    for folder in _group_folders(root, "memory", process=process):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            allowed, taken = _read(folder / limit).strip(), _read(folder / used).strip()
+            if allowed.isdigit() and taken.isdigit() and int(allowed) < _NO_LIMIT_BYTES:
+                # Pages of files that nobody reads are counted, and given up before anybody is refused.
+                left = int(allowed) - int(taken) + _idle_file_bytes(folder)
+                found.append(MemoryLeft(max(0, left), int(allowed), "its control group"))
+    return min(found, key=lambda each: each.left_bytes)
+
+
+def _idle_file_bytes(folder: Path) -> int:
+    fields = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
+    text = fields.get("total_inactive_file") or fields.get("inactive_file") or ""
+    return int(text) if text.strip().isdigit() else 0
+
+
 def numa_nodes(root: Path = Path("/")) -> int:
     """Nodes that have memory; 1 where the kernel does not say."""
     text = _read(root / "sys/devices/system/node/has_memory") or _read(root / "sys/devices/system/node/online")
@@ -114,10 +155,10 @@ def caches(root: Path = Path("/")) -> tuple[Cache, ...]:
     return tuple(found)
 
 
-def _group_folders(root: Path, controller: str) -> Iterable[Path]:
-    """Every folder from this process's control group up, in version 2's tree and in version 1's."""
+def _group_folders(root: Path, controller: str, *, process: str = "self") -> Iterable[Path]:
+    """Every folder from a process's control group up, in version 2's tree and in version 1's."""
     mount = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in _read(root / "proc" / process / "cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers and controller not in controllers.split(","):

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from policyctl.claims import FOLDER
 from policyctl.errors import UnsupportedError
 from policyctl.serving import checks
 from policyctl.serving.backend_directory import MODULES
@@ -29,7 +30,6 @@ from policyctl.serving.hardware import detect
 from policyctl.serving.locate import TritonInstall, locate
 from policyctl.serving.native import choose
 from policyctl.serving.ports import holder, is_free
-from policyctl.serving.shared_memory import FOLDER
 from policyctl.settings import NativeMode
 
 __all__ = ["Check", "Status", "preflight", "require"]

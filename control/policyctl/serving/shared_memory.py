@@ -6,10 +6,8 @@ So each server gets a prefix of its own, made of its repository and a claim: a
 file that carries the same prefix and is locked for as long as any process of
 that server lives.
 
-A lock and not a process id says who lives: ids come back, and mean nothing
-across the containers that may share one ``/dev/shm``. The lock is inherited by
-the server and its stubs, so it falls exactly when the last user of the memory
-is gone.
+The lock (`claims`) is inherited by the server and its stubs, so it falls exactly
+when the last user of the memory is gone.
 
 Invariant: nothing without our prefix is ever removed, and nothing whose claim
 is held.
@@ -18,7 +16,6 @@ is held.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -27,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from policyctl import claims
+from policyctl.claims import FOLDER
 from policyctl.errors import UnsupportedError
 
-FOLDER: Final = Path("/dev/shm")  # noqa: S108 - this is where Triton keeps its regions
 _CLAIM: Final = "claim"
 _PREFIX: Final = re.compile(r"policyctl-[0-9a-f]{12}-[0-9a-f]{8}-")
 
@@ -73,7 +71,7 @@ def claim(repository: Path, *, folder: Path = FOLDER) -> Claim:
     try:
         while True:
             prefix = f"{prefix_base(repository)}{secrets.token_hex(4)}-"
-            if (descriptor := _lock_new(folder / (prefix + _CLAIM))) is not None:
+            if (descriptor := claims.make(folder / (prefix + _CLAIM))) is not None:
                 return Claim(prefix, descriptor, folder)
     except OSError as error:
         raise UnsupportedError(
@@ -91,49 +89,23 @@ def cleanup_stale(repository: Path, *, folder: Path = FOLDER) -> tuple[str, ...]
         The names that were removed.
     """
     removed: list[str] = []
-    for name in _names(folder, prefix_base(repository)):
+    for name in claims.names(folder, prefix_base(repository)):
         if not name.endswith(_CLAIM):
             continue
         prefix = name.removesuffix(_CLAIM)
         if _PREFIX.fullmatch(prefix) is None:
             continue
-        try:
-            descriptor = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            removed += _remove(folder, prefix)
-        except OSError:
-            continue
-        finally:
-            os.close(descriptor)
+        if (descriptor := claims.take(folder / name)) is not None:
+            try:
+                removed += _remove(folder, prefix)
+            finally:
+                os.close(descriptor)
     return tuple(removed)
-
-
-def _lock_new(path: Path) -> int | None:
-    """Make and lock a claim; None where somebody who clears up was quicker than the lock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink > 0:
-            return descriptor
-    except BlockingIOError:
-        pass
-    os.close(descriptor)
-    return None
-
-
-def _names(folder: Path, prefix: str) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if name.startswith(prefix))  # noqa: PTH208
-    except OSError:
-        return []
 
 
 def _remove(folder: Path, prefix: str) -> tuple[str, ...]:
     """Remove all that carries `prefix`; the claim goes last, so a cut-short removal is found again."""
-    names = _names(folder, prefix)
+    names = claims.names(folder, prefix)
     ordered = [n for n in names if n != prefix + _CLAIM] + [n for n in names if n == prefix + _CLAIM]
     removed = []
     for name in ordered:

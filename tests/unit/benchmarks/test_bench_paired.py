@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,24 +68,30 @@ def test_a_round_asks_both_models_twice_in_an_order_that_a_coin_decides(monkeypa
     """ABBA or BAAB, both of them in the course of time, and no round begins after the time is up."""
     tool = Tool()
     found = []
-    measured = rounds(
-        bursts(monkeypatch, tool),
-        incumbent="walker",
-        candidate="walker.candidate",
-        clients=1,
-        time_cap_s=60.0,
-        rng=np.random.default_rng(0),
-    )
+    both = bursts(monkeypatch, tool)
+    sides = (both.side("walker", clients=1), both.side("walker.candidate", clients=1))
+    measured = rounds(*sides, time_cap_s=60.0, rng=np.random.default_rng(0))
     for _, each in zip(range(20), measured, strict=False):
         found.append(each)
     letters = ["A" if o.model == "walker" else "B" for o in tool.asked]
     orders = ["".join(letters[i : i + 4]) for i in range(0, 80, 4)]
     assert orders == [r.order.value for r in found]
     assert set(orders) == {"ABBA", "BAAB"}
-    over = rounds(
-        bursts(monkeypatch, tool), incumbent="a", candidate="b", clients=1, time_cap_s=0.0, rng=np.random.default_rng(0)
-    )
-    assert list(over) == []
+    assert list(rounds(*sides, time_cap_s=0.0, rng=np.random.default_rng(0))) == []
+
+
+def test_two_servers_are_asked_as_two_models_of_one_are(monkeypatch) -> None:
+    """The same model of each: every burst goes to the server of its own side."""
+    tool = Tool()
+    here = bursts(monkeypatch, tool)
+    there = replace(here, options=replace(here.options, url="y:2"))
+    sides = (here.side("walker", clients=8), there.side("walker", clients=8))
+    measured = rounds(*sides, time_cap_s=60.0, rng=np.random.default_rng(0))
+    first = next(measured)
+    letters = "".join("A" if o.url == "x:1" else "B" for o in tool.asked)
+    assert letters == first.order.value
+    assert {(o.model, o.concurrency) for o in tool.asked} == {("walker", (8,))}
+    assert "y:2" in sides[1].words()
 
 
 def test_the_evidence_names_the_command_that_was_run(monkeypatch) -> None:

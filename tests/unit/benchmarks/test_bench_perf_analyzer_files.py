@@ -243,3 +243,17 @@ def test_a_profile_that_came_out_empty_is_measured_once_more(tmp_path: Path) -> 
         assert found.p50_us == 100.0
     with pytest.raises(ServerError, match="wrote no profile"):
         run(options, binary=stand_in(tmp_path, empty_exports=2), library_path=tmp_path)
+
+
+def test_a_time_out_does_not_repeat_the_settings(tmp_path: Path) -> None:
+    """perf_analyzer lists them first, and mostly nothing else when it waits for a server that stands still."""
+    banner = "*** Measurement Settings ***\\n  Batch size: 1\\n  Service Kind: TRITON\\n\\nRequest concurrency: 1\\n"
+    program = tmp_path / "perf_analyzer"
+    program.write_text(f"#!/bin/sh\nprintf '{banner}'\nexec sleep 30\n")
+    program.chmod(0o755)
+    options = PerfAnalyzerOptions(model="walker", url="127.0.0.1:1", time_limit_s=0.5)
+    with pytest.raises(ServerError, match="did not end in time") as caught:
+        run(options, binary=program, library_path=tmp_path)
+    assert "it said last:\nRequest concurrency: 1" in caught.value.problem
+    assert "Settings" not in caught.value.problem
+    assert "Batch size" not in caught.value.problem

@@ -132,11 +132,54 @@ def test_an_old_version_names_the_one_that_there_is() -> None:
     assert "\x1b" not in caught.value.problem
 
 
-def test_an_unknown_environment_is_wrong_usage() -> None:
-    """With the extra to install, where the environment may be."""
-    with pytest.raises(UsageError, match="NoSuchThing") as caught:
-        rollout("NoSuchThing-v0", upright, [0])
-    assert "policyctl[evaluate]" in caught.value.remedy
+@pytest.mark.parametrize(
+    ("env_id", "remedy"),
+    [
+        ("NoSuchThing-v0", "find the package that registers it, and name the module with it, MODULE:NoSuchThing-v0"),
+        ("ALE/Pong-v5", "pip install 'ale-py', and name the module with it, ale_py:ALE/Pong-v5"),
+        ("MiniGrid-Empty-5x5-v0", "pip install 'minigrid', and name the module with it, minigrid:MiniGrid-Empty"),
+        ("json:NoSuchThing-v0", "json registers no NoSuchThing-v0"),
+    ],
+)
+def test_an_unknown_environment_is_wrong_usage(env_id: str, remedy: str) -> None:
+    """With the package that registers it and how to name that, where it is one of a well-known plug-in."""
+    with pytest.raises(UsageError) as caught:
+        rollout(env_id, upright, [0])
+    assert env_id in caught.value.problem
+    assert remedy in caught.value.remedy
+
+
+class Needy(gymnasium.Env[Any, Any]):
+    """An environment whose package needs others."""
+
+    def __init__(self, error: Exception) -> None:
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (gymnasium.error.DependencyNotInstalled('no MuJoCo, run `pip install "g[mujoco]"`'), 'pip install "g[mujoco]"'),
+        (gymnasium.error.DependencyNotInstalled("something is missing"), "policyctl[evaluate]"),
+        (ModuleNotFoundError("No module named 'jax'", name="jax"), "pip install 'gymnasium[jax]'"),
+        (ModuleNotFoundError("No module named 'other'", name="other"), "pip install 'other'"),
+    ],
+)
+def test_what_an_environment_needs_is_named_with_how_to_install_it(error: Exception, remedy: str) -> None:
+    """In gymnasium's own words where it has some; a plug-in that is not there is no traceback."""
+    gymnasium.register("PolicyctlNeedy-v0", Needy, kwargs={"error": error})
+    try:
+        with pytest.raises(UnsupportedError, match="PolicyctlNeedy-v0 needs") as caught:
+            rollout("PolicyctlNeedy-v0", upright, [0])
+    finally:
+        gymnasium.registry.pop("PolicyctlNeedy-v0")
+    assert remedy in caught.value.remedy
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    """Where the id names it, as plug-ins have it."""
+    with pytest.raises(UnsupportedError, match="needs no_such_module, which is not installed"):
+        rollout("no_such_module:Pong-v5", upright, [0])
 
 
 def test_without_gymnasium_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from policyctl.domain.paired import Burst, Order, Round
+from policyctl.domain.state import State
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import ServerError, UsageError
 from policyctl.gates.non_inferiority import Plan
@@ -103,7 +104,7 @@ def measured(monkeypatch, tmp_path) -> list[str]:
 
     named = SimpleNamespace(placement=SimpleNamespace(release="1.0.0"))
     monkeypatch.setattr(calibrate, "_against_itself", against_itself)
-    monkeypatch.setattr(calibrate, "_named", lambda *_: named)
+    monkeypatch.setattr(State, "named", lambda *_: named)
     return asked
 
 

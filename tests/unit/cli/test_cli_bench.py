@@ -53,6 +53,16 @@ def test_a_result_is_named_by_the_beginning_of_its_id_or_its_file(run, keep, tmp
         assert (refused.code, "Next:" in refused.err) == (2, True)
 
 
+def test_a_selector_names_a_kept_release(run, keep) -> None:
+    """What selects a release for a promotion selects it here; its number needs nothing published."""
+    keep(500.0)
+    keep(600.0, release="7.0.0")
+    found = run("compare", "walker@latest", "walker@7.0.0", "--json").document
+    assert (found["one"]["release"], found["other"]["release"]) == ("1.0.0", "7.0.0")
+    refused = run("compare", "walker@staging", "walker@7.0.0")
+    assert (refused.code, "no release 'staging'" in refused.err) == (2, True)
+
+
 def test_another_machine_needs_force(run, keep) -> None:
     """And then the difference is told."""
     one, _ = keep()

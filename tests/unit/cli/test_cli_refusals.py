@@ -8,10 +8,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from world import World, write_export
+from exports import export_of
+from world import CONTRACT, World, write_export
+
+from policyctl.domain.tensor import TensorSpec
 
 LONG = "w" * 5000
 NO_MODEL = ("'nobody' is not published", "Published models: walker")
@@ -31,7 +35,23 @@ REFUSED = [
     (("history", "nobody"), 2, NO_MODEL),
     (("verify", "nobody"), 2, NO_MODEL),
     (("promote", "walker", "9.9.9"), 2, NO_RELEASE),
-    (("promote", "walker", "latest"), 2, ("no release 'latest'", "1.0.0")),
+    (("promote", "walker", "^2"), 2, ("no release '^2'", "Published releases: 1.0.0")),
+    (("promote", "walker", "staging"), 2, ("no release 'staging'", "Published releases: 1.0.0")),
+    (("promote", "walker", "1.0.0", "--alias", "latest"), 2, ("reserved", "newest")),
+    (("promote", "walker", "1.0.0", "--alias", "2.0.0"), 2, ("never moves", "policyctl pin")),
+    (("rollback", "walker", "--alias", "1.0.0"), 2, ("never moves", "policyctl pin")),
+    (("pin", "walker", "9.9.9"), 2, NO_RELEASE),
+    (("pin", "nobody", "1.0.0"), 2, NO_MODEL),
+    (("pin", "walker", "1.0.0"), 6, NO_SERVER),
+    (("unpin", "walker", "1.0.0"), 2, ("1.0.0 is not pinned", "Nothing of walker is served")),
+    (("unserve", "walker", "--alias", "staging"), 2, ("no alias 'staging'", "Nothing of walker is served")),
+    (("unserve", "nobody", "--alias", "staging"), 2, NO_MODEL),
+    (("release", "next", "walker", "nowhere"), 2, ("not a folder", "policyctl export")),
+    (("release", "next", "walker", "EXPORT", "--after", "2.0.0"), 2, ("no release '2.0.0'", "1.0.0")),
+    (("release", "next", "walker", "EXPORT", "--pre", "r c"), 2, NO_VERSION),
+    (("release", "next", "Walker", "EXPORT"), 2, NO_NAME),
+    (("publish", "OTHER", "-n", "walker", "--release", "1.0.1"), 2, ("needs MAJOR", "Publish it as 2.0.0")),
+    (("publish", "EXPORT", "-n", "walker", "--release", "1.0.0+gpu"), 2, ("equals 1.0.0", "1.0.1 would do")),
     (("promote", "walker", ""), 2, ("no release ''", "1.0.0")),
     (("promote", "walker", "1.0.0\n"), 2, (r"no release '1.0.0\n'", "1.0.0")),
     (("rollback", "walker", "--to", "9.9.9"), 2, NO_RELEASE),
@@ -61,11 +81,14 @@ REFUSED = [
     (("publish", "EXPORT", "-n", "Walker", "--release", "1.1.0"), 2, NO_NAME),
     (("publish", "EXPORT", "-n", "walker", "--release", "v1"), 2, NO_VERSION),
     (("publish", "EXPORT", "-n", "walker", "--release", "1.1.0\n"), 2, NO_VERSION),
-    (("publish", "EXPORT", "-n", "walker", "--release", "1.0.0"), 2, ("was published already", "never used again")),
-    (("publish", "EXPORT", "-n", "walker", "--release", "1.0.0", "--dry-run"), 2, ("already", "never used again")),
+    (("publish", "NEXT", "-n", "walker", "--release", "1.0.0"), 2, ("was published already", "never used again")),
+    (("publish", "NEXT", "-n", "walker", "--release", "1.0.0", "--dry-run"), 2, ("already", "never used again")),
     *((("-r", bad), 2, ("", "")) for bad in ("FILE", "FILE/below", LONG, "LOOP")),
     (("status", "-r", "absent"), 2, NO_REPOSITORY),
-    (("status", "-r", ""), 2, NO_REPOSITORY),
+    (("status", "-r", ""), 2, ("names no folder", "--repository .")),
+    (("publish", "EXPORT", "-n", "m", "--release", "1.0.0", "-r", ""), 2, ("names no folder", "--repository .")),
+    (("bench", "walker", "--concurrency", "1,1025"), 2, ("1025 is more than 1024", "--concurrency 1,8")),
+    (("bench", "walker", "--profile", "soak", "-c", "5000"), 2, ("5000 is more than 1024", "--concurrency 1,8")),
     (("promote", "walker", "1.0.0", "-r", "absent"), 2, NO_REPOSITORY),
 ]
 LOOKING = (("status",), ("history",), ("verify",), ("promote", "walker", "1.0.0"), ("rollback", "walker"))
@@ -88,6 +111,8 @@ def test_a_refusal_has_a_code_a_problem_and_a_next_step(
     (quiet_world.folder / "FILE").touch()
     (quiet_world.folder / "LOOP").symlink_to("LOOP")
     write_export(quiet_world.folder / "EXPORT", 1)
+    write_export(quiet_world.folder / "NEXT", 2)
+    export_of(quiet_world.folder / "OTHER", replace(CONTRACT, observations=(TensorSpec("seen", "float64", (2,)),)))
     before = quiet_world.control.repository.journal.path.read_bytes()
     plain, as_json = run(*arguments), run(*arguments, "--json")
     assert (plain.code, as_json.code) == (code, code), plain.err
@@ -115,6 +140,9 @@ WRONG_USAGE = [
     ("history", "--limit", "0"),
     ("status", "--unknown"),
     ("publish", "x", "--model", "m"),
+    ("unserve", "walker"),
+    ("release", "last"),
+    ("release", "next", "walker"),
     ("deploy",),
 ]
 
@@ -220,6 +248,31 @@ def _as_nobody(*arguments: str) -> int:
             traceback.print_exc()
         os._exit(99)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_an_empty_variable_is_not_the_working_directory(run, monkeypatch, tmp_path) -> None:
+    """As a script leaves it whose own variable is not set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POLICYCTL_REPOSITORY", "")
+    refused = run("status")
+    assert refused.code == 2
+    assert "repository" in refused.err
+    assert "names no folder" in refused.err
+
+
+def test_an_interrupt_while_python_still_imports_leaves_no_traceback() -> None:
+    """The command is a module that imports nothing before it can be interrupted."""
+    program = (
+        "import sys, importlib.abc\n"
+        "class Interrupts(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from policyctl.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_an_interrupt_exits_with_130(quiet_world, run, monkeypatch) -> None:

@@ -33,10 +33,20 @@ OLD, NEW = placement("1.0.0", 1), placement("1.1.0", 2)
 MOVES = [
     (Move("id", kind, "m", alias, incumbent, NEW), certified)
     for kind in MoveKind
+    if kind is not MoveKind.REMOVAL
     for alias in ("production", "staging")
     for incumbent in (None, OLD)
     for certified in (False, True)
+] + [
+    (Move("id", MoveKind.REMOVAL, "m", alias, OLD, OLD), certified)
+    for alias in ("production", "staging")
+    for certified in (False, True)
 ]
+
+
+def _wanted(move: Move) -> Placement | None:
+    """What serves when the move is done."""
+    return None if move.kind is MoveKind.REMOVAL else NEW
 
 
 @dataclass
@@ -93,7 +103,8 @@ class Toy:
 
     def check(self, move: Move) -> None:
         """The invariant: the alias is answered by the incumbent or by the target, and a restart keeps that so."""
-        allowed = {NEW.slot, None if move.incumbent is None else OLD.slot}
+        wanted = _wanted(move)
+        allowed = {None if wanted is None else wanted.slot, None if move.incumbent is None else OLD.slot}
         assert self.loaded.get(move.served) in allowed
         if self.phase is not Phase.SWITCHING and self.result is not Result.DONE:
             assert self.loaded.get(move.served) == (move.incumbent.slot if move.incumbent else None)
@@ -121,7 +132,7 @@ def test_a_whole_plan_leaves_the_target_and_nothing_else(move: Move, certified: 
     """At its end the alias serves the target, the candidate and the old links are gone."""
     toy = Toy.before(move, certified=certified)
     _run(toy, move, plan(move, certified_here=certified))
-    _settled(toy, move, NEW)
+    _settled(toy, move, _wanted(move))
     assert toy.result is Result.DONE
 
 
@@ -142,7 +153,7 @@ def test_every_prefix_of_a_plan_can_be_settled(move: Move, certified: bool, rest
         assert phase is not None
         if phase is Phase.SWITCHING:
             _run(toy, move, finish(move))
-            _settled(toy, move, NEW)
+            _settled(toy, move, _wanted(move))
         else:
             for effect in revert(move, phase):
                 toy.apply(effect)
@@ -179,7 +190,7 @@ def test_a_recovery_that_is_itself_cut_short_can_be_begun_again(case: tuple[Move
             toy.apply(effect)
     for effect in again:
         toy.apply(effect)
-    _settled(toy, move, NEW if phase is Phase.SWITCHING else move.incumbent)
+    _settled(toy, move, _wanted(move) if phase is Phase.SWITCHING else move.incumbent)
 
 
 @pytest.mark.parametrize(("move", "certified"), MOVES)
@@ -188,7 +199,11 @@ def test_the_journal_is_written_ahead(move: Move, certified: bool) -> None:
     effects = plan(move, certified_here=certified)
     assert effects[0] == Write(RecordKind.INTENT)
     assert effects[-1] == Write(RecordKind.OUTCOME, Result.DONE)
-    assert effects.index(Write(RecordKind.SWITCHING)) + 1 == effects.index(Configure(move.served, NEW))
+    first = effects[effects.index(Write(RecordKind.SWITCHING)) + 1]
+    if move.kind is MoveKind.REMOVAL:
+        assert first == Withdraw(move.served)
+        return
+    assert first == Configure(move.served, NEW)
     assert (Certify(move.candidate, NEW) in effects) is not certified
 
 

@@ -53,10 +53,11 @@ def test_a_name_outside_the_alphabet_is_refused(name: str) -> None:
         assert "a-z" in refusal.value.remedy
 
 
-def test_the_candidate_is_nobodys_alias() -> None:
-    """The name under which releases are certified cannot be taken."""
+@pytest.mark.parametrize("name", ["candidate", "latest"])
+def test_what_has_a_meaning_of_its_own_is_nobodys_alias(name: str) -> None:
+    """The name under which releases are certified cannot be taken, nor what selects the highest."""
     with pytest.raises(UsageError, match="reserved"):
-        check_alias("candidate")
+        check_alias(name)
 
 
 @given(allowed, allowed | st.just(PRODUCTION))

@@ -45,6 +45,8 @@ promotions = st.tuples(st.just("promote"), st.sampled_from(ALIASES), placements,
 rollbacks = st.tuples(st.just("rollback"), st.sampled_from(ALIASES), st.none(), st.sampled_from(Result))
 named_rollbacks = st.tuples(st.just("rollback"), st.sampled_from(ALIASES), placements, st.sampled_from(Result))
 
+removals = st.tuples(st.just("remove"), st.sampled_from(ALIASES), st.none(), st.sampled_from(Result))
+
 
 def _records(steps: list[tuple]) -> tuple[list[Record], dict[str, list[Placement]]]:
     """A journal of `steps`, and the trail that a stack per alias would hold."""
@@ -57,6 +59,11 @@ def _records(steps: list[tuple]) -> tuple[list[Record], dict[str, list[Placement
             _move(records, MoveKind.PROMOTION, alias, target, result)
             if result is Result.DONE:
                 stack.append(target)
+        elif what == "remove":
+            if stack:
+                _move(records, MoveKind.REMOVAL, alias, stack[-1], result)
+                if result is Result.DONE:
+                    stack.clear()
         elif target is None and len(stack) > 1:
             assert fold(records).previous("m", alias) == stack[-2]
             if stack[-2] == stack[-1]:
@@ -68,9 +75,9 @@ def _records(steps: list[tuple]) -> tuple[list[Record], dict[str, list[Placement
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(promotions | rollbacks, max_size=12))
+@given(st.lists(promotions | rollbacks | removals, max_size=12))
 def test_rollbacks_undo_promotions_like_a_stack(steps: list[tuple]) -> None:
-    """Whatever ended whichever way, an alias names the top of what was promoted and not rolled back."""
+    """Whatever ended whichever way, an alias names the top of what was promoted and not rolled back or removed."""
     records, stacks = _records(steps)
     state = fold(records)
     for alias, stack in stacks.items():
@@ -164,3 +171,22 @@ def test_an_unknown_release_names_those_that_exist() -> None:
     with pytest.raises(UsageError) as refusal:
         State().release("n", "1.0.0")
     assert "none" in refusal.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("model", "alias", "problem"),
+    [
+        ("m", "staging", "alias staging of m names no release"),
+        ("n", "production", "model 'n' is not published here"),
+        ("m", "candidate", "reserved"),
+        ("../m", "production", "is not allowed"),
+    ],
+)
+def test_whoever_needs_what_an_alias_names_gets_it_or_reads_why_not(model: str, alias: str, problem: str) -> None:
+    """An unknown model is told as such, not as an alias that names nothing."""
+    records = _published()
+    _move(records, MoveKind.PROMOTION, "production", placement("1.0.0"), Result.DONE)
+    state = fold(records)
+    assert state.named("m", "production").placement.release == "1.0.0"
+    with pytest.raises(UsageError, match=problem):
+        state.named(model, alias)

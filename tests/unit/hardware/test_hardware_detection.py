@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from policyctl.serving import hardware
-from policyctl.serving.hardware import caches, cpu_fields, cpu_limit, detect, memory_limit, numa_nodes
+from policyctl.serving.hardware import caches, cpu_fields, cpu_limit, detect, memory_left, memory_limit, numa_nodes
 
 
 def lay(root: Path, files: dict[str, str]) -> Path:
@@ -176,3 +176,63 @@ def test_a_cpu_that_linux_does_not_name_is_named_by_the_library(monkeypatch, tmp
     broken = hardware.detect(root=tmp_path)
     assert broken.cpu_model
     assert any("ZeroDivisionError" in note for note in broken.notes)
+
+
+GROUPS = {
+    "version 2": (
+        {
+            "proc/4711/cgroup": "0::/pod/box\n",
+            "sys/fs/cgroup/pod/box/memory.max": "1000000\n",
+            "sys/fs/cgroup/pod/box/memory.current": "900000\n",
+            "sys/fs/cgroup/pod/box/memory.stat": "anon 1\ninactive_file 300000\nactive_file 5\n",
+            "sys/fs/cgroup/pod/memory.max": "max\n",
+            "sys/fs/cgroup/pod/memory.current": "950000\n",
+        },
+        400_000,
+    ),
+    "version 1": (
+        {
+            "proc/4711/cgroup": "4:memory:/box\n",
+            "sys/fs/cgroup/memory/box/memory.limit_in_bytes": "1000000\n",
+            "sys/fs/cgroup/memory/box/memory.usage_in_bytes": "990000\n",
+            "sys/fs/cgroup/memory/box/memory.stat": "inactive_file 1\ntotal_inactive_file 20000\n",
+        },
+        30_000,
+    ),
+    "the parent is tighter": (
+        {
+            "proc/4711/cgroup": "0::/pod/box\n",
+            "sys/fs/cgroup/pod/box/memory.max": "1000000\n",
+            "sys/fs/cgroup/pod/box/memory.current": "100000\n",
+            "sys/fs/cgroup/pod/memory.max": "500000\n",
+            "sys/fs/cgroup/pod/memory.current": "499000\n",
+        },
+        1_000,
+    ),
+    "more is used than allowed": (
+        {
+            "proc/4711/cgroup": "0::/box\n",
+            "sys/fs/cgroup/box/memory.max": "1000\n",
+            "sys/fs/cgroup/box/memory.current": "2000\n",
+        },
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_what_is_left_is_what_the_tightest_control_group_leaves(tmp_path: Path, name: str) -> None:
+    """Of the process that is asked about; pages of files that nobody reads are as good as free."""
+    files, left = GROUPS[name]
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    found = memory_left(tmp_path, process="4711")
+    assert (found.left_bytes, found.limited_by) == (left, "its control group")
+
+
+def test_without_a_limit_the_machine_is_what_there_is(tmp_path: Path) -> None:
+    """No control group that says anything: what the kernel says is available."""
+    found = memory_left(tmp_path)
+    assert found.limited_by == "the machine"
+    assert 0 < found.left_bytes <= found.limit_bytes

@@ -9,6 +9,7 @@ import stat
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,14 +110,28 @@ def test_what_is_no_folder_is_refused(world, export: Path, source: str) -> None:
     assert "policyctl export" in refusal.value.remedy
 
 
-def test_a_release_number_is_never_used_again(world, export: Path) -> None:
-    """Not for other bytes, nor for the same; the message says who published it when."""
+def test_a_release_number_is_never_used_for_other_bytes(world, export: Path) -> None:
+    """The message says who published it when, and which files differ."""
     _publish(world, export)
     before = _tree(world.root)
-    for source in (export, write_export(world.folder / "other", 2)):
-        with pytest.raises(UsageError, match=r"walker 1\.0\.0 was published already \(slot 1, .*@"):
+    (export / "extra.txt").touch()
+    for source, said in (
+        (export, r"extra\.txt is not in the manifest"),
+        (write_export(world.folder / "other", 2), "golden"),
+    ):
+        with pytest.raises(UsageError, match=rf"walker 1\.0\.0 was published already \(slot 1, .*@.*{said}"):
             _publish(world, source)
     assert _tree(world.root) == before
+
+
+def test_publishing_the_same_bytes_again_changes_nothing(world, export: Path) -> None:
+    """The answer is that of the first time, dry run or not, and nothing is written."""
+    first = _publish(world, export)
+    before = _tree(world.root)
+    assert _publish(world, export) == first
+    assert _publish(world, export, dry_run=True) == replace(first, dry_run=True)
+    assert _tree(world.root) == before
+    assert "these very bytes" in world.said[-1]
 
 
 def test_a_dry_run_tells_the_slot_and_changes_nothing(world, export: Path) -> None:
@@ -202,9 +217,17 @@ def test_publishers_at_once_get_a_slot_each(world) -> None:
     assert all(f.intact for f in verify(world.control))
 
 
-def test_one_release_number_has_one_publisher(world, export: Path) -> None:
-    """If several try the same number at once, one publishes and the others are told; the losers leave nothing."""
-    assert sorted(_at_once(*[lambda: _publish(world, export)] * 4)) == [0, 3, 3, 3]
+def test_the_same_bytes_published_at_once_are_one_release(world, export: Path) -> None:
+    """If several publish the same at once, one does and all have the same answer; nobody leaves anything."""
+    assert _at_once(*[lambda: _publish(world, export)] * 4) == [0] * 4
+    assert sorted(p.name for p in (world.root / "walker").iterdir()) == ["1"]
+    assert list((world.root / ".policyctl" / "staging").iterdir()) == []
+
+
+def test_one_release_number_has_one_publisher(world) -> None:
+    """If several try the same number at once with other bytes, one publishes and the others are told."""
+    sources = [write_export(world.folder / f"e{n}", n) for n in range(4)]
+    assert sorted(_at_once(*(lambda s=s: _publish(world, s) for s in sources))) == [0, 3, 3, 3]
     assert sorted(p.name for p in (world.root / "walker").iterdir()) == ["1"]
     assert list((world.root / ".policyctl" / "staging").iterdir()) == []
 

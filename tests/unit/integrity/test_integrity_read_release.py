@@ -12,7 +12,8 @@ import pytest
 
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import IntegrityError
-from policyctl.integrity import build_manifest, hash_file, list_files, read_release
+from policyctl.hashing import hash_file
+from policyctl.integrity import build_manifest, list_files, read_release
 
 FILES = ("a.bin", "empty", "sub/b.bin")
 
@@ -155,7 +156,7 @@ def test_what_is_handed_out_is_what_was_hashed(release: Path, monkeypatch) -> No
     from policyctl import integrity
 
     swapped = []
-    read = integrity._read_plain
+    read = integrity.read_plain
 
     def read_and_swap(path: Path) -> bytes:
         content = read(path)
@@ -164,7 +165,7 @@ def test_what_is_handed_out_is_what_was_hashed(release: Path, monkeypatch) -> No
             swapped.append(path)
         return content
 
-    monkeypatch.setattr(integrity, "_read_plain", read_and_swap)
+    monkeypatch.setattr(integrity, "read_plain", read_and_swap)
     found = read_release(release, keep=("a.bin",))
     assert swapped
     assert (release / "a.bin").read_bytes() == b"XX"
@@ -176,12 +177,12 @@ def test_a_folder_swapped_for_a_link_between_listing_and_opening_is_refused_or_h
     release: Path, monkeypatch
 ) -> None:
     """Bytes from outside never pass for the release's own."""
-    from policyctl import integrity
+    from policyctl import hashing
 
     outside = release.parent / "outside"
     outside.mkdir()
     (outside / "b.bin").write_bytes(b"XX")
-    hashed = integrity.hash_file
+    hashed = hashing.hash_file
 
     def swap_and_hash(folder: Path, path: str):
         if path == "sub/b.bin" and not (folder / "sub").is_symlink():
@@ -189,7 +190,7 @@ def test_a_folder_swapped_for_a_link_between_listing_and_opening_is_refused_or_h
             (folder / "sub").symlink_to(outside)
         return hashed(folder, path)
 
-    monkeypatch.setattr(integrity, "hash_file", swap_and_hash)
+    monkeypatch.setattr(hashing, "hash_file", swap_and_hash)
     with pytest.raises(IntegrityError, match=r"sub/b\.bin"):
         read_release(release)
 

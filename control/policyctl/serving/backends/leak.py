@@ -1,19 +1,17 @@
 """A leak of a known size, for tests of the soak that must find one. Never for serving.
 
 The parameter ``policyctl_leak_bytes`` of ``config.pbtxt`` makes a backend keep
-that many bytes for every observation that it answers. It is refused like
-`spin.PARAMETER`, unless the server was started for tests.
+that many bytes for every observation that it answers, where `injected` allows
+it.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
-from policyctl.errors import UsageError
 from policyctl.serving.backends.batching import Arrays
+from policyctl.serving.backends.injected import injected
 from policyctl.serving.backends.spec import ModelSpec
-from policyctl.serving.backends.spin import VARIABLE
 
 PARAMETER: Final = "policyctl_leak_bytes"
 _PIECE: Final = 4096
@@ -25,15 +23,7 @@ def leak_bytes(spec: ModelSpec) -> int:
     Raises:
         UsageError: It is configured, and this server was not started for tests; or it is negative.
     """
-    found = spec.integer(PARAMETER, 0)
-    if found and os.environ.get(VARIABLE) != "1":
-        raise UsageError(
-            f"config.pbtxt sets {PARAMETER}, which fills the memory and is for tests alone",
-            remedy=f"Remove the parameter; or, for a test of the soak, start the server with {VARIABLE}=1.",
-        )
-    if found < 0:
-        raise UsageError(f"config.pbtxt sets {PARAMETER} to {found}, expected 0 or more")
-    return found
+    return injected(spec, PARAMETER, does="fills the memory", tests="the soak")
 
 
 class LeakingSession:

@@ -1,23 +1,19 @@
 """A slow-down of a known size, for tests of the gates that must find one. Never for serving.
 
 The parameter ``policyctl_spin_us`` of ``config.pbtxt`` makes a backend burn
-that many microseconds of CPU in every inference. It is refused, and the model
-with it, unless the server was started with `VARIABLE` set to ``1`` in its
-environment, so that no configuration alone can slow a real server down.
+that many microseconds of CPU in every inference, where `injected` allows it.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, Final
 
-from policyctl.errors import UsageError
 from policyctl.serving.backends.batching import Arrays
+from policyctl.serving.backends.injected import injected
 from policyctl.serving.backends.spec import ModelSpec
 
 PARAMETER: Final = "policyctl_spin_us"
-VARIABLE: Final = "ALLOW_POLICYCTL_SPIN"
 
 
 def spin_us(spec: ModelSpec) -> int:
@@ -26,15 +22,7 @@ def spin_us(spec: ModelSpec) -> int:
     Raises:
         UsageError: It is configured, and this server was not started for tests; or it is negative.
     """
-    found = spec.integer(PARAMETER, 0)
-    if found and os.environ.get(VARIABLE) != "1":
-        raise UsageError(
-            f"config.pbtxt sets {PARAMETER}, which slows a model down and is for tests alone",
-            remedy=f"Remove the parameter; or, for a test of the gates, start the server with {VARIABLE}=1.",
-        )
-    if found < 0:
-        raise UsageError(f"config.pbtxt sets {PARAMETER} to {found}, expected 0 or more")
-    return found
+    return injected(spec, PARAMETER, does="slows a model down", tests="the gates")
 
 
 class SpinningSession:

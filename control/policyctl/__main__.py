@@ -1,0 +1,22 @@
+"""The command `policyctl`, from its first import on.
+
+Everything else takes a good part of a second to import, and whoever presses
+Ctrl-C in that time wants no traceback.
+"""
+
+import sys
+
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from policyctl.cli.main import main as run
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    run()
+
+
+if __name__ == "__main__":
+    main()

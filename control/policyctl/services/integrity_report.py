@@ -1,0 +1,230 @@
+"""An integrity report: every release, every file, what was expected and what is there.
+
+For whoever asks without having been there: it names who published a release and
+when, who signed it, and what the journal itself was found to be. It is a plain
+value; `render` makes a table of it, or a page, or a document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from policyctl.adapters import files
+from policyctl.domain import pages
+from policyctl.domain.journal import Record
+from policyctl.errors import UsageError
+from policyctl.services.control import Control
+from policyctl.services.journal import Proof, prove
+from policyctl.services.verify import Examination, Finding, ReleaseCheck, examine
+
+COLUMNS: Final = ("release", "file", "verdict", "expected", "found", "published", "by", "signed by")
+KINDS: Final = (".html", ".json", ".md")
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityReport:
+    """What was found, and when.
+
+    Attributes:
+        time: UTC.
+        repository: Which.
+        model: The one that was looked at; None for all.
+        proof: What the journal's chain showed.
+        examination: What lies on disk.
+        signers: Who signed, by model and release.
+    """
+
+    time: str
+    repository: str
+    model: str | None
+    proof: Proof
+    examination: Examination
+    signers: dict[tuple[str, str], tuple[str, ...]]
+
+    @property
+    def intact(self) -> bool:
+        """Whether everything is as published."""
+        return self.proof.intact and all(f.intact for f in self.examination.findings)
+
+    @property
+    def others(self) -> tuple[Finding, ...]:
+        """What was held against the journal beside the releases' own slots."""
+        slots = {f"{r.published.model} {r.published.release} (slot {r.published.slot})" for r in self.releases}
+        return tuple(f for f in self.examination.findings if f.what not in slots)
+
+    @property
+    def releases(self) -> tuple[ReleaseCheck, ...]:
+        """Every release whose files should be there."""
+        return self.examination.releases
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row a file, under `COLUMNS`."""
+        return [row for release in self.releases for row in self._rows(release)]
+
+    def _rows(self, release: ReleaseCheck) -> list[tuple[str, ...]]:
+        published, checked = release.published, release.checked
+        name = f"{published.model} {published.release} (slot {published.slot})"
+        signed = ", ".join(self.signers.get((published.model, published.release), ())) or "nobody"
+        whole = (published.time[:19], published.actor, signed)
+        verdict = "intact" if checked.manifest is not None else "NOT INTACT"
+        rows: list[tuple[str, ...]] = [
+            (name, "manifest.json", verdict, published.manifest_digest, checked.manifest_digest or "missing", *whole)
+        ]
+        for file in checked.files:
+            verdict = "NOT INTACT" if file.problem else "intact"
+            expected = "nothing" if file.expected is None else f"{file.expected.digest} {file.expected.size_bytes} B"
+            there = f"{file.found.digest} {file.found.size_bytes} B" if file.found else file.problem
+            rows.append((name, file.path or ".", verdict, expected, there, *whole))
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "schema": 1,
+            "time": self.time,
+            "repository": self.repository,
+            "model": self.model,
+            "intact": self.intact,
+            "journal": self.proof.to_json(),
+            "releases": [self._release_json(r) for r in self.releases],
+            "findings": [f.to_json() for f in self.examination.findings],
+        }
+
+    def _release_json(self, release: ReleaseCheck) -> dict[str, Any]:
+        published, checked = release.published, release.checked
+        return {
+            "model": published.model,
+            "release": published.release,
+            "slot": published.slot,
+            "published": published.time,
+            "by": published.actor,
+            "signed_by": list(self.signers.get((published.model, published.release), ())),
+            "intact": checked.intact,
+            "problem": None if checked.problem is None else checked.problem.problem,
+            "manifest": {"expected": published.manifest_digest, "found": checked.manifest_digest},
+            "files": [
+                {
+                    "path": f.path,
+                    "intact": not f.problem,
+                    "problem": f.problem or None,
+                    "expected": None if f.expected is None else _entry(f.expected.size_bytes, f.expected.digest),
+                    "found": None if f.found is None else _entry(f.found.size_bytes, f.found.digest),
+                }
+                for f in checked.files
+            ],
+        }
+
+
+def report(control: Control, *, model: str | None = None) -> IntegrityReport:
+    """Check everything, or everything of one model.
+
+    Raises:
+        IntegrityError: The journal itself was tampered with.
+        UsageError: No such model, or nothing published at all.
+    """
+    examination = examine(control, model=model)
+    return IntegrityReport(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        repository=str(control.repository.root),
+        model=model,
+        proof=prove(control),
+        examination=examination,
+        signers=_signers(control.repository.journal.records()),
+    )
+
+
+def check_kind(path: Path) -> Path:
+    """Return `path` if its name tells which report to write.
+
+    Raises:
+        UsageError: It ends in something else.
+    """
+    if path.suffix not in KINDS:
+        raise UsageError(f"{path}: which report is that to be?", remedy=f"End its name in one of {', '.join(KINDS)}.")
+    return path
+
+
+def write(found: IntegrityReport, path: Path) -> None:
+    """Write the report that the name of `path` asks for.
+
+    Raises:
+        UsageError: The name asks for none, or the disk refuses.
+    """
+    text = {
+        ".html": lambda: page(found),
+        ".md": lambda: markdown(found),
+        ".json": lambda: json.dumps(found.to_json(), indent=1) + "\n",
+    }[check_kind(path).suffix]()
+    files.write_atomically(path, text.encode("utf-8", "backslashreplace"))
+
+
+def page(found: IntegrityReport) -> str:
+    """The report as one HTML page that loads and runs nothing."""
+    rows = found.rows()
+    bad = frozenset(index for index, row in enumerate(rows) if row[2] != "intact")
+    others = [(f.what, "intact" if f.intact else "NOT INTACT", f.detail) for f in found.others]
+    body = [
+        f'<p class="{"ok" if found.intact else "note"}"><b>{pages.safe(_verdict(found))}</b></p>',
+        pages.table(("fact", "value"), _facts(found), kind="words"),
+        "<h2>Releases</h2>",
+        pages.table(COLUMNS, rows, kind="words", bad=bad),
+        "<h2>Aliases, configurations, evidence, and what belongs to nothing</h2>",
+        pages.table(
+            ("what", "verdict", "found"),
+            others,
+            kind="words",
+            bad=frozenset(index for index, row in enumerate(others) if row[1] != "intact"),
+        ),
+    ]
+    return pages.page(f"Integrity of {found.repository}", body)
+
+
+def markdown(found: IntegrityReport) -> str:
+    """The report as Markdown."""
+    others = [(f.what, "intact" if f.intact else "NOT INTACT", f.detail) for f in found.others]
+    parts = [
+        f"# Integrity of {pages.markdown_safe(found.repository)}",
+        f"**{pages.markdown_safe(_verdict(found))}**",
+        pages.markdown_table(("fact", "value"), _facts(found)),
+        "## Releases",
+        pages.markdown_table(COLUMNS, found.rows()),
+        "## Aliases, configurations, evidence, and what belongs to nothing",
+        pages.markdown_table(("what", "verdict", "found"), others),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(found: IntegrityReport) -> str:
+    bad = [f for f in found.examination.findings if not f.intact]
+    if not bad:
+        return f"Intact: all of {len(found.examination.findings)} are as published."
+    return f"NOT INTACT: {len(bad)} of {len(found.examination.findings)}, first {bad[0].what}: {bad[0].detail}"
+
+
+def _facts(found: IntegrityReport) -> list[tuple[str, str]]:
+    return [
+        ("time", found.time),
+        ("repository", found.repository),
+        ("model", found.model or "all"),
+        ("journal", found.proof.words),
+    ]
+
+
+def _signers(records: Iterable[Record]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Who signed which release, from the journal's records of signatures."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for record in records:
+        if record.kind.value == "signed":
+            key = (str(record.body["model"]), str(record.body["release"]))
+            signer = str(record.body.get("name") or record.actor)
+            found[key] = tuple(dict.fromkeys((*found.get(key, ()), signer)))
+    return found
+
+
+def _entry(size_bytes: int, digest: str) -> dict[str, Any]:
+    return {"size_bytes": size_bytes, "digest": digest}

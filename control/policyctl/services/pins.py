@@ -1,0 +1,140 @@
+"""Pin, unpin, unserve: which releases are served side by side.
+
+A pin is an alias whose name is a release's own number, so that it is served
+whatever other aliases do: clients ask ``walker.1.2.0``. It comes into being by
+a promotion (gates, certification, journal, recovery) and never moves. Taking
+an alias or a pin out of service is a move without a target.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from policyctl.domain import moves
+from policyctl.domain.artifacts import Format
+from policyctl.domain.moves import Move, MoveKind
+from policyctl.domain.names import check_model_name, is_pin, pin_name
+from policyctl.domain.state import AliasState, State
+from policyctl.errors import UsageError
+from policyctl.services.control import Control, select_release
+from policyctl.services.moves import Timings, execute, recover
+from policyctl.services.promote import Moved, describe, promote
+
+
+def pin(
+    control: Control,
+    *,
+    model: str,
+    release: str,
+    format: Format | None = None,  # noqa: A002
+    reason: str = "",
+    dry_run: bool = False,
+    gates: Sequence[str] | None = None,
+) -> Moved:
+    """Serve a release under its own number, beside whatever aliases name.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        release: Selects the release (`State.select`).
+        format: Which artifact to serve; None for the first of the usual order.
+        reason: Why, kept in the journal.
+        dry_run: Say what would be done; changes nothing.
+        gates: As for `promote`.
+
+    Raises:
+        PolicyctlError: As `promote`.
+    """
+    check_model_name(model)
+    chosen = select_release(control, model, release)
+    return promote(
+        control,
+        model=model,
+        release=chosen,
+        alias=pin_name(chosen),
+        format=format,
+        reason=reason,
+        dry_run=dry_run,
+        gates=gates,
+    )
+
+
+def unpin(control: Control, *, model: str, release: str, reason: str = "", dry_run: bool = False) -> Moved:
+    """Take a pin out of service.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        release: Selects the release (`State.select`).
+        reason: Why, kept in the journal.
+        dry_run: Say what would be done; changes nothing.
+
+    Raises:
+        PolicyctlError: As `unserve`.
+    """
+    check_model_name(model)
+    chosen = select_release(control, model, release)
+    return unserve(control, model=model, alias=pin_name(chosen), reason=reason, dry_run=dry_run)
+
+
+def unserve(control: Control, *, model: str, alias: str, reason: str = "", dry_run: bool = False) -> Moved:
+    """Take an alias, or a pin, out of service: its clients are told that it is not served.
+
+    Requests that are under way are answered. The release stays published, and
+    its other aliases stay as they are. What the alias named before is forgotten
+    by `rollback`; the journal keeps it.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        alias: Which alias, or the number of a pinned release.
+        reason: Why, kept in the journal.
+        dry_run: Say what would be done; changes nothing.
+
+    Raises:
+        UsageError: No such model or alias; names those that are served.
+        ServerError: No server answers; nothing was changed.
+        BusyError: Another writer is at work.
+        MoveError: It failed; the alias is served as before.
+    """
+    check_model_name(model)
+    control.repository.require()
+    state = control.repository.journal.state()
+    state.require(model)
+    _served(state, model, alias)
+    with (
+        control.repository.writer(f"take {alias} of {model} out of service", wait_s=control.settings.lock_wait_s),
+        control.triton() as client,
+    ):
+        recovered = None if dry_run else recover(control, client)
+        if recovered is not None and _is_this(recovered.move, model, alias) and recovered.finished:
+            return Moved(recovered.move, changed=True, timings=Timings(), recovered=recovered)
+        named = _served(control.repository.journal.state(), model, alias)
+        move = Move(
+            id=secrets.token_hex(8),
+            kind=MoveKind.REMOVAL,
+            model=model,
+            alias=alias,
+            incumbent=named.placement,
+            target=named.placement,
+            reason=reason,
+        )
+        if dry_run:
+            return Moved(move, changed=True, steps=describe(moves.plan(move)))
+        timings = execute(control, client, move, certified_here=False)
+    return Moved(move, changed=True, timings=timings, recovered=recovered)
+
+
+def _is_this(move: Move, model: str, alias: str) -> bool:
+    return (move.kind, move.model, move.alias) == (MoveKind.REMOVAL, model, alias)
+
+
+def _served(state: State, model: str, alias: str) -> AliasState:
+    found = state.alias(model, alias)
+    if found is not None:
+        return found
+    have = sorted(a for m, a in state.aliases if m == model)
+    served = f"Served are: {', '.join(have)}." if have else f"Nothing of {model} is served."
+    what = f"{model} {alias} is not pinned" if is_pin(alias) else f"{model} has no alias {alias!r}"
+    raise UsageError(what, remedy=f"{served} See: policyctl status {model}")

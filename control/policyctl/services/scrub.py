@@ -1,0 +1,281 @@
+"""Scrub: read every published file again and again, slowly, and say so at the first wrong byte.
+
+A disk that rots, and a hand that slips, are found before the next promotion
+needs the file. What is served meanwhile is not touched: backends hold in memory
+what was verified when it was loaded.
+
+It reads past the page cache, so that it sees the disk and crowds nothing out,
+at a bounded rate, from a thread of the supervisor (not of tritonserver) with
+the lowest priority. Where the processor's priority is lowest, Linux gives the
+lowest I/O priority too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from policyctl.adapters.repository import Repository
+from policyctl.domain.artifacts import MANIFEST_FILE
+from policyctl.domain.manifest import difference
+from policyctl.domain.names import PRODUCTION, served_name
+from policyctl.domain.state import PublishedRelease, State
+from policyctl.errors import IntegrityError, PolicyctlError
+from policyctl.hashing import hash_file
+from policyctl.integrity import list_files, read_manifest
+from policyctl.services.control import Control
+
+CONFIRM_S: Final = 1.0
+"""A wrong file is looked at again after this: a move, a repair or a gc may just have replaced it."""
+FILE: Final = "scrub.json"
+_NICE: Final = 19
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """One thing that is not as published.
+
+    Attributes:
+        what: ``walker 1.0.0 (slot 1)``, ``walker.staging slot 1``.
+        problem: Names the file.
+        since: When it was first seen.
+    """
+
+    what: str
+    problem: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubState:
+    """What the scrub has seen; counters only grow while one server runs.
+
+    Attributes:
+        started: When this scrub began.
+        passes: How many times everything was read.
+        files: How many files were read.
+        bytes_read: How many bytes.
+        last_pass: When the last whole pass ended; empty before that.
+        last_pass_s: How long it took.
+        found: How many times something wrong was found.
+        wrong: What is wrong now.
+    """
+
+    started: str
+    passes: int = 0
+    files: int = 0
+    bytes_read: int = 0
+    last_pass: str = ""
+    last_pass_s: float = 0.0
+    found: int = 0
+    wrong: tuple[Wrong, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        if self.wrong:
+            first = self.wrong[0]
+            return (
+                f"NOT INTACT: {len(self.wrong)} found, first {first.what}: {first.problem} (since {first.since[:19]})"
+            )
+        if not self.passes:
+            return f"first pass under way since {self.started[:19]}, {self.files} files intact so far"
+        return f"{self.passes} passes, the last ended {self.last_pass[:19]} after {self.last_pass_s:.0f} s: intact"
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            **{n: getattr(self, n) for n in self.__slots__ if n != "wrong"},
+            "wrong": [{"what": w.what, "problem": w.problem, "since": w.since} for w in self.wrong],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ScrubState:
+        """Read what `to_json` wrote."""
+        return cls(**{**data, "wrong": tuple(Wrong(**w) for w in data["wrong"])})
+
+
+def last_state(repository: Repository) -> ScrubState | None:
+    """What the scrub of the server last wrote down; None where nothing readable is there."""
+    try:
+        return ScrubState.from_json(json.loads((repository.control / FILE).read_text()))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+class _StoppedError(Exception):
+    """The server is stopping."""
+
+
+@dataclass(slots=True)
+class Scrubber:
+    """Reads one repository over and over.
+
+    Attributes:
+        control: The control plane; its settings say how slowly.
+        stop: Set it to end within one part of a file.
+        state: What was seen so far; replaced as a whole, so any thread may read it.
+    """
+
+    control: Control
+    stop: threading.Event
+    state: ScrubState = field(default_factory=lambda: ScrubState(_now()))
+    clock: Callable[[], float] = time.monotonic
+    _due: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[ScrubState]:
+        """Scrub in a thread of its own while the block runs; nothing where the settings say so."""
+        if not self.control.settings.scrub.enabled:
+            yield self.state
+            return
+        thread = threading.Thread(target=self._run, name="scrub", daemon=True)
+        thread.start()
+        try:
+            yield self.state
+        finally:
+            self.stop.set()
+            thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with suppress(_StoppedError):
+            self._keep()
+            while not self.stop.is_set():
+                try:
+                    self.one_pass()
+                except PolicyctlError as error:
+                    self.control.say(f"The scrub cannot read the repository: {error.problem}")
+                self.stop.wait(self.control.settings.scrub.pause_s)
+
+    def one_pass(self) -> None:
+        """Read everything once.
+
+        Raises:
+            IntegrityError: The journal was tampered with.
+            UsageError: The repository cannot be read.
+        """
+        started = self._due = self.clock()
+        wrong: dict[str, str] = {}
+        for what, folder, release in _folders(self.control.repository):
+            for name, problem in self._problems(folder, release):
+                # What is wrong is told at once, and what was repaired at the end of the pass.
+                if self._confirmed(what, folder, release, name):
+                    wrong[what] = wrong.get(what, problem)
+                    self._tell(what, problem)
+        self._repaired(wrong)
+        taken = self.clock() - started
+        self.state = replace(self.state, passes=self.state.passes + 1, last_pass=_now(), last_pass_s=round(taken, 3))
+        self._keep()
+
+    def _problems(self, folder: Path, release: PublishedRelease) -> Iterator[tuple[str, str]]:
+        """Path and problem of everything in `folder` that is not as published."""
+        try:
+            manifest, _ = read_manifest(folder, release.manifest_digest)
+        except IntegrityError as error:
+            yield MANIFEST_FILE, error.problem
+            return
+        want = {entry.path: entry for entry in manifest.files}
+        try:
+            strangers = set(list_files(folder)) - want.keys() - {MANIFEST_FILE}
+        except IntegrityError as error:
+            yield "", error.problem
+            strangers = set()
+        for path in sorted(strangers):
+            yield path, difference(path, None, None)
+        for path, entry in want.items():
+            try:
+                problem = difference(path, entry, hash_file(folder, path, on_chunk=self._wait, past_cache=True))
+            except IntegrityError as error:
+                problem = error.problem
+            self.state = replace(self.state, files=self.state.files + 1)
+            if problem:
+                yield path, problem
+
+    def _confirmed(self, what: str, folder: Path, release: PublishedRelease, path: str) -> bool:
+        """Whether what was wrong is there still, and still wrong, a moment later."""
+        if any(w.what == what for w in self.state.wrong):
+            return True
+        if self.stop.wait(CONFIRM_S):
+            raise _StoppedError
+        now = {(w, f, r.manifest_digest) for w, f, r in _folders(self.control.repository)}
+        if (what, folder, release.manifest_digest) not in now:
+            return False
+        return _still_wrong(folder, release, path)
+
+    def _tell(self, what: str, problem: str) -> None:
+        if any(w.what == what for w in self.state.wrong):
+            return
+        self.control.say(
+            f"CORRUPT {what}: {problem}. What is served was verified when it was loaded and goes on;"
+            " see policyctl verify, and policyctl repair --dry-run."
+        )
+        wrong = (*self.state.wrong, Wrong(what, problem, _now()))
+        self.state = replace(self.state, wrong=wrong, found=self.state.found + 1)
+        self._keep()
+
+    def _repaired(self, wrong: dict[str, str]) -> None:
+        for each in self.state.wrong:
+            if each.what not in wrong:
+                self.control.say(f"{each.what} is intact again, or gone.")
+        self.state = replace(self.state, wrong=tuple(w for w in self.state.wrong if w.what in wrong))
+
+    def _wait(self, count: int) -> None:
+        """Let the time pass that `count` bytes may take."""
+        self.state = replace(self.state, bytes_read=self.state.bytes_read + count)
+        self._due = max(self._due, self.clock()) + count / self.control.settings.scrub.bytes_per_s
+        if self.stop.wait(max(0.0, self._due - self.clock())):
+            raise _StoppedError
+
+    def _keep(self) -> None:
+        with suppress(PolicyctlError):  # a full disk must not end the scrub
+            self.control.repository.write(
+                self.control.repository.control / FILE, json.dumps(self.state.to_json()).encode()
+            )
+
+
+def _still_wrong(folder: Path, release: PublishedRelease, path: str) -> bool:
+    try:
+        manifest, _ = read_manifest(folder, release.manifest_digest)
+        present = set(list_files(folder))
+        if path in {"", MANIFEST_FILE}:
+            return False
+        found = hash_file(folder, path) if path in present else None
+    except IntegrityError:
+        return True
+    return bool(difference(path, next((f for f in manifest.files if f.path == path), None), found))
+
+
+def _folders(repository: Repository) -> list[tuple[str, Path, PublishedRelease]]:
+    """Every folder that must be a release: slots, and aliases' copies that are no links to them."""
+    state = repository.journal.state()
+    found = [
+        (f"{r.model} {r.release} (slot {r.slot})", repository.slot(r.model, r.slot), r)
+        for r in state.releases.values()
+        if not r.collected
+    ]
+    return found + _copies(repository, state)
+
+
+def _copies(repository: Repository, state: State) -> list[tuple[str, Path, PublishedRelease]]:
+    found = []
+    for (model, alias), named in sorted(state.aliases.items()):
+        release = state.releases[model, named.placement.release]
+        served = served_name(model, alias)
+        folder = repository.served_slot(served, named.placement.slot)
+        if alias != PRODUCTION and not repository.shares_slot(served, named.placement.slot):
+            found.append((f"{served} slot {named.placement.slot}", folder, release))
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,29 @@
+"""The scrub beside the real Triton: the first wrong byte is told, and requests go on."""
+
+from __future__ import annotations
+
+import pytest
+from embedded import wait_for
+
+pytestmark = pytest.mark.server
+
+
+def test_a_wrong_byte_is_told_while_the_server_goes_on(server, monkeypatch) -> None:
+    """One line in the log, the state in `status`; restored files are told too, and what is served never changed."""
+    monkeypatch.setenv("POLICYCTL_SCRUB__PAUSE_S", "0.1")
+    monkeypatch.setenv("POLICYCTL_SCRUB__BYTES_PER_S", str(1 << 26))
+    server.publish("1.0.0", 1)
+    server.start()
+    server.run("promote", "walker", "1.0.0")
+    wait_for(lambda: (server.json("status")["scrub"] or {}).get("passes"), 10, every_s=0.2)
+    path = server.root / "walker" / "1" / "model.onnx"
+    good = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    wait_for(lambda: "CORRUPT walker 1.0.0 (slot 1): model.onnx is sha256:" in server.log_text, 15)
+    path.write_bytes(good)
+    wait_for(lambda: "walker 1.0.0 (slot 1) is intact again" in server.log_text, 15)
+    scrub = server.json("status")["scrub"]
+    assert (scrub["found"], scrub["wrong"]) == (1, [])
+    assert server.log_text.count("CORRUPT") == 1
+    assert server.answered_by() == "1.0.0"
