@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -187,3 +190,26 @@ values = st.recursive(
     max_leaves=12,
 )
 """Whatever YAML can say that JSON can say too."""
+
+SB3_DATA = {
+    "policy_class": {":type:": "x", ":serialized:": "no pickle", "__module__": "stable_baselines3.common.policies"},
+    "num_timesteps": 5000,
+    "n_envs": 8,
+    "seed": 7,
+    "gamma": 0.99,
+    "clip_range": {":type:": "function"},
+    "learning_rate": 0.0,
+    "gae_lambda": float("nan"),
+    "ent_coef": "auto",
+    "verbose": 1,
+}
+SB3_INFO = "- OS: Linux-5.14 somebody-s-machine\n- Python: 3.9.13\n- PyTorch: 2.1.0+cu118\n- GPU Enabled: False\n"
+
+
+def sb3_archive(path: Path, data: object = SB3_DATA) -> Path:
+    """An archive of Stable-Baselines3, as far as it is read without unpickling."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", json.dumps(data))
+        archive.writestr("system_info.txt", SB3_INFO)
+        archive.writestr("_stable_baselines3_version", "2.4.0\n\x1b[31m")
+    return path

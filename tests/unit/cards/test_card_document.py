@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,14 +11,12 @@ import yaml
 from card_examples import FULL, PUBLISHED, printable, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.main import get_command
 
 from policyctl.card import template
 from policyctl.card.check import check
 from policyctl.card.document import MOST_BYTES, dump, parse
 from policyctl.card.problems import check_schema, require
 from policyctl.card.schema import Card, ServiceLevel
-from policyctl.cli.main import app
 from policyctl.errors import UsageError
 from policyctl.gates.service_level import Limits
 
@@ -204,16 +201,3 @@ def test_the_card_in_the_docs_is_valid() -> None:
     found = check(example.encode())
     assert found.problems == ()
     assert found.missing == ()
-
-
-def test_the_commands_in_the_docs_parse() -> None:
-    """Each line of the page is understood by the command line."""
-    lines = [line.split(" #")[0] for block in _blocks("sh") for line in block.splitlines()]
-    assert len(lines) > 10
-    for line in lines:
-        name, *arguments = shlex.split(line)[1:]
-        command = get_command(app).commands[name]
-        if name == "card":
-            name, *arguments = arguments
-            command = command.commands[name]
-        command.make_context(name, arguments)

@@ -6,13 +6,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from bench_results import result_of
 from card_examples import LOOSE
+from card_world import FakeClient, write_card_export
 from world import CONTRACT, World, write_export
 
 from policyctl.card.check import agrees
@@ -35,26 +34,6 @@ from policyctl.services.verify import verify
 ENV = "Pendulum-v1"
 
 
-class FakeClient:
-    """Answers for the alias, as `PolicyClient` does; every second action is at its bound."""
-
-    releases = ("1.0.0",)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self._asked = 0
-
-    def __enter__(self) -> FakeClient:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def act_batch(self, observations: dict[str, np.ndarray]) -> SimpleNamespace:
-        self._asked += 1
-        rows = len(observations["observation"])
-        value = np.full((rows, 1), self._asked % 2, dtype=np.float32)
-        return SimpleNamespace(value=value, release=self.releases[self._asked % len(self.releases)])
-
-
 @pytest.fixture
 def served(tmp_path, monkeypatch) -> World:
     """Release 1.0.0 in production, with a card, and a client that asks nobody."""
@@ -69,15 +48,6 @@ def _served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     publish(world.control, source, model="walker", release="1.0.0")
     promote(world.control, model="walker", release="1.0.0", alias="production")
     return world
-
-
-def write_card_export(folder: Path, seed: int) -> Path:
-    """An export with the card that export would write, and a comment of its author."""
-    write_export(folder, seed)
-    (folder / CARD_FILE).unlink()
-    text = cards.init(folder)
-    (folder / CARD_FILE).write_text(text.replace("# An SPDX", "# We chose this.\nlicence: MIT\n# An SPDX"))
-    return folder
 
 
 def _evaluate(world: World, **kwargs: Any):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from pathlib import Path
 
 import pytest
+from card_examples import sb3_archive
 from world import write_export
 
 from policyctl.card.document import parse
@@ -15,32 +14,10 @@ from policyctl.errors import UsageError
 from policyctl.services import cards
 from policyctl_exporters.training import of_archive, of_data
 
-DATA = {
-    "policy_class": {":type:": "x", ":serialized:": "no pickle", "__module__": "stable_baselines3.common.policies"},
-    "num_timesteps": 5000,
-    "n_envs": 8,
-    "seed": 7,
-    "gamma": 0.99,
-    "clip_range": {":type:": "function"},
-    "learning_rate": 0.0,
-    "gae_lambda": float("nan"),
-    "ent_coef": "auto",
-    "verbose": 1,
-}
-INFO = "- OS: Linux-5.14 somebody-s-machine\n- Python: 3.9.13\n- PyTorch: 2.1.0+cu118\n- GPU Enabled: False\n"
-
-
-def _archive(path: Path, data: object = DATA) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", json.dumps(data))
-        archive.writestr("system_info.txt", INFO)
-        archive.writestr("_stable_baselines3_version", "2.4.0\n\x1b[31m")
-    return path
-
 
 def test_an_archive_tells_what_it_knows_and_nothing_of_its_machine(tmp_path: Path) -> None:
     """Algorithm, steps, seed, environments, plain settings and versions; the pickles are not touched."""
-    assert of_archive(_archive(tmp_path / "ppo.zip")) == {
+    assert of_archive(sb3_archive(tmp_path / "ppo.zip")) == {
         "algorithm": "PPO",
         "framework": {"name": "stable-baselines3", "version": "2.4.0[31m"},
         "steps": 5000,
@@ -55,7 +32,7 @@ def test_an_archive_tells_what_it_knows_and_nothing_of_its_machine(tmp_path: Pat
 def test_what_is_no_archive_is_refused(tmp_path: Path, data: object) -> None:
     """Another zip, or another file, is named."""
     with pytest.raises(UsageError, match=r"ppo\.zip is not an archive"):
-        of_archive(_archive(tmp_path / "ppo.zip", data))
+        of_archive(sb3_archive(tmp_path / "ppo.zip", data))
     (tmp_path / "ppo.zip").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"ppo\.zip is not an archive"):
         of_archive(tmp_path / "ppo.zip")
@@ -68,7 +45,7 @@ def test_nothing_told_is_nothing_stated() -> None:
 
 def test_an_archive_fills_what_a_card_does_not_state(tmp_path: Path) -> None:
     """What people wrote stays; another archive than the one that was exported is refused."""
-    folder, archive = write_export(tmp_path / "export", 1), _archive(tmp_path / "ppo.zip")
+    folder, archive = write_export(tmp_path / "export", 1), sb3_archive(tmp_path / "ppo.zip")
     (folder / "model_card.yaml").write_text("schema_version: 2\ntraining: {seed: 3}\n")
     data = parse(cards.init(folder, archive=archive, force=True).encode()).data
     assert (data["training"]["seed"], data["training"]["steps"]) == (3, 5000)
