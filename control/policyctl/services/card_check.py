@@ -10,7 +10,7 @@ from policyctl.card.problems import require
 from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import IntegrityError, UsageError
-from policyctl.integrity import hash_file
+from policyctl.hashing import hash_file
 from policyctl.services.control import Control, OpenRelease, open_release, select_release
 
 

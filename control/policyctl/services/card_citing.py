@@ -21,7 +21,7 @@ from policyctl.card.schema import SCHEMA_VERSION
 from policyctl.domain.artifacts import CARD_FILE, FILES, Format
 from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.errors import UsageError
-from policyctl.integrity import hash_file
+from policyctl.hashing import hash_file
 from policyctl.services.cards import Seen, read, seen_of, write
 from policyctl.services.control import Control, OpenRelease, open_release, select_release
 
