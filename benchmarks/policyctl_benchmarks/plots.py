@@ -99,6 +99,85 @@ def memory_over_time(results: Sequence[BenchResult]) -> str:
     return _svg("memory over time", draw)
 
 
+def returns_with_intervals(entries: Sequence[tuple[str, float, float, float]]) -> str:
+    """Mean returns and where the true ones lie; empty without any.
+
+    Args:
+        entries: What was evaluated, mean, lower and upper end, one each.
+    """
+
+    def draw(axes: Axes) -> None:
+        for index, (label, mean, low, high) in enumerate(entries):
+            around = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+            axes.errorbar([index], [mean], yerr=around, marker="o", capsize=6, linestyle="", label=label)
+        axes.set_xticks([])
+        axes.margins(x=0.3)
+        axes.set_ylabel("return, with its interval")
+
+    return _svg("returns", draw) if entries else ""
+
+
+def action_quantiles(name: str, entries: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """How continuous actions spread: a box from 25 to 75 %, a line from 5 to 95 %; empty without any.
+
+    Args:
+        name: Of the plot; another one for each plot of a page.
+        entries: What an element is called, its values at 0, 5, 25, 50, 75, 95 and 100 %.
+    """
+
+    def draw(axes: Axes) -> None:
+        keys = ("whislo", "q1", "med", "q3", "whishi")
+        boxes: list[dict[str, Any]] = [dict(zip(keys, values[1:6], strict=True)) for _, values in entries]
+        axes.bxp(boxes, showfliers=False)
+        axes.set_xticks(range(1, len(entries) + 1), [label for label, _ in entries], rotation=30, ha="right")
+        axes.set_ylabel("action")
+
+    return _svg(name, draw) if entries else ""
+
+
+def choice_shares(name: str, entries: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    """How often each choice was taken; empty without any.
+
+    Args:
+        name: Of the plot; another one for each plot of a page.
+        entries: What an element is called, the share of each choice.
+    """
+    bars = [
+        (f"{label} {choice}" if len(entries) > 1 else choice, share)
+        for label, shares in entries
+        for choice, share in shares.items()
+    ]
+
+    def draw(axes: Axes) -> None:
+        axes.bar(range(len(bars)), [share for _, share in bars])
+        axes.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=30, ha="right")
+        axes.set_ylabel("share of the actions")
+        axes.set_ylim(0.0, 1.0)
+
+    return _svg(name, draw) if bars else ""
+
+
+def latency_by_load(entries: Sequence[tuple[str, float, float]]) -> str:
+    """P50 and P99 of each measurement, milliseconds; empty without any.
+
+    Args:
+        entries: What was measured, P50 and P99 in microseconds.
+    """
+
+    def draw(axes: Axes) -> None:
+        places = range(len(entries))
+        for offset, label, values in (
+            (-0.2, "P50", [p50 for _, p50, _ in entries]),
+            (0.2, "P99", [p99 for _, _, p99 in entries]),
+        ):
+            axes.barh([place + offset for place in places], [value / 1e3 for value in values], 0.38, label=label)
+        axes.set_yticks(list(places), [label for label, _, _ in entries])
+        axes.invert_yaxis()
+        axes.set_xlabel("latency, ms")
+
+    return _svg("latency by load", draw) if entries else ""
+
+
 def metric_over_time(
     times: Sequence[str], values: Sequence[float], releases: Sequence[str], changes: Sequence[Change], *, metric: str
 ) -> str:
@@ -195,7 +274,8 @@ def _svg(name: str, draw: Callable[[Axes], None]) -> str:
         axes = figure.add_subplot()
         draw(axes)
         axes.grid(visible=True, alpha=0.3)
-        figure.legend(loc="outside right upper", fontsize=7)
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside right upper", fontsize=7)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = written.getvalue()

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from policyctl.domain import actions
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.parity import Tolerance, near_ties
 from policyctl.domain.recording import Recording
@@ -30,8 +31,6 @@ from policyctl_benchmarks.intervals import Interval, mean_with_interval
 Arrays = Mapping[str, NDArray[Any]]
 
 BLOCKS: Final = 50
-AT_BOUND: Final = 1e-3
-"""Closer to a bound than this share of the range is *at* it."""
 _TIE: Final = Tolerance(tie=1e-3)
 """Observations come rounded to six digits, so scores may move a little more than between two backends."""
 
@@ -122,15 +121,16 @@ def shadow(contract: Contract, recording: Recording, answered: Arrays, *, within
     if then is not None and then.shape != now.shape:
         raise ValueError(f"recorded actions have shape {then.shape[1:]}, the candidate's {now.shape[1:]}")
     continuous = contract.action_kind is ActionKind.CONTINUOUS
-    scale = _range(contract, then if then is not None else now) if continuous else None
+    scale = actions.spans(contract, then if then is not None else now) if continuous else None
     agreement, ties, largest, mean = None, 0, None, None
     if then is not None and scale is not None:
-        difference = np.abs(_flat(now) - _flat(then)) / scale
+        difference = np.abs(actions.flat(now) - actions.flat(then)) / scale
         agreement = _share((difference.max(axis=1) <= within).astype(np.float64), recording)
         largest, mean = float(difference.max()), float(difference.mean())
     elif then is not None:
-        tied = near_ties(contract, _rows(now), _rows(then), answered, _TIE) & (_rows(now) != _rows(then))
-        same = ((_rows(now) == _rows(then)) | tied).all(axis=1)
+        mine, theirs = actions.rows(now), actions.rows(then)
+        tied = near_ties(contract, mine, theirs, answered, _TIE) & (mine != theirs)
+        same = ((mine == theirs) | tied).all(axis=1)
         agreement, ties = _share(same.astype(np.float64), recording), int((tied.any(axis=1) & same).sum())
     pairs = len(recording.steps()[0])
     return Shadow(
@@ -150,34 +150,18 @@ def shadow(contract: Contract, recording: Recording, answered: Arrays, *, within
 def _saturation(
     contract: Contract, recording: Recording, now: NDArray[Any], then: NDArray[Any] | None
 ) -> Beside | None:
-    low, high = _bounds(contract)
-    bounded = np.isfinite(low) & np.isfinite(high)
-    if not bounded.any():
+    at = actions.at_bound(contract, now)
+    if at is None:
         return None
-    slack = AT_BOUND * (high - low)[bounded]
-
-    def at_bound(actions: NDArray[Any]) -> NDArray[np.float64]:
-        flat = _flat(actions)[:, bounded]
-        touching: NDArray[np.bool_] = (flat <= low[bounded] + slack) | (flat >= high[bounded] - slack)
-        share: NDArray[np.float64] = touching.mean(axis=1, dtype=np.float64)
-        return share
-
-    return _beside(at_bound(now), None if then is None else at_bound(then), recording.request)
+    return _beside(at, None if then is None else actions.at_bound(contract, then), recording.request)
 
 
 def _roughness(
     recording: Recording, now: NDArray[Any], then: NDArray[Any] | None, scale: NDArray[np.float64] | None
 ) -> Beside:
     before, after = recording.steps()
-
-    def change(actions: NDArray[Any]) -> NDArray[np.float64]:
-        if scale is None:
-            differs: NDArray[np.bool_] = (_rows(actions)[after] != _rows(actions)[before]).any(axis=1)
-            return differs.astype(np.float64)
-        moved: NDArray[np.float64] = (np.abs(_flat(actions)[after] - _flat(actions)[before]) / scale).mean(axis=1)
-        return moved
-
-    return _beside(change(now), None if then is None else change(then), recording.request[before])
+    changed = None if then is None else actions.changes(then, before, after, scale)
+    return _beside(actions.changes(now, before, after, scale), changed, recording.request[before])
 
 
 def _beside(now: NDArray[np.float64], then: NDArray[np.float64] | None, request: NDArray[np.int64]) -> Beside:
@@ -203,27 +187,3 @@ def _interval(values: NDArray[np.float64], request: NDArray[np.int64]) -> Interv
     found = mean_with_interval([block.mean() for block in blocks], rng=np.random.default_rng(0))
     hidden = 3.0 / len(starts)
     return Interval(float(values.mean()), found.low - hidden, found.high + hidden, found.confidence, len(starts))
-
-
-def _bounds(contract: Contract) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    spec = contract.action
-    low = np.broadcast_to(np.asarray(-np.inf if spec.low is None else spec.low, dtype=np.float64), (spec.size,))
-    high = np.broadcast_to(np.asarray(np.inf if spec.high is None else spec.high, dtype=np.float64), (spec.size,))
-    return low, high
-
-
-def _range(contract: Contract, actions: NDArray[Any]) -> NDArray[np.float64]:
-    low, high = _bounds(contract)
-    flat = _flat(actions)
-    seen = flat.max(axis=0) - flat.min(axis=0)
-    with np.errstate(invalid="ignore"):
-        span = np.where(np.isfinite(high - low), high - low, seen)
-    return np.where(span > 0, span, 1.0)
-
-
-def _rows(array: NDArray[Any]) -> NDArray[Any]:
-    return array.reshape(len(array), -1)
-
-
-def _flat(array: NDArray[Any]) -> NDArray[np.float64]:
-    return _rows(array).astype(np.float64)

@@ -240,15 +240,18 @@ def _write_texts(
             for form, report in reports.items()
         },
     }
-    (folder / CONTRACT_FILE).write_bytes(canonical_json(policy.contract.to_json()))
-    (folder / GOLDEN_FILE).write_bytes(golden.to_bytes())
-    (folder / PARITY_FILE).write_bytes(canonical_json(evidence))
+    texts = {
+        CONTRACT_FILE: canonical_json(policy.contract.to_json()),
+        GOLDEN_FILE: golden.to_bytes(),
+        PARITY_FILE: canonical_json(evidence),
+    }
+    for name, content in texts.items():
+        (folder / name).write_bytes(content)
     card = write_card(
         policy,
-        reports,
-        tolerance=golden.tolerance,
-        golden_rows=golden.rows,
-        seed=seed,
+        contract=texts[CONTRACT_FILE],
+        golden=texts[GOLDEN_FILE],
+        parity=texts[PARITY_FILE],
         created=datetime.now(UTC),
     )
     (folder / CARD_FILE).write_text(card, encoding="utf-8")

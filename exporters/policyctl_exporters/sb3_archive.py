@@ -14,7 +14,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from policyctl.domain.manifest import digest_of
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.pickles import read_inert, read_trusted, require_trust
 from policyctl_exporters.spaces import rebuild_space
+from policyctl_exporters.training import of_archive
 
 _PICKLED: Final = ":serialized:"
 
@@ -50,14 +51,14 @@ class Trained:
         normalized: Whether it was trained behind a VecNormalize; None where
             the file does not tell.
         file: Name and digest of the file; None for a live object.
-        version: Stable-Baselines3 that wrote the file, where it says so.
+        training: What is known about its training; see `training`.
     """
 
     policy: Any
     algorithm: str
     normalized: bool | None = None
     file: tuple[str, str] | None = None
-    version: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_archive(path: Path, *, trust_pickle: bool) -> Trained:
@@ -89,7 +90,7 @@ def read_archive(path: Path, *, trust_pickle: bool) -> Trained:
         algorithm=_algorithm(data, policy_class, kwargs or {}),
         normalized=_was_normalized(data, policy_class),
         file=(path.name, digest_of(content)),
-        version=_text(path, "_stable_baselines3_version"),
+        training=of_archive(path),
     )
 
 
@@ -234,13 +235,6 @@ def _load_weights(content: bytes, name: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UsageError(f"{name}: policy.pth holds {type(state).__name__}, not a state dict")
     return state
-
-
-def _text(path: Path, name: str) -> str | None:
-    with zipfile.ZipFile(path) as archive:
-        if name not in archive.namelist():
-            return None
-        return archive.read(name).decode("utf-8", "replace").strip()[:40]
 
 
 def _algorithm(data: Mapping[str, Any], policy_class: type[Any], kwargs: Mapping[str, Any]) -> str:

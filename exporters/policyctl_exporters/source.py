@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Source:
         clip_obs: Where normalised observations are cut off; None without a normaliser.
         file: Name and digest of the file that it was read from.
         normalizer_file: Name of the normaliser's file.
-        framework: Version of Stable-Baselines3 that wrote the file.
+        training: What the file, or the live algorithm, tells about its training; see `training`.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Source:
     clip_obs: float | None = None
     file: tuple[str, str] | None = None
     normalizer_file: str | None = None
-    framework: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

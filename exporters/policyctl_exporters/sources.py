@@ -13,6 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.normalizer import Normalizer, read_normalizer
 from policyctl_exporters.source import Options, Source
 from policyctl_exporters.spaces import observations_of
+from policyctl_exporters.training import of_live
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +58,8 @@ def open_source(source: Any, options: Options) -> Source:
     if isinstance(policy, nn.Module) and hasattr(source, "policy_kwargs"):
         if options.normalizer is None and hasattr(source, "get_vec_normalize_env"):
             options = _with_normalizer(options, source.get_vec_normalize_env())
-        return _from_sb3(_detach_policy(policy, type(source).__name__), options)
+        told = of_live(source)
+        return _from_sb3(replace(_detach_policy(policy, type(source).__name__), training=told), options)
     if isinstance(source, nn.Module):
         if hasattr(source, "predict") and hasattr(source, "observation_space"):
             return _from_sb3(_detach_policy(source, type(source).__name__), options)
@@ -170,7 +173,7 @@ def _from_sb3(trained: Trained, options: Options) -> Source:
         clip_obs=normalizer.clip_obs if normalizer else None,
         file=trained.file,
         normalizer_file=normalizer_file,
-        framework=trained.version,
+        training=trained.training,
     )
 
 
@@ -255,8 +258,6 @@ def _detach_policy(policy: Any, algorithm: str) -> Trained:
 
 
 def _with_normalizer(options: Options, found: Any) -> Options:
-    from dataclasses import replace
-
     return replace(options, normalizer=found)
 
 

@@ -21,7 +21,7 @@ import pytest
 from embedded import Embedded, embedded, wait_for
 
 from policyctl.client import PolicyClient
-from policyctl.domain.manifest import canonical_json
+from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.domain.recording import Recording
 from policyctl.hashing import hash_file
 from policyctl.serving.memory import measure
@@ -254,7 +254,26 @@ def test_replay_reports_and_moves_nothing(cart, recorded) -> None:
     assert document["figures"]["agreement"]["mean"] < 0.9
     assert document["figures"]["pairs"] > 100
     assert Path(document["evidence"]).is_file()
-    assert cart.json("history") == before
+    # The journal names the evidence, and nothing else happened.
+    *earlier, kept = cart.json("history")
+    assert earlier == before
+    assert (kept["kind"], kept["what"], kept["release"]) == ("measured", "shadow", "2.0.0")
+    shown = cart.json("card", "show", "cart", "2.0.0")["behaviour"]
+    (acted,) = [b for b in shown if b["evidence"]["digest"] == kept["evidence_digest"]]
+    assert acted["pairs"] > 100
+
+
+def test_what_a_release_earned_stands_in_its_card_with_its_evidence(cart) -> None:
+    """The served policy plays, the journal names what came of it, and the card shows just that."""
+    found = cart.json("evaluate", "cart", "--env", "CartPole-v1", "--episodes", "3", "--keep")
+    card = cart.json("card", "show", "cart", "1.0.0")
+    (entry,) = card["evaluation"]
+    assert (entry["environment"], entry["episodes"], entry["format"]) == ("CartPole-v1", 3, "openvino")
+    assert entry["returns"]["mean"] == pytest.approx(found["served"]["mean"]["mean"], rel=1e-5)
+    kept = cart.root / ".policyctl" / entry["evidence"]["file"]
+    assert (str(kept), digest_of(kept.read_bytes())) == (found["evidence"], entry["evidence"]["digest"])
+    assert cart.json("verify")["intact"]
+    assert cart.run("card", "show", "cart", "1.0.0", "--format", "md").stdout.startswith("---\n")
 
 
 def test_an_incumbent_that_does_not_answer_is_an_error_never_a_pass(cart) -> None:

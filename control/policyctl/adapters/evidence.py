@@ -49,8 +49,22 @@ def digest(repository: Repository, name: str) -> str | None:
     Returns:
         None where there is no such plain file.
     """
+    content = read(repository, name)
+    return None if content is None else digest_of(content)
+
+
+def read(repository: Repository, name: str) -> bytes | None:
+    """One piece of evidence as it is now.
+
+    Args:
+        repository: Where it is kept.
+        name: The file, as the journal names it.
+
+    Returns:
+        None where there is no such plain file.
+    """
     path = repository.control / name
     try:
-        return None if path.is_symlink() else digest_of(path.read_bytes())
+        return None if path.is_symlink() else path.read_bytes()
     except OSError:
         return None

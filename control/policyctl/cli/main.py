@@ -12,6 +12,7 @@ from policyctl import __version__
 from policyctl.cli import (
     bench,
     calibrate,
+    card,
     lifecycle,
     look,
     measure,
@@ -75,6 +76,7 @@ bench.register(app)
 memory.register(app)
 tune.register(app)
 calibrate.register(app)
+card.register(app)
 signing.register(app)
 trust.register(app)
 

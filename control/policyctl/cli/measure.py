@@ -32,6 +32,10 @@ def evaluate(
     ] = None,
     normalizer: Annotated[Path | None, typer.Option(help="The reference's VecNormalize pickle.")] = None,
     trust_pickle: options.TrustPickle = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep it as evidence of the release, for its model card: card show.")
+    ] = False,
+    wait: options.Wait = None,
     repository: options.RepositoryOption = None,
     url: options.UrlOption = None,
     as_json: options.JsonOption = False,
@@ -43,6 +47,8 @@ def evaluate(
         policyctl evaluate cartpole --env CartPole-v1 --episodes 20
 
         policyctl evaluate cartpole --env CartPole-v1 --reference ppo.zip --trust-pickle
+
+        policyctl evaluate cartpole --env CartPole-v1 --keep
     """
     from policyctl.services import measure as service
 
@@ -50,7 +56,7 @@ def evaluate(
     beside = None
     if reference is not None:
         beside = service.load_act(reference, normalizer=normalizer, trust_pickle=trust_pickle)
-    control = options.control_of(options.read_settings(repository, url), output)
+    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     found = service.evaluate(
         control,
         model=model,
@@ -60,6 +66,7 @@ def evaluate(
         seed=seed,
         protocol=protocol,
         reference=beside,
+        keep=keep,
     )
     document = found.to_json()
     rows = [("served " + ", ".join(found.releases), *_interval(document["served"]["mean"]))]
@@ -72,6 +79,8 @@ def evaluate(
         ("policy", "return", "95 % interval"),
         rows,
     )
+    if found.evidence:
+        output.say(f"Evidence: {found.evidence}")
 
 
 def _interval(found: dict[str, Any]) -> tuple[str, str]:

@@ -46,6 +46,7 @@ class RecordKind(StrEnum):
 
     PUBLISHED = "published"
     GATE = "gate"
+    MEASURED = "measured"
     INTENT = "intent"
     CERTIFIED = "certified"
     SWITCHING = "switching"

@@ -244,6 +244,8 @@ def _step(state: State, record: Record) -> State:
                 time=record.time,
             )
             return replace(state, gates={**state.gates, gate_key: gate})
+        case RecordKind.MEASURED:
+            return state
         case RecordKind.INTENT:
             move = Move.from_json(body)
             return replace(state, unfinished=Unfinished(move, Phase.INTENT, record.time, record.actor))

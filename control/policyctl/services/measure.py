@@ -1,25 +1,33 @@
 """Evaluate: what a served policy earns.
 
-It is asked through the network as any client does; nothing is changed.
+It is asked through the network as any client does; nothing is changed, but that
+what was found can be kept as evidence, for the release's model card.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policyctl.card.figures import EVALUATION
 from policyctl.client import PolicyClient
+from policyctl.domain.actions import Behaviour, describe
+from policyctl.domain.contract import Contract
+from policyctl.domain.moves import Placement
 from policyctl.domain.names import check_model_name, served_name
 from policyctl.domain.protocol import Protocol
-from policyctl.errors import UsageError
-from policyctl.services.bench import address
-from policyctl.services.control import Control
+from policyctl.domain.state import PublishedRelease
+from policyctl.errors import ServerError, UsageError
+from policyctl.services.bench import address, versions
+from policyctl.services.control import Control, open_release
+from policyctl.services.evidence import record_measured
 from policyctl.services.export import missing
+from policyctl.serving.hardware import detect
 from policyctl_benchmarks.intervals import mean_with_interval, paired_difference
 from policyctl_benchmarks.rollout import RolloutResult, rollout
 
@@ -34,11 +42,13 @@ class Evaluation:
         served: Returns and lengths of the served policy, an entry an episode.
         reference: The same of the policy in eager PyTorch on the same seeds, if asked for.
         releases: Which releases answered.
+        evidence: Where it was kept; empty where it was not.
     """
 
     served: RolloutResult
     reference: RolloutResult | None
     releases: tuple[str, ...]
+    evidence: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, with intervals of the means (95 %, bootstrap)."""
@@ -50,6 +60,8 @@ class Evaluation:
             difference = paired_difference(self.reference.returns, self.served.returns, rng=np.random.default_rng(0))
             found["reference"] = {**self.reference.to_json(), "mean": self.mean(self.reference)}
             found["difference"] = difference.to_json()
+        if self.evidence:
+            found["evidence"] = self.evidence
         return found
 
     @staticmethod
@@ -68,6 +80,7 @@ def evaluate(
     seed: int = 0,
     protocol: Protocol = Protocol.GRPC,
     reference: Act | None = None,
+    keep: bool = False,
 ) -> Evaluation:
     """Run an environment against the served policy.
 
@@ -80,16 +93,20 @@ def evaluate(
         seed: The first.
         protocol: How to ask.
         reference: The policy itself, to be run beside it on the same seeds.
+        keep: Keep what was found as evidence of the release that answered; the journal names its digest.
 
     Raises:
-        UsageError: No such environment, or spaces that do not fit the contract.
-        ServerError: A request failed.
+        UsageError: No such environment, or spaces that do not fit the contract;
+            with `keep`, an alias that names nothing.
+        ServerError: A request failed; with `keep`, another release answered too.
+        BusyError: With `keep`, another writer is at work for longer than the setting allows.
         UnsupportedError: gymnasium is not installed.
     """
     if episodes < 2:
         raise UsageError(f"--episodes {episodes} is not at least 2", remedy="One episode has no interval.")
     endpoint = control.endpoint()
     url = address(endpoint, protocol)
+    named = _named(control, model, alias) if keep else None
     seeds = range(seed, seed + episodes)
     releases: set[str] = set()
     with PolicyClient(check_model_name(model), url=url, protocol=protocol, alias=alias, deadline_s=10.0) as client:
@@ -101,14 +118,73 @@ def evaluate(
 
         try:
             control.say(f"Running {episodes} episodes of {env} against {served_name(model, alias)} ...")
-            served = rollout(env, act, seeds)
+            served = rollout(env, act, seeds, log_actions=keep)
             beside = None
             if reference is not None:
                 control.say(f"Running the reference on the same {episodes} seeds ...")
                 beside = rollout(env, reference, seeds)
         except ImportError as error:
             raise missing(error, "evaluate") from error
-    return Evaluation(served, beside, tuple(sorted(releases)))
+    found = Evaluation(served, beside, tuple(sorted(releases)))
+    return found if named is None else _keep(control, found, named, alias=alias, protocol=protocol)
+
+
+def _named(control: Control, model: str, alias: str) -> tuple[PublishedRelease, Placement]:
+    """What the alias names."""
+    control.repository.require()
+    state = control.repository.journal.state()
+    state.require(model)
+    found = state.alias(model, alias)
+    if found is None:
+        raise UsageError(
+            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
+        )
+    return state.release(model, found.placement.release), found.placement
+
+
+def _keep(
+    control: Control,
+    found: Evaluation,
+    named: tuple[PublishedRelease, Placement],
+    *,
+    alias: str,
+    protocol: Protocol,
+) -> Evaluation:
+    published, placement = named
+    if found.releases != (published.release,):
+        raise ServerError(
+            f"{', '.join(found.releases)} answered, expected {published.release} alone: they earned it together",
+            remedy="Evaluate again while nothing is promoted. Nothing was kept.",
+        )
+    contract = open_release(control.repository, published).contract
+    hardware = detect()
+    seen = {
+        "env": found.served.env_id,
+        "alias": alias,
+        "protocol": protocol.value,
+        "format": placement.format.value,
+        **found.to_json(),
+        "behaviour": behaviour(contract, found.served).to_json(),
+        "machine": {"fingerprint": hardware.fingerprint, "words": hardware.words()},
+        "versions": versions(),
+    }
+    with control.repository.writer(f"evaluate {published.model}", wait_s=control.settings.lock_wait_s):
+        path, _ = record_measured(control, published, EVALUATION, seen)
+    return replace(found, evidence=str(path))
+
+
+def behaviour(contract: Contract, played: RolloutResult) -> Behaviour:
+    """What the actions of episodes look like; the order of steps is known within each.
+
+    Args:
+        contract: Of the policy that played.
+        played: With its actions.
+    """
+    lengths = [len(each) for each in played.actions]
+    actions = np.concatenate([np.asarray(each).reshape(len(each), *contract.action.shape) for each in played.actions])
+    starts = np.cumsum([0, *lengths[:-1]])
+    before = np.concatenate([np.arange(s, s + n - 1) for s, n in zip(starts, lengths, strict=True)]).astype(np.int64)
+    return describe(contract, {contract.action.name: actions}, steps=(before, before + 1))
 
 
 def load_act(source: Path, *, normalizer: Path | None, trust_pickle: bool) -> Act:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 
+from policyctl.card.document import parse
 from policyctl.domain.artifacts import CARD_FILE
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import check_alias
@@ -222,11 +222,8 @@ def limits_of(control: Control, opened: OpenRelease) -> Limits:
     """
     chosen = control.settings.gates.service_level
     limits = Limits(**chosen.model_dump(exclude={"time_cap_s"}))
-    try:
-        card = yaml.safe_load(opened.contents[CARD_FILE])
-    except yaml.YAMLError as error:
-        raise UsageError(f"{CARD_FILE} of {opened.published.release} is not YAML ({error})") from error
-    return limits.overridden(card.get("service_level") if isinstance(card, dict) else None)
+    card = parse(opened.contents[CARD_FILE], what=f"{CARD_FILE} of {opened.published.release}")
+    return limits.overridden(card.data.get("service_level"))
 
 
 def _service_level(candidate: Candidate) -> GateResult:

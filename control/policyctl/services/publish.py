@@ -32,6 +32,7 @@ from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.integrity import build_manifest, list_files, read_release
+from policyctl.services.card_check import require_card
 from policyctl.services.control import Control
 from policyctl.services.numbers import admit
 
@@ -184,7 +185,8 @@ def check_export(folder: Path) -> tuple[Format, ...]:
         The formats it holds.
 
     Raises:
-        UsageError: A required file is missing or unreadable, or no artifact is there.
+        UsageError: A required file is missing or unreadable, no artifact is there, or
+            the model card is wrong: every field of it that is.
         IntegrityError: A link, a device or a hidden file.
     """
     try:
@@ -201,7 +203,7 @@ def check_export(folder: Path) -> tuple[Format, ...]:
         raise UsageError(
             f"{folder} lacks {', '.join(missing)}",
             remedy="Name a folder that `policyctl export` wrote; it holds artifacts, contract, golden set,"
-            " parity and model card.",
+            " parity and model card. A card alone: policyctl card init DIR.",
         )
     if MANIFEST_FILE in paths:
         raise UsageError(f"{folder} holds a {MANIFEST_FILE}: that is written by publish alone")
@@ -210,6 +212,7 @@ def check_export(folder: Path) -> tuple[Format, ...]:
         wanted = "; ".join(f"{f}: {' and '.join(FILES[f])}" for f in Format)
         raise UsageError(f"{folder} holds no artifact", remedy=f"It needs one of: {wanted}.")
     Golden.from_bytes(_read(folder / GOLDEN_FILE), read_contract(folder))
+    require_card(folder)
     return formats
 
 

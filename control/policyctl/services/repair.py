@@ -250,16 +250,23 @@ class _Repairer:
 
     def _evidence(self) -> None:
         for record in self.repository.journal.records():
-            if record.kind is not RecordKind.GATE or self.model not in {None, record.body["model"]}:
+            if record.kind not in {RecordKind.GATE, RecordKind.MEASURED} or self.model not in {
+                None,
+                record.body["model"],
+            }:
                 continue
             body = record.body
             name = str(body["evidence"])
             if evidence.digest(self.repository, name) == body["evidence_digest"]:
                 continue
+            what, again = f"what {body.get('what')} saw", "measure again"
+            if record.kind is RecordKind.GATE:
+                what = f"what the gate {body['gate']} saw"
+                again = f"judge anew: policyctl validate {body['model']} {body['release']}"
             self._cannot(
                 name,
-                f"what the gate {body['gate']} saw cannot be rebuilt. Restore .policyctl/{name} from a copy"
-                f" ({body['evidence_digest']}); or judge anew: policyctl validate {body['model']} {body['release']}",
+                f"{what} cannot be rebuilt. Restore .policyctl/{name} from a copy ({body['evidence_digest']});"
+                f" or {again}",
             )
 
 

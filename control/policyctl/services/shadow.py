@@ -10,15 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.adapters import evidence
 from policyctl.client.observation import prepare
+from policyctl.domain.actions import Behaviour, describe
 from policyctl.domain.artifacts import Format
 from policyctl.domain.criterion import Criterion
 from policyctl.domain.manifest import digest_of
@@ -30,12 +29,13 @@ from policyctl.gates import behaviour as behaviour_gate
 from policyctl.gates import replay as replay_gate
 from policyctl.services.candidate import Asked, Candidate, Check, loaded
 from policyctl.services.control import Control, open_release, select_release
+from policyctl.services.evidence import record_measured
 from policyctl.services.export import missing
 from policyctl.services.moves import recover
 from policyctl.services.performance import whole
 from policyctl.services.validate import place
 from policyctl.settings import BehaviourSettings, ReplaySettings
-from policyctl_benchmarks.intervals import Interval, paired_difference
+from policyctl_benchmarks.intervals import Interval, mean_with_interval, paired_difference
 from policyctl_benchmarks.rollout import make, rollout
 from policyctl_benchmarks.shadow import Shadow, shadow, wanted_outputs
 
@@ -52,6 +52,7 @@ class Replayed:
         figures: What the candidate did beside what was done.
         again: The same of the release that answered then, if it still serves:
             what rounding alone does.
+        behaviour: What the candidate's actions look like.
         evidence: Where all of it is kept; empty where a gate keeps it.
     """
 
@@ -61,6 +62,7 @@ class Replayed:
     digest: str
     figures: Shadow
     again: Shadow | None
+    behaviour: Behaviour
     evidence: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class Replayed:
             },
             "figures": self.figures.to_json(),
             "recorded_release_again": None if self.again is None else self.again.to_json(),
+            "behaviour": self.behaviour.to_json(),
             "evidence": self.evidence,
         }
 
@@ -136,15 +139,9 @@ def replay(
             control.repository.writer_aside(),
         ):
             done = _replayed(candidate, recording, digest, control.settings.gates.replay)
-        kept, _ = evidence.write(
-            control.repository,
-            # Replaying reports; it is `validate --recording` that judges.
-            GateResult("shadow", Verdict.INCONCLUSIVE, "reported, not judged", done.to_json()),
-            model=model,
-            release=release,
-            stamp=datetime.now(UTC).isoformat(timespec="microseconds"),
-        )
-    return Replayed(model, release, recording, digest, done.figures, done.again, str(kept))
+        # Replaying reports; it is `validate --recording` that judges.
+        kept, _ = record_measured(control, opened.published, "shadow", done.to_json())
+    return replace(done, evidence=str(kept))
 
 
 def replay_check(path: Path, chosen: ReplaySettings) -> tuple[str, Check]:
@@ -237,7 +234,8 @@ def _played(
     )
     judged = behaviour_gate.run(played, margin=margin)
     against = {"served": incumbent.served, "release": incumbent.placement.release}
-    return replace(judged, evidence={**judged.evidence, "incumbent": against})
+    earned = mean_with_interval(after.returns, rng=np.random.default_rng(0)).to_json()
+    return replace(judged, evidence={**judged.evidence, "incumbent": against, "earned": earned})
 
 
 def _player(ask: Asked, contract: Any, until: float) -> Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]:
@@ -257,12 +255,13 @@ def _replayed(candidate: Candidate, recording: Recording, digest: str, chosen: R
     candidate.control.say(f"Asking {candidate.ask.served} for {recording.rows} recorded observations ...")
     inputs = {spec.name: recording.observations[spec.name] for spec in contract.observations}
     try:
-        figures = shadow(contract, recording, candidate.ask(inputs, wanted_outputs(contract)), within=chosen.within)
+        answered = candidate.ask(inputs, wanted_outputs(contract))
+        figures = shadow(contract, recording, answered, within=chosen.within)
+        behaviour = describe(contract, answered, steps=recording.steps())
     except ValueError as error:
         raise UsageError(f"the recording does not fit {published.release}: {error}") from error
-    return Replayed(
-        published.model, published.release, recording, digest, figures, _again(candidate, recording, chosen)
-    )
+    again = _again(candidate, recording, chosen)
+    return Replayed(published.model, published.release, recording, digest, figures, again, behaviour)
 
 
 def _again(candidate: Candidate, recording: Recording, chosen: ReplaySettings) -> Shadow | None:

@@ -164,10 +164,10 @@ def _candidate(repository: Repository, state: State, model: str) -> list[Finding
 
 
 def _evidence(repository: Repository, model: str | None) -> list[Finding]:
-    """Whether each gate's evidence is what the journal says; one finding for all that is."""
+    """Whether all evidence is what the journal says; one finding for all that is."""
     wrong, intact = [], 0
     for record in repository.journal.records():
-        if record.kind is not RecordKind.GATE or model not in (None, record.body["model"]):
+        if record.kind not in {RecordKind.GATE, RecordKind.MEASURED} or model not in (None, record.body["model"]):
             continue
         name, digest = str(record.body["evidence"]), record.body["evidence_digest"]
         found = evidence.digest(repository, name)

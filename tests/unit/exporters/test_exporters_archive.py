@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ def test_an_archive_gives_the_saved_policy_and_its_algorithm(algorithm: Any, tmp
     model.save(tmp_path / "model.zip")
     trained = read_archive(tmp_path / "model.zip", trust_pickle=True)
     assert trained.algorithm == algorithm.__name__
+    # Without unpickling anything DDPG looks like TD3; its card gets the name that the policy gave.
+    assert trained.training["algorithm"] == ("TD3" if algorithm is DDPG else algorithm.__name__)
+    assert trained.training["framework"]["version"] == version("stable-baselines3")
+    assert trained.training["environments"] == 1
     rows = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
     expected, _ = model.predict(rows, deterministic=True)
     found, _ = trained.policy.predict(rows, deterministic=True)

@@ -14,6 +14,7 @@ from torch import nn
 from policyctl.domain.artifacts import Format
 from policyctl.domain.contract import DistributionKind
 from policyctl.errors import UnsupportedError, UsageError
+from policyctl.services.card_check import check_folder
 from policyctl_exporters import export_policy, load_callable, load_reference
 from policyctl_exporters.runtimes import open_runner
 
@@ -152,6 +153,7 @@ def test_torchscript_is_a_source_too(tmp_path: Path) -> None:
     )
     assert result.formats == CPU_FORMATS
     assert "kind: torchscript" in (tmp_path / "out" / "model_card.yaml").read_text()
+    assert check_folder(tmp_path / "out").problems == ()
 
 
 def test_weights_alone_are_refused_with_what_to_do(tmp_path: Path) -> None:

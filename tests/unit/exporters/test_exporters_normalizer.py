@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from policyctl.domain.artifacts import Format
 from policyctl.errors import ParityError, UsageError
+from policyctl.services.card_check import check_folder
 from policyctl_exporters import export_policy
 from policyctl_exporters.normalizer import FLAT, Normalizer, Statistics, read_normalizer
 from policyctl_exporters.runtimes import open_runner
@@ -78,7 +79,15 @@ def test_a_live_algorithms_own_normaliser_is_found(tmp_path: Path) -> None:
     env.obs_rms.mean = np.full(5, 7.0)
     model = PPO("MlpPolicy", env, device="cpu", policy_kwargs=dict(models.SMALL))
     result = export_policy(model, tmp_path / "out", formats=["onnx"])
-    assert "normalizer: live" in (tmp_path / "out" / "model_card.yaml").read_text()
+    found = check_folder(tmp_path / "out")
+    assert found.problems == ()
+    assert found.card is not None
+    assert found.card.provenance is not None
+    assert found.card.provenance.source is not None
+    assert found.card.provenance.source.normalizer == "live"
+    assert found.card.training is not None
+    assert (found.card.training.algorithm, found.card.training.environments) == ("PPO", 1)
+    assert found.card.training.hyperparameters["gamma"] == 0.99
     raw = np.full((1, 5), 7.5, np.float32)
     runner = open_runner(Format.ONNX, tmp_path / "out", result.contract)
     import torch

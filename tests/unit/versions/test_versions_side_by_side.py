@@ -189,7 +189,7 @@ def test_an_alias_that_is_removed_while_it_is_probed_is_not_loaded_again(served)
     served.server.calls.clear()
     for key, state in stale.aliases.items():
         assert not prober._answers(key, state)
-        prober._reload(key, Health())
+        prober._reload(key, state, Health())
     assert [c for c in served.server.calls if c.startswith("load")] == []
     assert prober.probe()
 

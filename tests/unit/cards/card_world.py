@@ -1,0 +1,42 @@
+"""A client that asks nobody, and exports with cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from world import write_export
+
+from policyctl.domain.artifacts import CARD_FILE
+from policyctl.services import cards
+
+
+class FakeClient:
+    """Answers for the alias, as `PolicyClient` does; every second action is at its bound."""
+
+    releases = ("1.0.0",)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._asked = 0
+
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def act_batch(self, observations: dict[str, np.ndarray]) -> SimpleNamespace:
+        self._asked += 1
+        rows = len(observations["observation"])
+        value = np.full((rows, 1), self._asked % 2, dtype=np.float32)
+        return SimpleNamespace(value=value, release=self.releases[self._asked % len(self.releases)])
+
+
+def write_card_export(folder: Path, seed: int) -> Path:
+    """An export with the card that export would write, and a comment of its author."""
+    write_export(folder, seed)
+    (folder / CARD_FILE).unlink()
+    text = cards.init(folder)
+    (folder / CARD_FILE).write_text(text.replace("# An SPDX", "# We chose this.\nlicence: MIT\n# An SPDX"))
+    return folder
