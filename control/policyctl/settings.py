@@ -45,9 +45,6 @@ class ServerSettings(BaseModel):
     load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load")
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
-    http_threads: int | None = Field(
-        None, ge=1, le=256, description="of the HTTP front end; not set: from the hardware"
-    )
 
 
 class NativeMode(StrEnum):

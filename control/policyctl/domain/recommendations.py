@@ -36,8 +36,6 @@ _GIB: Final = 1 << 30
 _MIB: Final = 1 << 20
 _PINNED_MIB: Final = 256
 _CUDA_MIB: Final = 64
-_FEWEST_HTTP_THREADS: Final = 2
-_MOST_HTTP_THREADS: Final = 8
 
 
 class Basis(StrEnum):
@@ -82,7 +80,7 @@ def recommend(hardware: Hardware) -> tuple[Recommendation, ...]:
         *_batching(),
         *_libraries(hardware),
         _pools(hardware),
-        _front_ends(hardware),
+        _front_ends(),
         *_placement(hardware),
         *_gpu(hardware),
     )
@@ -253,17 +251,12 @@ def _pools(hardware: Hardware) -> Recommendation:
     )
 
 
-def http_threads(hardware: Hardware) -> int:
-    """Threads of Triton's HTTP front end: one for each core, two at least, Triton's own eight at most."""
-    return max(_FEWEST_HTTP_THREADS, min(int(hardware.cores), _MOST_HTTP_THREADS))
-
-
-def _front_ends(hardware: Hardware) -> Recommendation:
+def _front_ends() -> Recommendation:
     return Recommendation(
-        "POLICYCTL_SERVER__HTTP_THREADS",
-        f"{http_threads(hardware)}",
-        "connections are divided among them, and more threads than cores only take turns;"
-        " gRPC's pool of requests made no difference at 1 to 64; policyctl serve sets them where they are not set",
+        "tritonserver --http-thread-count, --grpc-infer-allocation-pool-size",
+        "8, 8",
+        "1 to 16 threads and pools of 1 to 64 requests were as fast as these, Triton's own, on two cores, and so were"
+        " fewer malloc arenas and no CPU metrics: front ends spend their time in the kernel",
         Basis.MEASURED,
         is_default=True,
     )

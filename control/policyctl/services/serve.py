@@ -28,7 +28,7 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
-from policyctl.domain.recommendations import http_threads, pools
+from policyctl.domain.recommendations import pools
 from policyctl.errors import BusyError, PolicyctlError, ServerError
 from policyctl.services import client_memory
 from policyctl.services.aliases import AliasKey, load_alias
@@ -230,13 +230,13 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         metrics_port=ports[2],
         api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
         trace_file=trace_folder(control.repository) / "trace",
-        **_of_hardware(settings),
+        **_pools(settings),
     )
     Supervisor(control, options, openvino=choice.words, verbose=verbose).run()
 
 
-def _of_hardware(settings: ServerSettings) -> dict[str, Any]:
-    """Triton's memory pools and threads: as set, else as the hardware has use for them."""
+def _pools(settings: ServerSettings) -> dict[str, Any]:
+    """Sizes of Triton's memory pools: as set, else as the hardware has use for them."""
     hardware = detect()
     advised = pools(hardware)
     pinned = advised.pinned_mib if settings.pinned_pool_mib is None else settings.pinned_pool_mib
@@ -244,7 +244,6 @@ def _of_hardware(settings: ServerSettings) -> dict[str, Any]:
     return {
         "pinned_pool_bytes": pinned << 20,
         "cuda_pools_bytes": (cuda << 20,) * len(hardware.gpus),
-        "http_threads": settings.http_threads or http_threads(hardware),
     }
 
 

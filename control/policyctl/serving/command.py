@@ -41,7 +41,6 @@ class ServerOptions:
             switched on later only where this was given. None leaves it out.
         pinned_pool_bytes: Pinned memory for tensors on their way to GPUs; None for Triton's default.
         cuda_pools_bytes: Of each GPU's memory, by its number.
-        http_threads: Of the HTTP front end; None for Triton's default.
         extra_args: More arguments for tritonserver, as they are.
 
     Raises:
@@ -61,7 +60,6 @@ class ServerOptions:
     trace_file: Path | None = None
     pinned_pool_bytes: int | None = None
     cuda_pools_bytes: tuple[int, ...] = ()
-    http_threads: int | None = None
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -110,8 +108,6 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         arguments.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
     if options.pinned_pool_bytes is not None:
         arguments.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
-    if options.http_threads is not None:
-        arguments.append(f"--http-thread-count={options.http_threads}")
     arguments += [f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu, size in enumerate(options.cuda_pools_bytes)]
     if options.api_key:
         rule = f"{','.join(options.restricted_apis)}:{KEY_HEADER}={options.api_key}"

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from policyctl.domain.recommendations import THREAD_VARIABLES, http_threads, recommend
+from policyctl.domain.recommendations import THREAD_VARIABLES, recommend
 from policyctl.services import hardware as service
 from policyctl.serving.command import environment
 from policyctl.serving.locate import locate
@@ -35,13 +35,6 @@ def test_more_instances_are_tried_only_where_there_are_cores_for_them(machine, c
     """One is the start everywhere."""
     found = advice(machine(usable_cores=cores))["POLICYCTL_SERVING__INSTANCES"]
     assert (found.value, found.candidates) == ("1", candidates)
-
-
-@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (5, 5), (64, 8)])
-def test_http_is_served_by_a_thread_for_each_core_within_bounds(machine, cores, threads) -> None:
-    """Two at least, so that one slow request does not stop all others; Triton's own eight at most."""
-    assert http_threads(machine(usable_cores=cores)) == threads
-    assert advice(machine(usable_cores=cores))["POLICYCTL_SERVER__HTTP_THREADS"].value == str(threads)
 
 
 def test_full_precision_is_recommended_with_the_reason_of_this_cpu(machine) -> None:

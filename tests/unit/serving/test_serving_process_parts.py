@@ -116,12 +116,12 @@ def test_tracing_is_possible_where_a_file_is_named_and_is_off_at_the_start() -> 
 
 
 def test_what_the_hardware_advised_reaches_the_server_and_nothing_else_does() -> None:
-    """Threads and pools are arguments where they are given, and Triton's own where not."""
-    given = ServerOptions(Path("/r"), Path("/b"), http_threads=2, pinned_pool_bytes=0, cuda_pools_bytes=(64,))
-    wanted = {"--http-thread-count=2", "--pinned-memory-pool-byte-size=0", "--cuda-memory-pool-byte-size=0:64"}
+    """Pools are arguments where they are given, and Triton's own where not."""
+    given = ServerOptions(Path("/r"), Path("/b"), pinned_pool_bytes=0, cuda_pools_bytes=(64,))
+    wanted = {"--pinned-memory-pool-byte-size=0", "--cuda-memory-pool-byte-size=0:64"}
     assert wanted <= set(command(given, INSTALL, shm_prefix="p-"))
     without = command(ServerOptions(Path("/r"), Path("/b")), INSTALL, shm_prefix="p-")
-    assert not [a for a in without if "thread-count" in a or "pool" in a]
+    assert not [a for a in without if "pool" in a]
 
 
 @pytest.mark.parametrize("key", ["short", "has space in it", "has,comma-in-it", "equals=in-the-key", "x" * 257])
