@@ -132,7 +132,7 @@ def sign(
     verb = "Would sign" if dry_run and done.changed else "Signed" if done.changed else "Signed already:"
     out.data(
         done.to_json(),
-        words=f"{verb} {model} {release} as {done.name}: {done.covered} files, {done.method} {done.key or 'not named'}",
+        words=f"{verb} {model} {done.release} as {done.name}: {done.covered} files, {done.method} {done.key}".rstrip(),
     )
     tell_worth(out, done)
 
@@ -153,10 +153,11 @@ def signatures(
         policyctl signatures walker 1.0.0 --check --json
     """
     from policyctl.services import signatures as service
+    from policyctl.services.control import select_release
 
     out = Output(as_json)
     control = options.control_of(options.read_settings(repository), out)
-    control.repository.require()
+    release = select_release(control, model, release)
     state = control.repository.journal.state()
     published = state.release(model, release)
     found = service.of_release(control, state, published)

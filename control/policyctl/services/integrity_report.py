@@ -8,7 +8,6 @@ value; `render` makes a table of it, or a page, or a document.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any, Final
 
 from policyctl.adapters import files
 from policyctl.domain import pages
-from policyctl.domain.journal import Record
 from policyctl.errors import UsageError
 from policyctl.services.control import Control
 from policyctl.services.journal import Proof, prove
+from policyctl.services.signatures import Signed, of_release
 from policyctl.services.verify import Examination, Finding, ReleaseCheck, examine
 
 COLUMNS: Final = ("release", "file", "verdict", "expected", "found", "published", "by", "signed by")
@@ -36,7 +35,7 @@ class IntegrityReport:
         model: The one that was looked at; None for all.
         proof: What the journal's chain showed.
         examination: What lies on disk.
-        signers: Who signed, by model and release.
+        signed: The signatures that the journal records, and what each is worth now, by model and release.
     """
 
     time: str
@@ -44,7 +43,7 @@ class IntegrityReport:
     model: str | None
     proof: Proof
     examination: Examination
-    signers: dict[tuple[str, str], tuple[str, ...]]
+    signed: dict[tuple[str, str], tuple[Signed, ...]]
 
     @property
     def intact(self) -> bool:
@@ -69,7 +68,8 @@ class IntegrityReport:
     def _rows(self, release: ReleaseCheck) -> list[tuple[str, ...]]:
         published, checked = release.published, release.checked
         name = f"{published.model} {published.release} (slot {published.slot})"
-        signed = ", ".join(self.signers.get((published.model, published.release), ())) or "nobody"
+        signatures = self.signed.get((published.model, published.release), ())
+        signed = ", ".join(f"{s.record.name} ({s.standing}, {s.record.time[:19]})" for s in signatures) or "nobody"
         whole = (published.time[:19], published.actor, signed)
         verdict = "intact" if checked.manifest is not None else "NOT INTACT"
         rows: list[tuple[str, ...]] = [
@@ -103,7 +103,7 @@ class IntegrityReport:
             "slot": published.slot,
             "published": published.time,
             "by": published.actor,
-            "signed_by": list(self.signers.get((published.model, published.release), ())),
+            "signatures": [s.to_json() for s in self.signed.get((published.model, published.release), ())],
             "intact": checked.intact,
             "problem": None if checked.problem is None else checked.problem.problem,
             "manifest": {"expected": published.manifest_digest, "found": checked.manifest_digest},
@@ -128,13 +128,14 @@ def report(control: Control, *, model: str | None = None) -> IntegrityReport:
         UsageError: No such model, or nothing published at all.
     """
     examination = examine(control, model=model)
+    state = control.repository.journal.state()
     return IntegrityReport(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         repository=str(control.repository.root),
         model=model,
         proof=prove(control),
         examination=examination,
-        signers=_signers(control.repository.journal.records()),
+        signed={key: of_release(control, state, published) for key, published in state.releases.items()},
     )
 
 
@@ -213,17 +214,6 @@ def _facts(found: IntegrityReport) -> list[tuple[str, str]]:
         ("model", found.model or "all"),
         ("journal", found.proof.words),
     ]
-
-
-def _signers(records: Iterable[Record]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Who signed which release, from the journal's records of signatures."""
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
-    for record in records:
-        if record.kind.value == "signed":
-            key = (str(record.body["model"]), str(record.body["release"]))
-            signer = str(record.body.get("name") or record.actor)
-            found[key] = tuple(dict.fromkeys((*found.get(key, ()), signer)))
-    return found
 
 
 def _entry(size_bytes: int, digest: str) -> dict[str, Any]:

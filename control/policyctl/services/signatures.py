@@ -29,7 +29,9 @@ from policyctl.domain.signature import Bundle, Method, SignatureRecord, covered_
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.domain.trust import Trusted, TrustKind, TrustStore, moment
 from policyctl.errors import IntegrityError, UnsupportedError
+from policyctl.hashing import read_plain
 from policyctl.services.control import Control
+from policyctl.services.gc import papers
 from policyctl.settings import Settings, SignatureRule
 
 
@@ -169,18 +171,17 @@ def unrecorded(control: Control, state: State) -> tuple[Path, ...]:
 
 
 def read_manifest(control: Control, published: PublishedRelease) -> Manifest:
-    """The manifest of a release, which must be the published one; its files are not read.
+    """The manifest of a release, which must be the published one; its files are not read, and may be collected.
 
     Raises:
         IntegrityError: It is missing, or not what was published.
     """
-    path = control.repository.slot(published.model, published.slot) / MANIFEST_FILE
-    try:
-        content = b"" if path.is_symlink() or not path.is_file() else path.read_bytes()
-    except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from error
+    folder = control.repository.slot(published.model, published.slot)
+    if published.collected:
+        folder = papers(control.repository, published.model, published.release)
+    content = read_plain(folder / MANIFEST_FILE)
     if digest_of(content) != published.manifest_digest:
-        raise IntegrityError(f"{path} is not what was published ({published.manifest_digest})")
+        raise IntegrityError(f"{folder / MANIFEST_FILE} is not what was published ({published.manifest_digest})")
     return Manifest.from_bytes(content)
 
 

@@ -26,8 +26,8 @@ from policyctl.domain.signature import LARGEST_BYTES, Bundle, Method, SignatureR
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.integrity import read_release
-from policyctl.services.control import Control
-from policyctl.services.signatures import Judgement, Signed, Standing, judge, of_release, trust_path
+from policyctl.services.control import Control, select_release
+from policyctl.services.signatures import Judgement, Signed, Standing, judge, of_release, read_manifest, trust_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def sign(
         control: The control plane.
         signer: Whose key, see `adapters.signing.open_signer`.
         model: Which model.
-        release: Which release.
+        release: Which release, or what stands for one (``^1.2``, ``latest``, an alias).
         name: Of the signature; empty for the key's name in the trust store.
         dry_run: Check everything, sign nothing.
         wait_s: For another writer; None for the setting.
@@ -101,7 +101,11 @@ def sign(
         IntegrityError: A file is not what was published: nothing is signed.
         BusyError: Another writer is at work.
     """
-    published, covered = _open(control, model, release)
+    release = select_release(control, model, release)
+    published = control.repository.journal.state().release(model, release)
+    # Nobody signs what is not whole now.
+    folder = control.repository.slot(model, published.slot)
+    covered = covered_by(read_release(folder, expected_digest=published.manifest_digest).manifest)
     chosen = name or _default_name(control, signer.method, signer.fingerprint)
     keep = _Keep(control, published, check_signer_name(chosen), signer.method, signer.fingerprint, covered)
     if (there := keep.already()) is not None or dry_run:
@@ -132,7 +136,7 @@ def attach(
         control: The control plane.
         content: The bundle.
         model: Which model.
-        release: Which release.
+        release: Which release, or what stands for one (``^1.2``, ``latest``, an alias).
         name: Of the signature; empty for the key's name in the trust store.
         where: The bundle's file, for errors.
         dry_run: Check everything, keep nothing.
@@ -143,7 +147,9 @@ def attach(
         UsageError: No such release, or a name that another key has signed under.
         BusyError: Another writer is at work.
     """
-    published, covered = _open(control, model, release)
+    release = select_release(control, model, release)
+    published = control.repository.journal.state().release(model, release)
+    covered = covered_by(read_manifest(control, published))
     bundle = Bundle.from_bytes(content, where=where)
     store = trust_store.read(trust_path(control.settings))
     judged = judge(content, covered, datetime.now(UTC), store, where=where)
@@ -290,15 +296,6 @@ class _Keep:
     def _result(self, name: str, path: Path, *, changed: bool, dry_run: bool, judged: Judgement | None) -> Signing:
         model, release = self.published.model, self.published.release
         return Signing(model, release, name, self.method, self.key, len(self.covered), path, changed, dry_run, judged)
-
-
-def _open(control: Control, model: str, release: str) -> tuple[PublishedRelease, dict[str, str]]:
-    """A release that is whole now, and what a signature of it covers."""
-    control.repository.require()
-    published = control.repository.journal.state().release(model, release)
-    folder = control.repository.slot(model, published.slot)
-    verified = read_release(folder, expected_digest=published.manifest_digest)
-    return published, covered_by(verified.manifest)
 
 
 def _default_name(control: Control, method: Method, key: str) -> str:

@@ -24,7 +24,8 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.manifest import FileEntry, Manifest, digest_of
 from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.oci import Artifact, Origin, artifact_of, check_release_manifest, is_digest, read_artifact
-from policyctl.domain.state import PublishedRelease
+from policyctl.domain.signature import Bundle
+from policyctl.domain.state import PublishedRelease, State
 from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.hashing import hash_file, read_plain
 from policyctl.integrity import check_releases, read_release
@@ -94,12 +95,11 @@ def export_release(
     """
     repository = control.repository
     repository.require()
-    published = repository.journal.state().release(model, release)
+    state = repository.journal.state()
+    published = state.release(model, release)
     folder = repository.slot(model, published.slot)
     manifest = read_release(folder, expected_digest=published.manifest_digest).manifest
-    signatures = tuple(
-        hash_file(p.parent, p.name) for p in signature_files.list_signature_files(repository, model, release)
-    )
+    signatures = _recorded(repository, state, published)
     artifact = artifact_of(manifest, _origin(repository, published), signatures)
     store = destination_store(control, destination)
     sent = 0
@@ -177,11 +177,40 @@ def import_release(
             slot = _publish(control, artifact, gathered, known, wait_s=patience)
         for entry in artifact.signatures:
             content, where = read_plain(gathered / _name(entry)), f"{source}: {entry.path}"
-            attach(control, content, model=model, release=release, name=_signed_as(entry), where=where, wait_s=patience)
+            name = _free_name(
+                repository.journal.state(), model, release, entry, Bundle.from_bytes(content, where=where)
+            )
+            attach(control, content, model=model, release=release, name=name, where=where, wait_s=patience)
         with suppress(OSError):  # what cannot be removed now is collected later
             files.remove_tree(gathered)
             gathered.with_suffix(".lock").unlink()
     return _told(artifact, source, slot, sent, done, dry_run=False)
+
+
+def _recorded(repository: Repository, state: State, published: PublishedRelease) -> tuple[FileEntry, ...]:
+    """The signatures that travel: those that the journal names, as it recorded them.
+
+    Raises:
+        IntegrityError: One is missing, or is not what was recorded.
+    """
+    found = []
+    for record in state.signatures_of(published.model, published.release):
+        path = repository.control / record.file
+        entry = hash_file(path.parent, path.name)
+        if entry.digest != record.digest:
+            raise IntegrityError(
+                f"{path} is {entry.digest}, the journal says {record.digest}",
+                remedy="Put the signature back, or have it made again: policyctl sign",
+            )
+        found.append(entry)
+    return tuple(found)
+
+
+def _free_name(state: State, model: str, release: str, entry: FileEntry, bundle: Bundle) -> str:
+    """The name of a signature that arrives; none, so that one is made, where another key has it here."""
+    name = _signed_as(entry)
+    taken = state.signatures.get((model, release, name))
+    return name if taken is None or taken.key == bundle.signer else ""
 
 
 def _signed_as(entry: FileEntry) -> str:

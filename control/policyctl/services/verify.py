@@ -189,7 +189,7 @@ def _signatures(control: Control, state: State, model: str) -> list[Finding]:
         for one in signed:
             intact = one.standing is not signatures.Standing.INVALID
             found.append(Finding(f"{what} signature {one.record.name}", intact, f"{one.standing}: {one.reason}"))
-        if rule is not SignatureRule.OFF and not any(one.counts for one in signed):
+        if rule is not SignatureRule.OFF and not release.collected and not any(one.counts for one in signed):
             served = release.release in named
             words = signatures.shortfall(release, signed) + ("" if served else "; no alias names it")
             found.append(Finding(f"{what} signatures", not served or rule is SignatureRule.WARN, words))

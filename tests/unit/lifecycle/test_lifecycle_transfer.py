@@ -122,6 +122,33 @@ def test_what_is_here_already_is_left_and_new_signatures_are_added(
     assert added == {".policyctl/signatures/walker/1.0.0/bob.sig"}
 
 
+def test_two_people_who_signed_under_one_name_at_two_sites_both_arrive(
+    world: World, other: World, people: People, layout: Path
+) -> None:
+    """Neither replaces the other; who arrives later is named by the key."""
+    import_release(other.control, str(layout))
+    _sign(other, "1.0.0", people.signer("bob"), "carol")
+    _sign(world, "1.0.0", people.signer("mallory"), "carol")
+    export_release(world.control, model="walker", release="1.0.0", destination=str(layout))
+    import_release(other.control, str(layout))
+    names = {s.name: s.key for s in other.state.signatures_of("walker", "1.0.0")}
+    assert set(names) == {"alice", "carol", f"key-{people.signer('mallory').fingerprint[7:23]}"}
+    assert names["carol"] == people.signer("bob").fingerprint
+    assert not_intact(other) == []
+
+
+def test_only_what_the_journal_recorded_travels(world: World, other: World, people: People, layout: Path) -> None:
+    """A file among the signatures that nobody recorded stays here; one that was changed stops the export."""
+    folder = world.control.repository.control / "signatures" / "walker" / "1.0.0"
+    (folder / "stranger.sig").write_bytes(b"not a bundle")
+    export_release(world.control, model="walker", release="1.0.0", destination=str(layout))
+    import_release(other.control, str(layout))
+    assert not (other.control.repository.control / "signatures" / "walker" / "1.0.0" / "stranger.sig").exists()
+    spoil(folder / "alice.sig")
+    with pytest.raises(IntegrityError, match=r"alice\.sig is sha256:.*the journal says"):
+        export_release(world.control, model="walker", release="1.0.0", destination=str(layout))
+
+
 def test_a_number_that_was_used_for_other_bytes_is_refused(other: World, layout: Path) -> None:
     """And the release that has it stays."""
     publish_large(other, "1.0.0", 5)

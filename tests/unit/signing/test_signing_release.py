@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from policyctl.adapters import trust_store
 from policyctl.adapters.signature_files import list_signature_files
 from policyctl.domain.manifest import digest_of
+from policyctl.domain.retention import Policy
 from policyctl.domain.signature import Bundle, covered_by
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.integrity import read_release
 from policyctl.services import signing
-from policyctl.services.signatures import Standing, judge
+from policyctl.services.gc import gc
+from policyctl.services.integrity_report import report
+from policyctl.services.signatures import Standing, judge, of_release
 from policyctl.services.verify import verify
 
 
@@ -193,6 +196,40 @@ def test_no_flipped_bit_makes_a_bundle_cover_anything_else(world, data) -> None:
         assert Bundle.from_bytes(bytes(changed), where="it") == Bundle.from_bytes(good, where="it")
     else:
         assert judged.reason
+
+
+def test_the_signature_of_a_release_that_gc_removed_is_still_right(world) -> None:
+    """Its manifest is kept among its papers, so who signed what can be told for ever."""
+    for number in range(1, 6):
+        world.publish(f"1.{number}.0", number)
+    world.sign("1.1.0")
+    done = gc(world.control, delete=True, policy=Policy(rollbacks=0, days=0, newest=1))
+    assert "1.1.0" in [r.release for r in done.collect]
+    state = world.state
+    (found,) = of_release(world.control, state, state.releases["walker", "1.1.0"])
+    assert (found.standing, found.signer) == ("trusted", "alice")
+    assert wrong(world) == []
+    assert all(f.intact for f in verify(world.asking("required")))
+
+
+def test_a_release_is_signed_by_what_stands_for_it(world) -> None:
+    """latest, a range, or an alias: resolved once, and said."""
+    world.publish("1.0.0", 1)
+    world.publish("1.2.0", 2)
+    assert world.sign("latest").release == "1.2.0"
+    assert "latest of walker is 1.2.0." in world.said
+    assert [len(world.signed(r)) for r in ("1.0.0", "1.2.0")] == [0, 1]
+
+
+def test_the_report_tells_who_signed_since_when_and_what_that_is_worth(world) -> None:
+    """A name alone would be believed."""
+    world.publish("1.0.0", 1)
+    world.sign("1.0.0")
+    world.sign("1.0.0", "mallory", name="eve")
+    found = report(world.control)
+    assert all("alice (trusted, 20" in row[-1] and "eve (untrusted, 20" in row[-1] for row in found.rows())
+    (release,) = found.to_json()["releases"]
+    assert [s["standing"] for s in release["signatures"]] == ["trusted", "untrusted"]
 
 
 def test_the_journal_takes_no_record_and_the_bundle_is_taken_back(world, monkeypatch) -> None:
