@@ -106,10 +106,8 @@ def _moving(alias: AliasThen, moving: MoveSeen, zone: tzinfo | None) -> str:
         return f"{begun}. Its switch had not begun, so no client was answered by {moving.move.target.release}; {ended}."
     since = _time(_switching(alias), zone)
     if moving.move.kind is MoveKind.REMOVAL:
-        return (
-            f"{begun}, being removed since {_time(_switching(alias), zone)}: it may have answered, or nothing; {ended}."
-        )
-    return f"{begun}, being switched since {_time(_switching(alias), zone)}: either may have answered; {ended}."
+        return f"{begun}, being removed since {since}: it may have answered, or nothing; {ended}."
+    return f"{begun}, being switched since {since}: either may have answered; {ended}."
 
 
 def _switching(alias: AliasThen) -> str:
