@@ -3,8 +3,10 @@
     python benchmarks/front_ends.py --rounds 6
 
 One tritonserver for each option, all at once, serves the same policy (an MLP of
-64-256-256-8, native OpenVINO backend); perf_analyzer asks them in turn, in
-interleaved rounds, in another order each time. Every ratio is against the server
+64-256-256-8, native OpenVINO backend). They are asked in turn, in interleaved
+rounds, in another order each time: over gRPC by perf_analyzer, over HTTP by wrk
+(``apt install wrk``), because at 32 clients over HTTP perf_analyzer itself now
+and then never ends, while the server goes on answering it. Every ratio is against the server
 without the option, paired by round, with a 95 % bootstrap interval; the server
 ``same`` is without it as well, and shows what chance makes of it.
 
@@ -28,13 +30,13 @@ from unittest import mock
 import numpy as np
 import psutil
 
-from backends import CLIENTS, NATIVE, Bench, Candidate, Seen, Table, configure, export_mlp, ratio
+from backends import CLIENTS, NATIVE, Bench, Candidate, Seen, Table, configure, cpu_s, export_mlp, ratio
+from http_variants import Variant
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import Protocol
 from policyctl.domain.artifacts import GOLDEN_FILE, Format
 from policyctl.domain.golden import Golden
-from policyctl.errors import ServerError
 from policyctl.serving.backend_directory import add_native, assemble
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.locate import locate
@@ -43,11 +45,13 @@ from policyctl.serving.ports import free_ports
 from policyctl.serving.process import TritonProcess
 from policyctl.settings import NativeMode
 from policyctl_benchmarks.perf_analyzer import input_data_json, link_libraries, locate_perf_analyzer
+from policyctl_benchmarks.wrk import locate_wrk, run_wrk
 
 GRPC, HTTP = (Protocol.GRPC,), (Protocol.HTTP,)
 BOTH = GRPC + HTTP
 BASE = "default"
 POLICY = Candidate(NATIVE, NATIVE, Format.OPENVINO)
+OUTPUT = "action"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def start(option: Option, folder: Path, backends: Path, data: Path, window_ms: i
     return Bench(process, locate_perf_analyzer(), link_libraries(folder / "libraries"), data, window_ms)
 
 
-def run_rounds(benches: dict[Option, Bench], rounds: int, seed: int) -> dict[Protocol, Table]:
+def run_rounds(benches: dict[Option, Bench], golden: Golden, rounds: int, seed: int) -> dict[Protocol, Table]:
     """Everything once a round, in random order."""
     seen: dict[Protocol, Table] = {protocol: {} for protocol in BOTH}
     order = random.Random(seed)
@@ -111,19 +115,23 @@ def run_rounds(benches: dict[Option, Bench], rounds: int, seed: int) -> dict[Pro
             for clients in CLIENTS:
                 asked = [option for option in benches if protocol in option.protocols]
                 for option in order.sample(asked, len(asked)):
-                    found = measure(benches[option], clients, protocol)
+                    found = measure(benches[option], golden, clients, protocol)
                     seen[protocol].setdefault((option.name, clients), []).append(found)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     return seen
 
 
-def measure(bench: Bench, clients: int, protocol: Protocol) -> Seen:
-    """Ask one server; once more where perf_analyzer gave up, which it does now and then on a full machine."""
-    try:
-        return bench.measure(POLICY, clients, protocol)
-    except ServerError as error:
-        print(f"once more, {clients} clients over {protocol.value}: {error}", file=sys.stderr)
-        return bench.measure(POLICY, clients, protocol)
+def measure(bench: Bench, golden: Golden, clients: int, protocol: Protocol) -> Seen:
+    """Ask one server for about three windows."""
+    if protocol is Protocol.GRPC:
+        return bench.measure(POLICY, clients)
+    url = f"http://127.0.0.1:{bench.process.options.http_port}/v2/models/{POLICY.name}/infer"
+    request = Variant(POLICY.name, url, "triton-binary", bench.process.pid).request(golden, 1, output=OUTPUT)
+    before, cpu = bench.answered(POLICY.name), cpu_s(bench.process.pid)
+    seconds = max(1, round(3 * bench.window_ms / 1000))
+    found = run_wrk(request, clients=clients, seconds=seconds, binary=locate_wrk())
+    used, count = cpu_s(bench.process.pid) - cpu, bench.answered(POLICY.name) - before
+    return Seen(found.p50_us, found.p95_us, found.p99_us, found.requests_per_s, used / max(count, 1) * 1e6)
 
 
 def report(protocol: Protocol, seen: Table, options: Sequence[Option], memory: dict[str, float]) -> None:
@@ -164,14 +172,15 @@ def main() -> None:
         backends = assemble(locate(), folder / "backends")
         add_native(backends, NATIVE, native.library, native.openvino)
         data = folder / "observations.json"
-        data.write_text(input_data_json(Golden.from_bytes((folder / "release" / GOLDEN_FILE).read_bytes(), contract)))
+        golden = Golden.from_bytes((folder / "release" / GOLDEN_FILE).read_bytes(), contract)
+        data.write_text(input_data_json(golden))
         benches: dict[Option, Bench] = {}
         try:
             for number, option in enumerate(options):
                 # Shared memory is claimed by repository, so each server has its own.
                 configure(folder / str(number) / "repository", folder / "release", contract, POLICY)
                 benches[option] = start(option, folder / str(number), backends, data, given.window_ms)
-            seen = run_rounds(benches, given.rounds, given.seed)
+            seen = run_rounds(benches, golden, given.rounds, given.seed)
             memory = {o.name: psutil.Process(b.process.pid).memory_info().rss / 1e6 for o, b in benches.items()}
         finally:
             for bench in benches.values():

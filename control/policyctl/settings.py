@@ -187,6 +187,27 @@ class RegistrySettings(BaseModel):
     timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="without a byte")
 
 
+class SignatureRule(StrEnum):
+    """What is asked of a release that is to be served."""
+
+    OFF = "off"
+    """Nothing."""
+    WARN = "warn"
+    """Say so where no trusted key signed it."""
+    REQUIRED = "required"
+    """Refuse it where no trusted key signed it."""
+
+
+class IntegritySettings(BaseModel):
+    """Signatures: whether they are asked for, and whom to believe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    signatures: SignatureRule = Field(SignatureRule.OFF, description="off, warn or required")
+    trust: Path | None = Field(None, description="the trust store; not set: .policyctl/trust.yaml in the repository")
+    passphrase: SecretStr = Field(SecretStr(""), description="of the private key that signs")
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -216,6 +237,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
+    integrity: IntegritySettings = IntegritySettings()
 
 
 def load(**overrides: Any) -> Settings:

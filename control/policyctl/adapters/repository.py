@@ -6,7 +6,7 @@
       walker/              config.pbtxt (what production serves), 1/, 2/ ... (slots)
       walker.staging/      config.pbtxt, 2/            (hard links to the slot's files)
       walker.candidate/    the same, only while a release is being certified
-      .policyctl/          journal.jsonl, lock, evidence/, staging/, server.json
+      .policyctl/          journal.jsonl, lock, evidence/, signatures/, staging/, server.json
 
 A slot is written once: staged on the same file system, synced, renamed into
 place, read-only. Nothing here ever writes into a slot again.

@@ -222,6 +222,7 @@ _WORDS: Final = {
     "published": "{release} as slot {slot}",
     "gate": "{release}: {gate} {verdict}",
     "measured": "{release}: {what}",
+    "signed": "{release} by {name} ({method})",
     "collected": "{release}: its files were removed from slot {slot}",
     "restored": "{release}: its files are back in slot {slot}",
     "repaired": "{what}: {done}",

@@ -23,6 +23,8 @@ from policyctl.cli import (
     release,
     run,
     shadow,
+    signing,
+    trust,
     tune,
 )
 from policyctl.cli.output import Output
@@ -75,6 +77,8 @@ memory.register(app)
 tune.register(app)
 calibrate.register(app)
 card.register(app)
+signing.register(app)
+trust.register(app)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyctl.cli import options
+from policyctl.cli import options, signing
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
 from policyctl.domain.names import PRODUCTION
@@ -139,6 +139,8 @@ def publish(
     wait: Annotated[
         float | None, typer.Option("--wait", help="Seconds to wait for another writer. [default: 30]", min=0)
     ] = None,
+    sign_key: signing.SignKey = None,
+    sign_certificate: signing.SignCertificate = None,
     repository: options.RepositoryOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -155,19 +157,26 @@ def publish(
         policyctl publish build/walker --model walker --release 1.0.0
 
         policyctl publish build/walker --model walker --release 1.0.1 --dry-run
+
+        policyctl publish build/walker --model walker --release 1.0.1 --sign-key alice.pem
     """
     from policyctl.services.publish import publish as service
 
     out = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository), out)
+    # A key that cannot be used is found out before anything is published.
+    signer = signing.signer_of_publish(control.settings, sign_key, sign_certificate, out)
     done = service(control, source, model=model, release=release, dry_run=dry_run, wait_s=wait)
+    signed = None if signer is None or dry_run else signing.sign_published(control, signer, done.model, done.release)
     verb = "Would publish" if dry_run else "Published"
     held = ", ".join(done.formats)
     out.data(
-        done.to_json(),
+        done.to_json() if signed is None else {**done.to_json(), "signature": signed.to_json()},
         words=f"{verb} {done.model} {done.release} as slot {done.slot}: {held}; {done.size_bytes} bytes,"
-        f" manifest {done.manifest_digest}",
+        f" manifest {done.manifest_digest}" + ("" if signed is None else f", signed as {signed.name}"),
     )
+    if signed is not None:
+        signing.tell_worth(out, signed)
     if not dry_run:
         out.say(f"Next: policyctl promote {done.model} {done.release}")
 

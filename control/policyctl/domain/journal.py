@@ -52,6 +52,7 @@ class RecordKind(StrEnum):
     SWITCHING = "switching"
     OUTCOME = "outcome"
     TUNED = "tuned"
+    SIGNED = "signed"
     COLLECTED = "collected"
     """The files of a release were removed."""
     RESTORED = "restored"

@@ -93,6 +93,15 @@ def is_release(text: str) -> bool:
         return False
 
 
+def check_signer_name(name: str) -> str:
+    """Return `name` if it may name a key, or a signature of a release, which becomes a file.
+
+    Raises:
+        UsageError: It is not in the alphabet of a model's name.
+    """
+    return _check("signer", name)
+
+
 def _check(kind: str, name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise UsageError(

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, Result
+from policyctl.domain.names import is_pin
 from policyctl.domain.state import PublishedRelease, State, fold
 
 ReleaseKey = tuple[str, str]
@@ -71,7 +72,7 @@ def plan(
         now: The present.
         policy: How much to keep.
         held: What is in use in a way that the journal does not know (a server
-            has it loaded, a folder links to it, somebody pinned it), in words.
+            has it loaded, a folder links to it), in words.
         model: Only this one's releases.
     """
     state = fold(records)
@@ -88,7 +89,7 @@ def plan(
 def _named(state: State, policy: Policy) -> list[tuple[ReleaseKey, str]]:
     found = []
     for (model, alias), named in sorted(state.aliases.items()):
-        found.append(((model, named.placement.release), f"{alias} names it"))
+        found.append(((model, named.placement.release), "it is pinned" if is_pin(alias) else f"{alias} names it"))
         earlier = list(dict.fromkeys(p.release for p in reversed(named.trail[:-1])))
         earlier = [release for release in earlier if release != named.placement.release]
         found += [((model, r), f"{alias} can be rolled back to it") for r in earlier[: policy.rollbacks]]

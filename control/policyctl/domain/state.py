@@ -15,6 +15,7 @@ from policyctl.domain import versions
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Phase, Placement, Result
 from policyctl.domain.names import check_alias, check_model_name
+from policyctl.domain.signature import SignatureRecord
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import IntegrityError, UsageError
 
@@ -88,6 +89,10 @@ class State:
     unfinished: Unfinished | None = None
     tuned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """How a model is served where no setting says otherwise, by model; see `services.tuned`."""
+    signatures: dict[tuple[str, str, str], SignatureRecord] = field(default_factory=dict)
+    """By model, release and name."""
+    latest: str = ""
+    """The latest time that any record tells: a clock that was turned back signs nothing earlier than that."""
 
     def release(self, model: str, release: str) -> PublishedRelease:
         """The published release.
@@ -146,6 +151,11 @@ class State:
         mine = (r for (m, _), r in self.releases.items() if m == model)
         return tuple(sorted(mine, key=lambda r: r.slot))
 
+    def signatures_of(self, model: str, release: str) -> tuple[SignatureRecord, ...]:
+        """Signatures of one release, by name."""
+        mine = ((name, s) for (m, r, name), s in self.signatures.items() if (m, r) == (model, release))
+        return tuple(signature for _, signature in sorted(mine, key=lambda pair: pair[0]))
+
     def slots(self, model: str) -> dict[str, str]:
         """Slot to release, for every release of `model`."""
         return {str(r.slot): r.release for r in self.of_model(model)}
@@ -198,7 +208,7 @@ def fold(records: Iterable[Record], state: State | None = None) -> State:
     state = state or State()
     for record in records:
         try:
-            state = _step(state, record)
+            state = _step(replace(state, latest=max(state.latest, record.time)), record)
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"journal line {record.seq + 1} is no {record.kind} record ({type(error).__name__}: {error})",
@@ -257,6 +267,10 @@ def _step(state: State, record: Record) -> State:
             others = {model: options for model, options in state.tuned.items() if model != body["model"]}
             chosen = body["options"]
             return replace(state, tuned=others if chosen is None else {**others, body["model"]: dict(chosen)})
+        case RecordKind.SIGNED:
+            signed = SignatureRecord.from_body(body, time=state.latest, actor=record.actor)
+            named = (signed.model, signed.release, signed.name)
+            return replace(state, signatures={**state.signatures, named: signed})
 
 
 def _advance(state: State, move_id: str | None, phase: Phase) -> State:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from policyctl.domain.journal import GENESIS, Record, RecordKind
-from policyctl.domain.moves import Move, Phase, Placement
+from policyctl.domain.moves import Move, MoveKind, Phase, Placement
 from policyctl.domain.state import AliasState, fold
 from policyctl.errors import IntegrityError
 
@@ -49,7 +49,7 @@ class MoveSeen:
             "move": self.move.id,
             "kind": self.move.kind.value,
             "from": None if incumbent is None else incumbent.release,
-            "to": self.move.target.release,
+            "to": None if self.move.kind is MoveKind.REMOVAL else self.move.target.release,
             "by": self.actor,
             "reason": self.move.reason,
             "started": self.started,
@@ -102,7 +102,10 @@ class AliasThen:
 
     @property
     def possible(self) -> tuple[Placement, ...]:
-        """What may have answered: one release, or two in the middle of a switch."""
+        """What may have answered: one release, or two in the middle of a switch.
+
+        In the middle of a removal it is the one that is removed, or nothing.
+        """
         target = (self.moving.move.target,) if self.switching and self.moving is not None else ()
         return tuple(dict.fromkeys((*(() if self.named is None else (self.named,)), *target)))
 

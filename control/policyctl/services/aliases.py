@@ -10,6 +10,7 @@ from policyctl.domain.verdict import Verdict
 from policyctl.errors import GateError
 from policyctl.services.control import Control, open_release
 from policyctl.services.moves import Mover, certified_body
+from policyctl.services.signatures import require_signed
 
 AliasKey = tuple[str, str]
 """Model and alias."""
@@ -27,14 +28,17 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
             dead process, which an unload could wait for in vain.
 
     Raises:
-        IntegrityError: A file of the release is not what was published.
+        IntegrityError: A file of the release is not what was published, or no trusted key signed it.
         ServerError: The server refuses to load it, or does not answer.
         GateError: It answers, but not as the golden set says.
     """
     model, alias = key
     served, placement = served_name(model, alias), state.placement
     repository = control.repository
-    open_release(repository, repository.journal.state().release(model, placement.release))
+    journal = repository.journal.state()
+    published = journal.release(model, placement.release)
+    open_release(repository, published)
+    require_signed(control, journal, published)
     repository.place(served, placement.slot)
     config = repository.config(served)
     if not config.is_file() or config.read_bytes() != placement.config.encode():

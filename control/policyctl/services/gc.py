@@ -106,13 +106,8 @@ def _policy(control: Control) -> Policy:
 def _plan(control: Control, policy: Policy, model: str | None) -> Plan:
     records = control.repository.journal.records()
     state = control.repository.journal.state()
-    held = {**_on_disk(control.repository, state), **_in_server(control, state), **_pinned(state)}
+    held = {**_on_disk(control.repository, state), **_in_server(control, state)}
     return plan(records, now=datetime.now(UTC), policy=policy, held=held, model=model)
-
-
-def _pinned(_state: State) -> dict[ReleaseKey, str]:
-    """Releases that somebody pinned; there are no pins yet."""
-    return {}
 
 
 def _on_disk(repository: Repository, state: State) -> dict[ReleaseKey, str]:

@@ -2,8 +2,9 @@
 
 A ready flag is hearsay: a backend whose process died stays ready for ever.
 Probing shares the writer lock with promotions and never waits for it: whoever
-moves an alias certifies it as well. What was refused when the server started is
-tried again now and then, so restoring the files is all that has to be done.
+moves an alias certifies it as well. What was refused, because a file or a
+signature is not right, is tried again now and then, so putting that right is all
+that has to be done.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Prober:
                 continue
             if health.reloads >= RELOADS_BEFORE_RESTART or not self.client.is_live():
                 return False
-            self._reload(key, health)
+            self._reload(key, state, health)
         return True
 
     def _answers(self, key: AliasKey, state: AliasState) -> bool:
@@ -141,7 +142,7 @@ class Prober:
             self._said.add(words)
             self.control.say(words)
 
-    def _reload(self, key: AliasKey, health: Health) -> None:
+    def _reload(self, key: AliasKey, seen: AliasState, health: Health) -> None:
         served = served_name(*key)
         try:
             with self.control.repository.writer(f"reload of {served}"):
@@ -153,5 +154,9 @@ class Prober:
                 load_alias(self.control, self.client, key, state, afresh=True)
         except BusyError:
             return
+        except IntegrityError as error:
+            # A damaged file or a revoked key: starting the server again would not help, and stop the other models.
+            self.refused[key] = seen.placement
+            self.control.say(f"REFUSED {served}: {error.problem}. {error.remedy}")
         except PolicyctlError as error:
             self.control.say(f"{served} could not be loaded again: {error.problem}")

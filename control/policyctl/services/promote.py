@@ -23,6 +23,7 @@ from policyctl.services.aliases import load_alias
 from policyctl.services.control import Control, open_release, select_release
 from policyctl.services.moves import Mover, Recovered, Timings, execute, recover, take_back_unfinished
 from policyctl.services.room import require_room
+from policyctl.services.signatures import require_signed
 from policyctl.services.validate import place, require_offline, require_passed, validate
 
 
@@ -93,7 +94,7 @@ def promote(
 
     Raises:
         UsageError: No such release, alias or format.
-        IntegrityError: A file is not what was published.
+        IntegrityError: A file is not what was published, or no trusted key signed it and the settings ask for that.
         GateError: A gate did not pass; nothing was changed.
         ServerError: No server answers; nothing was changed.
         BusyError: Another writer is at work.
@@ -105,6 +106,9 @@ def promote(
     release = select_release(control, model, release)
     if alias != pin_name(release):
         check_movable_alias(alias)
+    known = control.repository.journal.state()
+    # Asked first, before a gate loads it; and again under the lock, for a key may be revoked meanwhile.
+    require_signed(control, known, known.release(model, release))
     chosen = control.settings.gates.promote_with if gates is None else gates
     if chosen and not dry_run:
         # What measures is imported where it is wanted: a rollback must be quick.
@@ -119,6 +123,7 @@ def promote(
         recovered = None if dry_run else recover(control, client)
         state = control.repository.journal.state()
         published = state.release(model, release)
+        require_signed(control, state, published)
         opened = open_release(control.repository, published)
         target = place(control, state, opened, format)
         kind = MoveKind.PIN if is_pin(alias) else MoveKind.PROMOTION
@@ -144,7 +149,7 @@ def rollback(
     reason: str = "",
     dry_run: bool = False,
 ) -> Moved:
-    """Move `alias` back to the release before, or to `to`. No gate is asked.
+    """Move `alias` back to the release before, or to `to`. No gate is asked; a signature is, where it is required.
 
     The release is served exactly as it was (same artifact, same configuration).
     Where this very server has certified it so before, the alias is switched at
@@ -173,6 +178,7 @@ def rollback(
             return Moved(recovered.move, changed=True, timings=Timings(), recovered=recovered)
         state = control.repository.journal.state()
         target = _rollback_target(control, state, model, alias, to)
+        require_signed(control, state, state.release(model, target.release))
         move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason)
         if _names_already(move):
             again = not dry_run and _serve_again(control, client, move)

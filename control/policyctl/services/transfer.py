@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from policyctl.adapters import carried_signatures, files, lock
+from policyctl.adapters import files, lock, signature_files
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.sharing import share
 from policyctl.domain.artifacts import MANIFEST_FILE
@@ -30,6 +30,7 @@ from policyctl.hashing import hash_file, read_plain
 from policyctl.integrity import check_releases, read_release
 from policyctl.services.control import Control
 from policyctl.services.publish import PATIENCE_S, check_export, commit
+from policyctl.services.signing import attach
 from policyctl.services.stores import Store, destination_store, source_store
 
 _IMPORTS: Final = "imports"
@@ -96,15 +97,18 @@ def export_release(
     published = repository.journal.state().release(model, release)
     folder = repository.slot(model, published.slot)
     manifest = read_release(folder, expected_digest=published.manifest_digest).manifest
-    signatures = carried_signatures.entries(repository, model, release)
+    signatures = tuple(
+        hash_file(p.parent, p.name) for p in signature_files.list_signature_files(repository, model, release)
+    )
     artifact = artifact_of(manifest, _origin(repository, published), signatures)
     store = destination_store(control, destination)
     sent = 0
     if not dry_run:
         store.create()
-        signed = carried_signatures.folder_of(repository, model, release)
         sources = {f.digest: folder / f.path for f in artifact.files}
-        sources |= {f.digest: signed / f.path for f in artifact.signatures}
+        sources |= {
+            f.digest: signature_files.signature_file(repository, model, release, _signed_as(f)) for f in signatures
+        }
         sources[artifact.config.digest] = folder / MANIFEST_FILE
         for blob in artifact.blobs:
             if not store.has(blob):
@@ -172,11 +176,17 @@ def import_release(
         if done != "here already":
             slot = _publish(control, artifact, gathered, known, wait_s=patience)
         for entry in artifact.signatures:
-            carried_signatures.add(repository, model, release, entry.path, gathered / _name(entry))
+            content, where = read_plain(gathered / _name(entry)), f"{source}: {entry.path}"
+            attach(control, content, model=model, release=release, name=_signed_as(entry), where=where, wait_s=patience)
         with suppress(OSError):  # what cannot be removed now is collected later
             files.remove_tree(gathered)
             gathered.with_suffix(".lock").unlink()
     return _told(artifact, source, slot, sent, done, dry_run=False)
+
+
+def _signed_as(entry: FileEntry) -> str:
+    """The name of the signature that travels as `entry`."""
+    return entry.path.removesuffix(signature_files.SUFFIX)
 
 
 def _require_intact(repository: Repository, known: PublishedRelease, source: str) -> None:

@@ -1,8 +1,9 @@
 """Verify: hold the whole repository against the journal.
 
 Every file of every release, every alias's copy of its slot, every generated
-configuration, the evidence of every gate, and nothing beside them. Reading
-only; a server is not needed. All files are hashed together, on all cores.
+configuration, the evidence of every gate, every signature, and nothing beside
+them. Reading only; a server is not needed. All files are hashed together, on
+all cores.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from policyctl.adapters import evidence
+from policyctl.adapters import evidence, signature_files
 from policyctl.adapters.repository import CONFIG, CONTROL, Repository
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import CANDIDATE, PRODUCTION, served_name, split_served_name
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.integrity import CheckedRelease, check_releases
+from policyctl.services import signatures
 from policyctl.services.control import Control
+from policyctl.settings import SignatureRule
 
 _MAY_LIE_IN_ROOT: Final = {CONTROL, "README.md", ".gitignore", ".gitkeep"}
 
@@ -95,7 +98,9 @@ def examine(control: Control, *, model: str | None = None) -> Examination:
         found += _aliases(repository, state, name)
         found += _candidate(repository, state, name)
         found += _strangers(repository, state, name)
+        found += _signatures(control, state, name)
     found += _evidence(repository, model)
+    found += _unrecorded(control, state, model)
     if model is None:
         found += _unknown(repository, names)
     slots = [each for each in found if isinstance(each, _Slot)]
@@ -172,6 +177,36 @@ def _evidence(repository: Repository, model: str | None) -> list[Finding]:
             words = f"{repository.control / name} is {found or 'missing'}, the journal says {digest}"
             wrong.append(Finding(name, False, words))
     return [*wrong, Finding("evidence of gates", True, f"{intact} files")] if intact or wrong else []
+
+
+def _signatures(control: Control, state: State, model: str) -> list[Finding]:
+    """Each recorded signature, and whether what an alias names is signed as the settings say."""
+    rule, found = control.settings.integrity.signatures, []
+    named = {s.placement.release for (owner, _), s in state.aliases.items() if owner == model}
+    for release in state.of_model(model):
+        what = f"{model} {release.release}"
+        signed = signatures.of_release(control, state, release)
+        for one in signed:
+            intact = one.standing is not signatures.Standing.INVALID
+            found.append(Finding(f"{what} signature {one.record.name}", intact, f"{one.standing}: {one.reason}"))
+        if rule is not SignatureRule.OFF and not any(one.counts for one in signed):
+            served = release.release in named
+            words = signatures.shortfall(release, signed) + ("" if served else "; no alias names it")
+            found.append(Finding(f"{what} signatures", not served or rule is SignatureRule.WARN, words))
+    return found
+
+
+def _unrecorded(control: Control, state: State, model: str | None) -> list[Finding]:
+    """What lies among the signatures and was never recorded."""
+    root = control.repository.control / signature_files.FOLDER
+    found = []
+    for path in signatures.unrecorded(control, state):
+        name = path.relative_to(root)
+        if model in (None, name.parts[0]):
+            found.append(
+                Finding(f"signatures/{name}", False, f"{path} is not in the journal, so it counts for nothing")
+            )
+    return found
 
 
 def _strangers(repository: Repository, state: State, model: str) -> list[Finding]:

@@ -34,6 +34,20 @@ def test_at_tells_what_was_named_before_a_later_move(served_world, run) -> None:
     assert "+09:00" in now.out
 
 
+def test_at_knows_what_was_taken_out_of_service(served_world, run) -> None:
+    """Before the removal the pin answers, after it nothing does."""
+    assert run("pin", "walker", "1.1.0").code == 0
+    pinned = run("at", "now", "--json").document["aliases"]
+    assert [(a["alias"], [p["release"] for p in a["possible"]]) for a in pinned] == [
+        ("1.1.0", ["1.1.0"]),
+        ("production", ["1.0.0"]),
+    ]
+    then = served_world.control.repository.journal.records()[-1].time
+    assert run("unpin", "walker", "1.1.0").code == 0
+    assert [a["alias"] for a in run("at", "now", "--json").document["aliases"]] == ["production"]
+    assert len(run("at", then, "--json").document["aliases"]) == 2
+
+
 def test_at_refuses_what_it_cannot_place(served_world, run) -> None:
     """A time without a zone, an unknown zone and an unknown model are wrong usage."""
     assert run("at", "2026-11-20T10:00").code == 2

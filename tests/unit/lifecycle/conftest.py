@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "signing"))
 
+from signing_people import People
 from world import World
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory) -> People:
+    """People with key pairs."""
+    return People(tmp_path_factory.mktemp("people"))
 
 
 @pytest.fixture

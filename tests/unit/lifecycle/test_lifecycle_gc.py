@@ -18,6 +18,7 @@ from policyctl.domain.retention import Policy, plan
 from policyctl.domain.state import fold
 from policyctl.errors import BusyError, UsageError
 from policyctl.services.gc import PAPERS, gc, papers
+from policyctl.services.pins import pin, unpin
 from policyctl.services.promote import promote, rollback
 from policyctl.services.publish import publish
 from policyctl.services.status import status
@@ -70,6 +71,16 @@ def test_what_is_needed_is_kept_with_its_reason(full: World) -> None:
     assert gc(full.control, policy=NOTHING, delete=True).collect == ()
     rollback(full.control, model="walker", alias="production")
     assert full.answered() == full.named() == "1.1.0"
+
+
+def test_a_pinned_release_is_kept_until_it_is_unpinned(full: World) -> None:
+    """Whatever else is newer; and once it is unpinned, it goes."""
+    pin(full.control, model="walker", release="1.0.0")
+    kept = {k.release.release: k.reasons for k in gc(full.control, policy=NOTHING, delete=True).keep}
+    assert kept["1.0.0"][0] == "it is pinned"
+    unpin(full.control, model="walker", release="1.0.0")
+    assert {r.release for r in gc(full.control, policy=NOTHING, delete=True).collect} == {"1.0.0"}
+    assert _intact(full)
 
 
 def test_by_default_a_month_is_kept(full: World) -> None:

@@ -11,15 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifecycle_exports import not_intact, publish_large, spoil, tree
+from signing_people import People
 from world import World
 
 from policyctl.adapters.oci_layout import Layout
+from policyctl.adapters.signing import Signer
+from policyctl.domain.journal import RecordKind
 from policyctl.domain.manifest import FileEntry, Manifest, canonical_json, digest_of
 from policyctl.domain.oci import MOST_BYTES, Artifact, Origin, artifact_of, check_release_manifest, read_artifact
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.integrity import read_release
 from policyctl.services.gc import gc
 from policyctl.services.promote import promote
+from policyctl.services.signing import sign
 from policyctl.services.transfer import export_release, import_release
 
 D = "sha256:" + "ab" * 32
@@ -32,18 +36,16 @@ def other(tmp_path, monkeypatch) -> World:
 
 
 @pytest.fixture
-def layout(world: World, tmp_path: Path) -> Path:
+def layout(world: World, people: People, tmp_path: Path) -> Path:
     """An export of a signed release."""
     publish_large(world, "1.0.0", 1)
-    _sign(world, "1.0.0", "ann/bundle.json", b"signature of ann")
+    _sign(world, "1.0.0", people.signer("alice"), "alice")
     export_release(world.control, model="walker", release="1.0.0", destination=str(tmp_path / "layout"))
     return tmp_path / "layout"
 
 
-def _sign(world: World, release: str, path: str, content: bytes) -> None:
-    target = world.control.repository.control / "signatures" / "walker" / release / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+def _sign(world: World, release: str, signer: Signer, name: str) -> None:
+    sign(world.control, signer, model="walker", release=release, name=name)
 
 
 def test_a_release_arrives_byte_for_byte_with_its_signatures(world: World, other: World, layout: Path) -> None:
@@ -56,11 +58,13 @@ def test_a_release_arrives_byte_for_byte_with_its_signatures(world: World, other
     published = other.state.release("walker", "1.0.0")
     assert published.manifest_digest == world.state.release("walker", "1.0.0").manifest_digest
     assert read_release(there, expected_digest=published.manifest_digest)
-    origin = other.control.repository.journal.records()[-1].body["origin"]
+    kept = [r for r in other.control.repository.journal.records() if r.kind is RecordKind.PUBLISHED]
+    origin = kept[-1].body["origin"]
     first = world.state.release("walker", "1.0.0")
     assert (origin["time"], origin["publisher"], origin["artifact"]) == (first.time, first.actor, done.digest)
-    signed = other.control.repository.control / "signatures" / "walker" / "1.0.0" / "ann" / "bundle.json"
-    assert signed.read_bytes() == b"signature of ann"
+    here, there = (w.control.repository.control / "signatures/walker/1.0.0/alice.sig" for w in (world, other))
+    assert there.read_bytes() == here.read_bytes()
+    assert other.state.signatures["walker", "1.0.0", "alice"].digest == digest_of(here.read_bytes())
     assert not_intact(other) == []
     assert list((other.control.repository.control / "imports").iterdir()) == []
 
@@ -103,17 +107,19 @@ def test_a_pinned_digest_is_what_comes_or_nothing(other: World, layout: Path) ->
     assert import_release(other.control, str(layout), digest=digest).done == "published"
 
 
-def test_what_is_here_already_is_left_and_new_signatures_are_added(world: World, other: World, layout: Path) -> None:
+def test_what_is_here_already_is_left_and_new_signatures_are_added(
+    world: World, other: World, people: People, layout: Path
+) -> None:
     """Importing twice changes nothing; a signature that was made later arrives."""
     import_release(other.control, str(layout))
     before = tree(other.root)
     assert import_release(other.control, str(layout)).done == "here already"
     assert tree(other.root) == before
-    _sign(world, "1.0.0", "bob.json", b"signature of bob")
+    _sign(world, "1.0.0", people.signer("bob"), "bob")
     export_release(world.control, model="walker", release="1.0.0", destination=str(layout))
     assert import_release(other.control, str(layout)).done == "here already"
     added = set(tree(other.root)) - set(before)
-    assert added == {".policyctl/signatures/walker/1.0.0/bob.json"}
+    assert added == {".policyctl/signatures/walker/1.0.0/bob.sig"}
 
 
 def test_a_number_that_was_used_for_other_bytes_is_refused(other: World, layout: Path) -> None:
