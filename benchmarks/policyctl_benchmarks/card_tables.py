@@ -75,6 +75,7 @@ def tables(card: Card, *, private: bool = True) -> list[Table]:
         Table("Limits of use", ("kind", "what"), _limits(card)),
         Table("Service level", ("limit", "value"), _stated(card.service_level)),
         Table("Gates", ("gate", "verdict", "time", "evidence"), _gates(card)),
+        Table("Signatures", ("name", "counts here", "key", "since", "evidence"), _signatures(card)),
         Table("Provenance", FACTS, _provenance(card)),
         Table("Files", ("path", "bytes", "digest"), _files(card)),
         Table("Also", FACTS, [(name, _plain(value)) for name, value in card.extensions.items()]),
@@ -212,6 +213,13 @@ def _limits(card: Card) -> list[tuple[str, str]]:
 def _gates(card: Card) -> list[tuple[str, ...]]:
     gates = card.release.gates if card.release else []
     return [(gate.gate, gate.verdict, gate.time[:19], cited(gate.evidence)) for gate in gates]
+
+
+def _signatures(card: Card) -> list[tuple[str, ...]]:
+    signatures = card.release.signatures if card.release else []
+    return [
+        (s.signer or s.name, s.standing or "not judged", s.key, s.since[:19], cited(s.evidence)) for s in signatures
+    ]
 
 
 def _provenance(card: Card) -> list[tuple[str, str]]:

@@ -279,6 +279,18 @@ class Gate(Section):
     evidence: Evidence
 
 
+class Signature(Section):
+    """Who let it out, and whether that counts where the card was made."""
+
+    name: Text
+    method: Text
+    key: Text
+    since: Moment
+    standing: Text | None = Field(None, description="trusted, untrusted, invalid or unchecked")
+    signer: Text | None = Field(None, description="by the trust store's name")
+    evidence: Evidence
+
+
 class File(Section):
     """A file of the release."""
 
@@ -298,6 +310,7 @@ class Release(Section):
     by: Text
     files: list[File] = Field(default_factory=list)
     gates: list[Gate] = Field(default_factory=list)
+    signatures: list[Signature] = Field(default_factory=list)
     problems: list[Text] = Field(default_factory=list, description="evidence that is missing or was changed")
 
 

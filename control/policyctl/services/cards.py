@@ -29,6 +29,7 @@ from policyctl.errors import IntegrityError, UsageError
 from policyctl.hashing import read_plain
 from policyctl.services.control import Control, open_release, select_release
 from policyctl.services.gc import papers
+from policyctl.services.signatures import of_release
 from policyctl_benchmarks.result import BenchResult
 
 
@@ -247,6 +248,27 @@ def _known(control: Control, model: str, release: str) -> _Known:
     return _Known(found, manifest.files, contents)
 
 
+def _signatures(control: Control, published: PublishedRelease) -> list[dict[str, Any]]:
+    """Recorded signatures, and what each is worth here; of a collected release that is not judged."""
+    state = control.repository.journal.state()
+    judged = {} if published.collected else {s.record.name: s for s in of_release(control, state, published)}
+    found = []
+    for record in state.signatures_of(published.model, published.release):
+        entry = {
+            "name": record.name,
+            "method": record.method.value,
+            "key": record.key,
+            "since": record.time,
+            "evidence": {"file": record.file, "digest": record.digest, "kept_in": "journal"},
+        }
+        if (worth := judged.get(record.name)) is not None:
+            entry["standing"] = worth.standing.value
+            if worth.signer:
+                entry["signer"] = worth.signer
+        found.append(entry)
+    return found
+
+
 def _not_as_published(path: Path, found: str, expected: str) -> IntegrityError:
     return IntegrityError(f"{path} is {found}, expected {expected}", remedy="Restore the file from a copy.")
 
@@ -274,6 +296,8 @@ def _release(control: Control, opened: _Known, problems: tuple[str, ...]) -> dic
     }
     if gates:
         found["gates"] = [gates[name] for name in sorted(gates)]
+    if signed := _signatures(control, published):
+        found["signatures"] = signed
     if problems:
         found["problems"] = list(problems)
     return found

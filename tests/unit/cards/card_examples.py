@@ -109,6 +109,17 @@ FULL: dict[str, Any] = {
                 "evidence": {"file": "evidence/p.json", "digest": DIGEST, "kept_in": "journal"},
             }
         ],
+        "signatures": [
+            {
+                "name": "alice",
+                "method": "key",
+                "key": DIGEST,
+                "since": "2026-01-31T23:59:59+00:00",
+                "standing": "trusted",
+                "signer": "Alice",
+                "evidence": {"file": "signatures/walker/1.0.0/alice.sig", "digest": DIGEST, "kept_in": "journal"},
+            }
+        ],
         "problems": ["x.json is missing"],
     },
 }

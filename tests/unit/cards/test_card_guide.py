@@ -13,6 +13,7 @@ from card_world import FakeClient, write_card_export
 from typer.main import get_command
 
 from policyctl.cli.main import app, main
+from policyctl.domain.manifest import digest_of
 from policyctl.services import cards, measure
 from policyctl.services.promote import promote
 from policyctl.services.publish import publish
@@ -71,3 +72,24 @@ def test_a_collected_release_still_has_its_card(world, tmp_path) -> None:
     paper.write_text("schema_version: 2\n")
     with pytest.raises(IntegrityError, match="model_card"):
         cards.full(world.control, model="walker", release="1.0.0")
+
+
+def test_who_signed_a_release_stands_in_its_card(tmp_path, monkeypatch) -> None:
+    """With what the signature is worth here, and the bundle's digest."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "signing"))
+    from signing_people import People, SignedWorld
+
+    (tmp_path / "people").mkdir()
+    world = SignedWorld(tmp_path, monkeypatch, People(tmp_path / "people"))
+    publish(world.control, write_card_export(tmp_path / "export", 1), model="walker", release="1.0.0")
+    world.sign("1.0.0", "alice")
+    world.sign("1.0.0", "mallory", name="mallory")
+    card = cards.full(world.control, model="walker", release="1.0.0")
+    assert card.release is not None
+    assert {s.name: (s.standing, s.signer) for s in card.release.signatures} == {
+        "alice": ("trusted", "alice"),
+        "mallory": ("untrusted", None),
+    }
+    for signature in card.release.signatures:
+        bundle = world.control.repository.control / signature.evidence.file
+        assert digest_of(bundle.read_bytes()) == signature.evidence.digest

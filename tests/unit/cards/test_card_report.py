@@ -41,6 +41,7 @@ PLACES = (
     ("provenance", "exported_with", "onnx"),
     ("extensions", "ticket"),
     ("release", "problems", 0),
+    ("release", "signatures", 0, "signer"),
 )
 
 
