@@ -104,6 +104,7 @@ def _moving(alias: AliasThen, moving: MoveSeen, zone: tzinfo | None) -> str:
     begun = f"Under way: the {moving.move.words}, by {moving.actor}, begun {_time(moving.started, zone)}"
     if not alias.switching:
         return f"{begun}. Its switch had not begun, so no client was answered by {moving.move.target.release}; {ended}."
+    since = _time(_switching(alias), zone)
     if moving.move.kind is MoveKind.REMOVAL:
         return f"{begun}, being removed since {since}: it may have answered, or nothing; {ended}."
     return f"{begun}, being switched since {since}: either may have answered; {ended}."
