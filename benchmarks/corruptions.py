@@ -4,7 +4,7 @@
 
 Publishes a few small releases, judges and records them, and then corrupts one
 thing at a time, at random: a bit, an end, a swap, a link, an addition, a
-manifest, the journal. After each it asks `verify` (and, for the journal, its
+manifest, a signature, the journal. After each it asks `verify` (and, for the journal, its
 audit with the head that was noted before) and undoes the corruption. A
 corruption counts as refused only if what is refused names the file. Exits with
 1 unless all were.
@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from policyctl.adapters import files
+from policyctl.adapters.signing import open_signer
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.manifest import Manifest, canonical_json, digest_of
@@ -35,9 +36,13 @@ from policyctl.domain.parity import Tolerance
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import PolicyctlError
 from policyctl.integrity import build_manifest
+from policyctl.services import trust
 from policyctl.services.control import Control
 from policyctl.services.journal import prove
+from policyctl.services.keys import keygen
 from policyctl.services.publish import publish
+from policyctl.services.signatures import trust_path
+from policyctl.services.signing import sign
 from policyctl.services.validate import validate
 from policyctl.services.verify import verify
 from policyctl.settings import load
@@ -63,6 +68,7 @@ class Repository:
             for model in ("walker", "runner"):
                 publish(self.control, _export(folder / f"{model}{release}", number), model=model, release=release)
                 validate(self.control, model=model, release=release)
+        self.signatures = self._sign()
         self.journal = self.control.repository.journal.path
         self.lines = self.journal.read_bytes().splitlines(keepends=True)
         self.head = digest_of(self.lines[-1])
@@ -70,6 +76,17 @@ class Repository:
         for path in self.root.rglob("*"):
             if path.is_dir():
                 path.chmod(0o755)
+
+    def _sign(self) -> list[Path]:
+        """Have two releases signed by somebody who is trusted, and one of them by a second one."""
+        found = []
+        for name, releases in (("alice", ("1.0.0", "2.0.0")), ("bob", ("1.0.0",))):
+            pair = keygen(self.folder / f"{name}.pem", passphrase="")
+            trust.add(trust_path(self.control.settings), name=name, public=pair.public)
+            signer = open_signer(pair.private, certificate=None, passphrase=str)
+            for release in releases:
+                found.append(sign(self.control, signer, model="walker", release=release).file)
+        return [path if path.is_absolute() else self.root / ".policyctl" / path for path in found]
 
     def slot(self) -> Path:
         """Any slot."""
@@ -237,6 +254,39 @@ def edited_evidence(r: Repository) -> tuple[str, Undo]:
     return path.name, lambda: path.write_bytes(content)
 
 
+def swapped_signatures(r: Repository) -> tuple[str, Undo]:
+    """Two signatures, of two releases or of two people, have changed places."""
+    one, other = r.rng.sample(r.signatures, 2)
+
+    def swap() -> None:
+        aside = r.folder / "aside"
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
+
+    swap()
+    return f"signature {one.stem}", swap
+
+
+def edited_signature(r: Repository) -> tuple[str, Undo]:
+    """A signature is changed, cut or gone, or one lies there that nobody recorded."""
+    path = r.rng.choice(r.signatures)
+    match r.rng.randrange(4):
+        case 0:
+            added = path.with_name("mallory.sig")
+            added.write_bytes(path.read_bytes())
+            return added.name, added.unlink
+        case 1:
+            aside = r.folder / "aside"
+            path.rename(aside)
+            return f"signature {path.stem}", lambda: aside.rename(path)
+        case 2:
+            _, undo = _replaced(path, path.read_bytes()[: r.rng.randrange(path.stat().st_size)])
+        case _:
+            _, undo = _replaced(path, _flipped(r.rng, path.read_bytes()))
+    return f"signature {path.stem}", undo
+
+
 def edited_journal(r: Repository) -> tuple[str, Undo] | None:
     """A line with another bit, or another value; lines removed, doubled, moved, or cut off the end."""
     lines = list(r.lines)
@@ -274,6 +324,8 @@ KINDS: dict[str, Corruption] = {
     "stranger": stranger,
     "edited manifest": edited_manifest,
     "edited evidence": edited_evidence,
+    "swapped signatures": swapped_signatures,
+    "edited signature": edited_signature,
     "edited journal": edited_journal,
 }
 
@@ -303,8 +355,8 @@ def main() -> int:
         print(json.dumps(document, indent=1))
     else:
         for kind in KINDS:
-            print(f"{kind:<18} {made[kind]:6} made {refused[kind]:6} refused by name")
-        print(f"{'all':<18} {document['count']:6} made {document['refused']:6} refused by name")
+            print(f"{kind:<20} {made[kind]:6} made {refused[kind]:6} refused by name")
+        print(f"{'all':<20} {document['count']:6} made {document['refused']:6} refused by name")
         for each in missed[:20]:
             print(f"MISSED: {each}")
     return 0 if document["count"] == document["refused"] == given.count else 1
