@@ -296,8 +296,12 @@ def edited_journal(r: Repository) -> tuple[str, Undo] | None:
             lines = _flipped(r.rng, b"".join(lines)).splitlines(keepends=True)
         case 1:
             line = json.loads(lines[index])
-            key = r.rng.choice(["actor", "time", "seq", "prev"])
-            line[key] = r.rng.randrange(99) if key == "seq" else f"{line[key]}x"
+            key = r.rng.choice(["actor", "time", "seq", "prev", "kind", "body"])
+            if key == "body":
+                inner = r.rng.choice(sorted(line["body"]))
+                line["body"][inner] = f"{line['body'][inner]}x"
+            else:
+                line[key] = r.rng.randrange(99) if key == "seq" else f"{line[key]}x"
             lines[index] = canonical_json(line)
         case 2:
             del lines[index]

@@ -41,7 +41,7 @@ from pathlib import Path
 from policyctl.services.control import Control
 from policyctl.services.scrub import Scrubber
 from policyctl.settings import load
-settings = load(repository=Path(sys.argv[1]), scrub={"bytes_per_s": int(sys.argv[2]), "pause_s": 0.0})
+settings = load(repository=Path(sys.argv[1]), scrub={"enabled": True, "bytes_per_s": int(sys.argv[2]), "pause_s": 0.0})
 scrubber = Scrubber(Control.of(settings), threading.Event())
 with scrubber.running():
     while not scrubber.state.bytes_read:

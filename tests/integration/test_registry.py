@@ -17,8 +17,10 @@ import urllib3
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "moves"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "lifecycle"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "signing"))
 
 from lifecycle_exports import not_intact, publish_large, tree
+from signing_people import People
 from world import World
 
 from policyctl.adapters.registry import Registry
@@ -27,6 +29,7 @@ from policyctl.domain.oci import read_artifact
 from policyctl.errors import IntegrityError, PolicyctlError, ServerError, UsageError
 from policyctl.services.control import Control
 from policyctl.services.repair import repair
+from policyctl.services.signing import sign
 from policyctl.services.transfer import export_release, import_release
 from policyctl.settings import RegistrySettings, load
 
@@ -82,9 +85,9 @@ def world(tmp_path, monkeypatch) -> World:
     """A site with a signed release."""
     made = World(tmp_path / "here", monkeypatch)
     publish_large(made, "1.0.0+build.5", 1)
-    signature = made.control.repository.control / "signatures" / "walker" / "1.0.0+build.5" / "bundle.json"
-    signature.parent.mkdir(parents=True)
-    signature.write_bytes(b"signature")
+    (tmp_path / "keys").mkdir()
+    alice = People(tmp_path / "keys").signer("alice")
+    sign(made.control, alice, model="walker", release="1.0.0+build.5", name="alice")
     return made
 
 
@@ -110,9 +113,8 @@ def test_a_release_travels_through_a_registry_byte_for_byte(world: World, other:
     done = import_release(other.control, f"{place}:1.0.0_build.5", digest=sent.digest)
     assert (done.done, done.manifest_digest) == ("published", sent.manifest_digest)
     assert tree(world.root / "walker") == tree(other.root / "walker")
-    assert (
-        other.control.repository.control / "signatures" / "walker" / "1.0.0+build.5" / "bundle.json"
-    ).read_bytes() == b"signature"
+    kept = [w.control.repository.control / "signatures/walker/1.0.0+build.5/alice.sig" for w in (world, other)]
+    assert kept[0].read_bytes() == kept[1].read_bytes()
     assert import_release(other.control, f"{place}@{sent.digest}").done == "here already"
     path = other.root / "walker" / "1" / "model.onnx"
     path.chmod(0o644)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -226,6 +227,8 @@ def _record(data: Mapping[str, Any], schema: int) -> Record:
         raise ValueError("not a record")
     if type(data["seq"]) is not int or not all(isinstance(data[k], str) for k in ("prev", "time", "actor", "kind")):
         raise ValueError("a value has the wrong type")
+    if datetime.fromisoformat(data["time"]).tzinfo is None:
+        raise ValueError("its time has no zone")
     if data["kind"] not in set(RecordKind):
         raise IntegrityError(
             f"kind {data['kind']!r} is unknown",

@@ -1,4 +1,4 @@
-"""Find an intact copy of a file by its digest: in other releases, in what was set aside, elsewhere.
+"""Find an intact copy of a file by its digest: in other releases, in what was or will be set aside, elsewhere.
 
 Nothing is believed by its name: a copy is one after it was read and hashed.
 """
@@ -43,6 +43,7 @@ class Copies:
         self._repository: Repository = control.repository
         self._stores: list[Store] = []
         folders = [self._repository.control / name for name in ("orphans", "imports")]
+        folders += self._unnamed_slots()
         for text in sources:
             if is_registry(text):
                 store, reference = source_store(control, text)
@@ -93,6 +94,15 @@ class Copies:
         if self._by_size is None:
             self._by_size = _by_size(self._folders)
         yield from self._by_size.get(wanted.size_bytes, ())
+
+    def _unnamed_slots(self) -> Iterator[Path]:
+        """Slots that no record names; the next writer sets them aside."""
+        for model in sorted({r.model for r in self._state.releases.values()}):
+            known = {str(r.slot) for r in self._state.of_model(model)}
+            folder = self._repository.root / model
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if path.name.isdigit() and path.name not in known and not path.is_symlink():
+                    yield path
 
     def _alias_folders(self) -> Iterator[Path]:
         for (model, alias), named in sorted(self._state.aliases.items()):

@@ -93,6 +93,8 @@ def _line(**changes: object) -> bytes:
         _line(seq=0.0),
         _line(seq="0"),
         _line(time=5),
+        _line(time="yesterday"),
+        _line(time="2024-01-01T00:00:00.000000"),
         _line(actor=None),
         _line(prev=None),
         _line(kind="unheard"),
@@ -109,7 +111,7 @@ def _line(**changes: object) -> bytes:
         LINES[0].replace(b'"slot":1', b'"slot": 1'),
         LINES[0].replace(b"\n", b"\r\n"),
     ],
-    ids=range(19),
+    ids=range(21),
 )
 def test_what_is_no_canonical_record_is_refused(line: bytes) -> None:
     """Wrong types, unknown keys and other spellings of the same record are refused alike."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lifecycle_exports import copied, not_intact, publish_large, spoil, tree
 from world import World
@@ -251,6 +251,9 @@ def test_a_repair_killed_anywhere_is_finished_by_the_next(tmp_path, monkeypatch)
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.sampled_from(sorted(REBUILT)), min_size=2, max_size=4, unique=True))
+@example(
+    names=["a slot that no record names", "an alias's copy changed", "a slot lost where an alias has a copy"],
+)
 def test_several_damages_at_once_are_rebuilt_or_said(tmp_path_factory, monkeypatch, names: list[str]) -> None:
     """Whatever comes together: what repair calls possible is intact afterwards, and nothing is left unsaid."""
     world = World(tmp_path_factory.mktemp("world"), monkeypatch)
