@@ -21,6 +21,8 @@ from policyctl.domain.manifest import FileEntry
 from policyctl.errors import IntegrityError
 
 _CHUNK_BYTES = 1 << 20
+_PACED_BYTES = 64 << 10
+"""At once for whoever reads slowly: hashing it takes some tens of microseconds, so nobody waits for the core."""
 _WORTH_THREADS_BYTES = 8 << 20
 """Less than this is hashed sooner than threads are started."""
 
@@ -42,7 +44,8 @@ def hash_file(
         IntegrityError: It is not a plain file, or cannot be read.
     """
     hasher, size = hashlib.sha256(), 0
-    for chunk in _views(folder / path, past_cache=past_cache):
+    most = _CHUNK_BYTES if on_chunk is None else min(_CHUNK_BYTES, _PACED_BYTES)
+    for chunk in _views(folder / path, most, past_cache=past_cache):
         hasher.update(chunk)
         size += len(chunk)
         if on_chunk is not None:
@@ -120,16 +123,16 @@ def read_plain(path: Path) -> bytes:
     Raises:
         IntegrityError: It is not one, or cannot be read.
     """
-    return b"".join(bytes(view) for view in _views(path))
+    return b"".join(bytes(view) for view in _views(path, _CHUNK_BYTES))
 
 
-def _views(path: Path, *, past_cache: bool = False) -> Iterator[memoryview]:
+def _views(path: Path, most_bytes: int, *, past_cache: bool = False) -> Iterator[memoryview]:
     """The bytes of a plain file, part by part; each view is overwritten by the next."""
     with os.fdopen(_open_plain(path), "rb", buffering=0) as file:
         descriptor = file.fileno()
         _advise(descriptor, os.POSIX_FADV_DONTNEED if past_cache else os.POSIX_FADV_SEQUENTIAL)
         # One byte more than there should be: a small file and its end in one read.
-        buffer = bytearray(min(os.fstat(descriptor).st_size + 1, _CHUNK_BYTES))
+        buffer = bytearray(min(os.fstat(descriptor).st_size + 1, most_bytes))
         view = memoryview(buffer)
         try:
             while count := file.readinto(buffer):
