@@ -251,9 +251,9 @@ def test_a_repair_killed_anywhere_is_finished_by_the_next(tmp_path, monkeypatch)
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.sampled_from(sorted(REBUILT)), min_size=2, max_size=4, unique=True))
-@example(
-    names=["a slot that no record names", "an alias's copy changed", "a slot lost where an alias has a copy"],
-)
+@example(names=["a slot that no record names", "an alias's copy changed", "a slot lost where an alias has a copy"])
+@example(names=["a slot that no record names", "an alias's copy changed", "a slot that is a link"])
+@example(names=["a slot that is a link", "a slot that no record names", "an alias's copy changed"])
 def test_several_damages_at_once_are_rebuilt_or_said(tmp_path_factory, monkeypatch, names: list[str]) -> None:
     """Whatever comes together: what repair calls possible is intact afterwards, and nothing is left unsaid."""
     world = World(tmp_path_factory.mktemp("world"), monkeypatch)
