@@ -108,7 +108,9 @@ class Repository:
         if self._journal_bytes() is not None:
             return
         slots = [p for p in self.root.glob("*/[0-9]*") if p.name.isdigit() and (p / MANIFEST_FILE).is_file()]
-        if slots or any((self.control / "evidence").glob("*/*")):
+        lost = slots or any((self.control / "evidence").glob("*/*"))
+        # The first publish of all may have begun the journal, and then made its slot, between the two looks.
+        if lost and self._journal_bytes() is None:
             raise IntegrityError(
                 f"{self.journal.path} is missing, but {slots[0] if slots else 'evidence'} says that there was one",
                 remedy="Restore the journal from a copy; without it nothing can tell which releases were published.",

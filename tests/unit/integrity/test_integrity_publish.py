@@ -16,6 +16,7 @@ from typing import BinaryIO
 import pytest
 from world import CONTRACT, World, write_export
 
+from policyctl.adapters.repository import Repository
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.integrity import read_release
 from policyctl.services.publish import publish
@@ -215,6 +216,22 @@ def test_publishers_at_once_get_a_slot_each(world) -> None:
     assert codes == [0] * 4
     assert sorted(r.slot for r in world.state.of_model("walker")) == [1, 2, 3, 4]
     assert all(f.intact for f in verify(world.control))
+
+
+def test_the_first_publish_of_all_beside_another_is_no_lost_journal(world, monkeypatch) -> None:
+    """A journal and slot that come between the look for the journal and the look for slots are a publish, not a loss."""
+    real = Repository._journal_bytes
+
+    def late(repository: Repository) -> int | None:
+        monkeypatch.setattr(Repository, "_journal_bytes", real)
+        seen = real(repository)
+        _publish(world, write_export(world.folder / "first", 1), "1.0.0")
+        return seen
+
+    second = write_export(world.folder / "second", 2)
+    monkeypatch.setattr(Repository, "_journal_bytes", late)
+    _publish(world, second, "1.1.0")
+    assert [r.release for r in world.state.of_model("walker")] == ["1.0.0", "1.1.0"]
 
 
 def test_the_same_bytes_published_at_once_are_one_release(world, export: Path) -> None:
