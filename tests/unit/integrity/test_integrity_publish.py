@@ -219,7 +219,7 @@ def test_publishers_at_once_get_a_slot_each(world) -> None:
 
 
 def test_the_first_publish_of_all_beside_another_is_no_lost_journal(world, monkeypatch) -> None:
-    """A journal and slot that come between the look for the journal and the look for slots are a publish, not a loss."""
+    """A journal and slot that come between the look for the journal and the look for slots are no loss."""
     real = Repository._journal_bytes
 
     def late(repository: Repository) -> int | None:
