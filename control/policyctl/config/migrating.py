@@ -60,10 +60,55 @@ def migrated(model: type[BaseModel], content: bytes, *, suffix: str, to: int) ->
     after = {SCHEMA: to, **ways.downgrade(newest, to)}
     if toml:
         return _toml(model, text, after)
-    written = rewritten(text, document.data, after, _from_dotted if to > version else _from_nested)
-    if written is None or yaml_text.parse(written.encode(), what="the text").data != after:
+    written = _indented(text, document, to) if to > version else None
+    if not _says(written, after):
+        written = rewritten(text, document.data, after, _from_dotted if to > version else _from_nested)
+    if written is None or not _says(written, after):
         written = yaml_text.dump(after)
     return with_comments(written, comments(text))
+
+
+def _says(written: str | None, after: Mapping[str, Any]) -> bool:
+    try:
+        return written is not None and yaml_text.parse(written.encode(), what="the text").data == after
+    except UsageError:
+        return False
+
+
+def _indented(text: str, document: yaml_text.Document, to: int) -> str:
+    """The lines of a flat YAML text under their groups, each with the comments above it."""
+    lines = text.splitlines(keepends=True)
+    starts = sorted((line - 1, str(path[0])) for path, line in document.lines.items() if len(path) == 1)
+    first = []
+    for start, _ in starts:
+        begin = start
+        while begin > 0 and (lines[begin - 1].startswith("#") or not lines[begin - 1].strip()):
+            begin -= 1
+        first.append(begin)
+    tree: dict[str, Any] = {}
+    for (start, name), begin, end in zip(starts, first, [*first[1:], len(lines)], strict=True):
+        *groups_above, last = name.split(".")
+        here = tree
+        for group in groups_above:
+            here = here.setdefault(group, {})
+            if isinstance(here, str):
+                return ""
+        key = re.sub(rf"""^(['"]?){re.escape(name)}\1(?=\s*:)""", lambda _, last=last: last, lines[start])
+        if name == SCHEMA:
+            key = re.sub(r"[0-9]+", str(to), key, count=1)
+        here[last] = "".join([*lines[begin:start], key, *lines[start + 1 : end]])
+
+    def emit(node: Mapping[str, Any], indent: str) -> str:
+        written = ""
+        for name, each in node.items():
+            if isinstance(each, str):
+                written += "".join(f"{indent}{ln}" if ln.strip() else ln for ln in each.splitlines(keepends=True))
+            else:
+                written += f"{indent}{name}:\n{emit(each, indent + '  ')}"
+            written += "" if written.endswith("\n") else "\n"
+        return written
+
+    return emit(tree, "")
 
 
 def _from_dotted(path: Where) -> list[Where]:

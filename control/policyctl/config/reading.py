@@ -229,7 +229,7 @@ def _file_problem(path: Path | None, error: UsageError) -> SettingProblem:
         return SettingProblem("", 0, "", words, "one settings file that can be read")
     cause = error.__cause__
     mark = getattr(cause, "problem_mark", None)
-    line = re.search(r"at line (\d+)", str(cause))
+    line = re.search(r"at line (\d+)", words)
     number = mark.line + 1 if mark is not None else int(line[1]) if line else 0
     why = getattr(cause, "problem", None) or words.removeprefix(f"{path} ")
     kind = "TOML" if path.suffix == ".toml" else "YAML"

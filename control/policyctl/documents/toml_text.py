@@ -52,7 +52,8 @@ def parse(content: bytes, *, what: str) -> Document:
     except UnicodeDecodeError as error:
         raise UsageError(f"{what} is not UTF-8 ({error})", remedy="Save it as UTF-8.") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{what} is not TOML ({error})", remedy="Correct it at that place.") from error
+        words = str(error).replace("at end of document", f"at line {_unfinished(text)}, which does not end")
+        raise UsageError(f"{what} is not TOML ({words})", remedy="Correct it at that place.") from error
     lines: dict[Path, int] = {(): 1}
     table: Path = ()
     for statement in statements(text):
@@ -77,6 +78,14 @@ def statements(text: str) -> Iterator[Statement]:
             continue
         yield Statement(start, gathered, data, header=gathered.lstrip().startswith("["))
         gathered = ""
+
+
+def _unfinished(text: str) -> int:
+    """The line of the first statement that does not end."""
+    last = None
+    for last in statements(text):  # noqa: B007 - the last of them is wanted
+        pass
+    return 1 if last is None else last.line + last.text.count("\n")
 
 
 def _only(data: Any) -> Path:

@@ -168,6 +168,7 @@ class Reloader:
 
     def _take(self, found: Reading[Settings], settings: Settings, *, asked: bool) -> None:
         changes = compared(self.control.settings, settings, found)
+        warnings = [words for words in found.warnings if words not in self.reading.warnings]
         waiting = compared(settings, found.require(), found)
         self.control.settings = settings
         self.reading, self._data = found, _chosen(self._data, found)
@@ -181,7 +182,7 @@ class Reloader:
         if waiting and waiting != self.waiting:
             told = "; ".join(c.words for c in waiting)
             self.control.say(f"Not applied, for policyctl serve must be started again for it: {told}.")
-        for words in found.warnings:
+        for words in warnings:
             self.control.say(f"WARNING: {words}.")
         self.waiting, self._was_refused = waiting, False
 
