@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from policyctl.config.keys import FILE, groups, holds, keys
 from policyctl.config.lineage import SCHEMA, lineage, misplaced
 from policyctl.config.problems import SettingProblem
-from policyctl.documents.yaml_text import Document, path_words
+from policyctl.documents.yaml_text import Document
 from policyctl.documents.yaml_text import Path as Where
 from policyctl.errors import UsageError
 
@@ -202,8 +202,3 @@ def _anchored(model: type[BaseModel], data: dict[str, Any], file: Path) -> dict[
         elif key.secret and isinstance(value, Mapping) and isinstance(value.get(FILE), str):
             parent[path[-1]] = {**value, FILE: str(file.parent / value[FILE])}
     return data
-
-
-def where_words(where: Where) -> str:
-    """``gates.validate_with[0]``."""
-    return path_words(where)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -60,7 +61,7 @@ def migrated(model: type[BaseModel], content: bytes, *, suffix: str, to: int) ->
     after = {SCHEMA: to, **ways.downgrade(newest, to)}
     if toml:
         return _toml(model, text, after)
-    written = _indented(text, document, to) if to > version else None
+    written = _indented(text, document, to) if to > version else _flattened(model, text, document, to)
     if not _says(written, after):
         written = rewritten(text, document.data, after, _from_dotted if to > version else _from_nested)
     if written is None or not _says(written, after):
@@ -75,40 +76,78 @@ def _says(written: str | None, after: Mapping[str, Any]) -> bool:
         return False
 
 
-def _indented(text: str, document: yaml_text.Document, to: int) -> str:
-    """The lines of a flat YAML text under their groups, each with the comments above it."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The lines of one field: the comments above it, its first line, and the rest."""
+
+    path: Where
+    above: list[str]
+    line: str
+    below: list[str]
+
+
+def _pieces(text: str, starts: list[tuple[int, Where]]) -> Iterator[_Piece]:
+    """A text cut before the comments above each of the fields that begin at these lines, from 1."""
     lines = text.splitlines(keepends=True)
-    starts = sorted((line - 1, str(path[0])) for path, line in document.lines.items() if len(path) == 1)
-    first = []
-    for start, _ in starts:
-        begin = start
-        while begin > 0 and (lines[begin - 1].startswith("#") or not lines[begin - 1].strip()):
-            begin -= 1
-        first.append(begin)
+    firsts = []
+    for line, _ in starts:
+        first = line - 1
+        while first > 0 and (not lines[first - 1].strip() or lines[first - 1].lstrip().startswith("#")):
+            first -= 1
+        firsts.append(first)
+    for (line, path), first, end in zip(starts, firsts, [*firsts[1:], len(lines)], strict=True):
+        yield _Piece(path, lines[first : line - 1], lines[line - 1], lines[line:end])
+
+
+def _indented(text: str, document: yaml_text.Document, to: int) -> str:
+    """The lines of a flat YAML text under their groups; where that cannot be, anything else."""
+    starts = sorted((line, path) for path, line in document.lines.items() if len(path) == 1)
     tree: dict[str, Any] = {}
-    for (start, name), begin, end in zip(starts, first, [*first[1:], len(lines)], strict=True):
-        *groups_above, last = name.split(".")
+    for piece in _pieces(text, starts):
+        name = str(piece.path[0])
+        *above, last = name.split(".")
         here = tree
-        for group in groups_above:
+        for group in above:
             here = here.setdefault(group, {})
             if isinstance(here, str):
                 return ""
-        key = re.sub(rf"""^(['"]?){re.escape(name)}\1(?=\s*:)""", lambda _, last=last: last, lines[start])
-        if name == SCHEMA:
-            key = re.sub(r"[0-9]+", str(to), key, count=1)
-        here[last] = "".join([*lines[begin:start], key, *lines[start + 1 : end]])
+        here[last] = "".join([*piece.above, _renamed(piece.line, name, last, to), *piece.below])
+    return _emitted(tree, "")
 
-    def emit(node: Mapping[str, Any], indent: str) -> str:
-        written = ""
-        for name, each in node.items():
-            if isinstance(each, str):
-                written += "".join(f"{indent}{ln}" if ln.strip() else ln for ln in each.splitlines(keepends=True))
-            else:
-                written += f"{indent}{name}:\n{emit(each, indent + '  ')}"
-            written += "" if written.endswith("\n") else "\n"
-        return written
 
-    return emit(tree, "")
+def _emitted(node: Mapping[str, Any], indent: str) -> str:
+    written = ""
+    for name, each in node.items():
+        if isinstance(each, str):
+            written += "".join(f"{indent}{ln}" if ln.strip() else ln for ln in each.splitlines(keepends=True))
+        else:
+            written += f"{indent}{name}:\n{_emitted(each, indent + '  ')}"
+        written += "" if written.endswith("\n") else "\n"
+    return written
+
+
+def _flattened(model: type[BaseModel], text: str, document: yaml_text.Document, to: int) -> str:
+    """The lines of a nested YAML text without their groups; where that cannot be, anything else."""
+    starts = sorted((line, path) for path, line in document.lines.items() if path and path[:-1] in groups(model))
+    written = ""
+    for piece in _pieces(text, starts):
+        indent = piece.line[: len(piece.line) - len(piece.line.lstrip(" "))]
+        lines = [*piece.above, piece.line, *piece.below]
+        if piece.path in groups(model):
+            _, mark, words = piece.line.partition("#")
+            lines = [*piece.above, *([f"#{words}"] if mark else [])]
+        else:
+            name = ".".join(map(str, piece.path))
+            lines[len(piece.above)] = indent + _renamed(piece.line.lstrip(" "), str(piece.path[-1]), name, to)
+        written += "".join(ln.lstrip(" ") if ln.lstrip().startswith("#") else ln.removeprefix(indent) for ln in lines)
+        written += "" if written.endswith("\n") or not written else "\n"
+    return written
+
+
+def _renamed(line: str, before: str, after: str, to: int) -> str:
+    """The first line of a field under another name; of the schema, with another number."""
+    found = re.sub(rf"""^(['"]?){re.escape(before)}\1(?=\s*:)""", lambda _: after, line)
+    return re.sub(r"[0-9]+", str(to), found, count=1) if before == SCHEMA else found
 
 
 def _from_dotted(path: Where) -> list[Where]:

@@ -28,13 +28,13 @@ from policyctl.config.files import (
     find_profile,
     profiles_beside,
     read_file,
-    where_words,
 )
 from policyctl.config.keys import groups, key_at, nearest, shown
 from policyctl.config.layers import ABSENT, Layer, LayerKind, at, merged
 from policyctl.config.problems import SettingProblem, refusal
 from policyctl.documents.expected import expectation
 from policyctl.documents.yaml_text import Path as Where
+from policyctl.documents.yaml_text import path_words
 from policyctl.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseSettings)
@@ -220,7 +220,7 @@ def _layer(kind: LayerKind, file: SettingsFile) -> Layer:
 
 def _at(layer: Layer, path: Where, found: str, expected: str) -> SettingProblem:
     source = "" if layer.file else layer.place(path)
-    return SettingProblem(layer.file, layer.line(path), where_words(path), found, expected, source=source)
+    return SettingProblem(layer.file, layer.line(path), path_words(path), found, expected, source=source)
 
 
 def _file_problem(path: Path | None, error: UsageError) -> SettingProblem:
@@ -263,7 +263,7 @@ def _of_layers(model: type[BaseModel], layers: list[Layer], detail: ErrorDetails
     for layer in layers:
         if at(layer.data, path) is not ABSENT:
             return _detail(model, layer, detail)
-    return SettingProblem("", 0, where_words(path), "", expectation(detail), source="default")
+    return SettingProblem("", 0, path_words(path), "", expectation(detail), source="default")
 
 
 def _path(detail: ErrorDetails) -> Where:

@@ -84,8 +84,18 @@ def test_comments_stay_with_what_they_belong_to() -> None:
         "# gates\ngates.replay.agreement: 0.8\nserver.grpc_port: 9001\n"
     )
     up = migrated(Settings, text.encode(), suffix=".yaml", to=2)
-    assert "http_port: 9000  # and 8002" in up
-    assert up.startswith("# settings of the lab\nschema: 2\n")
+    assert up == (
+        "# settings of the lab\nschema: 2\nserver:\n  # the proxy's\n  http_port: 9000  # and 8002\n"
+        "  grpc_port: 9001\ngates:\n  replay:\n    # gates\n    agreement: 0.8\n"
+    )
+    nested = (
+        "# lab\nschema: 2 # x\n# all of it\nserver: # here\n  # port\n  http_port: 1\n  url: |\n    a\n\n    b\n"
+        "serving:\n  parameters:\n    # threads\n    N: '2'\n  preferred_batch_sizes:\n  - 1 # one\n# end\n"
+    )
+    assert migrated(Settings, nested.encode(), suffix=".yaml", to=1) == (
+        "# lab\nschema: 1 # x\n# all of it\n# here\n# port\nserver.http_port: 1\nserver.url: |\n  a\n\n  b\n"
+        "serving.parameters:\n# threads\n  N: '2'\nserving.preferred_batch_sizes:\n- 1 # one\n# end\n"
+    )
     toml = '# lab\nschema = 1 # x\n"server.http_port" = 9000  # and 8002\n["serving.parameters"]\n"a.b" = "1" # p\n'
     assert migrated(Settings, toml.encode(), suffix=".toml", to=2) == (
         '# lab\nschema = 2 # x\nserver.http_port = 9000  # and 8002\n[serving.parameters]\n"a.b" = "1" # p\n'
