@@ -32,6 +32,7 @@ def test_reloads_half_of_them_broken_disturb_no_answer_and_are_counted(server, t
         model="walker", url=server.endpoint["grpc"], clients=2, rate_per_client=100, deadline_s=5.0, duration_s=60
     )
     assert server.process is not None
+    repository = server.control.repository
     with BackgroundLoad(options, {"1.0.0": read_expected(exported(1))}) as load:
         for number in range(10):
             broken = number % 2 == 1
@@ -40,13 +41,13 @@ def test_reloads_half_of_them_broken_disturb_no_answer_and_are_counted(server, t
             )
             _replace(file, text)
             os.kill(server.process.pid, signal.SIGHUP)
-            wait_for(lambda n=number: _sum(server) == n + 1, 5)
+            wait_for(lambda n=number: _sum(repository) == n + 1, 5)
         _replace(file, WHOLE.format(enabled="true", pause=0.5))
         wait_for(lambda: "scrub.pause_s 8.0 -> 0.5" in server.log_text, 8)
         report = load.stop()
     assert (report.failed, report.wrong) == (0, 0)
     assert report.requests > 300
-    found = running.read(server.control.repository)
+    found = running.read(repository)
     assert found is not None
     assert (found.applied, found.refused, found.settings["scrub.pause_s"]) == (6, 5, 0.5)
     assert server.log_text.count("REFUSED settings") == 5
@@ -99,6 +100,6 @@ def _replace(file: Path, text: str) -> None:
     time.sleep(0.2)
 
 
-def _sum(server) -> int:
-    found = running.read(server.control.repository)
+def _sum(repository) -> int:
+    found = running.read(repository)
     return 0 if found is None else found.applied + found.refused + found.unchanged

@@ -76,7 +76,7 @@ def _unknown(model: type[BaseSettings]) -> Iterator[SettingProblem]:
         variables = [key.variable(start) for key in known.values()]
         near = get_close_matches(name.upper(), variables, n=1, cutoff=0.75)
         expected = f"{near[0]}, or another setting" if near else "a setting"
-        key = "" if path[0] not in model.model_fields else ".".join(path)
+        key = "" if path[0] not in model.model_fields else ".".join(map(str, path))
         yield SettingProblem("", 0, key, "unknown", f"{expected}; two underscores go one level down", source=name)
 
 

@@ -145,19 +145,28 @@ def shown(model: type[BaseModel], path: Path, value: Any) -> Any:
     return MASK if value else ""
 
 
-def masked(settings: BaseModel) -> dict[Path, Any]:
+def masked(settings: BaseModel) -> dict[tuple[str, ...], Any]:
     """Every setting and its value, as it may be shown and as JSON has it."""
-    model = type(settings)
-    values = settings.model_dump(mode="json")
-    found = dict[Path, Any]()
-    for path in keys(model):
-        value, raw = values, settings
-        for part in path:
-            value, raw = value[part], getattr(raw, part)
-        if isinstance(raw, SecretStr):
-            value = shown(model, path, raw)
-        found[path] = value
+    found = dict[tuple[str, ...], Any]()
+    written = settings.model_dump(mode="json")
+    for key in keys(type(settings)).values():
+        value = value_at(settings, key.path)
+        if isinstance(value, SecretStr):
+            found[key.path] = shown(type(settings), key.path, value)
+            continue
+        here: Any = written
+        for part in key.path:
+            here = here[part]
+        found[key.path] = here
     return found
+
+
+def value_at(settings: BaseModel, path: tuple[str, ...]) -> Any:
+    """The value of a setting."""
+    value: Any = settings
+    for part in path:
+        value = getattr(value, part)
+    return value
 
 
 def nearest(model: type[BaseModel], path: Path) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ def migrated(model: type[BaseModel], content: bytes, *, suffix: str, to: int) ->
     after = {SCHEMA: to, **ways.downgrade(newest, to)}
     if toml:
         return _toml(model, text, after)
-    written = _indented(text, document, to) if to > version else _flattened(model, text, document, to)
+    written: str | None = _indented(text, document, to) if to > version else _flattened(model, text, document, to)
     if not _says(written, after):
         written = rewritten(text, document.data, after, _from_dotted if to > version else _from_nested)
     if written is None or not _says(written, after):
@@ -86,7 +86,7 @@ class _Piece:
     below: list[str]
 
 
-def _pieces(text: str, starts: list[tuple[int, Where]]) -> Iterator[_Piece]:
+def _pieces(text: str, starts: Sequence[tuple[int, Where]]) -> Iterator[_Piece]:
     """A text cut before the comments above each of the fields that begin at these lines, from 1."""
     lines = text.splitlines(keepends=True)
     firsts = []

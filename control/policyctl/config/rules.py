@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from policyctl.config.keys import Key, keys
+from policyctl.config.keys import Key, keys, value_at
 from policyctl.documents.yaml_text import Path
 
 DEVELOPMENT: Final = "development"
@@ -126,8 +126,6 @@ def broken(profile: str, settings: BaseModel) -> Iterator[Broken]:
         for path, key in keys(type(settings)).items():
             if path != rule.path and not (rule.path[0] == "*" and path[-1] == rule.path[-1]):
                 continue
-            value: Any = settings
-            for part in path:
-                value = getattr(value, part)
+            value = value_at(settings, key.path)
             if not rule.holds(value, settings):
                 yield Broken(key, value, rule.expected)

@@ -125,13 +125,13 @@ def diff(control: Control, source: Source[Settings], first: str, second: str) ->
 def side(control: Control, source: Source[Settings], name: str) -> Side:
     """One configuration by its name; see `diff`."""
     if name == RUNNING:
-        found = running.read(control.repository)
-        if found is None:
+        told = running.read(control.repository)
+        if told is None:
             raise ServerError(
                 f"nothing runs on {control.repository.root} that says what it is set to",
                 remedy="Start it with: policyctl serve. Or compare with: policyctl config diff current ...",
             )
-        return Side(name, found.settings, found.places, None)
+        return Side(name, told.settings, told.places, None)
     if name == DEFAULTS:
         return Side(name, _values(Settings()), {}, Settings())
     if name == CURRENT:
@@ -149,7 +149,7 @@ def _side(name: str, source: Source[Settings]) -> Side:
 
 
 def _values(settings: Settings) -> dict[str, Any]:
-    return {".".join(map(str, path)): value for path, value in masked(settings).items()}
+    return {".".join(path): value for path, value in masked(settings).items()}
 
 
 def _place(side: Side, name: str) -> str:

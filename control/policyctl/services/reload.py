@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from policyctl.config.keys import Applies, flat, key_at, masked
+from policyctl.config.keys import Applies, flat, key_at, masked, value_at
 from policyctl.config.layers import setters
 from policyctl.config.reading import Reading, check_rules
 from policyctl.errors import PolicyctlError, UsageError
@@ -91,6 +91,7 @@ class Reloader:
         reading: What is in force was made of; what was read last, where that was whole.
         stop: Set it to end.
         reread: Set it to have the files read at once.
+        tells: Whether it writes down what is in force; who serves does, and nobody beside it.
         counts: What became of the reloads; replaced as a whole, so any thread may read it.
         waiting: What a start would change.
     """
@@ -99,6 +100,7 @@ class Reloader:
     reading: Reading[Settings]
     stop: threading.Event
     reread: threading.Event = field(default_factory=threading.Event)
+    tells: bool = True
     counts: ReloadCounts = ReloadCounts()
     waiting: tuple[Change, ...] = ()
     _watched: tuple[Path, ...] = ()
@@ -122,7 +124,8 @@ class Reloader:
                 self.stop.set()
                 self.reread.set()
                 thread.join(timeout=5.0)
-                running.clear(self.control.repository)
+                if self.tells:
+                    running.clear(self.control.repository)
 
     def start(self) -> None:
         """From here on changes count."""
@@ -206,6 +209,8 @@ class Reloader:
 
     def _tell(self) -> None:
         """Write down what is in force, for `policyctl config diff`."""
+        if not self.tells:
+            return
         told = running.Running(
             supervisor_pid=os.getpid(),
             profile=self.reading.profile,
@@ -229,7 +234,7 @@ def compared(before: Settings, after: Settings, reading: Reading[Settings]) -> t
     old, new = masked(before), masked(after)
     found = []
     for path in old:
-        if _value(before, path) != _value(after, path):
+        if value_at(before, path) != value_at(after, path):
             place = next((s.place for s in setters(Settings, reading.layers, path)), "default")
             found.append(Change(".".join(path), old[path], new[path], place))
     return tuple(found)
@@ -244,13 +249,6 @@ def places(reading: Reading[Settings]) -> dict[str, str]:
             if key is not None:
                 found.setdefault(key.name, layer.place(path))
     return found
-
-
-def _value(settings: Settings, path: tuple[str | int, ...]) -> Any:
-    value: Any = settings
-    for part in path:
-        value = getattr(value, str(part))
-    return value
 
 
 def _chosen(old: Mapping[str, Any], found: Reading[Settings]) -> dict[str, Any]:
