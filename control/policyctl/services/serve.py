@@ -26,6 +26,7 @@ from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
+from policyctl.config.reading import Reading
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
 from policyctl.domain.recommendations import pools
@@ -37,6 +38,7 @@ from policyctl.services.hardware import announce
 from policyctl.services.moves import recover
 from policyctl.services.prober import Prober
 from policyctl.services.record import empty, settle_if_left, trace_folder
+from policyctl.services.reload import Reloader
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
 from policyctl.serving.backend_directory import assemble
@@ -48,7 +50,7 @@ from policyctl.serving.native import choose
 from policyctl.serving.ports import free_ports
 from policyctl.serving.preflight import preflight, require
 from policyctl.serving.process import TritonProcess
-from policyctl.settings import ServerSettings
+from policyctl.settings import ServerSettings, Settings
 
 PROBE_INTERVAL_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
@@ -66,6 +68,7 @@ class Supervisor:
     openvino: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     verbose: bool = False
+    reloader: Reloader | None = None
     _refused: dict[AliasKey, Placement] = field(default_factory=dict)
     _was_ready: bool = False
     _last_words: str = ""
@@ -81,7 +84,7 @@ class Supervisor:
         self.control.repository.create()
         with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
-            with Scrubber(self.control, self.stop).running():
+            with Scrubber(self.control, self.stop).running(), self._reloading():
                 self._keep_serving()
 
     @contextlib.contextmanager
@@ -94,6 +97,9 @@ class Supervisor:
                 f"{self.control.repository.root} is served already: {lock.holder(path)}",
                 remedy="Use the server that runs (policyctl status), or stop it first.",
             ) from error
+
+    def _reloading(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.reloader is None else self.reloader.running()
 
     def _log(self, line: LogLine) -> None:
         if self.verbose or line.level in {Level.WARNING, Level.ERROR}:
@@ -134,8 +140,7 @@ class Supervisor:
             supervisor_pid=os.getpid(),
             openvino=self.openvino,
         )
-        settings = self.control.settings.server
-        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
+        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=self.control.settings.server.load_timeout_s)
         try:
             self._bring_up(client)
             endpoints.write(self.control.repository, endpoint)
@@ -144,6 +149,7 @@ class Supervisor:
             prober = Prober(self.control, client, self._refused)
             sweep_at = 0.0
             while not self.stop.wait(PROBE_INTERVAL_S) and process.is_running():
+                client.load_timeout_s = self.control.settings.server.load_timeout_s
                 if time.monotonic() >= sweep_at:
                     client_memory.sweep(client)
                     sweep_at = time.monotonic() + client_memory.EVERY_S
@@ -200,12 +206,13 @@ class Supervisor:
         self._last_words = words
 
 
-def serve(control: Control, *, verbose: bool = False) -> None:
+def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings] | None = None) -> None:
     """Run the embedded Triton on the repository until SIGTERM or SIGINT.
 
     Args:
         control: The control plane.
         verbose: Pass on Triton's informational log lines as well.
+        reading: How the settings came about, to take over what changes in their files; None: nothing is.
 
     Raises:
         UnsupportedError: Something that the server needs is missing here; names all of it.
@@ -232,7 +239,10 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         trace_file=trace_folder(control.repository) / "trace",
         **_pools(settings),
     )
-    Supervisor(control, options, openvino=choice.words, verbose=verbose).run()
+    supervisor = Supervisor(control, options, openvino=choice.words, verbose=verbose)
+    if reading is not None:
+        supervisor.reloader = Reloader(control, reading, supervisor.stop)
+    supervisor.run()
 
 
 def _pools(settings: ServerSettings) -> dict[str, Any]:
