@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from policyctl.domain.journal import Record
 from policyctl.domain.journal_metrics import JournalNumbers, numbers
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.state import State
 from policyctl.errors import PolicyctlError
 from policyctl.services.control import Control
@@ -39,15 +40,19 @@ class KnownJournal:
                 self._read()
             except PolicyctlError as error:
                 if error.problem != self.problem:
-                    self.control.say(
-                        f"The journal cannot be relied on: {error.problem}. What is served goes on; {error.remedy}"
-                    )
+                    words = f"The journal cannot be relied on: {error.problem}. What is served goes on; {error.remedy}"
+                    self.control.tell(words, level=LogLevel.ERROR, code=error.code)
                 self.problem = error.problem
             else:
                 if self.problem:
-                    self.control.say("The journal is whole again.")
+                    self.control.tell("The journal is whole again.")
                 self.problem = ""
             return self._numbers
+
+    @property
+    def last(self) -> JournalNumbers:
+        """What was counted last, without a look at the journal."""
+        return self._numbers
 
     def state(self) -> State:
         """What the records say together."""
