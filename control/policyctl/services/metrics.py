@@ -62,7 +62,7 @@ class Metrics:
 
     def collect(self) -> tuple[Measured, ...]:
         """Every family with its values of now."""
-        numbers, seen = self.known.numbers(), self.observed.seen()
+        numbers, seen = self.known.numbers(patient=False), self.observed.seen()
         keys = sorted(numbers.state.aliases)
         return measured(
             {

@@ -47,16 +47,15 @@ def test_a_text_without_end_is_cut() -> None:
     assert told["a"].endswith("(1 more)")
 
 
-@given(st.text(min_size=4), st.text(), st.text())
-def test_a_secret_never_stands_in_a_line(secret, before, after) -> None:
+@given(st.text(), st.text(), st.text())
+def test_a_secret_never_stands_in_a_line(end, before, after) -> None:
     """Wherever it was put, also where JSON writes its characters otherwise."""
-    lines = []
+    lines, secret = [], f"canary{end}"
     log = Log(LogLevel.DEBUG, (lines.append,), (as_in_a_line(secret),))
-    log.write(LogLevel.INFO, before + secret + after, field=[secret, {"k": secret}])
+    log.write(LogLevel.INFO, before + secret + after, field=[secret, {secret: secret}])
     (line,) = lines
-    hidden = as_in_a_line(secret)
-    told = json.loads(line)["event"] if hidden not in '"time": "level": info "event": "logger": policyctl' else ""
-    assert secret not in told.replace("***", "")
+    assert as_in_a_line(secret) not in line
+    assert secret not in str(json.loads(line))
 
 
 def test_every_secret_of_the_settings_is_hidden(monkeypatch) -> None:
