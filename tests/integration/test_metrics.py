@@ -46,6 +46,26 @@ def test_the_exporter_tells_what_is_served_and_outlives_the_journal(server) -> N
     assert server.is_running
 
 
+def test_a_release_that_was_loaded_behind_the_journal_s_back_is_wrong_and_put_right(server) -> None:
+    """The prober counts it, loads what the alias names, and nobody has to do anything."""
+    for release, seed in (("1.0.0", 1), ("1.1.0", 2)):
+        server.publish(release, seed)
+    server.start()
+    server.run("promote", "walker", "1.0.0")
+    config = server.root / "walker" / "config.pbtxt"
+    old = config.read_text()
+    server.run("promote", "walker", "1.1.0")
+    config.write_text(old)
+    with server.control.triton() as client:
+        client.load("walker", 1)
+    wait_for(lambda: "WRONG walker: slot 1 answers, expected 2 (1.1.0)" in server.log_text, 5)
+    wait_for(lambda: server.answered_by() == "1.1.0", 10, every_s=0.3)
+    told = _told(server)
+    assert told["policyctl_probe_requests_total", "walker", "production", "wrong"] >= 1
+    assert told["policyctl_model_reloads_total", "walker", "production"] == 1
+    assert told["policyctl_alias_refused", "walker", "production"] == 0
+
+
 def test_one_id_leads_from_a_client_to_the_backend_and_one_from_the_journal_to_every_line(server, monkeypatch) -> None:
     """By the native and the Python-based backend; levels change while it runs; no observation and no key is logged."""
     monkeypatch.setenv("POLICYCTL_SERVER__API_KEY", "canary-key-0123456789")

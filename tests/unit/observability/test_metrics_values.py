@@ -13,6 +13,7 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.journal_metrics import JournalCount
 from policyctl.domain.metrics import CATALOGUE, PROBE_BUCKETS_S, Histogram, Sample, measured
 from policyctl.errors import MoveError
+from policyctl.services.metrics import SettingsReloads
 from policyctl.services.pins import pin, unpin
 from policyctl.services.promote import promote, rollback
 from policyctl.services.validate import validate
@@ -131,6 +132,19 @@ def test_a_broken_journal_is_told_and_what_it_said_last_stays(watched, damage: s
     path.write_bytes(whole)
     assert watched.value("policyctl_journal_intact") == 1
     assert watched.probes()["answered"] == 3
+
+
+def test_reloads_of_the_settings_are_told(watched) -> None:
+    """By result, from zero; the time of the last that changed something only once there was one."""
+    assert {s.labels: s.value for s in watched.samples("policyctl_settings_reloads_total")} == {
+        ("applied",): 0,
+        ("refused",): 0,
+        ("unchanged",): 0,
+    }
+    assert watched.samples("policyctl_settings_reload_timestamp_seconds") == ()
+    watched.metrics.reloads = lambda: SettingsReloads(applied=2, refused=1, last_applied_s=1.5)
+    assert watched.value("policyctl_settings_reloads_total", "applied") == 2
+    assert watched.value("policyctl_settings_reload_timestamp_seconds") == 1.5
 
 
 def test_an_unchanged_journal_is_counted_once(watched, monkeypatch) -> None:
