@@ -196,25 +196,21 @@ class Triton:
         )
         return {key: tuple(setting.value) for key, setting in found.settings.items()}
 
-    def log_level(self, level: LogLevel | None = None) -> LogLevel:
+    def log_level(self, level: LogLevel) -> LogLevel:
         """Change how much the server logs, and tell how much it does now.
 
         Args:
-            level: The least; debug is Triton's verbose level 1. None changes nothing.
+            level: The least; debug is Triton's verbose level 1.
 
         Raises:
             ServerError: No answer, or a wrong key.
         """
-        wanted = (
-            {}
-            if level is None
-            else {
-                "log_info": level.rank <= LogLevel.INFO.rank,
-                "log_warning": level.rank <= LogLevel.WARNING.rank,
-                "log_error": True,
-                "log_verbose_level": int(level is LogLevel.DEBUG),
-            }
-        )
+        wanted = {
+            "log_info": level.rank <= LogLevel.INFO.rank,
+            "log_warning": level.rank <= LogLevel.WARNING.rank,
+            "log_error": True,
+            "log_verbose_level": int(level is LogLevel.DEBUG),
+        }
         change = self._client.update_log_settings
         found = self._call("change what is logged", change, settings=wanted, headers=self._headers).settings
         if found["log_verbose_level"].uint32_param:

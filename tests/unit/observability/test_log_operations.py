@@ -19,7 +19,7 @@ from policyctl.services import log_levels
 from policyctl.services.log import Log, log_of
 from policyctl.services.log_libraries import captured
 from policyctl.services.log_reading import read
-from policyctl.services.log_serve import LiveLevels, TritonLog
+from policyctl.services.log_serve import LiveLevels, TritonLog, serving
 from policyctl.services.promote import promote, rollback
 from policyctl.serving.logs import parse
 from policyctl.settings import load
@@ -128,6 +128,27 @@ def test_triton_lines_go_to_their_file_and_what_matters_to_people(logged) -> Non
     first, second, _ = _lines(logged)
     assert (first["served"], first["logger"], first["level"]) == ("walker", "triton", "info")
     assert second["event"] == "slow ***"
+
+
+def test_in_json_a_server_says_nothing_in_words(logged, capsys) -> None:
+    """Every line of stderr is an object, Triton's too; the same lines stand in the files, and the key in none."""
+    world = logged.world
+    settings = load(repository=world.root, logs={"format": "json"})
+    plain = replace(world.control, settings=settings, log=log_of(settings, world.root / ".policyctl"))
+    world.said.clear()
+    capsys.readouterr()
+    with serving(plain, api_key=CANARY) as control:
+        control.tell(f"up, with {CANARY}", logger="policyctl.serve")
+        control.tell("too fine", level=LogLevel.DEBUG)
+        control.say("words")
+        take = TritonLog(control, logged.known)
+        take(parse("I1123 08:18:14.481762 2370 a.cc:1] not worth a word"))
+        take(parse("E1123 08:18:14.481762 2370 a.cc:1] broken"))
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (first["event"], first["logger"], world.said) == ("up, with ***", "policyctl.serve", [])
+    assert (second["event"], second["level"], second["operation"]) == ("broken", "error", first["operation"])
+    told = [line["event"] for line in _lines(logged)]
+    assert sorted(told) == ["broken", "not worth a word", "up, with ***"]
 
 
 def test_libraries_and_structlog_write_into_the_same_log(logged) -> None:
