@@ -37,13 +37,15 @@ def test_reloads_half_of_them_broken_disturb_no_answer_and_are_counted(server, t
         for number in range(10):
             broken = number % 2 == 1
             text = (
-                BROKEN[number // 2 % 3] if broken else WHOLE.format(enabled=str(number % 4 < 2).lower(), pause=number)
+                BROKEN[number // 2 % 3]
+                if broken
+                else WHOLE.format(enabled=str(number % 4 < 2).lower(), pause=number + 1)
             )
             _replace(file, text)
             os.kill(server.process.pid, signal.SIGHUP)
             wait_for(lambda n=number: _sum(repository) == n + 1, 5)
         _replace(file, WHOLE.format(enabled="true", pause=0.5))
-        wait_for(lambda: "scrub.pause_s 8.0 -> 0.5" in server.log_text, 8)
+        wait_for(lambda: "scrub.pause_s 9.0 -> 0.5" in server.log_text, 8)
         report = load.stop()
     assert (report.failed, report.wrong) == (0, 0)
     assert report.requests > 300
