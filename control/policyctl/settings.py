@@ -17,6 +17,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from policyctl.domain.artifacts import Format
 from policyctl.errors import UsageError
 
 _PREFIX = "POLICYCTL_"
@@ -29,17 +30,30 @@ MOST_CLIENTS = 1024
 _NOT_OURS = re.compile(r"(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?")
 
 
+class Engine(StrEnum):
+    """Who runs the Triton that `policyctl serve` looks after."""
+
+    EMBEDDED = "embedded"
+    """`policyctl serve` itself, from the nvidia-pytriton wheel."""
+    DOCKER = "docker"
+    """`policyctl serve`, as a container of NVIDIA's image."""
+    EXTERNAL = "external"
+    """Somebody else: `url` says where."""
+
+
 class ServerSettings(BaseModel):
     """Where Triton listens, or where a running one is found."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    engine: Engine = Field(Engine.EMBEDDED, description="who runs Triton: embedded, docker or external")
     host: str = "127.0.0.1"
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free one")
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free one")
     url: str = Field("", description="gRPC host:port of a Triton that somebody else runs on this repository")
     http_url: str = Field("", description="its HTTP host:port; only measuring over HTTP needs it")
+    metrics_url: str = Field("", description="its metrics' host:port; only whoever reads metrics needs it")
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
     timeout_s: float = Field(5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane")
     load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load")
@@ -67,12 +81,39 @@ class ServingSettings(BaseModel):
     max_queue_delay_us: int = Field(0, ge=0, le=_INT32)
     instances: int = Field(1, ge=1, le=_INT32)
     gpu: bool = False
+    format: Format | None = Field(
+        None, description="the artifact where --format says none; not set: openvino, in NVIDIA's container onnx"
+    )
     native: NativeMode = Field(NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off")
     preferred_batch_sizes: tuple[int, ...] = Field((), description="sizes at which a batch does not wait for more")
     parameters: dict[str, str] = Field(default_factory=dict)
     memory_reserve_mib: int | None = Field(
         64, ge=0, description="kept free when a release is promoted or pinned; null: memory is not looked at"
     )
+
+
+class ContainerBackends(StrEnum):
+    """Which backends serve in the container of the engine docker."""
+
+    NVIDIA = "nvidia"
+    """Those of the image, which read a release's files themselves."""
+    POLICYCTL = "policyctl"
+    """Ours, mounted over the image's; its Python must have policyctl and the runtimes."""
+
+
+class DockerSettings(BaseModel):
+    """The container that `policyctl serve --engine docker` runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str = Field("nvcr.io/nvidia/tritonserver:26.09-py3", min_length=1, description="must be on the machine")
+    backends: ContainerBackends = Field(ContainerBackends.NVIDIA, description="nvidia or policyctl")
+    network: str = Field("", description="a network of Docker's, or host; not set: the default bridge")
+    user: str = Field("", description="UID:GID in the container; not set: whoever runs policyctl, never root")
+    memory_mib: int = Field(4096, ge=256, description="more than this and the kernel ends it")
+    cpus: float | None = Field(None, gt=0, allow_inf_nan=False, description="not set: all")
+    shm_mib: int = Field(256, ge=64, description="its own /dev/shm")
+    pids: int = Field(1024, ge=64, description="processes and threads")
 
 
 class ServiceLevelSettings(BaseModel):
@@ -228,6 +269,7 @@ class Settings(BaseSettings):
 
     lock_wait_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")
     server: ServerSettings = ServerSettings()
+    docker: DockerSettings = DockerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
     scrub: ScrubSettings = ScrubSettings()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from policyctl.adapters import lock
 from policyctl.adapters.repository import Repository
 
 
@@ -28,6 +29,8 @@ class Endpoint:
         pid: Of tritonserver, 0 where it is not ours.
         supervisor_pid: Of `policyctl serve`, 0 where it is not ours.
         openvino: Which OpenVINO backend serves, and why; empty where it is not ours.
+        engine: Who runs it: ``embedded``, ``docker`` or ``external``; empty where no supervisor looks after it.
+        backends: ``policyctl`` where they verify what they load; else NVIDIA's, or unknown.
     """
 
     http: str
@@ -38,6 +41,13 @@ class Endpoint:
     pid: int = 0
     supervisor_pid: int = 0
     openvino: str = ""
+    engine: str = ""
+    backends: str = ""
+
+    @property
+    def verifies(self) -> bool:
+        """Whether its backends hold what they load against the manifest."""
+        return self.backends == "policyctl"
 
 
 def write(repository: Repository, endpoint: Endpoint) -> None:
@@ -58,9 +68,19 @@ def read(repository: Repository) -> Endpoint | None:
         kinds = {f.name: int if f.name.endswith("pid") else str for f in fields(Endpoint)}
         if any(type(value) is not kinds[name] for name, value in data.items()):
             return None
-        return endpoint if endpoint.supervisor_pid > 0 and psutil.pid_exists(endpoint.supervisor_pid) else None
+        return endpoint if _is_alive(repository, endpoint.supervisor_pid) else None
     except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _is_alive(repository: Repository, supervisor_pid: int) -> bool:
+    """Whether the supervisor is there; one in another container has no process id here, but holds its lock."""
+    return supervisor_pid > 0 and (psutil.pid_exists(supervisor_pid) or lock.is_held(supervisor_lock(repository)))
+
+
+def supervisor_lock(repository: Repository) -> Path:
+    """What `policyctl serve` holds for as long as it runs."""
+    return repository.control / "server.lock"
 
 
 def clear(repository: Repository) -> None:

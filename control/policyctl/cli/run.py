@@ -10,6 +10,7 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.errors import UnsupportedError
+from policyctl.settings import Engine
 
 
 def register(app: typer.Typer) -> None:
@@ -20,29 +21,41 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="Who runs Triton: this command, Docker, or somebody else (--url). [default: embedded]"),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     http_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8000]")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8001]")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8002]")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Pass on Triton's informational lines.")] = False,
     repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
 ) -> None:
-    """Run the embedded Triton on the repository until Ctrl-C or SIGTERM.
+    """Run Triton on the repository until Ctrl-C or SIGTERM.
 
     Every alias is verified, loaded and certified by its golden set before the
     server is announced, and asked once a second afterwards. What does not
     answer is loaded again, and the server started again if need be.
+
+    The engine embedded is the Triton of the nvidia-pytriton wheel; docker runs
+    NVIDIA's image (POLICYCTL_DOCKER__IMAGE and others); external looks after a
+    Triton that somebody else runs on the same repository, and waits for it
+    where it is silent. See docs/containers.md.
 
     Examples:
 
         policyctl serve
 
         policyctl serve --http-port 9000 --grpc-port 9001 --metrics-port 9002
+
+        policyctl serve --engine external --url 127.0.0.1:8001
     """
     from policyctl.services.serve import serve as service
 
     given = {"host": host, "http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    settings = options.read_settings(repository, server=given)
+    settings = options.read_settings(repository, url, server={"engine": engine, **given})
     service(options.control_of(settings, Output()), verbose=verbose)
 
 

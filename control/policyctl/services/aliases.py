@@ -7,7 +7,7 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import GateError
+from policyctl.errors import GateError, IntegrityError
 from policyctl.services.control import Control, open_release
 from policyctl.services.moves import Mover, certified_body
 from policyctl.services.signatures import require_signed
@@ -47,7 +47,11 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
     if afresh:
         repository.stamp(served, placement.slot)
     client.load(served, placement.slot)
-    result = Mover(control, client).certify(model, served, placement)
+    try:
+        result = Mover(control, client).certify(model, served, placement)
+    except IntegrityError:
+        client.unload(served)  # nobody knows what a backend of NVIDIA's has read
+        raise
     if result.verdict is not Verdict.PASSED:
         raise GateError(f"not certified ({result.verdict}): {result.reason}")
     body = certified_body(client, model, placement)

@@ -1,10 +1,11 @@
-"""Serve: run the embedded Triton on the repository, and keep it answering.
+"""Serve: run a Triton on the repository, or look after somebody else's, and keep it answering.
 
 The supervisor believes only answered inferences. It starts tritonserver,
 finishes or reverts what a crash left, certifies every alias on the new server,
 and then asks each alias once a second. An alias that stops answering (a dead
 stub behind a ready flag) is unloaded and loaded; a server that stops answering
-is killed and started again, ever more slowly.
+is killed and started again, ever more slowly. `services.engines` knows who runs
+the server, and what of this can be done to it.
 
 It shares the writer lock with promotions and never waits for it while probing:
 whoever moves an alias certifies it as well.
@@ -13,14 +14,12 @@ whoever moves an alias certifies it as well.
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
@@ -28,27 +27,17 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
-from policyctl.domain.recommendations import pools
-from policyctl.errors import BusyError, PolicyctlError, ServerError
+from policyctl.errors import BusyError, PolicyctlError, ServerError, UnsupportedError
 from policyctl.services import client_memory
 from policyctl.services.aliases import AliasKey, load_alias
 from policyctl.services.control import Control
-from policyctl.services.hardware import announce
+from policyctl.services.engines import Engine, Launch, launcher
 from policyctl.services.moves import recover
 from policyctl.services.prober import Prober
 from policyctl.services.record import empty, settle_if_left, trace_folder
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
-from policyctl.serving.backend_directory import assemble
-from policyctl.serving.command import ServerOptions
-from policyctl.serving.hardware import detect
-from policyctl.serving.locate import locate
 from policyctl.serving.logs import Level, LogLine
-from policyctl.serving.native import choose
-from policyctl.serving.ports import free_ports
-from policyctl.serving.preflight import preflight, require
-from policyctl.serving.process import TritonProcess
-from policyctl.settings import ServerSettings
 
 PROBE_INTERVAL_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
@@ -59,11 +48,10 @@ STEADY_S: Final = 20.0
 
 @dataclass(slots=True)
 class Supervisor:
-    """Runs one embedded server until told to stop."""
+    """Keeps one server answering until told to stop; `launch` makes each run of it."""
 
     control: Control
-    options: ServerOptions
-    openvino: str = ""
+    launch: Launch
     stop: threading.Event = field(default_factory=threading.Event)
     verbose: bool = False
     _refused: dict[AliasKey, Placement] = field(default_factory=dict)
@@ -77,7 +65,7 @@ class Supervisor:
             BusyError: Another `policyctl serve` runs on this repository.
             ServerError: The server never came up.
         """
-        path = self.control.repository.control / "server.lock"
+        path = endpoints.supervisor_lock(self.control.repository)
         self.control.repository.create()
         with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
@@ -103,37 +91,28 @@ class Supervisor:
         attempt = 0
         while not self.stop.is_set():
             started = time.monotonic()
-            process = TritonProcess(self.options, on_log=self._log)
+            engine = self.launch(self._log)
             try:
                 # What a recording left there goes with the server that wrote it.
                 empty(trace_folder(self.control.repository))
-                process.start()
-                self._serve_once(process)
-            except ServerError as error:
-                if not self._was_ready:
+                engine.start()
+                self._serve_once(engine)
+            except (ServerError, UnsupportedError) as error:
+                if engine.manner.ours and not self._was_ready:
                     raise
                 self.control.say(f"The server failed: {error.problem}")
             finally:
-                process.stop()
+                engine.stop()
             if self.stop.is_set():
                 return
             attempt = 0 if time.monotonic() - started > STEADY_S else attempt + 1
             delay = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-            self.control.say(f"Starting the server again in {delay:.1f} s.")
+            self.control.say(f"{engine.manner.again} in {delay:.1f} s.")
             self.stop.wait(delay)
 
-    def _serve_once(self, process: TritonProcess) -> None:
-        process.wait_live(timeout_s=30.0)
-        endpoint = Endpoint(
-            http=f"{self.options.host}:{self.options.http_port}",
-            grpc=f"{self.options.host}:{self.options.grpc_port}",
-            metrics=f"{self.options.host}:{self.options.metrics_port}",
-            api_key=self.options.api_key,
-            server_id=secrets.token_hex(8),
-            pid=process.pid,
-            supervisor_pid=os.getpid(),
-            openvino=self.openvino,
-        )
+    def _serve_once(self, engine: Engine) -> None:
+        engine.wait(timeout_s=30.0)
+        endpoint = engine.endpoint()
         settings = self.control.settings.server
         client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
         try:
@@ -143,20 +122,20 @@ class Supervisor:
             self._announce(endpoint)
             prober = Prober(self.control, client, self._refused)
             sweep_at = 0.0
-            while not self.stop.wait(PROBE_INTERVAL_S) and process.is_running():
-                if time.monotonic() >= sweep_at:
+            while not self.stop.wait(PROBE_INTERVAL_S) and engine.is_running():
+                if engine.manner.shares_memory and time.monotonic() >= sweep_at:
                     client_memory.sweep(client)
                     sweep_at = time.monotonic() + client_memory.EVERY_S
                 self._recover_if_left(client)
                 settle_if_left(self.control, client)
                 if not prober.probe():
-                    self.control.say("The server does not answer; it is stopped and started again.")
+                    self.control.say(engine.manner.silent)
                     return
         finally:
             endpoints.clear(self.control.repository)
             client.close()
         if not self.stop.is_set():
-            self.control.say("The server's process has ended.")
+            self.control.say(engine.manner.ended)
 
     def _bring_up(self, client: Triton) -> None:
         with self.control.repository.writer("start of the server", wait_s=120.0):
@@ -201,56 +180,17 @@ class Supervisor:
 
 
 def serve(control: Control, *, verbose: bool = False) -> None:
-    """Run the embedded Triton on the repository until SIGTERM or SIGINT.
+    """Run or look after a Triton on the repository until SIGTERM or SIGINT.
 
     Args:
-        control: The control plane.
+        control: The control plane; ``server.engine`` says who runs the server.
         verbose: Pass on Triton's informational log lines as well.
 
     Raises:
         UnsupportedError: Something that the server needs is missing here; names all of it.
         BusyError: It is served already.
         ServerError: The server never came up.
+        UsageError: The settings contradict the engine.
     """
-    settings = control.settings.server
-    ports = _choose_ports(settings)
     control.repository.create()
-    native = control.settings.serving.native
-    require(preflight(repository=control.repository.root, host=settings.host, ports=ports, native=native))
-    announce(control)
-    choice = choose(native)
-    control.say(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
-    backends = assemble(locate(), control.repository.control / "server" / "backends", native=choice.backend)
-    options = ServerOptions(
-        repository=control.repository.root,
-        backend_directory=backends,
-        host=settings.host,
-        http_port=ports[0],
-        grpc_port=ports[1],
-        metrics_port=ports[2],
-        api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
-        trace_file=trace_folder(control.repository) / "trace",
-        **_pools(settings),
-    )
-    Supervisor(control, options, openvino=choice.words, verbose=verbose).run()
-
-
-def _pools(settings: ServerSettings) -> dict[str, Any]:
-    """Sizes of Triton's memory pools: as set, else as the hardware has use for them."""
-    hardware = detect()
-    advised = pools(hardware)
-    pinned = advised.pinned_mib if settings.pinned_pool_mib is None else settings.pinned_pool_mib
-    cuda = advised.cuda_mib if settings.cuda_pool_mib is None else settings.cuda_pool_mib
-    return {
-        "pinned_pool_bytes": pinned << 20,
-        "cuda_pools_bytes": (cuda << 20,) * len(hardware.gpus),
-    }
-
-
-def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:
-    """The configured ports, with a free one for every 0."""
-    free = iter(free_ports(3, host=settings.host))
-    http, grpc, metrics = (
-        port or next(free) for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
-    )
-    return http, grpc, metrics
+    Supervisor(control, launcher(control), verbose=verbose).run()
