@@ -51,6 +51,9 @@ class ServerSettings(BaseModel):
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free one")
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free one")
+    control_metrics_port: int = Field(
+        8003, ge=0, le=65535, description="of the control plane's own metrics; 0 takes a free one"
+    )
     url: str = Field("", description="gRPC host:port of a Triton that somebody else runs on this repository")
     http_url: str = Field("", description="its HTTP host:port; only measuring over HTTP needs it")
     metrics_url: str = Field("", description="its metrics' host:port; only whoever reads metrics needs it")
@@ -194,6 +197,14 @@ class ScrubSettings(BaseModel):
     pause_s: float = Field(600.0, ge=0, allow_inf_nan=False, description="between two passes")
 
 
+class ProberSettings(BaseModel):
+    """How `policyctl serve` asks each alias for its golden answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    interval_s: float = Field(1.0, ge=0.05, le=3600, allow_inf_nan=False, description="from one round to the next")
+
+
 class RetentionSettings(BaseModel):
     """What `policyctl gc` keeps beside what is named, pinned, served or under way."""
 
@@ -273,6 +284,7 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
     scrub: ScrubSettings = ScrubSettings()
+    prober: ProberSettings = ProberSettings()
     retention: RetentionSettings = RetentionSettings()
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()

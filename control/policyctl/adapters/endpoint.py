@@ -29,6 +29,7 @@ class Endpoint:
         pid: Of tritonserver, 0 where it is not ours.
         supervisor_pid: Of `policyctl serve`, 0 where it is not ours.
         openvino: Which OpenVINO backend serves, and why; empty where it is not ours.
+        control_metrics: ``host:port`` of the control plane's own metrics, empty where it is not ours.
         engine: Who runs it: ``embedded``, ``docker`` or ``external``; empty where no supervisor looks after it.
         backends: ``policyctl`` where they verify what they load; else NVIDIA's, or unknown.
     """
@@ -41,6 +42,7 @@ class Endpoint:
     pid: int = 0
     supervisor_pid: int = 0
     openvino: str = ""
+    control_metrics: str = ""
     engine: str = ""
     backends: str = ""
 

@@ -18,6 +18,7 @@ from policyctl.cli import (
     measure,
     memory,
     move,
+    observe,
     past,
     prepare,
     release,
@@ -69,6 +70,7 @@ run.register(app)
 move.register(app)
 look.register(app)
 past.register(app)
+observe.register(app)
 lifecycle.register(app)
 measure.register(app)
 shadow.register(app)

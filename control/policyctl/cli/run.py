@@ -29,6 +29,9 @@ def serve(
     http_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8000]")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8001]")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8002]")] = None,
+    control_metrics_port: Annotated[
+        int | None, typer.Option(help="Of policyctl's own metrics; 0 takes a free one. [default: 8003]")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Pass on Triton's informational lines.")] = False,
     repository: options.RepositoryOption = None,
     url: options.UrlOption = None,
@@ -37,7 +40,8 @@ def serve(
 
     Every alias is verified, loaded and certified by its golden set before the
     server is announced, and asked once a second afterwards. What does not
-    answer is loaded again, and the server started again if need be.
+    answer, or answers wrongly, is loaded again, and the server started again if
+    need be. Triton's metrics and policyctl's own are at two ports, /metrics.
 
     The engine embedded is the Triton of the nvidia-pytriton wheel; docker runs
     NVIDIA's image (POLICYCTL_DOCKER__IMAGE and others); external looks after a
@@ -54,7 +58,13 @@ def serve(
     """
     from policyctl.services.serve import serve as service
 
-    given = {"host": host, "http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    given = {
+        "host": host,
+        "http_port": http_port,
+        "grpc_port": grpc_port,
+        "metrics_port": metrics_port,
+        "control_metrics_port": control_metrics_port,
+    }
     settings = options.read_settings(repository, url, server={"engine": engine, **given})
     service(options.control_of(settings, Output()), verbose=verbose)
 

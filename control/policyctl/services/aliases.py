@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from policyctl.adapters.triton import Triton
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import GateError, IntegrityError
+from policyctl.errors import GateError, IntegrityError, ServerError
 from policyctl.services.control import Control, open_release
 from policyctl.services.moves import Mover, certified_body
+from policyctl.services.observed import AliasKey
 from policyctl.services.signatures import require_signed
 
-AliasKey = tuple[str, str]
-"""Model and alias."""
+
+class WrongAnswersError(GateError):
+    """An alias does not answer its golden set, and was taken out of service: no answer is better than a wrong one."""
 
 
 def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasState, *, afresh: bool = False) -> None:
@@ -30,7 +34,8 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
     Raises:
         IntegrityError: A file of the release is not what was published, or no trusted key signed it.
         ServerError: The server refuses to load it, or does not answer.
-        GateError: It answers, but not as the golden set says.
+        WrongAnswersError: It answers, but not as the golden set says; it is not served any more.
+        GateError: It could not be certified, for another reason.
     """
     model, alias = key
     served, placement = served_name(model, alias), state.placement
@@ -52,6 +57,13 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
     except IntegrityError:
         client.unload(served)  # nobody knows what a backend of NVIDIA's has read
         raise
+    if result.verdict is Verdict.FAILED:
+        with suppress(ServerError):
+            client.unload(served)
+        raise WrongAnswersError(
+            f"{served} answers wrongly and is withdrawn: {result.reason}",
+            remedy=f"Roll back (policyctl rollback {model}) or promote another release; or start the server again.",
+        )
     if result.verdict is not Verdict.PASSED:
         raise GateError(f"not certified ({result.verdict}): {result.reason}")
     body = certified_body(client, model, placement)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,9 +20,8 @@ from typing import Any, Final, Protocol
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
-from policyctl.domain.names import served_name
 from policyctl.domain.recommendations import pools
-from policyctl.errors import PolicyctlError, ServerError, UsageError
+from policyctl.errors import ServerError, UsageError
 from policyctl.services.control import Control
 from policyctl.services.hardware import announce
 from policyctl.services.record import trace_folder
@@ -90,8 +89,12 @@ class Engine(Protocol):
         """
         ...
 
-    def is_running(self) -> bool:
-        """Whether it is still this run (which says nothing about its answers)."""
+    def is_running(self, served: Collection[str]) -> bool:
+        """Whether it is still this run (which says nothing about its answers).
+
+        Args:
+            served: Triton models that should be loaded in it.
+        """
         ...
 
     def stop(self) -> None:
@@ -166,7 +169,7 @@ class EmbeddedEngine:
         """Return once the server answers."""
         self.process.wait_live(timeout_s)
 
-    def is_running(self) -> bool:
+    def is_running(self, served: Collection[str]) -> bool:
         """Whether it is still this run."""
         return self.process.is_running()
 
@@ -209,7 +212,7 @@ class DockerEngine:
         """Return once the server answers; NVIDIA's image takes longer than the wheel."""
         self.container.wait_live(2 * timeout_s)
 
-    def is_running(self) -> bool:
+    def is_running(self, served: Collection[str]) -> bool:
         """Whether it is still this run."""
         return self.container.is_running()
 
@@ -256,7 +259,7 @@ class ExternalEngine:
                 )
             time.sleep(_LOOK_S)
 
-    def is_running(self) -> bool:
+    def is_running(self, served: Collection[str]) -> bool:
         """Whether what was loaded is loaded still; a silent server is the prober's to judge."""
         repository = self.control.repository
         if self._client is None or lock.is_held(repository.lock_path):
@@ -264,10 +267,9 @@ class ExternalEngine:
         try:
             size = repository.journal.path.stat().st_size
             now = self._client.answers()
-            named = {served_name(*key) for key in repository.journal.state().aliases}
-        except (OSError, PolicyctlError):
+        except (OSError, ServerError):
             return True
-        before = {key: count for key, count in self._seen.items() if key[0] in named}
+        before = {key: count for key, count in self._seen.items() if key[0] in served}
         loaded = {name for name, _ in now}
         if lock.is_held(repository.lock_path):
             return True  # a move began meanwhile
@@ -302,7 +304,8 @@ def _embedded(control: Control) -> Launch:
     settings = control.settings.server
     ports = _choose_ports(settings)
     native = control.settings.serving.native
-    require(preflight(repository=control.repository.root, host=settings.host, ports=ports, native=native))
+    own = (settings.control_metrics_port,) if settings.control_metrics_port else ()
+    require(preflight(repository=control.repository.root, host=settings.host, ports=(*ports, *own), native=native))
     announce(control)
     choice = choose(native)
     control.say(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())

@@ -3,9 +3,11 @@
 The supervisor believes only answered inferences. It starts tritonserver,
 finishes or reverts what a crash left, certifies every alias on the new server,
 and then asks each alias once a second. An alias that stops answering (a dead
-stub behind a ready flag) is unloaded and loaded; a server that stops answering
-is killed and started again, ever more slowly. `services.engines` knows who runs
-the server, and what of this can be done to it.
+stub behind a ready flag) or answers wrongly is loaded anew; a server that stops
+answering is killed and started again, ever more slowly. `services.engines` knows
+who runs the server, and what of this can be done to it.
+
+A journal that breaks meanwhile stops no service: what it said last counts.
 
 It shares the writer lock with promotions and never waits for it while probing:
 whoever moves an alias certifies it as well.
@@ -17,29 +19,33 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
+from policyctl.adapters.exporter import exporting
 from policyctl.adapters.triton import Triton
-from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
 from policyctl.errors import BusyError, PolicyctlError, ServerError, UnsupportedError
 from policyctl.services import client_memory
-from policyctl.services.aliases import AliasKey, load_alias
+from policyctl.services.aliases import WrongAnswersError, load_alias
 from policyctl.services.control import Control
 from policyctl.services.engines import Engine, Launch, launcher
+from policyctl.services.known_journal import KnownJournal
+from policyctl.services.metrics import Metrics
 from policyctl.services.moves import recover
+from policyctl.services.observed import Observed
 from policyctl.services.prober import Prober
 from policyctl.services.record import empty, settle_if_left, trace_folder
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
 from policyctl.serving.logs import Level, LogLine
 
-PROBE_INTERVAL_S: Final = 1.0
+LOOK_INTERVAL_S: Final = 1.0
+"""How soon an unfinished move, or a server that ended, is noticed; the prober's own interval is a setting."""
 PROBE_TIMEOUT_S: Final = 2.0
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S: Final = 20.0
@@ -54,22 +60,33 @@ class Supervisor:
     launch: Launch
     stop: threading.Event = field(default_factory=threading.Event)
     verbose: bool = False
-    _refused: dict[AliasKey, Placement] = field(default_factory=dict)
+    observed: Observed = field(default_factory=Observed)
+    _metrics_at: str = ""
+    _known: KnownJournal = field(init=False)
     _was_ready: bool = False
     _last_words: str = ""
+
+    def __post_init__(self) -> None:
+        self._known = KnownJournal(self.control)
 
     def run(self) -> None:
         """Serve until `stop` is set.
 
         Raises:
             BusyError: Another `policyctl serve` runs on this repository.
-            ServerError: The server never came up.
+            ServerError: The server never came up, or metrics cannot listen.
         """
         path = endpoints.supervisor_lock(self.control.repository)
         self.control.repository.create()
         with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
-            with Scrubber(self.control, self.stop).running():
+            scrubber = Scrubber(self.control, self.stop)
+            metrics = Metrics(self.control, self._known, self.observed, scrub=lambda: scrubber.state)
+            server = self.control.settings.server
+            with (
+                exporting(metrics.collect, host=server.host, port=server.control_metrics_port) as self._metrics_at,
+                scrubber.running(),
+            ):
                 self._keep_serving()
 
     @contextlib.contextmanager
@@ -95,6 +112,8 @@ class Supervisor:
             try:
                 # What a recording left there goes with the server that wrote it.
                 empty(trace_folder(self.control.repository))
+                if engine.manner.ours:
+                    self.observed.server_starts()
                 engine.start()
                 self._serve_once(engine)
             except (ServerError, UnsupportedError) as error:
@@ -112,57 +131,76 @@ class Supervisor:
 
     def _serve_once(self, engine: Engine) -> None:
         engine.wait(timeout_s=30.0)
-        endpoint = engine.endpoint()
+        if not engine.manner.ours:
+            self.observed.server_starts()  # somebody did, and it is here
+        endpoint = replace(engine.endpoint(), control_metrics=self._metrics_at)
         settings = self.control.settings.server
         client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
         try:
             self._bring_up(client)
             endpoints.write(self.control.repository, endpoint)
             self._was_ready = True
+            self.observed.server_is_up(endpoint.pid, up=True)
             self._announce(endpoint)
-            prober = Prober(self.control, client, self._refused)
-            sweep_at = 0.0
-            while not self.stop.wait(PROBE_INTERVAL_S) and engine.is_running():
-                if engine.manner.shares_memory and time.monotonic() >= sweep_at:
-                    client_memory.sweep(client)
-                    sweep_at = time.monotonic() + client_memory.EVERY_S
-                self._recover_if_left(client)
-                settle_if_left(self.control, client)
-                if not prober.probe():
-                    self.control.say(engine.manner.silent)
-                    return
+            self._watch(engine, client)
         finally:
+            self.observed.server_is_up(0)
             endpoints.clear(self.control.repository)
             client.close()
-        if not self.stop.is_set():
-            self.control.say(engine.manner.ended)
+
+    def _watch(self, engine: Engine, client: Triton) -> None:
+        """Return when the server has to be stopped, or has ended."""
+        prober = Prober(self.control, client, self.observed, self._known)
+        sweep_at, probe_at = 0.0, time.monotonic()
+        while not self.stop.wait(min(LOOK_INTERVAL_S, max(0.0, probe_at - time.monotonic()))):
+            if not engine.is_running(self._served()):
+                self.control.say(engine.manner.ended)
+                return
+            if engine.manner.shares_memory and time.monotonic() >= sweep_at:
+                client_memory.sweep(client)
+                sweep_at = time.monotonic() + client_memory.EVERY_S
+            self._recover_if_left(client)
+            settle_if_left(self.control, client)
+            if time.monotonic() < probe_at:
+                continue
+            probe_at = time.monotonic() + self.control.settings.prober.interval_s
+            if not prober.probe():
+                self.control.say(engine.manner.silent)
+                return
+
+    def _served(self) -> frozenset[str]:
+        """The Triton models that should be loaded."""
+        return frozenset(served_name(*key) for key in self._known.state().aliases if key not in self.observed.refused)
 
     def _bring_up(self, client: Triton) -> None:
         with self.control.repository.writer("start of the server", wait_s=120.0):
             self._recover(client)
-            self._refused.clear()
             for key, state in sorted(self.control.repository.journal.state().aliases.items()):
                 try:
                     load_alias(self.control, client, key, state)
                 except PolicyctlError as error:
-                    self._refused[key] = state.placement
+                    self.observed.refused[key] = state.placement
+                    if isinstance(error, WrongAnswersError):
+                        self.observed.withdrawn[key] = state.placement
                     self.control.say(f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}")
                     with contextlib.suppress(ServerError):
                         client.unload(served_name(*key))
 
     def _announce(self, endpoint: Endpoint) -> None:
-        served = len(self.control.repository.journal.state().aliases) - len(self._refused)
+        refused = len(self.observed.refused)
+        served = len(self._known.state().aliases) - refused
         self.control.say(
-            f"Ready: {served} served, {len(self._refused)} refused."
-            f" HTTP {endpoint.http}, gRPC {endpoint.grpc}, metrics {endpoint.metrics}. Ctrl-C stops."
+            f"Ready: {served} served, {refused} refused."
+            f" HTTP {endpoint.http}, gRPC {endpoint.grpc}, metrics {endpoint.metrics} (Triton)"
+            f" and {endpoint.control_metrics} (policyctl). Ctrl-C stops."
         )
 
     def _recover_if_left(self, client: Triton) -> None:
         repository = self.control.repository
-        if repository.journal.state().unfinished is None or lock.is_held(repository.lock_path):
+        if self._known.state().unfinished is None or self._known.problem or lock.is_held(repository.lock_path):
             return
         # A writer writes the outcome before it lets go, so what is still open now was left open.
-        if repository.journal.state().unfinished is None:
+        if self._known.state().unfinished is None:
             return
         with contextlib.suppress(BusyError), repository.writer("recovery by the server"):
             self._recover(client)
