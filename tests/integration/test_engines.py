@@ -19,10 +19,15 @@ from pathlib import Path
 
 import pytest
 from docker_stand_in import Container, DockerStandIn
-from embedded import Embedded, wait_for
+from embedded import Embedded, exported, wait_for
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.domain.artifacts import Format
+from policyctl.domain.verdict import Verdict
+from policyctl.services.probe import probe
+from policyctl.services.promote import promote
+from policyctl.services.publish import publish
+from policyctl.services.status import status
 from policyctl.serving import shared_memory
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import environment
@@ -79,9 +84,21 @@ def _run_id(server: Embedded) -> str:
     return "" if found is None else found.server_id
 
 
+def _next_run(server: Embedded, *known: str) -> str:
+    """Wait for another run to be announced."""
+    wait_for(lambda: _run_id(server) not in {"", *known}, 20)
+    return _run_id(server)
+
+
+def _answers(server: Embedded) -> bool:
+    """Whether production gives a golden action."""
+    (found,) = probe(server.control)
+    return found.verdict is Verdict.PASSED and found.release == "1.0.0"
+
+
 def test_somebody_elses_triton_is_brought_up_waited_for_and_brought_up_again(server, tmp_path, monkeypatch) -> None:
     """Silent at first, then there, then killed, then restarted between two looks: served each time, never stopped."""
-    server.publish("1.0.0", 1)
+    publish(server.control, exported(1), model="walker", release="1.0.0")
     with somebody(server, tmp_path) as other:
         monkeypatch.setenv("POLICYCTL_SERVER__ENGINE", "external")
         monkeypatch.setenv("POLICYCTL_SERVER__URL", f"127.0.0.1:{other.options.grpc_port}")
@@ -94,26 +111,26 @@ def test_somebody_elses_triton_is_brought_up_waited_for_and_brought_up_again(ser
                 stderr=stream,
             )
         wait_for(lambda: f"no Triton answers at 127.0.0.1:{other.options.grpc_port}" in server.log_text, 20)
-        assert server.is_running
-        assert server.run("promote", "walker", "1.0.0", check=False).returncode == 6
         other.start()
-        wait_for(lambda: _run_id(server), 20)
-        server.run("promote", "walker", "1.0.0")
-        first = _run_id(server)
-        assert server.json("status")["engine"] == "external"
-        assert server.answered_by() == "1.0.0"
+        first = _next_run(server)
+        promote(server.control, model="walker", release="1.0.0", alias="production")
+        assert status(server.control).engine == "external"
+        assert _answers(server)
+
+        server.process.send_signal(signal.SIGSTOP)
+        other.kill()
+        other.start()
+        server.process.send_signal(signal.SIGCONT)
+        second = _next_run(server, first)
+        assert "was restarted by whoever runs it" in server.log_text
+        assert "does not answer" not in server.log_text
+        assert _answers(server)
 
         other.kill()
         wait_for(lambda: "It is not ours to start again" in server.log_text, 20)
         other.start()
-        wait_for(lambda: _run_id(server) not in {"", first}, 20)
-        assert server.answered_by() == "1.0.0"
-
-        second = _run_id(server)
-        other.kill()
-        other.start()
-        wait_for(lambda: _run_id(server) not in {"", second}, 20)
-        assert server.answered_by() == "1.0.0"
+        _next_run(server, first, second)
+        assert _answers(server)
         assert other.process is not None
         assert server.stop() == 0
         assert other.process.is_running()
@@ -179,15 +196,15 @@ def engine(server, tmp_path, monkeypatch) -> Iterator[DockerStandIn]:
 
 def test_what_is_sent_to_docker_serves_and_is_replaced_when_it_dies(server, engine) -> None:
     """Promoted as ONNX, which NVIDIA's backends serve best; a dead container is removed, and another one started."""
-    server.publish("1.0.0", 1)
+    publish(server.control, exported(1), model="walker", release="1.0.0")
     server.start()
-    server.run("promote", "walker", "1.0.0")
-    (row,) = server.json("status")["aliases"]
-    assert (row["format"], row["answers"]) == (Format.ONNX.value, "1.0.0")
+    promote(server.control, model="walker", release="1.0.0", alias="production")
+    (row,) = status(server.control).aliases
+    assert (row.format, row.answers) == (Format.ONNX.value, "1.0.0")
     first = engine.only.id
     engine.end(engine.only, ExitCode=139)
     wait_for(lambda: engine.containers and first not in engine.containers and _run_id(server), 30)
-    wait_for(lambda: server.answered_by() == "1.0.0", 20)
+    assert _answers(server)
     assert "The container has ended" in server.log_text
     assert server.stop() == 0
     assert not engine.containers

@@ -21,6 +21,7 @@ from policyctl.cli import (
     observe,
     past,
     prepare,
+    probe,
     release,
     run,
     shadow,
@@ -70,6 +71,7 @@ run.register(app)
 move.register(app)
 look.register(app)
 past.register(app)
+probe.register(app)
 observe.register(app)
 lifecycle.register(app)
 measure.register(app)

@@ -55,6 +55,7 @@ class Manner:
         silent: Said when it does not answer.
         ended: Said when the run is over.
         again: Said before another try, with a time after it.
+        longest_pause_s: Between two tries. Starting costs, asking does not.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class Manner:
     silent: str
     ended: str
     again: str
+    longest_pause_s: float = 30.0
 
 
 class Engine(Protocol):
@@ -133,6 +135,7 @@ EXTERNAL: Final = Manner(
     silent="The server does not answer. It is not ours to start again: whoever runs it has to.",
     ended="The server was restarted by whoever runs it: what was loaded is not loaded any more.",
     again="Asking for it again",
+    longest_pause_s=5.0,
 )
 
 

@@ -125,7 +125,7 @@ class Supervisor:
             if self.stop.is_set():
                 return
             attempt = 0 if time.monotonic() - started > STEADY_S else attempt + 1
-            delay = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+            delay = min(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], engine.manner.longest_pause_s)
             self.control.say(f"{engine.manner.again} in {delay:.1f} s.")
             self.stop.wait(delay)
 

@@ -137,7 +137,7 @@ def creation(options: ServerOptions, settings: DockerSettings, mounts: Mounts, *
         **_started(options, settings),
         "name": container_name(repository),
         "labels": {LABEL: str(repository)},
-        "environment": {**THREAD_VARIABLES, "HOME": "/tmp"},  # noqa: S108 - the container's own
+        "environment": _environment(gpu),
         "user": user_of(settings),
         "mounts": list(_mounts(repository, settings, mounts)),
         "read_only": True,
@@ -165,6 +165,12 @@ def creation(options: ServerOptions, settings: DockerSettings, mounts: Mounts, *
         if settings.network:
             called["network"] = settings.network
     return called
+
+
+def _environment(gpu: bool) -> dict[str, str]:
+    """What the image's own entry point, which cannot write here, would have said of a machine without a GPU."""
+    found = {**THREAD_VARIABLES, "HOME": "/tmp"}  # noqa: S108 - the container's own
+    return found if gpu else {**found, "TRITON_SERVER_CPU_ONLY": "1"}
 
 
 def _started(options: ServerOptions, settings: DockerSettings) -> dict[str, Any]:
