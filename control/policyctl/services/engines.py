@@ -273,10 +273,9 @@ class ExternalEngine:
         except (OSError, ServerError):
             return True
         before = {key: count for key, count in self._seen.items() if key[0] in served}
-        loaded = {name for name, _ in now}
         if lock.is_held(repository.lock_path):
             return True  # a move began meanwhile
-        if before and not any(name in loaded for name, _ in before):
+        if served and not any(name in served for name, _ in now):
             return False
         if size == self._journal_bytes and any(now.get(key, count) < count for key, count in before.items()):
             return False

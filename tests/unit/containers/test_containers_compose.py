@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -288,3 +289,24 @@ def test_linters_find_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     done = _said(_tool("yamllint"), "--strict", "-c", "containers/yamllint.yml", "docker-compose.yml", "containers")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_guide_names_commands_settings_and_versions_that_there_are() -> None:
+    """Each line of ours in docs/containers.md is understood, each variable is a setting, each image is the file's."""
+    page = (ROOT / "docs" / "containers.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    ours = [line.partition("policyctl ")[2] for line in lines if re.search(r"(^| exec \w+ )policyctl ", line)]
+    assert len(ours) > 5
+    for line in ours:
+        _understood(shlex.split(line))
+    for image in (
+        SERVICES["triton"]["image"],
+        *(SERVICES[n]["image"].split("@")[0] for n in ("prometheus", "grafana")),
+    ):
+        assert f"`{image}`" in page
+    known = load().model_dump()
+    for group, name in re.findall(r"`POLICYCTL_([A-Z]+)__([A-Z_]+)", page):
+        assert name.lower() in known[group.lower()], name
+    for name in re.findall(r"`([A-Z_]+)`", page.split("(`POLICYCTL_DOCKER__...`)")[1].split("GPUs are")[0]):
+        assert name.lower() in known["docker"]

@@ -91,9 +91,14 @@ SERVED = frozenset({"walker", "walker.staging"})
 
 
 def test_a_server_that_lost_what_was_loaded_was_restarted(external) -> None:
-    """Explicit mode: nothing is loaded after a start. A part that is gone is the prober's to mend."""
+    """Explicit mode: nothing is loaded after a start, also of what was promoted since the last look.
+
+    A part that is gone is the prober's to mend.
+    """
     engine, triton, _ = external
     engine.wait(1)
+    assert engine.is_running(frozenset())
+    assert not engine.is_running(SERVED)
     triton.counts = {("walker", 1): 10, ("walker.staging", 2): 5}
     assert engine.is_running(SERVED)
     triton.counts = {("walker", 1): 12}
