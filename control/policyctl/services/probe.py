@@ -22,7 +22,8 @@ from policyctl.domain.state import AliasState, PublishedRelease, State
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import IntegrityError, PolicyctlError
 from policyctl.gates import golden as golden_gate
-from policyctl.integrity import read_manifest, read_plain
+from policyctl.hashing import read_plain
+from policyctl.integrity import read_manifest
 from policyctl.services.control import Control, asker
 
 
