@@ -206,7 +206,11 @@ def check_export(folder: Path) -> tuple[Format, ...]:
             " parity and model card. A card alone: policyctl card init DIR.",
         )
     if MANIFEST_FILE in paths:
-        raise UsageError(f"{folder} holds a {MANIFEST_FILE}: that is written by publish alone")
+        raise UsageError(
+            f"{folder} holds a {MANIFEST_FILE}: that is written by publish alone",
+            remedy="Name the folder that policyctl export wrote. A release from another repository comes by"
+            " policyctl export-release and import-release.",
+        )
     formats = tuple(f for f in Format if paths.issuperset(FILES[f]))
     if not formats:
         wanted = "; ".join(f"{f}: {' and '.join(FILES[f])}" for f in Format)
