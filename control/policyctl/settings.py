@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from policyctl.domain.artifacts import Format
+from policyctl.domain.log_event import LogLevel
 from policyctl.errors import UsageError
 
 _PREFIX = "POLICYCTL_"
@@ -205,6 +206,30 @@ class ProberSettings(BaseModel):
     interval_s: float = Field(1.0, ge=0.05, le=3600, allow_inf_nan=False, description="from one round to the next")
 
 
+class LogFormat(StrEnum):
+    """How `policyctl serve` speaks on stderr."""
+
+    TEXT = "text"
+    """In words."""
+    JSON = "json"
+    """A JSON object a line, as in the log file."""
+
+
+class LogSettings(BaseModel):
+    """What is written down, and how much of it is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    level: LogLevel = Field(LogLevel.INFO, description="of the control plane; changes without a restart")
+    triton_level: LogLevel = Field(
+        LogLevel.INFO, description="of tritonserver; debug is its verbose level 1; changes without a restart"
+    )
+    format: LogFormat = Field(LogFormat.TEXT, description="of what serve writes on stderr: text or json")
+    file: bool = Field(True, description="JSON lines in .policyctl/logs/")
+    max_bytes: int = Field(10 << 20, ge=4096, description="of one log file; then it is set aside")
+    keep: int = Field(4, ge=0, le=100, description="log files that stay when they were set aside, of each kind")
+
+
 class RetentionSettings(BaseModel):
     """What `policyctl gc` keeps beside what is named, pinned, served or under way."""
 
@@ -285,6 +310,7 @@ class Settings(BaseSettings):
     gates: GateSettings = GateSettings()
     scrub: ScrubSettings = ScrubSettings()
     prober: ProberSettings = ProberSettings()
+    logs: LogSettings = LogSettings()
     retention: RetentionSettings = RetentionSettings()
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()

@@ -53,7 +53,7 @@ class Manner:
         ours: A server that never came up is an error: nobody else will mend it.
         shares_memory: Clients' shared memory is in the ``/dev/shm`` of this process.
         silent: Said when it does not answer.
-        ended: Said when the run is over.
+        ended: Said when the run is over; the engine may know more.
         again: Said before another try, with a time after it.
         longest_pause_s: Between two tries. Starting costs, asking does not.
     """
@@ -99,6 +99,10 @@ class Engine(Protocol):
         """
         ...
 
+    def ended(self) -> tuple[str, int | None]:
+        """How the run ended: words, and an exit code where there is one."""
+        ...
+
     def stop(self) -> None:
         """End the run and leave nothing behind."""
         ...
@@ -139,8 +143,12 @@ EXTERNAL: Final = Manner(
 )
 
 
-def launcher(control: Control) -> Launch:
+def launcher(control: Control, *, api_key: str) -> Launch:
     """Check and lay out what the engine of the settings needs, once; the result makes one run at a time.
+
+    Args:
+        control: The control plane; its settings name the engine.
+        api_key: Of the restricted repository API; an external server has its own.
 
     Raises:
         UnsupportedError: Something that it needs is missing here; names all of it.
@@ -148,9 +156,9 @@ def launcher(control: Control) -> Launch:
     """
     match control.settings.server.engine:
         case Kind.EMBEDDED:
-            return _embedded(control)
+            return _embedded(control, api_key)
         case Kind.DOCKER:
-            return _docker(control)
+            return _docker(control, api_key)
         case Kind.EXTERNAL:
             return _external(control)
 
@@ -175,6 +183,10 @@ class EmbeddedEngine:
     def is_running(self, served: Collection[str]) -> bool:
         """Whether it is still this run."""
         return self.process.is_running()
+
+    def ended(self) -> tuple[str, int | None]:
+        """How the run ended."""
+        return self.manner.ended, self.process.exit_code()
 
     def stop(self) -> None:
         """End the run and leave nothing behind."""
@@ -218,6 +230,10 @@ class DockerEngine:
     def is_running(self, served: Collection[str]) -> bool:
         """Whether it is still this run."""
         return self.container.is_running()
+
+    def ended(self) -> tuple[str, int | None]:
+        """How the run ended: Docker knows of memory, and of others' hands."""
+        return f"{self.manner.ended.rstrip('.')}: {self.container.ended()}.", self.container.exit_code()
 
     def stop(self) -> None:
         """End the run and leave nothing behind."""
@@ -282,6 +298,10 @@ class ExternalEngine:
         self._seen, self._journal_bytes = now, size
         return True
 
+    def ended(self) -> tuple[str, int | None]:
+        """How the run ended."""
+        return self.manner.ended, None
+
     def stop(self) -> None:
         """It is not ours to stop."""
         if self._client is not None:
@@ -302,7 +322,7 @@ class ExternalEngine:
         )
 
 
-def _embedded(control: Control) -> Launch:
+def _embedded(control: Control, api_key: str) -> Launch:
     settings = control.settings.server
     ports = _choose_ports(settings)
     native = control.settings.serving.native
@@ -310,21 +330,21 @@ def _embedded(control: Control) -> Launch:
     require(preflight(repository=control.repository.root, host=settings.host, ports=(*ports, *own), native=native))
     announce(control)
     choice = choose(native)
-    control.say(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
+    control.tell(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
     backends = assemble(locate(), control.repository.control / "server" / "backends", native=choice.backend)
-    options = _options(control, ports, backends, gpu=True)
+    options = _options(control, ports, backends, api_key=api_key, gpu=True)
     return lambda on_log: EmbeddedEngine(TritonProcess(options, on_log=on_log), choice.words)
 
 
-def _docker(control: Control) -> Launch:
+def _docker(control: Control, api_key: str) -> Launch:
     docker, gpu = control.settings.docker, control.settings.serving.gpu
-    options = _options(control, _choose_ports(control.settings.server), BACKENDS, gpu=gpu)
+    options = _options(control, _choose_ports(control.settings.server), BACKENDS, api_key=api_key, gpu=gpu)
     inside(options, docker)  # refuses what must not be, before Docker is asked for anything
     user = user_of(docker)
     require_image(connect(), docker.image)
     announce(control)
     whose = "policyctl's own" if docker.backends is ContainerBackends.POLICYCTL else "NVIDIA's"
-    control.say(f"Container of {docker.image} as {user}, with {whose} backends.")
+    control.tell(f"Container of {docker.image} as {user}, with {whose} backends.")
 
     mounts = Mounts(key=control.repository.control / "server" / "key", traces=trace_folder(control.repository))
     return lambda on_log: DockerEngine(control, TritonContainer(options, docker, mounts, gpu=gpu, on_log=on_log))
@@ -339,7 +359,9 @@ def _external(control: Control) -> Launch:
     return lambda _on_log: ExternalEngine(control)
 
 
-def _options(control: Control, ports: tuple[int, int, int], backends: Path, *, gpu: bool) -> ServerOptions:
+def _options(
+    control: Control, ports: tuple[int, int, int], backends: Path, *, api_key: str, gpu: bool
+) -> ServerOptions:
     settings = control.settings.server
     return ServerOptions(
         repository=control.repository.root,
@@ -348,7 +370,7 @@ def _options(control: Control, ports: tuple[int, int, int], backends: Path, *, g
         http_port=ports[0],
         grpc_port=ports[1],
         metrics_port=ports[2],
-        api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
+        api_key=api_key,
         trace_file=trace_folder(control.repository) / "trace",
         **_pools(settings, gpu=gpu),
     )

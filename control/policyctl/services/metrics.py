@@ -7,10 +7,10 @@ told as such, with what it said last, and a value that cannot be had is left out
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Protocol
 
 from policyctl import __version__
 from policyctl.adapters.pbtxt import identity
@@ -23,22 +23,37 @@ from policyctl.services.observed import AliasKey, Observed, ProbeOutcome, Seen
 from policyctl.services.scrub import ScrubState
 from policyctl.serving.memory import measure
 
-SETTINGS_RESULTS: Final = ("applied", "refused", "unchanged")
-
 Samples = dict[str, tuple[Sample, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsReloads:
-    """How reloading the settings went so far.
+    """How reloading the settings went so far, where nothing reloads them.
 
     Attributes:
-        counts: By result.
-        last_applied: Unix seconds; None before the first.
+        applied: Changed something.
+        refused: Were broken.
+        unchanged: Found nothing to change.
+        last_applied_s: Unix seconds; 0 for never.
     """
 
-    counts: Mapping[str, int] = field(default_factory=dict)
-    last_applied: float | None = None
+    applied: int = 0
+    refused: int = 0
+    unchanged: int = 0
+    last_applied_s: float = 0.0
+
+
+class Reloads(Protocol):
+    """What is read of whatever counts reloads."""
+
+    @property
+    def applied(self) -> int: ...  # noqa: D102
+    @property
+    def refused(self) -> int: ...  # noqa: D102
+    @property
+    def unchanged(self) -> int: ...  # noqa: D102
+    @property
+    def last_applied_s(self) -> float: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -57,12 +72,12 @@ class Metrics:
     known: KnownJournal
     observed: Observed = field(default_factory=Observed)
     scrub: Callable[[], ScrubState | None] = lambda: None
-    reloads: Callable[[], SettingsReloads] = SettingsReloads
+    reloads: Callable[[], Reloads] = SettingsReloads
     _identities: dict[str, str] = field(default_factory=dict)
 
     def collect(self) -> tuple[Measured, ...]:
         """Every family with its values of now."""
-        numbers, seen = self.known.numbers(), self.observed.seen()
+        numbers, seen = self.known.numbers(patient=False), self.observed.seen()
         keys = sorted(numbers.state.aliases)
         return measured(
             {
@@ -141,11 +156,10 @@ def _of_integrity(scrub: ScrubState | None) -> Samples:
     }
 
 
-def _of_settings(reloads: SettingsReloads) -> Samples:
-    last = reloads.last_applied
+def _of_settings(reloads: Reloads) -> Samples:
+    counts = {"applied": reloads.applied, "refused": reloads.refused, "unchanged": reloads.unchanged}
+    last = reloads.last_applied_s
     return {
-        "policyctl_settings_reloads_total": tuple(
-            Sample((result,), float(reloads.counts.get(result, 0))) for result in SETTINGS_RESULTS
-        ),
-        "policyctl_settings_reload_timestamp_seconds": () if last is None else (Sample((), last),),
+        "policyctl_settings_reloads_total": tuple(Sample((result,), float(n)) for result, n in counts.items()),
+        "policyctl_settings_reload_timestamp_seconds": (Sample((), last),) if last else (),
     }

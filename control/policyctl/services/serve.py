@@ -16,18 +16,20 @@ whoever moves an alias certifies it as well.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.exporter import exporting
 from policyctl.adapters.triton import Triton
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.names import served_name
 from policyctl.errors import BusyError, PolicyctlError, ServerError, UnsupportedError
 from policyctl.services import client_memory
@@ -35,6 +37,7 @@ from policyctl.services.aliases import WrongAnswersError, load_alias
 from policyctl.services.control import Control
 from policyctl.services.engines import Engine, Launch, launcher
 from policyctl.services.known_journal import KnownJournal
+from policyctl.services.log_serve import LiveLevels, TritonLog, serving
 from policyctl.services.metrics import Metrics
 from policyctl.services.moves import recover
 from policyctl.services.observed import Observed
@@ -42,7 +45,6 @@ from policyctl.services.prober import Prober
 from policyctl.services.record import empty, settle_if_left, trace_folder
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
-from policyctl.serving.logs import Level, LogLine
 
 LOOK_INTERVAL_S: Final = 1.0
 """How soon an unfinished move, or a server that ended, is noticed; the prober's own interval is a setting."""
@@ -100,15 +102,15 @@ class Supervisor:
                 remedy="Use the server that runs (policyctl status), or stop it first.",
             ) from error
 
-    def _log(self, line: LogLine) -> None:
-        if self.verbose or line.level in {Level.WARNING, Level.ERROR}:
-            self.control.say(f"triton {line.level}: {line.message}")
+    def _tell(self, words: str, level: LogLevel = LogLevel.INFO, **fields: Any) -> None:
+        self.control.tell(words, level=level, logger="policyctl.serve", **fields)
 
     def _keep_serving(self) -> None:
         attempt = 0
+        on_log = TritonLog(self.control, self._known, self.verbose)
         while not self.stop.is_set():
             started = time.monotonic()
-            engine = self.launch(self._log)
+            engine = self.launch(on_log)
             try:
                 # What a recording left there goes with the server that wrote it.
                 empty(trace_folder(self.control.repository))
@@ -119,14 +121,14 @@ class Supervisor:
             except (ServerError, UnsupportedError) as error:
                 if engine.manner.ours and not self._was_ready:
                     raise
-                self.control.say(f"The server failed: {error.problem}")
+                self._tell(f"The server failed: {error.problem}", LogLevel.ERROR, code=error.code)
             finally:
                 engine.stop()
             if self.stop.is_set():
                 return
             attempt = 0 if time.monotonic() - started > STEADY_S else attempt + 1
             delay = min(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], engine.manner.longest_pause_s)
-            self.control.say(f"{engine.manner.again} in {delay:.1f} s.")
+            self._tell(f"{engine.manner.again} in {delay:.1f} s.", LogLevel.WARNING)
             self.stop.wait(delay)
 
     def _serve_once(self, engine: Engine) -> None:
@@ -136,36 +138,40 @@ class Supervisor:
         endpoint = replace(engine.endpoint(), control_metrics=self._metrics_at)
         settings = self.control.settings.server
         client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
+        levels = LiveLevels(self.control, client)
         try:
+            levels.follow()
             self._bring_up(client)
             endpoints.write(self.control.repository, endpoint)
             self._was_ready = True
             self.observed.server_is_up(endpoint.pid, up=True)
             self._announce(endpoint)
-            self._watch(engine, client)
+            self._watch(engine, client, levels)
         finally:
             self.observed.server_is_up(0)
             endpoints.clear(self.control.repository)
             client.close()
 
-    def _watch(self, engine: Engine, client: Triton) -> None:
+    def _watch(self, engine: Engine, client: Triton, levels: LiveLevels) -> None:
         """Return when the server has to be stopped, or has ended."""
         prober = Prober(self.control, client, self.observed, self._known)
         sweep_at, probe_at = 0.0, time.monotonic()
         while not self.stop.wait(min(LOOK_INTERVAL_S, max(0.0, probe_at - time.monotonic()))):
             if not engine.is_running(self._served()):
-                self.control.say(engine.manner.ended)
+                words, exit_code = engine.ended()
+                self._tell(words, LogLevel.ERROR, exit_code=exit_code)
                 return
             if engine.manner.shares_memory and time.monotonic() >= sweep_at:
                 client_memory.sweep(client)
                 sweep_at = time.monotonic() + client_memory.EVERY_S
+            levels.follow()
             self._recover_if_left(client)
             settle_if_left(self.control, client)
             if time.monotonic() < probe_at:
                 continue
             probe_at = time.monotonic() + self.control.settings.prober.interval_s
             if not prober.probe():
-                self.control.say(engine.manner.silent)
+                self._tell(engine.manner.silent, LogLevel.ERROR)
                 return
 
     def _served(self) -> frozenset[str]:
@@ -182,17 +188,19 @@ class Supervisor:
                     self.observed.refused[key] = state.placement
                     if isinstance(error, WrongAnswersError):
                         self.observed.withdrawn[key] = state.placement
-                    self.control.say(f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}")
+                    words = f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}"
+                    self._tell(words, LogLevel.ERROR, model=key[0], alias=key[1], code=error.code)
                     with contextlib.suppress(ServerError):
                         client.unload(served_name(*key))
 
     def _announce(self, endpoint: Endpoint) -> None:
         refused = len(self.observed.refused)
         served = len(self._known.state().aliases) - refused
-        self.control.say(
+        self._tell(
             f"Ready: {served} served, {refused} refused."
             f" HTTP {endpoint.http}, gRPC {endpoint.grpc}, metrics {endpoint.metrics} (Triton)"
-            f" and {endpoint.control_metrics} (policyctl). Ctrl-C stops."
+            f" and {endpoint.control_metrics} (policyctl). Ctrl-C stops.",
+            server=endpoint.server_id,
         )
 
     def _recover_if_left(self, client: Triton) -> None:
@@ -213,7 +221,7 @@ class Supervisor:
         except PolicyctlError as error:
             words = f"An unfinished move cannot be settled: {error.problem}"
         if words and words != self._last_words:
-            self.control.say(words)
+            self._tell(words, LogLevel.WARNING)
         self._last_words = words
 
 
@@ -230,5 +238,7 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         ServerError: The server never came up.
         UsageError: The settings contradict the engine.
     """
-    control.repository.create()
-    Supervisor(control, launcher(control), verbose=verbose).run()
+    api_key = control.settings.server.api_key.get_secret_value() or secrets.token_urlsafe(32)
+    with serving(control, api_key=api_key) as speaking:
+        speaking.repository.create()
+        Supervisor(speaking, launcher(speaking, api_key=api_key), verbose=verbose).run()

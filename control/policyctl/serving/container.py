@@ -291,6 +291,11 @@ class TritonContainer:
             return "somebody restarted it"
         return f"exit code {state.get('ExitCode', '?')}"
 
+    def exit_code(self) -> int | None:
+        """What it ended with; None where it runs, or is gone."""
+        state = self._state()
+        return None if state.get("Status") != "exited" else int(state.get("ExitCode", 0))
+
     def stop(self) -> None:
         """End and remove it, and the key's file; nothing happens where there is nothing."""
         self.mounts.key.unlink(missing_ok=True)

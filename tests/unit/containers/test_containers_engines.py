@@ -41,7 +41,7 @@ def control(tmp_path):
 def test_an_engine_that_the_settings_contradict_is_refused(control, engine, server, error, words) -> None:
     """Before anything is started, with exit code 2."""
     with pytest.raises(error, match=words):
-        launcher(control(**server))
+        launcher(control(**server), api_key=server.get("api_key", "k" * 9))
     assert not [call for call in engine.calls if "create" in call]
 
 
@@ -49,7 +49,7 @@ def test_the_engine_docker_refuses_a_machine_without_the_image(control, engine) 
     """Before the first run, with the command that fetches it."""
     engine.images.clear()
     with pytest.raises(UnsupportedError, match="not on this machine"):
-        launcher(control(engine="docker"))
+        launcher(control(engine="docker"), api_key="k" * 9)
 
 
 class Counting:
@@ -76,7 +76,7 @@ def external(control, monkeypatch):
     monkeypatch.setattr(engines, "Triton", lambda *_, **__: triton)
     monkeypatch.setattr(engines, "_EXTERNAL_WAIT_S", 0.05)
     found = control(engine="external", url="elsewhere:8001", metrics_url="elsewhere:8002")
-    engine = launcher(found)(lambda _line: None)
+    engine = launcher(found, api_key="")(lambda _line: None)
     assert isinstance(engine, ExternalEngine)
     engine.start()
     return engine, triton, found
@@ -155,7 +155,9 @@ def test_a_silent_server_is_waited_for_briefly_and_then_told(external) -> None:
 
 def test_each_run_has_an_id_of_its_own(control) -> None:
     """So a certification on one run never counts for the next."""
-    launch = launcher(control(engine="external", url="elsewhere:8001", metrics_url="elsewhere:8002", api_key="k" * 9))
+    launch = launcher(
+        control(engine="external", url="elsewhere:8001", metrics_url="elsewhere:8002", api_key="k" * 9), api_key=""
+    )
     first, second = (launch(lambda _line: None).endpoint() for _ in range(2))
     assert first.server_id != second.server_id
     assert (first.grpc, first.metrics, first.api_key, first.engine) == (
