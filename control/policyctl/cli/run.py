@@ -73,7 +73,7 @@ def doctor(
     repository: options.RepositoryOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Check whether this machine can run the embedded Triton. Exits with 8 if not.
+    """Check whether this machine can run the server (its engine, as the settings say). Exits with 8 if not.
 
     Example:
 

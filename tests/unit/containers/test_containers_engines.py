@@ -217,3 +217,19 @@ def test_the_announced_server_is_used_with_its_run_where_the_url_names_it(contro
     assert found.endpoint().server_id == "run"
     endpoints.write(found.repository, Endpoint("h:1", "other:8001", server_id="run", supervisor_pid=os.getpid()))
     assert (found.endpoint().server_id, found.endpoint().grpc) == ("", "triton:8001")
+
+
+def test_doctor_looks_at_the_engine_of_the_settings(control, engine, monkeypatch) -> None:
+    """Docker, image and user; or the Triton of somebody else and its key. Each failed check says what to do."""
+    from policyctl.services import doctor
+
+    found = {check.name: check.status for check in doctor.examine(control(engine="docker"))}
+    assert found == {"docker": "ok", "image": "ok", "user": "ok"}
+    engine.images.clear()
+    failed = [check for check in doctor.examine(control(engine="docker")) if check.status == "failed"]
+    assert [(check.name, "docker pull" in check.fix) for check in failed] == [("image", True)]
+    (nowhere,) = doctor.examine(control(engine="external"))
+    assert (nowhere.status, "POLICYCTL_SERVER__URL" in nowhere.fix) == ("failed", True)
+    silent = doctor.examine(control(engine="external", url="127.0.0.1:9", timeout_s=1))
+    assert {check.status for check in silent} == {"failed"}
+    assert all(check.fix for check in silent)
