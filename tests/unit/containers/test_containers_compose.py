@@ -35,7 +35,7 @@ OURS = ("control", "api")
 TRITONS = ("triton", "triton-gpu")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-OF_OTHERS = ("./alerts/rules", "./grafana/dashboards")
+OF_OTHERS = ("./alerts/rules", "./grafana/dashboards", "./grafana/provisioning/dashboards")
 """What alerts/ and grafana/ bring."""
 
 each_service = pytest.mark.parametrize("name", SERVICES)
@@ -222,6 +222,20 @@ def test_alertmanager_routes_as_outside_but_for_the_receivers_address() -> None:
         pytest.skip("alerts/ is not in this tree yet")
     other = yaml.safe_load(theirs.read_text())
     assert (ours["route"], ours["inhibit_rules"]) == (other["route"], other["inhibit_rules"])
+
+
+def test_grafana_finds_prometheus_and_its_dashboards() -> None:
+    """By the uid that the provisioning outside has, and in the folder that its provider names."""
+    (ours,) = yaml.safe_load((ROOT / "containers" / "grafana-datasources.yml").read_text())["datasources"]
+    assert ours["url"] == "http://prometheus:9090"
+    assert set(SERVICES["grafana"]["networks"]) & set(SERVICES["prometheus"]["networks"])
+    theirs = ROOT / "grafana" / "provisioning"
+    if not theirs.exists():
+        pytest.skip("grafana/ is not in this tree yet")
+    (other,) = yaml.safe_load((theirs / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert {**other, "url": ours["url"]} == {**ours, "url": ours["url"]}
+    (provider,) = yaml.safe_load((theirs / "dashboards" / "policyctl.yml").read_text())["providers"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]
 
 
 def test_the_image_of_the_control_plane_has_no_root_and_no_compiler() -> None:
