@@ -8,7 +8,8 @@ from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.triton import Triton
 from policyctl.errors import PolicyctlError
 from policyctl.services.control import Control
-from policyctl.serving.container import connect, require_image, user_of
+from policyctl.serving.container import connect, require_image
+from policyctl.serving.container_request import user_of
 from policyctl.serving.preflight import Check, Status, preflight
 from policyctl.settings import Engine
 

@@ -35,7 +35,8 @@ from policyctl.errors import BusyError, PolicyctlError, ServerError, Unsupported
 from policyctl.services import client_memory
 from policyctl.services.aliases import WrongAnswersError, load_alias
 from policyctl.services.control import Control
-from policyctl.services.engines import Engine, Launch, launcher
+from policyctl.services.engine import Engine, Launch
+from policyctl.services.engines import launcher
 from policyctl.services.known_journal import KnownJournal
 from policyctl.services.log_serve import LiveLevels, TritonLog, serving
 from policyctl.services.metrics import Metrics

@@ -25,7 +25,7 @@ from policyctl import __version__
 from policyctl.cli.main import app
 from policyctl.domain.artifacts import Format
 from policyctl.serving.command import RESTRICTED, ServerOptions, arguments, restrictions
-from policyctl.serving.container import BACKENDS, INSIDE
+from policyctl.serving.container_request import BACKENDS, INSIDE
 from policyctl.settings import DockerSettings, Engine, load
 
 ROOT = Path(__file__).parents[3]

@@ -13,9 +13,10 @@ import pytest
 from docker_stand_in import DockerStandIn
 
 from policyctl.errors import ServerError, UnsupportedError, UsageError
-from policyctl.serving import container as module
+from policyctl.serving import container_request as module
 from policyctl.serving.command import ServerOptions
-from policyctl.serving.container import Mounts, TritonContainer, creation, user_of
+from policyctl.serving.container import TritonContainer
+from policyctl.serving.container_request import Mounts, creation, user_of
 from policyctl.serving.logs import LogLine
 from policyctl.serving.ports import free_ports
 from policyctl.settings import DockerSettings

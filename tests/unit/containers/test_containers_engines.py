@@ -11,9 +11,10 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.repository import Repository
 from policyctl.domain.artifacts import Format
 from policyctl.errors import ServerError, UnsupportedError, UsageError
-from policyctl.services import engines
+from policyctl.services import external as module
 from policyctl.services.control import Control, preferred_format
-from policyctl.services.engines import ExternalEngine, launcher
+from policyctl.services.engines import launcher
+from policyctl.services.external import ExternalEngine
 from policyctl.settings import Settings, load
 
 
@@ -73,8 +74,8 @@ class Counting:
 def external(control, monkeypatch):
     """An external engine, its Triton, and the control plane."""
     triton = Counting()
-    monkeypatch.setattr(engines, "Triton", lambda *_, **__: triton)
-    monkeypatch.setattr(engines, "_EXTERNAL_WAIT_S", 0.05)
+    monkeypatch.setattr(module, "Triton", lambda *_, **__: triton)
+    monkeypatch.setattr(module, "_WAIT_S", 0.05)
     found = control(engine="external", url="elsewhere:8001", metrics_url="elsewhere:8002")
     engine = launcher(found, api_key="")(lambda _line: None)
     assert isinstance(engine, ExternalEngine)
