@@ -11,14 +11,18 @@ from embedded import wait_for
 from tritonclient.utils import InferenceServerException
 
 from policyctl.client import PolicyClient
+from policyctl.domain.metrics import CATALOGUE
 
 pytestmark = pytest.mark.server
 
 
 def _told(server) -> dict[tuple[str, ...], float]:
-    """Every value of the exporter, by name and labels."""
+    """Every value of the exporter but histograms', by name and labels in the catalogue's order."""
     return {
-        (s["name"], *s["labels"].values()): s["value"] for f in server.json("metrics")["families"] for s in f["samples"]
+        (s["name"], *(s["labels"][label] for label in CATALOGUE[f["name"]].labels)): s["value"]
+        for f in server.json("metrics")["families"]
+        for s in f["samples"]
+        if "le" not in s["labels"]
     }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
+from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -64,7 +65,7 @@ class Triton:
 
     def __init__(self, endpoint: Endpoint, *, timeout_s: float = 5.0, load_timeout_s: float = 60.0) -> None:
         self.endpoint = endpoint
-        self._load_timeout_s = load_timeout_s
+        self.load_timeout_s = load_timeout_s
         self._timeout_s = timeout_s
         self._headers = {_KEY_HEADER: endpoint.api_key} if endpoint.api_key else {}
         self._client = triton_grpc.InferenceServerClient(endpoint.grpc)
@@ -108,8 +109,8 @@ class Triton:
             ServerError: The server refuses (with its reason: a backend that
                 found a changed file says which), or does not get ready in time.
         """
-        self._call(f"load {name}", self._client.load_model, name, headers=self._headers, timeout_s=self._load_timeout_s)
-        deadline = time.monotonic() + self._load_timeout_s
+        self._call(f"load {name}", self._client.load_model, name, headers=self._headers, timeout_s=self.load_timeout_s)
+        deadline = time.monotonic() + self.load_timeout_s
         while True:
             mine = [s for s in self.index() if s.name == name]
             ready = {s.slot for s in mine if s.state == "READY"}
@@ -133,10 +134,10 @@ class Triton:
         if not any(s.name == name and s.state in {"READY", "LOADING"} for s in self.index()):
             return
         self._call(f"unload {name}", self._client.unload_model, name, headers=self._headers)
-        deadline = time.monotonic() + self._load_timeout_s
+        deadline = time.monotonic() + self.load_timeout_s
         while any(s.name == name and s.state == "READY" for s in self.index()):
             if time.monotonic() >= deadline:
-                raise ServerError(f"{name} is still ready after {self._load_timeout_s:.0f} s")
+                raise ServerError(f"{name} is still ready after {self.load_timeout_s:.0f} s")
             time.sleep(_POLL_S)
 
     def infer(
@@ -176,6 +177,15 @@ class Triton:
         if missing := [key for key, value in answer.items() if value is None]:
             raise ServerError(f"{name} did not answer {', '.join(missing)}")
         return Answer(slot=int(result.get_response().model_version), outputs=answer)
+
+    def config(self, name: str) -> str:
+        """The configuration that `name` is served by, as text: what its file says, and what the server added.
+
+        Raises:
+            ServerError: No answer, or it is not loaded.
+        """
+        found = self._call(f"ask the configuration of {name}", self._client.get_model_config, name)
+        return str(text_format.MessageToString(found.config))
 
     def trace(self, name: str, settings: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
         """Change how the server traces `name`, and tell how it does now.

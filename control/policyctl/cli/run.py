@@ -48,11 +48,16 @@ def serve(
     Triton that somebody else runs on the same repository, and waits for it
     where it is silent. See docs/containers.md.
 
+    Settings files are looked at once a second, and at once on SIGHUP: what has
+    changed and is whole is taken over without touching a request.
+
     Examples:
 
         policyctl serve
 
         policyctl serve --http-port 9000 --grpc-port 9001 --metrics-port 9002
+
+        policyctl --profile production serve
 
         policyctl serve --engine external --url 127.0.0.1:8001
     """
@@ -65,8 +70,11 @@ def serve(
         "metrics_port": metrics_port,
         "control_metrics_port": control_metrics_port,
     }
-    settings = options.read_settings(repository, url, server={"engine": engine, **given})
-    service(options.control_of(settings, Output()), verbose=verbose)
+    output = Output()
+    reading = options.read_layers(repository, url, server={"engine": engine, **given})
+    for words in reading.warnings:
+        output.say(f"WARNING: {words}.")
+    service(options.control_of(reading.require(), output), verbose=verbose, reading=reading)
 
 
 def doctor(

@@ -41,12 +41,14 @@ def silent(_: str) -> None:
     """Say nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Control:
     """The control plane of one repository.
 
     Attributes:
-        settings: Everything that can be set.
+        settings: Everything that can be set. A frozen value; `services.reload`
+            puts another in its place, as a whole, and nobody else does. Who
+            needs two settings that belong together reads them from one value.
         repository: The model repository.
         say: Where words for people go, a line a call.
         log: Where lines for machines go.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,8 +98,9 @@ def log_of(settings: Settings, control_folder: Path) -> Log:
     file = open_file(control_folder, CONTROL_LOG, settings.logs)
 
     def write(line: str) -> None:
-        if control_folder.is_dir():
-            file.write(line)
+        with suppress(OSError):
+            if control_folder.is_dir():
+                file.write(line)
 
     return Log(settings.logs.level, (write,), hidden)
 

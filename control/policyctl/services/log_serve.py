@@ -16,7 +16,7 @@ from policyctl.services.control import Control, silent
 from policyctl.services.known_journal import KnownJournal
 from policyctl.services.log import TRITON_LOG, Log, Sink, as_in_a_line, new_operation, open_file
 from policyctl.services.log_levels import wanted
-from policyctl.services.log_triton import level_of, served_names, triton_event
+from policyctl.services.log_triton import level_of, models_of, triton_event
 from policyctl.serving.logs import LogLine
 from policyctl.settings import LogFormat
 
@@ -77,8 +77,8 @@ class TritonLog:
             self.control.say(f"triton {line.level}: {line.message}")
         sinks = (*self._log.sinks, *(self._stderr if matters else ()))
         if sinks:
-            names = served_names(self.known.last.state)
-            found = triton_event(line, names, datetime.now(UTC), operation=self._operation)
+            models = models_of(self.known.last.state)
+            found = triton_event(line, models, datetime.now(UTC), operation=self._operation)
             replace(self._log, sinks=sinks).emit(found)
 
 

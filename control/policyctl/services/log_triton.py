@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from policyctl.domain.log_event import LogLevel, event
-from policyctl.domain.names import CANDIDATE, served_name, split_served_name
+from policyctl.domain.names import split_served_name
 from policyctl.domain.protocol import move_of
 from policyctl.domain.state import State
 from policyctl.serving.logs import Level, LogLine
@@ -28,6 +28,8 @@ _LEVELS: Final = {
 }
 _REQUEST: Final = re.compile(r"\[request id: (?!<id_unknown>)([^\]]*)\]")
 _OURS: Final = re.compile(r"policyctl (\w+) (\{.*\})", re.DOTALL)
+_INSTANCE: Final = re.compile(r"_\d+_\d+$")
+"""What Triton adds to a model's name for one instance of it: walker_0_0."""
 _FAR: Final = timedelta(minutes=1)
 """A line is read as it is written; a time further off was told by another clock, or in another zone."""
 
@@ -37,18 +39,17 @@ def level_of(line: LogLine) -> LogLevel:
     return _LEVELS[line.level]
 
 
-def served_names(state: State) -> tuple[str, ...]:
-    """Every Triton model of ours that a line may be about, the longest first."""
-    names = {served_name(*key) for key in state.aliases} | {served_name(m, CANDIDATE) for m, _ in state.releases}
-    return tuple(sorted(names, key=lambda name: (-len(name), name)))
+def models_of(state: State) -> tuple[str, ...]:
+    """Every model that a line may be about, the longest name first."""
+    return tuple(sorted({model for model, _ in state.releases}, key=lambda name: (-len(name), name)))
 
 
-def triton_event(line: LogLine, names: tuple[str, ...], now: datetime, **more: str) -> dict[str, Any]:
+def triton_event(line: LogLine, models: tuple[str, ...], now: datetime, **more: str) -> dict[str, Any]:
     """A line of Triton's log as an event.
 
     Args:
         line: As it was parsed.
-        names: `served_names`, to find out which model it is about.
+        models: `models_of`, to find out which it is about.
         now: When it was read.
         more: Fields that every line of this server carries.
     """
@@ -56,7 +57,7 @@ def triton_event(line: LogLine, names: tuple[str, ...], now: datetime, **more: s
     if match := _OURS.fullmatch(line.message):
         logger, (words, fields) = "triton.backend", _of_backend(*match.groups())
     if "served" not in fields:
-        fields["served"] = _about(line.message, names)
+        fields["served"] = _about(line.message, models)
     if "request_id" not in fields and (request := _REQUEST.search(line.message)):
         fields["request_id"] = request.group(1)
     if served := str(fields["served"]):
@@ -78,16 +79,19 @@ def _of_backend(verb: str, text: str) -> tuple[str, dict[str, Any]]:
     return words.get(verb, verb) + error, {name: value for name, value in fields.items() if name != "error"}
 
 
-def _about(message: str, names: tuple[str, ...]) -> str:
-    match = _pattern(names).search(message) if names else None
-    return match.group(1) if match else ""
+def _about(message: str, models: tuple[str, ...]) -> str:
+    """The Triton model that a line names; empty where it names none of ours."""
+    match = _pattern(models).search(message) if models else None
+    return _INSTANCE.sub("", match.group(1)) if match else ""
 
 
 @lru_cache(maxsize=8)
-def _pattern(names: Iterable[str]) -> re.Pattern[str]:
-    # An instance is called walker_0_0, and a version walker:3; walker.staging is another model than walker.
-    alternatives = "|".join(re.escape(name) for name in names)
-    return re.compile(rf"(?<![\w.\-/])({alternatives})(?:_\d+_\d+)?(?![\w\-/]|\.\w)")
+def _pattern(models: Iterable[str]) -> re.Pattern[str]:
+    # A version is walker.staging:3. The journal knows the models, but an alias only after its first move.
+    names = "|".join(re.escape(name) for name in models)
+    return re.compile(
+        rf"(?<![\w.\-/])((?:{names})(?:\.[a-z0-9](?:[a-z0-9_.\-]*[a-z0-9])?)?(?:_\d+_\d+)?)(?![\w\-/]|\.\w)"
+    )
 
 
 def _time(stamp: str, now: datetime) -> datetime:

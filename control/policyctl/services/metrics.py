@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from policyctl import __version__
 from policyctl.adapters.pbtxt import identity
@@ -20,40 +19,11 @@ from policyctl.errors import ServerError
 from policyctl.services.control import Control
 from policyctl.services.known_journal import KnownJournal
 from policyctl.services.observed import AliasKey, Observed, ProbeOutcome, Seen
+from policyctl.services.reload import ReloadCounts
 from policyctl.services.scrub import ScrubState
 from policyctl.serving.memory import measure
 
 Samples = dict[str, tuple[Sample, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class SettingsReloads:
-    """How reloading the settings went so far, where nothing reloads them.
-
-    Attributes:
-        applied: Changed something.
-        refused: Were broken.
-        unchanged: Found nothing to change.
-        last_applied_s: Unix seconds; 0 for never.
-    """
-
-    applied: int = 0
-    refused: int = 0
-    unchanged: int = 0
-    last_applied_s: float = 0.0
-
-
-class Reloads(Protocol):
-    """What is read of whatever counts reloads."""
-
-    @property
-    def applied(self) -> int: ...  # noqa: D102
-    @property
-    def refused(self) -> int: ...  # noqa: D102
-    @property
-    def unchanged(self) -> int: ...  # noqa: D102
-    @property
-    def last_applied_s(self) -> float: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -72,7 +42,7 @@ class Metrics:
     known: KnownJournal
     observed: Observed = field(default_factory=Observed)
     scrub: Callable[[], ScrubState | None] = lambda: None
-    reloads: Callable[[], Reloads] = SettingsReloads
+    reloads: Callable[[], ReloadCounts] = ReloadCounts
     _identities: dict[str, str] = field(default_factory=dict)
 
     def collect(self) -> tuple[Measured, ...]:
@@ -156,7 +126,7 @@ def _of_integrity(scrub: ScrubState | None) -> Samples:
     }
 
 
-def _of_settings(reloads: Reloads) -> Samples:
+def _of_settings(reloads: ReloadCounts) -> Samples:
     counts = {"applied": reloads.applied, "refused": reloads.refused, "unchanged": reloads.unchanged}
     last = reloads.last_applied_s
     return {

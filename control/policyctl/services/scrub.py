@@ -39,6 +39,8 @@ CONFIRM_S: Final = 1.0
 """A wrong file is looked at again after this: a move, a repair or a gc may just have replaced it."""
 FILE: Final = "scrub.json"
 _NICE: Final = 19
+_LOOK_S: Final = 1.0
+"""How often a scrub that rests looks whether it may go on."""
 _LOGGER: Final = "policyctl.scrub"
 
 
@@ -136,10 +138,7 @@ class Scrubber:
 
     @contextmanager
     def running(self) -> Iterator[ScrubState]:
-        """Scrub in a thread of its own while the block runs; nothing where the settings say so."""
-        if not self.control.settings.scrub.enabled:
-            yield self.state
-            return
+        """Scrub in a thread of its own while the block runs; it rests where, and while, the settings say so."""
         # A thread begins without what is bound here, the operation that its lines belong to.
         thread = threading.Thread(target=copy_context().run, args=(self._run,), name="scrub", daemon=True)
         thread.start()
@@ -152,15 +151,25 @@ class Scrubber:
     def _run(self) -> None:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        with suppress(_StoppedError):
-            self._keep()
-            while not self.stop.is_set():
+        while not self.stop.is_set():
+            if not self.control.settings.scrub.enabled:
+                self.stop.wait(_LOOK_S)
+                continue
+            with suppress(_StoppedError):
+                self._keep()
                 try:
                     self.one_pass()
                 except PolicyctlError as error:
                     words = f"The scrub cannot read the repository: {error.problem}"
                     self.control.tell(words, level=LogLevel.ERROR, logger=_LOGGER)
-                self.stop.wait(self.control.settings.scrub.pause_s)
+                self._pause()
+
+    def _pause(self) -> None:
+        """Wait between two passes, as long as the settings say meanwhile."""
+        ended = self.clock()
+        while (left := ended + self.control.settings.scrub.pause_s - self.clock()) > 0:
+            if self.stop.wait(min(left, _LOOK_S)) or not self.control.settings.scrub.enabled:
+                return
 
     def one_pass(self) -> None:
         """Read everything once.
@@ -240,7 +249,7 @@ class Scrubber:
         """Let the time pass that `count` bytes may take."""
         self.state = replace(self.state, bytes_read=self.state.bytes_read + count)
         self._due = max(self._due, self.clock()) + count / self.control.settings.scrub.bytes_per_s
-        if self.stop.wait(max(0.0, self._due - self.clock())):
+        if self.stop.wait(max(0.0, self._due - self.clock())) or not self.control.settings.scrub.enabled:
             raise _StoppedError
 
     def _keep(self) -> None:

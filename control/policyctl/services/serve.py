@@ -29,6 +29,7 @@ from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.exporter import exporting
 from policyctl.adapters.triton import Triton
+from policyctl.config.reading import Reading
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.names import served_name
 from policyctl.errors import BusyError, PolicyctlError, ServerError, UnsupportedError
@@ -44,8 +45,10 @@ from policyctl.services.moves import recover
 from policyctl.services.observed import Observed
 from policyctl.services.prober import Prober
 from policyctl.services.record import empty, settle_if_left, trace_folder
+from policyctl.services.reload import Reloader
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
+from policyctl.settings import Settings
 
 LOOK_INTERVAL_S: Final = 1.0
 """How soon an unfinished move, or a server that ended, is noticed; the prober's own interval is a setting."""
@@ -63,6 +66,7 @@ class Supervisor:
     launch: Launch
     stop: threading.Event = field(default_factory=threading.Event)
     verbose: bool = False
+    reloader: Reloader | None = None
     observed: Observed = field(default_factory=Observed)
     _metrics_at: str = ""
     _known: KnownJournal = field(init=False)
@@ -85,10 +89,13 @@ class Supervisor:
             endpoints.clear(self.control.repository)
             scrubber = Scrubber(self.control, self.stop)
             metrics = Metrics(self.control, self._known, self.observed, scrub=lambda: scrubber.state)
+            if (reloader := self.reloader) is not None:
+                metrics.reloads = lambda: reloader.counts
             server = self.control.settings.server
             with (
                 exporting(metrics.collect, host=server.host, port=server.control_metrics_port) as self._metrics_at,
                 scrubber.running(),
+                self._reloading(),
             ):
                 self._keep_serving()
 
@@ -102,6 +109,9 @@ class Supervisor:
                 f"{self.control.repository.root} is served already: {lock.holder(path)}",
                 remedy="Use the server that runs (policyctl status), or stop it first.",
             ) from error
+
+    def _reloading(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.reloader is None else self.reloader.running()
 
     def _tell(self, words: str, level: LogLevel = LogLevel.INFO, **fields: Any) -> None:
         self.control.tell(words, level=level, logger="policyctl.serve", **fields)
@@ -137,8 +147,7 @@ class Supervisor:
         if not engine.manner.ours:
             self.observed.server_starts()  # somebody did, and it is here
         endpoint = replace(engine.endpoint(), control_metrics=self._metrics_at)
-        settings = self.control.settings.server
-        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
+        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=self.control.settings.server.load_timeout_s)
         levels = LiveLevels(self.control, client)
         try:
             levels.follow()
@@ -166,6 +175,7 @@ class Supervisor:
                 client_memory.sweep(client)
                 sweep_at = time.monotonic() + client_memory.EVERY_S
             levels.follow()
+            client.load_timeout_s = self.control.settings.server.load_timeout_s
             self._recover_if_left(client)
             settle_if_left(self.control, client)
             if time.monotonic() < probe_at:
@@ -226,12 +236,13 @@ class Supervisor:
         self._last_words = words
 
 
-def serve(control: Control, *, verbose: bool = False) -> None:
+def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings] | None = None) -> None:
     """Run or look after a Triton on the repository until SIGTERM or SIGINT.
 
     Args:
         control: The control plane; ``server.engine`` says who runs the server.
         verbose: Pass on Triton's informational log lines as well.
+        reading: How the settings came about, to take over what changes in their files; None: nothing is.
 
     Raises:
         UnsupportedError: Something that the server needs is missing here; names all of it.
@@ -242,4 +253,7 @@ def serve(control: Control, *, verbose: bool = False) -> None:
     api_key = control.settings.server.api_key.get_secret_value() or secrets.token_urlsafe(32)
     with serving(control, api_key=api_key) as speaking:
         speaking.repository.create()
-        Supervisor(speaking, launcher(speaking, api_key=api_key), verbose=verbose).run()
+        supervisor = Supervisor(speaking, launcher(speaking, api_key=api_key), verbose=verbose)
+        if reading is not None:
+            supervisor.reloader = Reloader(speaking, reading, supervisor.stop)
+        supervisor.run()

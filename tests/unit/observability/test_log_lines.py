@@ -15,12 +15,12 @@ from policyctl.domain.protocol import control_request_id, is_control_request, mo
 from policyctl.errors import UsageError
 from policyctl.services.log import Log, as_in_a_line, secrets_of
 from policyctl.services.log_reading import since
-from policyctl.services.log_triton import served_names, triton_event
+from policyctl.services.log_triton import models_of, triton_event
 from policyctl.serving.logs import parse
 from policyctl.settings import load
 
 NOW = datetime(2026, 11, 23, 8, 18, 20, tzinfo=UTC)
-NAMES = ("walker.candidate", "walker.staging", "walker.1.2.0", "walker")
+MODELS = ("walker-2", "walker")
 
 
 @given(st.text(), st.dictionaries(st.text(min_size=1), st.text(min_size=1) | st.integers()), st.datetimes())
@@ -131,7 +131,10 @@ def test_a_line_is_found_by_what_it_is_about(asked: dict, found: bool) -> None:
             "I1123 08:18:14.481762 2370 python_be.cc:2] TRITONBACKEND_ModelInstanceInitialize: walker_0_0 (CPU)",
             {"served": "walker", "alias": "production", "source": "python_be.cc:2"},
         ),
-        ("I1123 08:18:14.481762 2370 a.cc:1] loading: walker.other:1", {"served": None}),
+        ("I1123 08:18:14.481762 2370 a.cc:1] 'walker.1.2.0-rc.1'.", {"served": "walker.1.2.0-rc.1"}),
+        ("I1123 08:18:14.481762 2370 a.cc:1] unloading walker-2.", {"model": "walker-2", "alias": "production"}),
+        ("I1123 08:18:14.481762 2370 a.cc:1] instance walker.staging_0_1 and", {"served": "walker.staging"}),
+        ("I1123 08:18:14.481762 2370 a.cc:1] walker.Big walker_x walkers runner.staging", {"served": None}),
         ("I1123 08:18:14.481762 2370 a.cc:1] /srv/walker/1 and sleepwalker", {"served": None}),
         (
             "V1123 08:18:14.481762 2370 infer.cc:1] [request id: r7] prepared: model: walker.1.2.0",
@@ -165,7 +168,7 @@ def test_a_line_is_found_by_what_it_is_about(asked: dict, found: bool) -> None:
 )
 def test_a_line_of_triton_says_which_model_request_and_move_it_is_about(text: str, expected: dict) -> None:
     """What cannot be told is left out, not guessed."""
-    found = triton_event(parse(text), NAMES, NOW, operation="serve-1")
+    found = triton_event(parse(text), MODELS, NOW, operation="serve-1")
     assert {key: found.get(key) for key in expected} == expected
     assert found["operation"] == "serve-1"
     assert from_line(to_line(found)) == found
@@ -182,12 +185,14 @@ def test_a_line_of_triton_says_which_model_request_and_move_it_is_about(text: st
 )
 def test_a_line_of_triton_has_its_own_time_where_that_can_be(stamp: str, now: datetime, time: str) -> None:
     """Not where it was told in another zone, or the year turned meanwhile."""
-    assert triton_event(parse(f"I{stamp} 2370 a.cc:1] x"), NAMES, now)["time"] == time
+    assert triton_event(parse(f"I{stamp} 2370 a.cc:1] x"), MODELS, now)["time"] == time
 
 
 def test_every_model_that_a_line_may_be_about_is_known(watched) -> None:
-    """Aliases and candidates, the longest name first."""
-    assert served_names(watched.known.state()) == ("walker.candidate", "walker")
+    """Each once, the longest name first; before the first is published no line is about any."""
+    watched.world.publish("1.0.0", 3, model="walker-2")
+    assert models_of(watched.known.state()) == ("walker-2", "walker")
+    assert triton_event(parse("walker"), (), NOW).keys() == {"time", "level", "event", "logger"}
 
 
 def test_a_request_of_the_control_plane_names_its_move() -> None:

@@ -13,9 +13,9 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.journal_metrics import JournalCount
 from policyctl.domain.metrics import CATALOGUE, PROBE_BUCKETS_S, Histogram, Sample, measured
 from policyctl.errors import MoveError
-from policyctl.services.metrics import SettingsReloads
 from policyctl.services.pins import pin, unpin
 from policyctl.services.promote import promote, rollback
+from policyctl.services.reload import ReloadCounts
 from policyctl.services.validate import validate
 
 PRODUCTION = ("walker", "production")
@@ -142,7 +142,7 @@ def test_reloads_of_the_settings_are_told(watched) -> None:
         ("unchanged",): 0,
     }
     assert watched.samples("policyctl_settings_reload_timestamp_seconds") == ()
-    watched.metrics.reloads = lambda: SettingsReloads(applied=2, refused=1, last_applied_s=1.5)
+    watched.metrics.reloads = lambda: ReloadCounts(applied=2, refused=1, last_applied_s=1.5)
     assert watched.value("policyctl_settings_reloads_total", "applied") == 2
     assert watched.value("policyctl_settings_reload_timestamp_seconds") == 1.5
 
