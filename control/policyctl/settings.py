@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
+from policyctl.domain.artifacts import Format
 from policyctl.domain.log_event import LogLevel
 
 PREFIX: Final = "POLICYCTL_"
@@ -34,6 +35,17 @@ _LIVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.LIVE.value}
 _COMMAND: Final[dict[str, JsonValue]] = {APPLIES: Applies.COMMAND.value}
 _MOVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.MOVE.value}
 _START: Final[dict[str, JsonValue]] = {APPLIES: Applies.START.value}
+
+
+class Engine(StrEnum):
+    """Who runs the Triton that `policyctl serve` looks after."""
+
+    EMBEDDED = "embedded"
+    """`policyctl serve` itself, from the nvidia-pytriton wheel."""
+    DOCKER = "docker"
+    """`policyctl serve`, as a container of NVIDIA's image."""
+    EXTERNAL = "external"
+    """Somebody else: `url` says where."""
 
 
 class ServerSettings(BaseModel):
@@ -56,6 +68,9 @@ class ServerSettings(BaseModel):
     http_url: str = Field(
         "", description="its HTTP host:port; only measuring over HTTP needs it", json_schema_extra=_COMMAND
     )
+    metrics_url: str = Field(
+        "", description="its metrics' host:port; only whoever reads metrics needs it", json_schema_extra=_COMMAND
+    )
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
     timeout_s: float = Field(
         5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane", json_schema_extra=_COMMAND
@@ -63,6 +78,7 @@ class ServerSettings(BaseModel):
     load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load", json_schema_extra=_LIVE)
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
+    engine: Engine = Field(Engine.EMBEDDED, description="who runs Triton: embedded, docker or external")
 
 
 class NativeMode(StrEnum):
@@ -85,6 +101,9 @@ class ServingSettings(BaseModel):
     max_queue_delay_us: int = Field(0, ge=0, le=_INT32, description="how long a request may wait for others to join it")
     instances: int = Field(1, ge=1, le=_INT32, description="copies of the model")
     gpu: bool = Field(False, description="serve on GPUs")
+    format: Format | None = Field(
+        None, description="the artifact where --format says none; not set: openvino, in NVIDIA's container onnx"
+    )
     native: NativeMode = Field(
         NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off", json_schema_extra=_START
     )
@@ -98,6 +117,30 @@ class ServingSettings(BaseModel):
         description="kept free when a release is promoted or pinned; null: memory is not looked at",
         json_schema_extra=_COMMAND,
     )
+
+
+class ContainerBackends(StrEnum):
+    """Which backends serve in the container of the engine docker."""
+
+    NVIDIA = "nvidia"
+    """Those of the image, which read a release's files themselves."""
+    POLICYCTL = "policyctl"
+    """Ours, mounted over the image's; its Python must have policyctl and the runtimes."""
+
+
+class DockerSettings(BaseModel):
+    """The container that `policyctl serve --engine docker` runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str = Field("nvcr.io/nvidia/tritonserver:26.09-py3", min_length=1, description="must be on the machine")
+    backends: ContainerBackends = Field(ContainerBackends.NVIDIA, description="nvidia or policyctl")
+    network: str = Field("", description="a network of Docker's, or host; not set: the default bridge")
+    user: str = Field("", description="UID:GID in the container; not set: whoever runs policyctl, never root")
+    memory_mib: int = Field(4096, ge=256, description="more than this and the kernel ends it")
+    cpus: float | None = Field(None, gt=0, allow_inf_nan=False, description="not set: all")
+    shm_mib: int = Field(256, ge=64, description="its own /dev/shm")
+    pids: int = Field(1024, ge=64, description="processes and threads")
 
 
 class ServiceLevelSettings(BaseModel):
@@ -312,6 +355,7 @@ class Settings(BaseSettings):
         2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer", json_schema_extra=_COMMAND
     )
     server: ServerSettings = ServerSettings()
+    docker: DockerSettings = DockerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
     scrub: ScrubSettings = ScrubSettings()

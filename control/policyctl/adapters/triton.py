@@ -240,6 +240,15 @@ class Triton:
         found = self._call(f"count {name}", self._client.get_inference_statistics, name)
         return sum(int(s.inference_stats.success.count) for s in found.model_stats)
 
+    def answers(self) -> dict[tuple[str, int], int]:
+        """Requests that every loaded version has answered since it was loaded, by Triton model and slot.
+
+        Raises:
+            ServerError: No answer.
+        """
+        found = self._call("count answers", self._client.get_inference_statistics)
+        return {(s.name, int(s.version)): int(s.inference_stats.success.count) for s in found.model_stats}
+
     def regions(self) -> tuple[str, ...]:
         """Names of the shared memory that clients have registered.
 

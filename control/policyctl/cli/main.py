@@ -24,6 +24,7 @@ from policyctl.cli import (
     options,
     past,
     prepare,
+    probe,
     release,
     run,
     shadow,
@@ -88,6 +89,7 @@ run.register(app)
 move.register(app)
 look.register(app)
 past.register(app)
+probe.register(app)
 observe.register(app)
 lifecycle.register(app)
 measure.register(app)

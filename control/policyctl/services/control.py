@@ -78,16 +78,19 @@ class Control:
         self.log.write(level, words, logger=logger, **fields)
 
     def endpoint(self) -> Endpoint:
-        """The server to use: the one that is named by a setting, else the embedded one.
+        """The server to use: the one that is named by a setting, else the one that `policyctl serve` announced.
+
+        Where both are the same, what was announced names the very run of it.
 
         Raises:
             ServerError: None is named and none is running.
         """
         server = self.settings.server
-        if server.url:
+        announced = endpoints.read(self.repository)
+        if server.url and (announced is None or announced.grpc != server.url):
             return Endpoint(http=server.http_url, grpc=server.url, api_key=server.api_key.get_secret_value())
-        if found := endpoints.read(self.repository):
-            return found
+        if announced is not None:
+            return announced
         raise ServerError(
             f"no server is running on {self.repository.root}",
             remedy="Start one with: policyctl serve. Or name a running one with --url HOST:PORT.",
@@ -179,6 +182,8 @@ class OpenRelease:
     def choose(self, wanted: Format | None) -> Format:
         """The format to serve: `wanted`, else the first of OpenVINO, ONNX, TorchScript, TensorRT.
 
+        See `preferred_format` for what is wanted where nobody says.
+
         Raises:
             UsageError: The release does not hold it.
         """
@@ -191,6 +196,19 @@ class OpenRelease:
                 remedy=f"Choose one of: {', '.join(self.formats)}.",
             )
         return wanted
+
+
+def preferred_format(control: Control, opened: OpenRelease) -> Format | None:
+    """What is served where nobody names a format; None for the usual order.
+
+    NVIDIA's own OpenVINO backend computes no other batch than a full one, and in
+    bf16 where the CPU can; its ONNX Runtime backend has neither limit.
+    """
+    if (wanted := control.settings.serving.format) is not None:
+        return wanted
+    running = endpoints.read(control.repository)
+    nvidia = running is not None and running.backends == "nvidia"
+    return Format.ONNX if nvidia and Format.ONNX in opened.formats else None
 
 
 def open_release(repository: Repository, published: PublishedRelease) -> OpenRelease:

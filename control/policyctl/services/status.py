@@ -64,6 +64,7 @@ class Status:
     memory: MemoryLeft | None
     notes: tuple[Note, ...]
     scrub: ScrubState | None = None
+    engine: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -76,6 +77,7 @@ class Status:
             "repository": self.repository,
             "server": self.server,
             "server_live": self.server_live,
+            "engine": self.engine,
             "openvino_backend": self.openvino_backend,
             "healthy": self.healthy,
             "releases": list(self.releases),
@@ -100,12 +102,13 @@ def status(control: Control, *, model: str | None = None) -> Status:
     if model is not None:
         state.require(model)
     aliases: tuple[AliasStatus, ...]
-    server, live, openvino = "none", False, ""
+    server, live, openvino, engine = "none", False, "", ""
     spent: dict[tuple[str, str], ServedCost] = {}
     left: MemoryLeft | None = None
     try:
         with control.triton() as client:
             server, live, openvino = client.endpoint.grpc, True, client.endpoint.openvino
+            engine = client.endpoint.engine
             spent = costs(state, client.endpoint)
             left = memory_left(process=str(client.endpoint.pid)) if client.endpoint.pid else None
             aliases = _aliases(control, state, client, model, spent)
@@ -125,6 +128,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         memory=left,
         notes=explain(control, state, model=model, costs=spent, left=left),
         scrub=last_state(repository) if live else None,
+        engine=engine,
     )
 
 
