@@ -9,7 +9,6 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
-from policyctl.domain.moves import MoveKind
 from policyctl.domain.names import PRODUCTION
 
 if TYPE_CHECKING:
@@ -231,23 +230,4 @@ def unserve(
 def _report(output: Output, moved: Moved) -> None:
     if moved.recovered:
         output.say(moved.recovered.words)
-    target = f"{moved.move.model} {moved.move.target.release}"
-    if not moved.changed:
-        done = "It did not answer and was loaded again." if moved.loaded_again else "Nothing was changed."
-        words = f"{moved.move.alias} names {target} already. {done}"
-    elif moved.recovered is not None and moved.recovered.move is moved.move:
-        words = f"Done: the {moved.move.words}, which had been left unfinished."
-    elif moved.timings is None:
-        words = "\n".join(
-            [f"Would carry out the {moved.move.words}:", *(f"  {i}. {s}" for i, s in enumerate(moved.steps, 1))]
-        )
-    elif moved.move.kind is MoveKind.REMOVAL:
-        words = f"{moved.move.served} is not served any more; it was {moved.move.target.release}."
-    else:
-        origin = "nothing" if moved.move.incumbent is None else moved.move.incumbent.release
-        words = (
-            f"{moved.move.alias} of {moved.move.model}: {origin} -> {moved.move.target.release}"
-            f" (slot {moved.move.target.slot}, {moved.move.target.format}),"
-            f" switched in {moved.timings.switch_ms:.0f} ms, {moved.timings.total_ms:.0f} ms in all."
-        )
-    output.data(moved.to_json(), words=words)
+    output.data(moved.to_json(), words=moved.words)

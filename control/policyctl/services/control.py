@@ -49,9 +49,15 @@ class Control:
     say: Say = field(default=silent)
 
     @classmethod
-    def of(cls, settings: Settings, say: Say = silent) -> Control:
-        """The control plane that `settings` describe."""
-        return cls(settings, Repository(settings.repository), say)
+    def of(cls, settings: Settings, say: Say = silent, *, actor: str = "") -> Control:
+        """The control plane that `settings` describe.
+
+        Args:
+            settings: Everything that can be set.
+            say: Where words for people go.
+            actor: In whose name it acts; empty for whoever runs this process.
+        """
+        return cls(settings, Repository(settings.repository, actor=actor), say)
 
     def endpoint(self) -> Endpoint:
         """The server to use: the one that is named by a setting, else the embedded one.
