@@ -118,7 +118,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         server=server,
         server_live=live,
         openvino_backend=openvino,
-        releases=_releases(state, model),
+        releases=releases(state, model),
         aliases=aliases,
         unfinished=None if unfinished is None else f"{unfinished.move.words} ({unfinished.phase})",
         writer=lock.holder(repository.lock_path) if held else None,
@@ -162,7 +162,8 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
     return tuple(found)
 
 
-def _releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
+def releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
+    """Every release, or those of one model, by slot."""
     rows = sorted(state.releases.values(), key=lambda r: (r.model, r.slot))
     return tuple(
         {
