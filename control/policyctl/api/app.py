@@ -24,13 +24,14 @@ _MOST_ERRORS: Final = 20
 _TITLES: Final = {404: "Not found", 405: "Not that way"}
 
 
-def create(api: Api) -> FastAPI:
-    """The application of one control API."""
+def create(api: Api | None) -> FastAPI:
+    """The application of one control API; without one it can be described, and not called."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        api.close(timeout_s=CLOSE_S)
+        if api is not None:
+            api.close(timeout_s=CLOSE_S)
 
     app = FastAPI(
         title="policyctl control API",
@@ -60,7 +61,8 @@ def create(api: Api) -> FastAPI:
     ):
         app.include_router(router)
     _refusals(app)
-    app.add_middleware(Edge, api=api)
+    if api is not None:
+        app.add_middleware(Edge, api=api)
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -10,6 +10,7 @@ import typer
 
 from policyctl import __version__
 from policyctl.cli import (
+    api,
     bench,
     calibrate,
     card,
@@ -18,12 +19,14 @@ from policyctl.cli import (
     measure,
     memory,
     move,
+    options,
     past,
     prepare,
     release,
     run,
     shadow,
     signing,
+    token,
     trust,
     tune,
 )
@@ -54,18 +57,36 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+BY_URL = frozenset({"promote", "rollback", "abort", "status", "history"})
+"""Commands that a control API can carry out."""
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            "--api",
+            metavar="<url>",
+            help="Use a control API instead of a repository: promote, rollback, abort, status, history."
+            " Its token: POLICYCTL_API__TOKEN. [env: POLICYCTL_API__URL]",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    options.begin(context.invoked_subcommand or "", api)
+    if api and context.invoked_subcommand is not None and context.invoked_subcommand not in BY_URL:
+        raise options.by_url_refused(context.invoked_subcommand, api)
 
 
 prepare.register(app)
 release.register(app)
 run.register(app)
+api.register(app)
+token.register(app)
 move.register(app)
 look.register(app)
 past.register(app)

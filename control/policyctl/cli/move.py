@@ -58,9 +58,23 @@ def promote(
 
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
     """
+    output = Output(as_json, quiet)
+    chosen = None if gates is None else options.gate_names(gates)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.promote(
+            model=model,
+            release=release,
+            alias=alias,
+            format=format,
+            reason=reason,
+            dry_run=dry_run,
+            gates=chosen,
+            lock_wait_s=wait,
+        )
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     moved = service.promote(
         control,
@@ -70,7 +84,7 @@ def promote(
         format=format,
         reason=reason,
         dry_run=dry_run,
-        gates=None if gates is None else options.gate_names(gates),
+        gates=chosen,
     )
     _report(output, moved)
 
@@ -98,9 +112,13 @@ def rollback(
 
         policyctl rollback walker --to 0.9.2
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.rollback(model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     _report(output, service.rollback(control, model=model, alias=alias, to=to, reason=reason, dry_run=dry_run))
 
@@ -120,9 +138,13 @@ def abort(
 
         policyctl abort walker
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.abort(model=model)
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     words = service.abort(options.control_of(options.read_settings(repository, url), output), model=model)
     output.data({"model": model, "result": words}, words=words)
 

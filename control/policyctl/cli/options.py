@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -15,6 +17,7 @@ from policyctl.settings import Settings
 
 if TYPE_CHECKING:
     from policyctl.services.control import Control
+    from policyctl.services.remote import Remote
 
 Model = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
 OptionalModel = Annotated[str | None, typer.Argument(help="Only this model.", show_default=False)]
@@ -106,10 +109,76 @@ TrustPickle = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What stood before a command's own options.
+
+    Attributes:
+        command: Its name.
+        api: The control API to use; empty for none, whatever the settings say; None where nothing was given.
+    """
+
+    command: str = ""
+    api: str | None = None
+
+
+_NOTHING: Final = Begun()
+_begun: ContextVar[Begun] = ContextVar("begun", default=_NOTHING)
+
+
+def begin(command: str, api: str | None) -> None:
+    """A command begins; the root of the command line calls this, every time."""
+    _begun.set(Begun(command, api))
+
+
 def read_settings(repository: Path | None = None, url: str | None = None, **more: Any) -> Settings:
-    """Settings, with what the command line gave on top."""
+    """Settings, with what the command line gave on top, for a command that works on a repository here.
+
+    Raises:
+        UsageError: A setting is wrong, or a control API elsewhere was to be used.
+    """
     server = {"url": url, **more.pop("server", {})}
-    return settings_module.load(repository=repository, server=server, **more)
+    found = settings_module.load(repository=repository, server=server, **more)
+    if elsewhere := _api_url(found):
+        raise by_url_refused(_begun.get().command, elsewhere)
+    return found
+
+
+def by_url_refused(command: str, url: str) -> UsageError:
+    """What to say to a command that cannot go by URL."""
+    return UsageError(
+        f"policyctl {command} works on a repository of this machine, and cannot go by --api {url}",
+        remedy="By URL go promote, rollback, abort, status and history. For a repository here: policyctl --api ''"
+        f" {command} ..., or unset POLICYCTL_API__URL.",
+    )
+
+
+def remote(output: Output, *, repository: Path | None = None, url: str | None = None) -> Remote | None:
+    """The control plane elsewhere that `--api` or a setting names; None for a repository here.
+
+    Raises:
+        UsageError: The address is none, or a repository was named as well.
+    """
+    settings = settings_module.load()
+    target = _api_url(settings)
+    if not target:
+        return None
+    for option, given in (("--repository", repository), ("--url", url)):
+        if given is not None:
+            raise UsageError(
+                f"{option} and --api {target} name two different things to work on", remedy="Give one of them."
+            )
+    from policyctl.adapters.control_api import ControlApi
+    from policyctl.services.remote import Remote
+
+    api = settings.api
+    client = ControlApi(target, token=api.token.get_secret_value(), ca_file=api.ca_file, timeout_s=api.timeout_s)
+    return Remote(client, output.say)
+
+
+def _api_url(settings: Settings) -> str:
+    given = _begun.get().api
+    return settings.api.url if given is None else given
 
 
 def gate_names(text: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from policyctl.domain.names import is_pin, served_name
 from policyctl.domain.state import AliasState, State, fold
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
-from policyctl.services.explain import Note, explain
+from policyctl.services.explain import About, Note, explain
 from policyctl.services.room import ServedCost, costs
 from policyctl.services.scrub import ScrubState, last_state
 from policyctl.serving.hardware import MemoryLeft, memory_left
@@ -69,6 +70,24 @@ class Status:
     def healthy(self) -> bool:
         """Whether every alias is answered by the release that it names."""
         return all(a.answers == a.release for a in self.aliases) and self.unfinished is None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Status:
+        """Read what `to_json` wrote, here or elsewhere."""
+        scrub, memory = data["scrub"], data["memory"]
+        return cls(
+            repository=data["repository"],
+            server=data["server"],
+            server_live=data["server_live"],
+            openvino_backend=data["openvino_backend"],
+            releases=tuple(data["releases"]),
+            aliases=tuple(AliasStatus(**alias) for alias in data["aliases"]),
+            unfinished=data["unfinished"],
+            writer=data["writer"],
+            memory=None if memory is None else MemoryLeft(**memory),
+            notes=tuple(Note(About(note["about"]), note["model"], note["words"]) for note in data["notes"]),
+            scrub=None if scrub is None else ScrubState.from_json(scrub),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
