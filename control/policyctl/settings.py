@@ -231,7 +231,7 @@ class ApiSettings(BaseModel):
     changes_per_minute: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one token, on average")
     timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="of one call, beside what it asks to wait")
     keep_hours: float = Field(24.0, gt=0, allow_inf_nan=False, description="that an operation can be asked for")
-    keep_operations: int = Field(1000, ge=64, le=100_000, description="that are kept at most")
+    keep_operations: int = Field(1000, ge=8, le=100_000, description="that are kept at most")
     disk_free_mib: int = Field(512, ge=0, description="below which /healthz says degraded")
     url: str = Field("", description="of a control API that the command line uses, instead of a repository")
     token: SecretStr = Field(SecretStr(""), description="for that control API")

@@ -101,9 +101,6 @@ def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
     header = request.headers.get("authorization")
     if header is None:
         return _without_token(api, request, open_here=open_here)
-    address = request.client.host if request.client is not None else ""
-    if api.failures.is_empty(address):
-        raise too_many("too many tokens that are none came from this address", "Wait a minute.", retry_s=60)
     try:
         tokens = api.tokens.read()
     except IntegrityError as error:
@@ -113,7 +110,9 @@ def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
     scheme, _, secret = header.partition(" ")
     token = find(tokens, secret.strip()) if scheme.lower() == "bearer" else None
     if token is None or not token.good(datetime.now(UTC)):
-        api.failures.take(address)
+        # After the look, not before: behind a proxy the address is everybody's.
+        if api.failures.take(request.client.host if request.client is not None else ""):
+            raise too_many("too many tokens that are none came from this address", "Wait a minute.", retry_s=60)
         why = "is none" if token is None else f"is {token.state(datetime.now(UTC))}"
         raise refusal(
             401,

@@ -40,10 +40,6 @@ class Buckets:
         self._left[who] = (left - 1.0, now)
         return 0.0
 
-    def is_empty(self, who: str) -> bool:
-        """Whether nothing could be taken now."""
-        return self._level(who, self.clock()) < 1.0
-
     def _level(self, who: str, now: float) -> float:
         left, since = self._left.get(who, (self.burst, now))
         return min(self.burst, left + (now - since) * self.per_s)

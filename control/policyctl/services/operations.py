@@ -145,7 +145,8 @@ class Operations:
             )
             self._store.write(operation)
             self._remember(operation)
-            self._running[operation.id] = future = Future()
+            future: Future[Operation] = Future()
+            self._running[operation.id] = future
         # A daemon: a move that is cut short is finished or reverted by the server, and must not hold up an exit.
         threading.Thread(
             target=self._carry_out, args=(operation, asked, future), name=f"operation-{operation.id}", daemon=True

@@ -198,7 +198,8 @@ async def _waited(api: Api, operation: Operation, wait_s: float) -> Operation:
             await asyncio.sleep(min(_POLL_S, left))
         else:
             await asyncio.wait([asyncio.wrap_future(future)], timeout=left)
-        operation = await api.run(api.operations.get, operation.id) or operation
+        now: Operation | None = await api.run(api.operations.get, operation.id)
+        operation = now or operation
     return operation
 
 
