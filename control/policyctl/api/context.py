@@ -98,9 +98,8 @@ class Api:
             self.control.say(f"The audit cannot be written: {error.problem}. It would say: {entry}")
 
     def close(self, *, timeout_s: float) -> None:
-        """Wait for what is under way, and end."""
+        """Wait for the moves that are under way."""
         self.operations.close(timeout_s=timeout_s)
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def api_of(request: Request) -> Api:

@@ -328,6 +328,7 @@ class PlanDocument(Document):
 
     result: dict[str, Any]
     words: str
+    messages: list[str] = Field(description="what was said on the way")
 
 
 class TokenDocument(Document):

@@ -28,12 +28,14 @@ from typing import Any, Final
 
 from policyctl.adapters.operation_store import OperationStore
 from policyctl.domain.artifacts import Format
+from policyctl.domain.moves import Move
 from policyctl.domain.names import PRODUCTION, check_model_name, check_movable_alias
 from policyctl.domain.operations import Operation, OperationKind, move_told, settled
 from policyctl.errors import BusyError, PolicyctlError, UsageError
 from policyctl.services.control import Control
 from policyctl.services.moves import Timings
 from policyctl.services.promote import Moved, abort, fresh_move_id, promote, rollback
+from policyctl.settings import Settings
 
 _MOST_MESSAGES: Final = 100
 _MOST_CHARACTERS: Final = 2000
@@ -214,9 +216,7 @@ class Operations:
 
     def _carry_out(self, operation: Operation, asked: Asked, future: Future[Operation]) -> None:
         self._messages[operation.id] = []
-        settings = self._control.settings
-        if asked.lock_wait_s is not None:
-            settings = settings.model_copy(update={"lock_wait_s": asked.lock_wait_s})
+        settings = _settings(self._control, asked)
         control = Control.of(settings, lambda words: self._say(operation.id, words), actor=operation.actor)
         try:
             result, words = carry_out(control, asked, move=operation.move)
@@ -282,7 +282,7 @@ class Operations:
         self._store.remove(operation.id)
 
 
-def check(control: Control, asked: Asked) -> Any:
+def check(control: Control, asked: Asked) -> Move | None:
     """Refuse at once what cannot be done; of an abort, the move that it stops.
 
     Raises:
@@ -306,17 +306,41 @@ def check(control: Control, asked: Asked) -> Any:
     return None
 
 
-def preview(control: Control, asked: Asked) -> tuple[Mapping[str, Any], str]:
-    """What would be done: the document and the words of a dry run.
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be done.
+
+    Attributes:
+        result: The document of a dry run.
+        words: The same for people.
+        messages: What was said on the way.
+    """
+
+    result: Mapping[str, Any]
+    words: str
+    messages: tuple[str, ...]
+
+
+def preview(control: Control, asked: Asked) -> Preview:
+    """What would be done; nothing is changed.
 
     Raises:
         PolicyctlError: As `promote` and `rollback`.
     """
     if asked.kind is OperationKind.ABORT:
         move = check(control, asked)
-        words = f"Would abort the {move.words}."
-        return {"model": asked.model, "result": words}, words
-    return carry_out(control, asked, move="", dry_run=True)
+        words = "" if move is None else f"Would abort the {move.words}."
+        return Preview({"model": asked.model, "result": words}, words, ())
+    messages: list[str] = []
+    mine = Control.of(_settings(control, asked), messages.append)
+    result, words = carry_out(mine, asked, move="", dry_run=True)
+    return Preview(result, words, tuple(messages))
+
+
+def _settings(control: Control, asked: Asked) -> Settings:
+    if asked.lock_wait_s is None:
+        return control.settings
+    return control.settings.model_copy(update={"lock_wait_s": asked.lock_wait_s})
 
 
 def carry_out(control: Control, asked: Asked, *, move: str, dry_run: bool = False) -> tuple[Mapping[str, Any], str]:

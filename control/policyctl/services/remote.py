@@ -58,14 +58,15 @@ class Remote:
         Raises:
             PolicyctlError: As there; and `ServerError` where no control API answers.
         """
-        body: dict[str, Any] = {
+        body = {
             "release": release,
             "alias": alias,
             "format": format,
             "reason": reason,
             "dry_run": dry_run,
+            "gates": None if gates is None else list(gates),
+            "lock_wait_s": lock_wait_s,
         }
-        body |= {"gates": None if gates is None else list(gates), "lock_wait_s": lock_wait_s}
         return self._operate(f"/v1/models/{_part(model)}/promotions", body)
 
     def rollback(
@@ -115,6 +116,8 @@ class Remote:
     def _operate(self, path: str, body: Mapping[str, Any]) -> Told:
         answer = self.api.post(path, body)
         if answer.status == 200:  # a dry run
+            for line in answer.document["messages"]:
+                self.say(line)
             return Told(answer.document["result"], answer.document["words"])
         name, said = answer.document["id"], 0
         try:

@@ -7,7 +7,6 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,7 +28,7 @@ from policyctl.api.routes.look import Model, known_model
 from policyctl.domain.operations import MovePhase, Operation, OperationKind, move_told
 from policyctl.domain.tokens import Scope
 from policyctl.errors import PolicyctlError
-from policyctl.services.operations import Asked, Submitted, preview
+from policyctl.services.operations import Asked, Preview, Submitted, preview
 
 changes = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.PROMOTE))
 looks = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.READ))
@@ -157,8 +156,9 @@ async def get_operation(request: Request, operation: OperationId, query: Annotat
 async def _answer(request: Request, asked: Asked, *, dry_run: bool, wait_s: float, key: str) -> Response:
     api, caller = api_of(request), caller_of(request).name
     if dry_run:
-        result, words = await api.run(_preview, api, asked, caller, key)
-        return JSONResponse(jsonable_encoder(PlanDocument(result=dict(result), words=words)), 200)
+        plan = await api.run(_preview, api, asked, caller, key)
+        document = {"result": dict(plan.result), "words": plan.words, "messages": list(plan.messages)}
+        return JSONResponse(document, 200)
     submitted = await api.run(_submit, api, asked, caller, key)
     operation = submitted.operation
     request.state.operation, request.state.replayed = operation.id, submitted.replayed
@@ -177,7 +177,7 @@ async def _answer(request: Request, asked: Asked, *, dry_run: bool, wait_s: floa
     return JSONResponse(_accepted(found), 202, location)
 
 
-def _preview(api: Api, asked: Asked, caller: str, key: str) -> Any:
+def _preview(api: Api, asked: Asked, caller: str, key: str) -> Preview:
     known_model(api.control, asked.model)
     api.operations.require_unused(asked, caller=caller, key=key)
     return preview(api.control, asked)
