@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,6 +21,7 @@ from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control
 from policyctl.services.health import Looker
 from policyctl.services.operations import Operations
+from policyctl.settings import ApiSettings, Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +61,8 @@ class Api:
     @classmethod
     def of(cls, control: Control, *, local: bool) -> Api:
         """The control API of one repository."""
-        settings, audit = control.settings.api, Audit(control.repository)
+        audit = Audit(control.repository)
+        reads, changes = _rates(control.settings.api)
         return cls(
             control=control,
             local=local,
@@ -69,10 +71,16 @@ class Api:
             operations=Operations(control, ended=lambda operation: _tell(control, audit, operation)),
             health=Looker(control),
             meters=Meters(),
-            reads=Buckets(settings.reads_per_s, max(1.0, settings.reads_per_s * _READ_BURST_S)),
-            changes=Buckets(settings.changes_per_minute / 60, max(1.0, settings.changes_per_minute)),
+            reads=reads,
+            changes=changes,
             failures=Buckets(_FAILURES_PER_MINUTE / 60, _FAILURES_PER_MINUTE),
         )
+
+    def use(self, settings: Settings) -> None:
+        """Go by these settings from now on; where it listens, and what is kept already, stay as they are."""
+        self.control = replace(self.control, settings=settings)
+        self.operations.control = self.health.control = self.control
+        self.reads, self.changes = _rates(settings.api)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what blocks beside the event loop, within the time that one call may take.
@@ -100,6 +108,12 @@ class Api:
     def close(self, *, timeout_s: float) -> None:
         """Wait for the moves that are under way."""
         self.operations.close(timeout_s=timeout_s)
+
+
+def _rates(settings: ApiSettings) -> tuple[Buckets, Buckets]:
+    """For looking, and for changing something."""
+    per_s, per_minute = settings.reads_per_s, settings.changes_per_minute
+    return Buckets(per_s, max(1.0, per_s * _READ_BURST_S)), Buckets(per_minute / 60, max(1.0, per_minute))
 
 
 def api_of(request: Request) -> Api:

@@ -75,6 +75,7 @@ def serve(control: Control) -> None:
                 timeout_graceful_shutdown=_STOP_S,
                 h11_max_incomplete_event_size=_HEADER_BYTES,
                 ws="none",
+                http="h11",  # it bounds what a request's head may hold; httptools does not
             )
         )
         control.say(f"Control API at {_url(listener)}, for {control.repository.root}. Ctrl-C stops.")

@@ -96,12 +96,12 @@ class Operations:
     """The operations of one repository, carried out by one process.
 
     Args:
-        control: Reads the journal, and holds the settings.
+        control: Reads the journal, and holds the settings; another may take its place.
         ended: Told of each operation that ends here.
     """
 
     def __init__(self, control: Control, *, ended: Callable[[Operation], None] = lambda _: None) -> None:
-        self._control, self._ended = control, ended
+        self.control, self._ended = control, ended
         self._store = OperationStore(control.repository)
         self._lock = threading.RLock()
         self._known: dict[str, Operation] = {}
@@ -129,7 +129,7 @@ class Operations:
             found = self._find(asked, caller, key)
             if found is not None:
                 return Submitted(found, True)
-            move = check(self._control, asked)
+            move = check(self.control, asked)
             self._require_place(asked.kind)
             self._sweep()
             operation = Operation(
@@ -203,7 +203,7 @@ class Operations:
     def _settle(self, operation: Operation) -> Operation:
         """The outcome of an operation whose process is gone."""
         try:
-            told = move_told(self._control.repository.journal.records(), operation.move)
+            told = move_told(self.control.repository.journal.records(), operation.move)
         except PolicyctlError:
             return operation  # a journal that cannot be read tells nothing
         result: Mapping[str, Any] = {}
@@ -216,7 +216,7 @@ class Operations:
 
     def _carry_out(self, operation: Operation, asked: Asked, future: Future[Operation]) -> None:
         self._messages[operation.id] = []
-        settings = _settings(self._control, asked)
+        settings = _settings(self.control, asked)
         control = Control.of(settings, lambda words: self._say(operation.id, words), actor=operation.actor)
         try:
             result, words = carry_out(control, asked, move=operation.move)
@@ -225,7 +225,7 @@ class Operations:
         except PolicyctlError as error:
             ended = operation.failed(error, _now())
         except Exception as error:  # noqa: BLE001  a defect must not leave the operation open for ever
-            self._control.say(f"operation {operation.id}: {''.join(traceback.format_exception(error))}")
+            self.control.say(f"operation {operation.id}: {''.join(traceback.format_exception(error))}")
             unexpected = PolicyctlError(
                 f"an unexpected failure ({type(error).__name__})",
                 remedy=f"Please report it; the control API's log has it under operation {operation.id}.",
@@ -256,7 +256,7 @@ class Operations:
             self._by_key[operation.caller, operation.key] = operation.id
 
     def _require_place(self, kind: OperationKind) -> None:
-        most = self._control.settings.api.max_operations
+        most = self.control.settings.api.max_operations
         promotes = kind is OperationKind.PROMOTION
         mine = sum((self._known[name].kind is OperationKind.PROMOTION) is promotes for name in self._running)
         if mine >= most:
@@ -267,7 +267,7 @@ class Operations:
 
     def _sweep(self) -> None:
         """Forget what ended long ago, and the oldest where there are too many."""
-        settings = self._control.settings.api
+        settings = self.control.settings.api
         oldest = (datetime.now(UTC) - timedelta(hours=settings.keep_hours)).isoformat()
         # In the order of acceptance; one whose process died is settled by `get` before it may go.
         over = [o for name in tuple(self._known) if (o := self.get(name)) is not None and o.is_over]

@@ -16,6 +16,7 @@ from policyctl.api.server import serve
 from policyctl.domain.tokens import Scope, Token, digest_of_secret, find, fresh_secret
 from policyctl.errors import UsageError
 from policyctl.services.tokens import create, revoke
+from policyctl.settings import Anonymous
 
 READS = ("/healthz", "/v1/status", "/v1/models", WALKER, f"{WALKER}/releases", "/v1/history", "/v1/operations")
 ADMIN = ("/v1/audit", "/v1/tokens")
@@ -269,3 +270,14 @@ def test_the_audit_is_bounded(world) -> None:
     assert sum(p.stat().st_size for p in folder.glob("audit*")) <= 2000
     assert [e["number"] for e in audit.last(30)] == list(range(170, 200))
     assert len(audit.last(1000)) < 200
+
+
+def test_settings_can_be_changed_while_it_runs(api) -> None:
+    """What may be seen, and how often, goes by the new ones from the next call on; operations stay known."""
+    done = api.post("/promotions?wait=10", {"release": "1.1.0"}, key="k").json()
+    changed = api.control.settings.api.model_copy(update={"anonymous": Anonymous.NONE, "reads_per_s": 0.5})
+    api.api.use(api.control.settings.model_copy(update={"api": changed}))
+    assert api.client.get("/v1/models").status_code == 401
+    codes = [api.client.get("/v1/models", headers=api.headers("read")).status_code for _ in range(3)]
+    assert codes == [200, 429, 429]
+    assert api.post("/promotions?wait=10", {"release": "1.1.0"}, key="k").json() == done
