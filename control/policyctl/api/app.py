@@ -21,7 +21,7 @@ from policyctl.errors import PolicyctlError
 CLOSE_S: Final = 30.0
 """How long a stop waits for moves that are under way; the server settles what takes longer."""
 _MOST_ERRORS: Final = 20
-_TITLES: Final = {404: "Not found", 405: "Not that way"}
+_ROUTING: Final = {404: ("not-found", "Not found"), 405: ("method", "Not that way")}
 
 
 def create(api: Api | None) -> FastAPI:
@@ -97,18 +97,15 @@ def _refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _of_routing(request: Request, error: HTTPException) -> Response:
-        title = _TITLES.get(error.status_code, "Wrong request")
+        # What is no UTF-8 is 400 to FastAPI and what is no JSON 422; here both are a wrong request.
+        status = 422 if error.status_code == 400 else error.status_code
         words = {
             404: f"there is no {request.url.path}",
             405: f"{request.url.path} knows no {request.method}",
-        }.get(error.status_code, "the request cannot be understood")
-        kind = {404: "not-found", 405: "method"}.get(error.status_code, "request")
-        return told(
-            request,
-            refusal(
-                error.status_code, kind, title, words, "See /openapi.json for what there is.", headers=error.headers
-            ),
-        )
+        }.get(status, "the request cannot be understood")
+        kind, title = _ROUTING.get(status, ("request", "Wrong request"))
+        remedy = "See /openapi.json for what there is."
+        return told(request, refusal(status, kind, title, words, remedy, headers=error.headers))
 
 
 def _field(location: Any) -> str:

@@ -81,6 +81,16 @@ def test_what_cannot_be_done_is_refused_with_a_reason_and_a_remedy(api, path, bo
     assert api.client.post("/v1/models/nobody/rollbacks", json={}, headers=api.headers("promote")).status_code == 404
 
 
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\x08", b"", b"nonsense", b'{"reason": "\\ud800"}', b'{"wait": NaN}', b"[" * 9999]
+)
+def test_what_is_no_document_is_a_wrong_request(api, content) -> None:
+    """No UTF-8, no JSON, half a character, or too deep: 422 as any other wrong request."""
+    headers = {**api.headers("promote"), "Content-Type": "application/json"}
+    found = api.client.post(f"{WALKER}/rollbacks", content=content, headers=headers)
+    assert (found.status_code, found.json()["exit_code"]) == (422, 2)
+
+
 def test_a_failed_move_tells_what_the_command_line_would(api) -> None:
     """A release that does not answer rightly: 409 with code `move` and exit code 7; the incumbent serves on."""
     api.world.server.wrong_slots.add(("walker.candidate", 2))
