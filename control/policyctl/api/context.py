@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from fastapi import Request
 
@@ -16,17 +17,18 @@ from policyctl.adapters.audit import Audit
 from policyctl.adapters.token_store import TokenFile
 from policyctl.api.limits import Buckets
 from policyctl.api.meters import Meters
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.operations import Operation
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control
 from policyctl.services.health import Looker
 from policyctl.services.operations import Operations
-from policyctl.settings import ApiSettings, Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_READ_BURST_S = 2.0
-_FAILURES_PER_MINUTE = 30
+_READ_BURST_S: Final = 2.0
+_FAILURES_PER_MINUTE: Final = 30.0
+LOGGER: Final = "policyctl.api"
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Api:
     """One control API.
 
     Attributes:
-        control: Reads the repository.
+        control: Reads the repository; its settings are those of now.
         local: It listens on this machine alone.
         audit: Where calls that would change something are told.
         tokens: Who may ask.
@@ -62,7 +64,15 @@ class Api:
     def of(cls, control: Control, *, local: bool) -> Api:
         """The control API of one repository."""
         audit = Audit(control.repository)
-        reads, changes = _rates(control.settings.api)
+
+        def reads() -> tuple[float, float]:
+            per_s = control.settings.api.reads_per_s
+            return per_s, max(1.0, per_s * _READ_BURST_S)
+
+        def changes() -> tuple[float, float]:
+            per_minute = control.settings.api.changes_per_minute
+            return per_minute / 60, max(1.0, per_minute)
+
         return cls(
             control=control,
             local=local,
@@ -71,16 +81,10 @@ class Api:
             operations=Operations(control, ended=lambda operation: _tell(control, audit, operation)),
             health=Looker(control),
             meters=Meters(),
-            reads=reads,
-            changes=changes,
-            failures=Buckets(_FAILURES_PER_MINUTE / 60, _FAILURES_PER_MINUTE),
+            reads=Buckets(reads),
+            changes=Buckets(changes),
+            failures=Buckets(lambda: (_FAILURES_PER_MINUTE / 60, _FAILURES_PER_MINUTE)),
         )
-
-    def use(self, settings: Settings) -> None:
-        """Go by these settings from now on; where it listens, and what is kept already, stay as they are."""
-        self.control = replace(self.control, settings=settings)
-        self.operations.control = self.health.control = self.control
-        self.reads, self.changes = _rates(settings.api)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what blocks beside the event loop, within the time that one call may take.
@@ -103,17 +107,11 @@ class Api:
         try:
             await loop.run_in_executor(self._pool, self.audit.append, entry)
         except PolicyctlError as error:
-            self.control.say(f"The audit cannot be written: {error.problem}. It would say: {entry}")
+            _lost(self.control, error, entry)
 
     def close(self, *, timeout_s: float) -> None:
         """Wait for the moves that are under way."""
         self.operations.close(timeout_s=timeout_s)
-
-
-def _rates(settings: ApiSettings) -> tuple[Buckets, Buckets]:
-    """For looking, and for changing something."""
-    per_s, per_minute = settings.reads_per_s, settings.changes_per_minute
-    return Buckets(per_s, max(1.0, per_s * _READ_BURST_S)), Buckets(per_minute / 60, max(1.0, per_minute))
 
 
 def api_of(request: Request) -> Api:
@@ -145,4 +143,9 @@ def _tell(control: Control, audit: Audit, operation: Operation) -> None:
         try:
             audit.append(entry)
         except PolicyctlError as error:
-            control.say(f"The audit cannot be written: {error.problem}. It would say: {entry}")
+            _lost(control, error, entry)
+
+
+def _lost(control: Control, error: PolicyctlError, entry: dict[str, Any]) -> None:
+    words = f"The audit cannot be written: {error.problem}. It would say: {json.dumps(entry)}"
+    control.tell(words, level=LogLevel.ERROR, logger=LOGGER)

@@ -11,8 +11,9 @@ from typing import Any, Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from policyctl.api.context import Api, utc_now
+from policyctl.api.context import LOGGER, Api, utc_now
 from policyctl.api.problems import unexpected
+from policyctl.domain.log_event import LogLevel
 
 _ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _LOOKS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -56,7 +57,8 @@ class Edge:
         try:
             await self._app(scope, receive, sending)
         except Exception as error:  # noqa: BLE001  a defect must not show itself to whoever asks
-            self._api.control.say(f"request {request_id}: {''.join(traceback.format_exception(error))}")
+            words = f"request {request_id}: {''.join(traceback.format_exception(error))}"
+            self._api.control.tell(words, level=LogLevel.ERROR, logger=LOGGER)
             if not answer["status"]:
                 found = unexpected(request_id).answer(request_id=request_id, path=scope["path"])
                 await found(scope, receive, sending)

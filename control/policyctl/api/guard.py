@@ -26,8 +26,9 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from policyctl.api.context import Api, api_of
+from policyctl.api.context import LOGGER, Api, api_of
 from policyctl.api.problems import refusal, too_many
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.tokens import Scope, find
 from policyctl.errors import IntegrityError, ServerError
 from policyctl.settings import Anonymous
@@ -105,7 +106,8 @@ def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
         tokens = api.tokens.read()
     except IntegrityError as error:
         # Not for whoever asks to put right, and nobody is let in meanwhile.
-        api.control.say(f"Nobody is let in: {error.problem}. {error.remedy}")
+        words = f"Nobody is let in: {error.problem}. {error.remedy}"
+        api.control.tell(words, level=LogLevel.ERROR, logger=LOGGER)
         raise ServerError("the tokens of this control API cannot be read", remedy="Its log says why.") from error
     scheme, _, secret = header.partition(" ")
     token = find(tokens, secret.strip()) if scheme.lower() == "bearer" else None

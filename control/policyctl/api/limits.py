@@ -15,13 +15,11 @@ class Buckets:
     """Buckets of one kind.
 
     Attributes:
-        per_s: At which rate each fills.
-        burst: What one holds when it is full.
+        rate: How many a second each gets, and how many one holds when it is full; asked each time.
         clock: Seconds, monotonic.
     """
 
-    per_s: float
-    burst: float
+    rate: Callable[[], tuple[float, float]]
     clock: Callable[[], float] = time.monotonic
     _left: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -34,17 +32,18 @@ class Buckets:
         now = self.clock()
         left = self._level(who, now)
         if left < 1.0:
-            return (1.0 - left) / self.per_s
+            return (1.0 - left) / self.rate()[0]
         if len(self._left) >= _MOST:
             self._drop_full(now)
         self._left[who] = (left - 1.0, now)
         return 0.0
 
     def _level(self, who: str, now: float) -> float:
-        left, since = self._left.get(who, (self.burst, now))
-        return min(self.burst, left + (now - since) * self.per_s)
+        per_s, burst = self.rate()
+        left, since = self._left.get(who, (burst, now))
+        return min(burst, left + (now - since) * per_s)
 
     def _drop_full(self, now: float) -> None:
         """Forget whoever has not asked for so long that it makes no difference, or everybody where nobody has."""
-        kept = {who: value for who, value in self._left.items() if self._level(who, now) < self.burst}
+        kept = {who: value for who, value in self._left.items() if self._level(who, now) < self.rate()[1]}
         self._left = kept if len(kept) < _MOST else {}

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,11 +18,16 @@ from policyctl.adapters import lock
 from policyctl.adapters.audit import FOLDER
 from policyctl.adapters.token_store import TokenFile
 from policyctl.api.app import create
-from policyctl.api.context import Api
+from policyctl.api.context import LOGGER, Api
 from policyctl.api.guard import is_loopback
+from policyctl.config.reading import Reading
+from policyctl.domain.log_event import LogLevel
 from policyctl.errors import BusyError, UsageError
 from policyctl.services.control import Control
+from policyctl.services.log_serve import serving
+from policyctl.services.reload import Reloader
 from policyctl.services.signals import stop_on_signal
+from policyctl.settings import Settings
 
 _STOP_S: Final = 10
 _KEEP_ALIVE_S: Final = 15
@@ -49,13 +55,22 @@ class _Server(uvicorn.Server):
             yield
 
 
-def serve(control: Control) -> None:
+def serve(control: Control, reading: Reading[Settings] | None = None) -> None:
     """Answer until SIGTERM or SIGINT.
+
+    Args:
+        control: The control plane.
+        reading: How the settings came about, to take over what changes in their files; None: nothing is.
 
     Raises:
         UsageError: The address cannot be had, or others could reach it and there is no token.
         BusyError: Another `policyctl api` works on this repository.
     """
+    with serving(control, name="api") as speaking:
+        _serve(speaking, reading)
+
+
+def _serve(control: Control, reading: Reading[Settings] | None) -> None:
     settings = control.settings.api
     local = is_loopback(settings.host)
     if not local:
@@ -63,10 +78,9 @@ def serve(control: Control) -> None:
     control.repository.create()
     path = control.repository.control / FOLDER / "lock"
     with _only_one(control, path), _listening(settings.host, settings.port) as listener:
-        app = create(Api.of(control, local=local))
         server = _Server(
             uvicorn.Config(
-                app,
+                create(Api.of(control, local=local)),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -78,10 +92,18 @@ def serve(control: Control) -> None:
                 http="h11",  # it bounds what a request's head may hold; httptools does not
             )
         )
-        control.say(f"Control API at {_url(listener)}, for {control.repository.root}. Ctrl-C stops.")
+        _tell(control, f"Control API at {_url(listener)}, for {control.repository.root}. Ctrl-C stops.")
         if not local:
-            control.say("It speaks plain HTTP: let TLS stand before it, or tokens travel in clear.")
-        server.run(sockets=[listener])
+            _tell(
+                control, "It speaks plain HTTP: let TLS stand before it, or tokens travel in clear.", LogLevel.WARNING
+            )
+        # Changed settings count while it runs, as for `policyctl serve`, which is the one that tells what is in force.
+        with nullcontext() if reading is None else Reloader(control, reading, threading.Event(), tells=False).running():
+            server.run(sockets=[listener])
+
+
+def _tell(control: Control, words: str, level: LogLevel = LogLevel.INFO) -> None:
+    control.tell(words, level=level, logger=LOGGER)
 
 
 def document() -> str:

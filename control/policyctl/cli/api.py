@@ -39,6 +39,7 @@ def api(
 
     It stands beside `policyctl serve`, which may run or not. Whoever changes
     something needs a token. It speaks plain HTTP, on this machine alone.
+    Settings files that change are taken over as by `policyctl serve`.
 
     Examples:
 
@@ -49,8 +50,6 @@ def api(
         policyctl api --openapi
     """
     output = Output()
-    settings = options.read_settings(repository, url, api={"host": host, "port": port, "anonymous": anonymous})
-    control = options.control_of(settings, output)
     try:
         from policyctl.api.server import document, serve
     except ModuleNotFoundError as error:
@@ -60,4 +59,8 @@ def api(
     if openapi:
         sys.stdout.write(document())
         return
-    serve(control)
+    reading = options.read_layers(repository, url, api={"host": host, "port": port, "anonymous": anonymous})
+    settings = options.here(reading)
+    for words in reading.warnings:
+        output.say(f"WARNING: {words}.")
+    serve(options.control_of(settings, output), reading)

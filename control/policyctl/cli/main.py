@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,11 +15,13 @@ from policyctl.cli import (
     bench,
     calibrate,
     card,
+    config,
     lifecycle,
     look,
     measure,
     memory,
     move,
+    observe,
     options,
     past,
     prepare,
@@ -76,8 +79,23 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="The settings file. [env: POLICYCTL_CONFIG] [default: policyctl.yaml or .toml, if there]",
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            help="development, staging, production, or any that has a file. [env: POLICYCTL_PROFILE]",
+        ),
+    ] = None,
 ) -> None:
-    options.begin(context.invoked_subcommand or "", api)
+    options.begin(options.Root(config_file, profile, api, context.invoked_subcommand or ""))
     if api and context.invoked_subcommand is not None and context.invoked_subcommand not in BY_URL:
         raise options.by_url_refused(context.invoked_subcommand, api)
 
@@ -90,6 +108,7 @@ token.register(app)
 move.register(app)
 look.register(app)
 past.register(app)
+observe.register(app)
 lifecycle.register(app)
 measure.register(app)
 shadow.register(app)
@@ -98,6 +117,7 @@ memory.register(app)
 tune.register(app)
 calibrate.register(app)
 card.register(app)
+config.register(app)
 signing.register(app)
 trust.register(app)
 
@@ -122,7 +142,7 @@ def _run(*, as_json: bool) -> int:
         Output(as_json=as_json).refuse(error)
         return error.exit_code
     except KeyboardInterrupt:
-        moving = {"promote", "rollback", "pin", "unpin", "unserve"}.intersection(sys.argv[1:2])
+        moving = {"promote", "rollback", "pin", "unpin", "unserve"}.intersection(sys.argv[1:])
         sys.stderr.write("Interrupted.\n" if not moving else _INTERRUPTED_MOVE)
         return _INTERRUPTED
     except SystemExit as stop:

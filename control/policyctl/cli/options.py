@@ -16,6 +16,7 @@ from policyctl.errors import UsageError
 from policyctl.settings import Settings
 
 if TYPE_CHECKING:
+    from policyctl.config.reading import Reading, Source
     from policyctl.services.control import Control
     from policyctl.services.remote import Remote
 
@@ -110,37 +111,66 @@ TrustPickle = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """What stood before a command's own options.
+class Root:
+    """What was given before the command, for whichever it is.
 
     Attributes:
-        command: Its name.
+        config: The base file of the settings.
+        profile: Which profile.
         api: The control API to use; empty for none, whatever the settings say; None where nothing was given.
+        command: The command's name.
     """
 
-    command: str = ""
+    config: Path | None = None
+    profile: str | None = None
     api: str | None = None
+    command: str = ""
 
 
-_NOTHING: Final = Begun()
-_begun: ContextVar[Begun] = ContextVar("begun", default=_NOTHING)
+_NOTHING: Final = Root()
+_root: ContextVar[Root] = ContextVar("root", default=_NOTHING)
 
 
-def begin(command: str, api: str | None) -> None:
+def begin(root: Root) -> None:
     """A command begins; the root of the command line calls this, every time."""
-    _begun.set(Begun(command, api))
+    _root.set(root)
+
+
+def given_profile() -> str | None:
+    """The profile that the command line names."""
+    return _root.get().profile
+
+
+def source(repository: Path | None = None, url: str | None = None, **more: Any) -> Source[Settings]:
+    """Where settings come from, with what the command line gave."""
+    root, server = _root.get(), {"url": url, **more.pop("server", {})}
+    typed = {"profile": root.profile or None, "repository": repository, "server": server, **more}
+    return settings_module.source(config=root.config, **typed)
+
+
+def read_layers(repository: Path | None = None, url: str | None = None, **more: Any) -> Reading[Settings]:
+    """Settings, with what the command line gave on top, and how they came about."""
+    return source(repository, url, **more).read()
 
 
 def read_settings(repository: Path | None = None, url: str | None = None, **more: Any) -> Settings:
     """Settings, with what the command line gave on top, for a command that works on a repository here.
 
     Raises:
-        UsageError: A setting is wrong, or a control API elsewhere was to be used.
+        UsageError: Something is wrong with them, and all of it is named; or a control API elsewhere was to be used.
     """
-    server = {"url": url, **more.pop("server", {})}
-    found = settings_module.load(repository=repository, server=server, **more)
+    return here(read_layers(repository, url, **more))
+
+
+def here(reading: Reading[Settings]) -> Settings:
+    """Settings for a command that works on a repository here.
+
+    Raises:
+        UsageError: As `read_settings`.
+    """
+    found = reading.require()
     if elsewhere := _api_url(found):
-        raise by_url_refused(_begun.get().command, elsewhere)
+        raise by_url_refused(_root.get().command, elsewhere)
     return found
 
 
@@ -159,7 +189,7 @@ def remote(output: Output, *, repository: Path | None = None, url: str | None = 
     Raises:
         UsageError: The address is none, or a repository was named as well.
     """
-    settings = settings_module.load()
+    settings = read_layers().require()
     target = _api_url(settings)
     if not target:
         return None
@@ -177,8 +207,22 @@ def remote(output: Output, *, repository: Path | None = None, url: str | None = 
 
 
 def _api_url(settings: Settings) -> str:
-    given = _begun.get().api
+    given = _root.get().api
     return settings.api.url if given is None else given
+
+
+def check_unpickling() -> None:
+    """Refuse to unpickle where the settings say that nobody may, whoever trusts the file.
+
+    Raises:
+        UsageError: They do.
+    """
+    if not read_layers().require().security.unpickle:
+        raise UsageError(
+            "security.unpickle is false: nothing is unpickled here, not even with --trust-pickle",
+            remedy="Export on a machine for development, and publish the folder from there."
+            " See: policyctl config explain security.unpickle",
+        )
 
 
 def gate_names(text: str) -> tuple[str, ...]:
@@ -188,6 +232,10 @@ def gate_names(text: str) -> tuple[str, ...]:
 
 def control_of(settings: Settings, output: Output) -> Control:
     """The control plane; imported late, because Triton's client takes its time."""
-    from policyctl.services.control import Control
+    from dataclasses import replace
 
-    return Control.of(settings, output.say)
+    from policyctl.services.control import Control
+    from policyctl.services.log import log_of
+
+    control = Control.of(settings, output.say)
+    return replace(control, log=log_of(settings, control.repository.control))

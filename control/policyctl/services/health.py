@@ -5,7 +5,7 @@ does. Everything else that is not as it should be is *degraded*: a load
 balancer that takes *degraded* for *down* would turn a full disk into an outage.
 
 An alias counts as answered only by an inference, from the slot that the journal
-says. Integrity is what the scrub has seen; nothing is read in full for it, but
+says, within the tolerance of the golden set. Integrity is what the scrub has seen; nothing is read in full for it, but
 for each release once, to know what to ask it.
 """
 
@@ -28,7 +28,7 @@ from policyctl.domain.state import AliasState, State
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
 from policyctl.services.journal import at
-from policyctl.services.prober import Question
+from policyctl.services.prober import Question, disagreement
 from policyctl.services.scrub import last_state
 
 ASK_TIMEOUT_S: Final = 2.0
@@ -150,17 +150,19 @@ class Looker:
             return f"it was not asked: the others took {LOOK_S:.0f} s"
         try:
             question = self._question(state, key[0], named)
-            answer = client.infer(served_name(*key), question.observations, question.outputs)
+            observation, golden = question.row(0)
+            answer = client.infer(served_name(*key), observation, question.outputs)
         except PolicyctlError as error:
             return error.problem
-        return "" if answer.slot == named.placement.slot else f"slot {answer.slot} answers"
+        if answer.slot != named.placement.slot:
+            return f"slot {answer.slot} answers"
+        return disagreement(question, golden, answer, named.placement.release)
 
     def _question(self, state: State, model: str, named: AliasState) -> Question:
         digest = named.placement.manifest_digest
         if digest not in self._questions:
             opened = open_release(self.control.repository, state.release(model, named.placement.release))
-            first = {name: array[:1] for name, array in opened.golden.observations.items()}
-            self._questions[digest] = Question(first, (opened.contract.action.name,))
+            self._questions[digest] = Question(opened.contract, opened.golden)
         return self._questions[digest]
 
     def _certified(self) -> Mapping[tuple[str, str], str]:

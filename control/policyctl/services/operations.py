@@ -26,8 +26,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from policyctl import correlation
 from policyctl.adapters.operation_store import OperationStore
 from policyctl.domain.artifacts import Format
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Move
 from policyctl.domain.names import PRODUCTION, check_model_name, check_movable_alias
 from policyctl.domain.operations import Operation, OperationKind, move_told, settled
@@ -96,7 +98,7 @@ class Operations:
     """The operations of one repository, carried out by one process.
 
     Args:
-        control: Reads the journal, and holds the settings; another may take its place.
+        control: Reads the journal, and holds the settings of now.
         ended: Told of each operation that ends here.
     """
 
@@ -218,14 +220,18 @@ class Operations:
         self._messages[operation.id] = []
         settings = _settings(self.control, asked)
         control = Control.of(settings, lambda words: self._say(operation.id, words), actor=operation.actor)
+        control.log = self.control.log
         try:
-            result, words = carry_out(control, asked, move=operation.move)
+            # Its lines in the log are found by the operation's own id.
+            with correlation.bound(operation=operation.id):
+                result, words = carry_out(control, asked, move=operation.move)
             ended = operation.succeeded(result, words, _now())
             ended = replace(ended, move=str(result.get("move", operation.move)))
         except PolicyctlError as error:
             ended = operation.failed(error, _now())
         except Exception as error:  # noqa: BLE001  a defect must not leave the operation open for ever
-            self.control.say(f"operation {operation.id}: {''.join(traceback.format_exception(error))}")
+            trace = f"operation {operation.id}: {''.join(traceback.format_exception(error))}"
+            self.control.tell(trace, level=LogLevel.ERROR, logger="policyctl.api", operation=operation.id)
             unexpected = PolicyctlError(
                 f"an unexpected failure ({type(error).__name__})",
                 remedy=f"Please report it; the control API's log has it under operation {operation.id}.",

@@ -43,7 +43,7 @@ def fuzzed(tmp_path_factory) -> ApiWorld:
         promote(world.control, model="walker", release="1.1.0", alias="production")
     endpoint.clear(world.control.repository)
     api = ApiWorld(world, anonymous="none", reads_per_s=1e6, changes_per_minute=1e8, max_operations=64)
-    api.api.failures = Buckets(1e6, 1e6)  # wrong tokens are to be told as such each time
+    api.api.failures = Buckets(lambda: (1e6, 1e6))  # wrong tokens are to be told as such each time
     api.post("/promotions?wait=10", {"release": "1.0.0"}, key="k")
     return api
 

@@ -201,7 +201,7 @@ def test_guessing_tokens_is_slowed_down(api) -> None:
 def test_nobody_gets_more_than_the_burst_and_the_rate_allow(calls) -> None:
     """In any span of time, whatever the pauses between calls; and who was refused is told rightly when to come."""
     now = [0.0]
-    buckets, given_ = Buckets(per_s=2.0, burst=3.0, clock=lambda: now[0]), {"a": [], "b": []}
+    buckets, given_ = Buckets(lambda: (2.0, 3.0), clock=lambda: now[0]), {"a": [], "b": []}
     for who, pause in calls:
         now[0] += pause
         wait_s = buckets.take(who)
@@ -276,7 +276,7 @@ def test_settings_can_be_changed_while_it_runs(api) -> None:
     """What may be seen, and how often, goes by the new ones from the next call on; operations stay known."""
     done = api.post("/promotions?wait=10", {"release": "1.1.0"}, key="k").json()
     changed = api.control.settings.api.model_copy(update={"anonymous": Anonymous.NONE, "reads_per_s": 0.5})
-    api.api.use(api.control.settings.model_copy(update={"api": changed}))
+    api.control.settings = api.control.settings.model_copy(update={"api": changed})
     assert api.client.get("/v1/models").status_code == 401
     codes = [api.client.get("/v1/models", headers=api.headers("read")).status_code for _ in range(3)]
     assert codes == [200, 429, 429]

@@ -314,7 +314,7 @@ def test_another_writer_is_told_as_busy(api) -> None:
 def test_only_an_admin_promotes_past_the_gates_of_the_settings(api, monkeypatch) -> None:
     """A promoter may ask for more gates, never for fewer."""
     gates = api.control.settings.gates.model_copy(update={"promote_with": ("service_level",)})
-    object.__setattr__(api.control, "settings", api.control.settings.model_copy(update={"gates": gates}))
+    api.control.settings = api.control.settings.model_copy(update={"gates": gates})
     refused = api.post("/promotions", {"release": "1.1.0", "gates": []})
     assert (refused.status_code, "service_level" in refused.json()["problem"]) == (403, True)
     more = {"release": "1.1.0", "gates": ["service_level", "non_inferiority"], "dry_run": True}
