@@ -8,8 +8,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from policyctl.api.documents import Problem
 from policyctl.api.guard import SCHEME
-from policyctl.api.models import Problem
 from policyctl.api.problems import MEDIA_TYPE
 
 _WORDS: Final[Mapping[int, str]] = {

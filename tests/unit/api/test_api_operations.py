@@ -10,8 +10,9 @@ from api_world import WALKER, ApiWorld
 
 from policyctl.domain.operations import OperationKind, move_told
 from policyctl.domain.tokens import Scope
+from policyctl.services.asked import Asked
 from policyctl.services.moves import recover
-from policyctl.services.operations import Asked, LimitError
+from policyctl.services.operations import LimitError
 
 
 class KilledError(BaseException):

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policyctl.api.context import Api, api_of
 from policyctl.api.describe import problems
+from policyctl.api.documents import AuditDocument, TokenDocument
 from policyctl.api.guard import guarded
-from policyctl.api.models import MODEL_PATTERN, AuditDocument, TokenDocument
 from policyctl.api.problems import not_found
+from policyctl.api.requests import MODEL_PATTERN
 from policyctl.domain.tokens import Scope
 from policyctl.errors import UsageError
 from policyctl.services.tokens import revoke

@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse
 
 from policyctl.api.context import api_of
 from policyctl.api.describe import problems
+from policyctl.api.documents import Alive, HealthDocument
 from policyctl.api.guard import guarded
 from policyctl.api.meters import CONTENT_TYPE
-from policyctl.api.models import Alive, HealthDocument
 from policyctl.domain.tokens import Scope
 from policyctl.services.health import Grade
 

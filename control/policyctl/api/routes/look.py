@@ -10,10 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policyctl.api.context import Api, api_of
 from policyctl.api.describe import problems
-from policyctl.api.guard import guarded
-from policyctl.api.models import (
-    MODEL_PATTERN,
-    RELEASE_PATTERN,
+from policyctl.api.documents import (
     AliasDocument,
     EvidenceDocument,
     HistoryDocument,
@@ -21,7 +18,9 @@ from policyctl.api.models import (
     ReleaseDocument,
     StatusDocument,
 )
+from policyctl.api.guard import guarded
 from policyctl.api.problems import not_found
+from policyctl.api.requests import MODEL_PATTERN, RELEASE_PATTERN
 from policyctl.domain import versions
 from policyctl.domain.names import LATEST, is_pin, served_name
 from policyctl.domain.state import State

@@ -12,23 +12,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policyctl.api.context import Api, api_of
 from policyctl.api.describe import problems
+from policyctl.api.documents import OperationDocument, PlanDocument
 from policyctl.api.guard import caller_of, guarded, require_scope
-from policyctl.api.models import (
+from policyctl.api.problems import not_found, of_failure
+from policyctl.api.requests import (
     KEY_PATTERN,
     MODEL_PATTERN,
     MOST_WAIT_S,
     AbortRequest,
-    OperationDocument,
-    PlanDocument,
     PromotionRequest,
     RollbackRequest,
 )
-from policyctl.api.problems import not_found, of_failure
 from policyctl.api.routes.look import Model, known_model
 from policyctl.domain.operations import MovePhase, Operation, OperationKind, move_told
 from policyctl.domain.tokens import Scope
 from policyctl.errors import PolicyctlError
-from policyctl.services.operations import Asked, Preview, Submitted, preview
+from policyctl.services.asked import Asked, Preview, preview
+from policyctl.services.operations import Submitted
 
 changes = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.PROMOTE))
 looks = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.READ))
