@@ -327,6 +327,45 @@ class SecuritySettings(BaseModel):
     )
 
 
+class Anonymous(StrEnum):
+    """What a caller without a token may do, on this machine; from elsewhere nobody may do anything without one."""
+
+    NONE = "none"
+    """Nothing but ask whether the process lives."""
+    READ = "read"
+    """Look."""
+
+
+class ApiSettings(BaseModel):
+    """Where `policyctl api` listens and what it lets through; and which one the command line speaks to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
+
+    host: str = Field("127.0.0.1", description="address to listen on", json_schema_extra=_START)
+    port: int = Field(8004, ge=0, le=65535, description="0 takes a free one", json_schema_extra=_START)
+    anonymous: Anonymous = Field(Anonymous.READ, description="callers of this machine without a token: none or read")
+    prometheus_url: str = Field("", description="a Prometheus that /healthz looks at")
+    max_body_bytes: int = Field(64 << 10, ge=1024, le=16 << 20, description="of one request")
+    max_operations: int = Field(
+        4, ge=1, le=64, description="promotions under way; rollbacks and aborts have as many places of their own"
+    )
+    reads_per_s: float = Field(50.0, gt=0, allow_inf_nan=False, description="of one token, on average")
+    changes_per_minute: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one token, on average")
+    timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="of one call, beside what it asks to wait")
+    keep_hours: float = Field(24.0, gt=0, allow_inf_nan=False, description="that an operation can be asked for")
+    keep_operations: int = Field(1000, ge=8, le=100_000, description="that are kept at most")
+    disk_free_mib: int = Field(512, ge=0, description="below which /healthz says degraded")
+    url: str = Field(
+        "",
+        description="of a control API that the command line uses, instead of a repository",
+        json_schema_extra=_COMMAND,
+    )
+    token: SecretStr = Field(SecretStr(""), description="for that control API", json_schema_extra=_COMMAND)
+    ca_file: Path | None = Field(
+        None, description="certificates to trust for it instead of the system's", json_schema_extra=_COMMAND
+    )
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -365,6 +404,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
     integrity: IntegritySettings = IntegritySettings()
+    api: ApiSettings = ApiSettings()
     security: SecuritySettings = SecuritySettings()
 
     @classmethod

@@ -9,7 +9,6 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
-from policyctl.domain.moves import MoveKind
 from policyctl.domain.names import PRODUCTION
 
 if TYPE_CHECKING:
@@ -59,9 +58,23 @@ def promote(
 
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
     """
+    output = Output(as_json, quiet)
+    chosen = None if gates is None else options.gate_names(gates)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.promote(
+            model=model,
+            release=release,
+            alias=alias,
+            format=format,
+            reason=reason,
+            dry_run=dry_run,
+            gates=chosen,
+            lock_wait_s=wait,
+        )
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     moved = service.promote(
         control,
@@ -71,7 +84,7 @@ def promote(
         format=format,
         reason=reason,
         dry_run=dry_run,
-        gates=None if gates is None else options.gate_names(gates),
+        gates=chosen,
     )
     _report(output, moved)
 
@@ -99,9 +112,13 @@ def rollback(
 
         policyctl rollback walker --to 0.9.2
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.rollback(model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     _report(output, service.rollback(control, model=model, alias=alias, to=to, reason=reason, dry_run=dry_run))
 
@@ -121,9 +138,13 @@ def abort(
 
         policyctl abort walker
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.abort(model=model)
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     words = service.abort(options.control_of(options.read_settings(repository, url), output), model=model)
     output.data({"model": model, "result": words}, words=words)
 
@@ -231,23 +252,4 @@ def unserve(
 def _report(output: Output, moved: Moved) -> None:
     if moved.recovered:
         output.say(moved.recovered.words)
-    target = f"{moved.move.model} {moved.move.target.release}"
-    if not moved.changed:
-        done = "It did not answer and was loaded again." if moved.loaded_again else "Nothing was changed."
-        words = f"{moved.move.alias} names {target} already. {done}"
-    elif moved.recovered is not None and moved.recovered.move is moved.move:
-        words = f"Done: the {moved.move.words}, which had been left unfinished."
-    elif moved.timings is None:
-        words = "\n".join(
-            [f"Would carry out the {moved.move.words}:", *(f"  {i}. {s}" for i, s in enumerate(moved.steps, 1))]
-        )
-    elif moved.move.kind is MoveKind.REMOVAL:
-        words = f"{moved.move.served} is not served any more; it was {moved.move.target.release}."
-    else:
-        origin = "nothing" if moved.move.incumbent is None else moved.move.incumbent.release
-        words = (
-            f"{moved.move.alias} of {moved.move.model}: {origin} -> {moved.move.target.release}"
-            f" (slot {moved.move.target.slot}, {moved.move.target.format}),"
-            f" switched in {moved.timings.switch_ms:.0f} ms, {moved.timings.total_ms:.0f} ms in all."
-        )
-    output.data(moved.to_json(), words=words)
+    output.data(moved.to_json(), words=moved.words)

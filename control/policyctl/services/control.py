@@ -60,9 +60,15 @@ class Control:
     log: Log = field(default_factory=Log)
 
     @classmethod
-    def of(cls, settings: Settings, say: Say = silent) -> Control:
-        """The control plane that `settings` describe; it keeps no log."""
-        return cls(settings, Repository(settings.repository), say)
+    def of(cls, settings: Settings, say: Say = silent, *, actor: str = "") -> Control:
+        """The control plane that `settings` describe; it keeps no log.
+
+        Args:
+            settings: Everything that can be set.
+            say: Where words for people go.
+            actor: In whose name it acts; empty for whoever runs this process.
+        """
+        return cls(settings, Repository(settings.repository, actor=actor), say)
 
     def tell(self, words: str, *, level: LogLevel = LogLevel.INFO, logger: str = "policyctl", **fields: Any) -> None:
         """Say something to people, and write it down; what is for debugging is written only.

@@ -48,6 +48,27 @@ class Moved:
     timings: Timings | None = None
     recovered: Recovered | None = None
 
+    @property
+    def words(self) -> str:
+        """For people."""
+        target = f"{self.move.model} {self.move.target.release}"
+        if not self.changed:
+            done = "It did not answer and was loaded again." if self.loaded_again else "Nothing was changed."
+            return f"{self.move.alias} names {target} already. {done}"
+        if self.recovered is not None and self.recovered.move is self.move:
+            return f"Done: the {self.move.words}, which had been left unfinished."
+        if self.timings is None:
+            steps = (f"  {number}. {step}" for number, step in enumerate(self.steps, 1))
+            return "\n".join([f"Would carry out the {self.move.words}:", *steps])
+        if self.move.kind is MoveKind.REMOVAL:
+            return f"{self.move.served} is not served any more; it was {self.move.target.release}."
+        origin = "nothing" if self.move.incumbent is None else self.move.incumbent.release
+        return (
+            f"{self.move.alias} of {self.move.model}: {origin} -> {self.move.target.release}"
+            f" (slot {self.move.target.slot}, {self.move.target.format}),"
+            f" switched in {self.timings.switch_ms:.0f} ms, {self.timings.total_ms:.0f} ms in all."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         incumbent = self.move.incumbent
@@ -80,6 +101,7 @@ def promote(
     reason: str = "",
     dry_run: bool = False,
     gates: Sequence[str] | None = None,
+    move_id: str = "",
 ) -> Moved:
     """Move `alias` of `model` to `release`, losing no request.
 
@@ -93,6 +115,7 @@ def promote(
         dry_run: Say what would be done; measures and changes nothing.
         gates: Measuring gates that must pass first (`performance.NAMES`), beside
             those that always must; None for those of the settings.
+        move_id: Names the move in the journal, so that whoever asked can find it there; empty for a fresh one.
 
     Raises:
         UsageError: No such release, alias or format.
@@ -129,7 +152,7 @@ def promote(
         opened = open_release(control.repository, published)
         target = place(control, state, opened, format)
         kind = MoveKind.PIN if is_pin(alias) else MoveKind.PROMOTION
-        move = _move(state, kind, model, alias, target, reason)
+        move = _move(state, kind, model, alias, target, reason, move_id)
         if _names_already(move):
             again = not dry_run and _serve_again(control, client, move)
             return Moved(move, changed=False, loaded_again=again, recovered=recovered)
@@ -151,12 +174,14 @@ def rollback(
     to: str | None = None,
     reason: str = "",
     dry_run: bool = False,
+    move_id: str = "",
 ) -> Moved:
     """Move `alias` back to the release before, or to `to`. No gate is asked; a signature is, where it is required.
 
     The release is served exactly as it was (same artifact, same configuration).
     Where this very server has certified it so before, the alias is switched at
-    once; else the release is certified first, as in a promotion.
+    once; else the release is certified first, as in a promotion. The arguments
+    are those of `promote`.
 
     Raises:
         UsageError: Nothing to go back to, or no such release.
@@ -182,7 +207,7 @@ def rollback(
         state = control.repository.journal.state()
         target = _rollback_target(control, state, model, alias, to)
         require_signed(control, state, state.release(model, target.release))
-        move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason)
+        move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason, move_id)
         if _names_already(move):
             again = not dry_run and _serve_again(control, client, move)
             return Moved(move, changed=False, loaded_again=again, recovered=recovered)
@@ -257,10 +282,17 @@ def _words(effect: moves.Effect) -> str:
             return f"prune: every slot of {served} but {slot}"
 
 
-def _move(state: State, kind: MoveKind, model: str, alias: str, target: Placement, reason: str) -> Move:
+def fresh_move_id() -> str:
+    """An id for a move that has not begun."""
+    return secrets.token_hex(8)
+
+
+def _move(
+    state: State, kind: MoveKind, model: str, alias: str, target: Placement, reason: str, move_id: str = ""
+) -> Move:
     current = state.alias(model, alias)
     return Move(
-        id=secrets.token_hex(8),
+        id=move_id or fresh_move_id(),
         kind=kind,
         model=model,
         alias=alias,
