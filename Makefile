@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 NATIVE = $(VENV)/.native
 
-.PHONY: help setup native demo test performance compare check format clean
+.PHONY: help setup native demo test performance compare observe check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -38,6 +38,9 @@ performance: setup  ## Run the tests of the gates that measure: slow-downs and l
 
 compare: setup  ## Measure this tree beside the last release (or BASE=REF), each served by its own code
 	@$(BIN)/python benchmarks/against_release.py $(if $(BASE),--base '$(BASE)')
+
+observe: setup  ## Run Prometheus and Alertmanager on the running server; prints alerts
+	@$(BIN)/python alerts/observe.py
 
 check: setup  ## The fast loop: lint, types, layers, unit tests
 	@$(BIN)/ruff format --check .
