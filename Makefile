@@ -33,7 +33,7 @@ demo: setup  ## Export, publish, serve, promote under load, measure, roll back
 test: setup  ## Run the tests, those on the real Triton too
 	@$(BIN)/python -m pytest tests/unit tests/integration
 
-performance: setup  ## Run the tests of the gates that measure: slow-downs and leaks that must be found
+performance: setup  ## Run the tests of what measures and watches: slow-downs, leaks and faults that must be found
 	@$(BIN)/python -m pytest tests/performance
 
 compare: setup  ## Measure this tree beside the last release (or BASE=REF), each served by its own code
