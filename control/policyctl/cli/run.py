@@ -37,11 +37,16 @@ def serve(
     answer, or answers wrongly, is loaded again, and the server started again if
     need be. Triton's metrics and policyctl's own are at two ports, /metrics.
 
+    Settings files are looked at once a second, and at once on SIGHUP: what has
+    changed and is whole is taken over without touching a request.
+
     Examples:
 
         policyctl serve
 
         policyctl serve --http-port 9000 --grpc-port 9001 --metrics-port 9002
+
+        policyctl --profile production serve
     """
     from policyctl.services.serve import serve as service
 
@@ -52,8 +57,11 @@ def serve(
         "metrics_port": metrics_port,
         "control_metrics_port": control_metrics_port,
     }
-    settings = options.read_settings(repository, server=given)
-    service(options.control_of(settings, Output()), verbose=verbose)
+    output = Output()
+    reading = options.read_layers(repository, server=given)
+    for words in reading.warnings:
+        output.say(f"WARNING: {words}.")
+    service(options.control_of(reading.require(), output), verbose=verbose, reading=reading)
 
 
 def doctor(

@@ -10,7 +10,7 @@ so every alias has its counters from the start, at zero.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -47,36 +47,6 @@ class JournalNumbers:
     certified: Certified = field(default_factory=dict)
 
 
-def numbers(records: tuple[Record, ...]) -> JournalNumbers:
-    """Count everything in `records`, the whole journal.
-
-    Raises:
-        IntegrityError: A record lacks what its kind needs.
-    """
-    state = fold(records)
-    try:
-        seen = _Seen()
-        for record in records:
-            seen.add(record)
-        certified = _certified(records)
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"the journal cannot be counted ({type(error).__name__}: {error})") from error
-    samples = {
-        "policyctl_alias_info": _infos(state),
-        "policyctl_moves_total": seen.moves(),
-        "policyctl_move_duration_seconds": tuple(Sample((k.value,), h) for k, h in seen.durations.items()),
-        "policyctl_move_unfinished_timestamp_seconds": _unfinished(state),
-        "policyctl_gate_verdicts_total": seen.verdicts(),
-        "policyctl_journal_records": (Sample((), float(len(records))),),
-    }
-    return JournalNumbers(state, len(records), samples, certified)
-
-
-def seconds(time: str) -> float:
-    """A record's time as Unix seconds."""
-    return datetime.fromisoformat(time).timestamp()
-
-
 @dataclass(slots=True)
 class _Seen:
     """Counts on the way through the records."""
@@ -89,6 +59,7 @@ class _Seen:
     )
     gates: set[tuple[str, str]] = field(default_factory=set)
     judged: Counter[tuple[str, str, Verdict]] = field(default_factory=Counter)
+    certified: dict[tuple[str, str, str], float] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         body = record.body
@@ -108,6 +79,9 @@ class _Seen:
             case RecordKind.GATE:
                 self.gates.add((body["model"], body["gate"]))
                 self.judged[body["model"], body["gate"], Verdict(body["verdict"])] += 1
+            case RecordKind.CERTIFIED:
+                key = (body["model"], body["manifest_digest"], body["config_digest"])
+                self.certified[key] = seconds(record.time)
             case _:
                 pass
 
@@ -131,6 +105,58 @@ class _Seen:
         )
 
 
+@dataclass(slots=True)
+class JournalCount:
+    """Counts a journal that grows, and only what is new of it.
+
+    Law: counting it in pieces is counting it at once.
+    """
+
+    _state: State = field(default_factory=State)
+    _seen: _Seen = field(default_factory=_Seen)
+    _last: Record | None = None
+
+    def update(self, records: tuple[Record, ...]) -> JournalNumbers:
+        """Count `records`, the whole journal, whose chain is whole.
+
+        Raises:
+            IntegrityError: A record lacks what its kind needs.
+        """
+        # Each record pins all before it, so the last that was counted stands for them.
+        done = 0 if self._last is None else self._last.seq + 1
+        if self._last is None or len(records) < done or records[done - 1] != self._last:
+            self._state, self._seen, self._last, done = State(), _Seen(), None, 0
+        try:
+            self._state = fold(records[done:], self._state)
+            for record in records[done:]:
+                self._seen.add(record)
+        except (KeyError, TypeError, ValueError) as error:
+            self._last = None
+            raise IntegrityError(f"the journal cannot be counted ({type(error).__name__}: {error})") from error
+        except IntegrityError:
+            self._last = None
+            raise
+        self._last = records[-1] if records else None
+        return self._numbers(len(records))
+
+    def _numbers(self, count: int) -> JournalNumbers:
+        state, seen = self._state, self._seen
+        samples = {
+            "policyctl_alias_info": _infos(state),
+            "policyctl_moves_total": seen.moves(),
+            "policyctl_move_duration_seconds": tuple(Sample((k.value,), h) for k, h in seen.durations.items()),
+            "policyctl_move_unfinished_timestamp_seconds": _unfinished(state),
+            "policyctl_gate_verdicts_total": seen.verdicts(),
+            "policyctl_journal_records": (Sample((), float(count)),),
+        }
+        return JournalNumbers(state, count, samples, dict(seen.certified))
+
+
+def seconds(time: str) -> float:
+    """A record's time as Unix seconds."""
+    return datetime.fromisoformat(time).timestamp()
+
+
 def _infos(state: State) -> tuple[Sample, ...]:
     return tuple(
         Sample(
@@ -146,11 +172,3 @@ def _unfinished(state: State) -> tuple[Sample, ...]:
         return ()
     move = state.unfinished.move
     return (Sample((move.model, move.alias, move.kind.value), seconds(state.unfinished.since)),)
-
-
-def _certified(records: Iterable[Record]) -> Certified:
-    return {
-        (r.body["model"], r.body["manifest_digest"], r.body["config_digest"]): seconds(r.time)
-        for r in records
-        if r.kind is RecordKind.CERTIFIED
-    }

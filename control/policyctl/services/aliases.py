@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from policyctl.adapters.triton import Triton
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState
 from policyctl.domain.verdict import Verdict
@@ -47,7 +48,8 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
     repository.place(served, placement.slot)
     config = repository.config(served)
     if not config.is_file() or config.read_bytes() != placement.config.encode():
-        control.say(f"{config} is not what the journal says; the recorded text is put back.")
+        words = f"{config} is not what the journal says; the recorded text is put back."
+        control.tell(words, level=LogLevel.WARNING, model=model, alias=alias)
         repository.configure(served, placement.config)
     if afresh:
         repository.stamp(served, placement.slot)
@@ -64,4 +66,5 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
         raise GateError(f"not certified ({result.verdict}): {result.reason}")
     body = certified_body(client, model, placement)
     repository.journal.append(RecordKind.CERTIFIED, {"move": None, **body})
-    control.say(f"Serving {served}: release {placement.release}, slot {placement.slot}. {result.reason}.")
+    words = f"Serving {served}: release {placement.release}, slot {placement.slot}. {result.reason}."
+    control.tell(words, model=model, alias=alias, release=placement.release, slot=placement.slot)

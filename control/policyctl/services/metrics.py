@@ -7,10 +7,9 @@ told as such, with what it said last, and a value that cannot be had is left out
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
 
 from policyctl import __version__
 from policyctl.adapters.pbtxt import identity
@@ -20,25 +19,11 @@ from policyctl.errors import ServerError
 from policyctl.services.control import Control
 from policyctl.services.known_journal import KnownJournal
 from policyctl.services.observed import AliasKey, Observed, ProbeOutcome, Seen
+from policyctl.services.reload import ReloadCounts
 from policyctl.services.scrub import ScrubState
 from policyctl.serving.memory import measure
 
-SETTINGS_RESULTS: Final = ("applied", "refused", "unchanged")
-
 Samples = dict[str, tuple[Sample, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class SettingsReloads:
-    """How reloading the settings went so far.
-
-    Attributes:
-        counts: By result.
-        last_applied: Unix seconds; None before the first.
-    """
-
-    counts: Mapping[str, int] = field(default_factory=dict)
-    last_applied: float | None = None
 
 
 @dataclass(slots=True)
@@ -57,12 +42,12 @@ class Metrics:
     known: KnownJournal
     observed: Observed = field(default_factory=Observed)
     scrub: Callable[[], ScrubState | None] = lambda: None
-    reloads: Callable[[], SettingsReloads] = SettingsReloads
+    reloads: Callable[[], ReloadCounts] = ReloadCounts
     _identities: dict[str, str] = field(default_factory=dict)
 
     def collect(self) -> tuple[Measured, ...]:
         """Every family with its values of now."""
-        numbers, seen = self.known.numbers(), self.observed.seen()
+        numbers, seen = self.known.numbers(patient=False), self.observed.seen()
         keys = sorted(numbers.state.aliases)
         return measured(
             {
@@ -141,11 +126,10 @@ def _of_integrity(scrub: ScrubState | None) -> Samples:
     }
 
 
-def _of_settings(reloads: SettingsReloads) -> Samples:
-    last = reloads.last_applied
+def _of_settings(reloads: ReloadCounts) -> Samples:
+    counts = {"applied": reloads.applied, "refused": reloads.refused, "unchanged": reloads.unchanged}
+    last = reloads.last_applied_s
     return {
-        "policyctl_settings_reloads_total": tuple(
-            Sample((result,), float(reloads.counts.get(result, 0))) for result in SETTINGS_RESULTS
-        ),
-        "policyctl_settings_reload_timestamp_seconds": () if last is None else (Sample((), last),),
+        "policyctl_settings_reloads_total": tuple(Sample((result,), float(n)) for result, n in counts.items()),
+        "policyctl_settings_reload_timestamp_seconds": (Sample((), last),) if last else (),
     }

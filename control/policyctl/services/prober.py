@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from policyctl.adapters.triton import Answer, Triton
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
 from policyctl.domain.parity import compare
@@ -39,6 +40,7 @@ FAILURES_BEFORE_RELOAD: Final = 2
 RELOADS_BEFORE_RESTART: Final = 2
 RETRY_S: Final = 5.0
 """How soon what was refused, or is not intact on disk, is looked at again."""
+_LOGGER: Final = "policyctl.prober"
 WRONG_AGAIN_S: Final = 3600.0
 """A second wrong answer within this time of the first withdraws an alias."""
 
@@ -140,14 +142,14 @@ class Prober:
         except ServerError as error:
             if not withdrawn:  # then it is silent because we silenced it
                 self.observed.probed(key, ProbeOutcome.FAILED, 0.0)
-                self.control.say(f"{served} does not answer: {error.problem}")
+                self._tell(key, f"{served} does not answer: {error.problem}", LogLevel.WARNING)
             return ProbeOutcome.FAILED
         taken = time.perf_counter() - began
         problem = self._problem(key, state, question, golden, answer)
         outcome = ProbeOutcome.WRONG if problem else ProbeOutcome.ANSWERED
         self.observed.probed(key, outcome, taken)
         if problem:
-            self.control.say(f"WRONG {served}: {problem}")
+            self._tell(key, f"WRONG {served}: {problem}", LogLevel.ERROR)
         return outcome
 
     def _problem(
@@ -219,7 +221,7 @@ class Prober:
     def _look_at_withdrawn(self, key: AliasKey, state: AliasState) -> None:
         match self.ask(key, state, self._health.setdefault(key, Health())):
             case ProbeOutcome.ANSWERED:
-                self.control.say(f"{served_name(*key)} was loaded by somebody and answers rightly.")
+                self._tell(key, f"{served_name(*key)} was loaded by somebody and answers rightly.", LogLevel.INFO)
                 self._accept(key)
             case ProbeOutcome.WRONG:
                 self._withdraw(key, state)
@@ -229,7 +231,7 @@ class Prober:
     def _say_once(self, words: str) -> None:
         if words not in self._said:
             self._said.add(words)
-            self.control.say(words)
+            self.control.tell(words, level=LogLevel.ERROR, logger=_LOGGER)
 
     def _put_right(self, key: AliasKey, state: AliasState, health: Health) -> None:
         """Load anew what answered wrongly, or withdraw it where that has been done and did not help."""
@@ -252,7 +254,7 @@ class Prober:
         except BusyError:
             return False
         except PolicyctlError as error:
-            self.control.say(f"{served} could not be withdrawn: {error.problem}")
+            self._tell(key, f"{served} could not be withdrawn: {error.problem}", LogLevel.ERROR)
             return False
         return True
 
@@ -264,7 +266,7 @@ class Prober:
                 state = self.control.repository.journal.state().aliases.get(key)
                 if state is None:
                     return False  # it was taken out of service since it was asked
-                self.control.say(f"Reloading {served}.")
+                self._tell(key, f"Reloading {served}.", LogLevel.WARNING)
                 self.observed.reloaded(key)
                 health.reloads += 1
                 load_alias(self.control, self.client, key, state, afresh=True)
@@ -274,14 +276,17 @@ class Prober:
             # A damaged file or a revoked key: starting the server again would not help, and stop the other models.
             self._refuse(key, seen, error, withdrawn=isinstance(error, WrongAnswersError))
         except PolicyctlError as error:
-            self.control.say(f"{served} could not be loaded again: {error.problem}")
+            self._tell(key, f"{served} could not be loaded again: {error.problem}", LogLevel.ERROR)
         return True
 
     def _refuse(self, key: AliasKey, state: AliasState, error: PolicyctlError, *, withdrawn: bool) -> None:
         self.observed.refused[key] = state.placement
         if withdrawn:
             self.observed.withdrawn[key] = state.placement
-        self.control.say(f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}")
+        self._tell(key, f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}", LogLevel.ERROR)
+
+    def _tell(self, key: AliasKey, words: str, level: LogLevel) -> None:
+        self.control.tell(words, level=level, logger=_LOGGER, model=key[0], alias=key[1])
 
     def _accept(self, key: AliasKey) -> None:
         del self.observed.refused[key]

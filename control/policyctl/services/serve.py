@@ -29,6 +29,8 @@ from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.exporter import exporting
 from policyctl.adapters.triton import Triton
+from policyctl.config.reading import Reading
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.names import served_name
 from policyctl.domain.recommendations import pools
 from policyctl.errors import BusyError, PolicyctlError, ServerError
@@ -37,23 +39,24 @@ from policyctl.services.aliases import WrongAnswersError, load_alias
 from policyctl.services.control import Control
 from policyctl.services.hardware import announce
 from policyctl.services.known_journal import KnownJournal
+from policyctl.services.log_serve import LiveLevels, TritonLog, serving
 from policyctl.services.metrics import Metrics
 from policyctl.services.moves import recover
 from policyctl.services.observed import Observed
 from policyctl.services.prober import Prober
 from policyctl.services.record import empty, settle_if_left, trace_folder
+from policyctl.services.reload import Reloader
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.hardware import detect
 from policyctl.serving.locate import locate
-from policyctl.serving.logs import Level, LogLine
 from policyctl.serving.native import choose
 from policyctl.serving.ports import free_ports
 from policyctl.serving.preflight import preflight, require
 from policyctl.serving.process import TritonProcess
-from policyctl.settings import ServerSettings
+from policyctl.settings import ServerSettings, Settings
 
 LOOK_INTERVAL_S: Final = 1.0
 """How soon an unfinished move, or a server that ended, is noticed; the prober's own interval is a setting."""
@@ -72,6 +75,7 @@ class Supervisor:
     openvino: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     verbose: bool = False
+    reloader: Reloader | None = None
     observed: Observed = field(default_factory=Observed)
     _metrics_at: str = ""
     _known: KnownJournal = field(init=False)
@@ -94,10 +98,13 @@ class Supervisor:
             endpoints.clear(self.control.repository)
             scrubber = Scrubber(self.control, self.stop)
             metrics = Metrics(self.control, self._known, self.observed, scrub=lambda: scrubber.state)
+            if (reloader := self.reloader) is not None:
+                metrics.reloads = lambda: reloader.counts
             server = self.control.settings.server
             with (
                 exporting(metrics.collect, host=server.host, port=server.control_metrics_port) as self._metrics_at,
                 scrubber.running(),
+                self._reloading(),
             ):
                 self._keep_serving()
 
@@ -112,15 +119,18 @@ class Supervisor:
                 remedy="Use the server that runs (policyctl status), or stop it first.",
             ) from error
 
-    def _log(self, line: LogLine) -> None:
-        if self.verbose or line.level in {Level.WARNING, Level.ERROR}:
-            self.control.say(f"triton {line.level}: {line.message}")
+    def _reloading(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.reloader is None else self.reloader.running()
+
+    def _tell(self, words: str, level: LogLevel = LogLevel.INFO, **fields: Any) -> None:
+        self.control.tell(words, level=level, logger="policyctl.serve", **fields)
 
     def _keep_serving(self) -> None:
         attempt = 0
+        on_log = TritonLog(self.control, self._known, self.verbose)
         while not self.stop.is_set():
             started = time.monotonic()
-            process = TritonProcess(self.options, on_log=self._log)
+            process = TritonProcess(self.options, on_log=on_log)
             try:
                 # What a recording left there goes with the server that wrote it.
                 empty(trace_folder(self.control.repository))
@@ -130,14 +140,14 @@ class Supervisor:
             except ServerError as error:
                 if not self._was_ready:
                     raise
-                self.control.say(f"The server failed: {error.problem}")
+                self._tell(f"The server failed: {error.problem}", LogLevel.ERROR, code=error.code)
             finally:
                 process.stop()
             if self.stop.is_set():
                 return
             attempt = 0 if time.monotonic() - started > STEADY_S else attempt + 1
             delay = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-            self.control.say(f"Starting the server again in {delay:.1f} s.")
+            self._tell(f"Starting the server again in {delay:.1f} s.", LogLevel.WARNING)
             self.stop.wait(delay)
 
     def _serve_once(self, process: TritonProcess) -> None:
@@ -153,38 +163,41 @@ class Supervisor:
             openvino=self.openvino,
             control_metrics=self._metrics_at,
         )
-        settings = self.control.settings.server
-        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
+        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=self.control.settings.server.load_timeout_s)
+        levels = LiveLevels(self.control, client)
         try:
+            levels.follow()
             self._bring_up(client)
             endpoints.write(self.control.repository, endpoint)
             self._was_ready = True
             self.observed.server_is_up(process.pid)
             self._announce(endpoint)
-            self._watch(process, client)
+            self._watch(process, client, levels)
         finally:
             self.observed.server_is_up(0)
             endpoints.clear(self.control.repository)
             client.close()
 
-    def _watch(self, process: TritonProcess, client: Triton) -> None:
+    def _watch(self, process: TritonProcess, client: Triton, levels: LiveLevels) -> None:
         """Return when the server has to be stopped, or has ended."""
         prober = Prober(self.control, client, self.observed, self._known)
         sweep_at, probe_at = 0.0, time.monotonic()
         while not self.stop.wait(min(LOOK_INTERVAL_S, max(0.0, probe_at - time.monotonic()))):
             if not process.is_running():
-                self.control.say("The server's process has ended.")
+                self._tell("The server's process has ended.", LogLevel.ERROR, exit_code=process.exit_code())
                 return
             if time.monotonic() >= sweep_at:
                 client_memory.sweep(client)
                 sweep_at = time.monotonic() + client_memory.EVERY_S
+            levels.follow()
+            client.load_timeout_s = self.control.settings.server.load_timeout_s
             self._recover_if_left(client)
             settle_if_left(self.control, client)
             if time.monotonic() < probe_at:
                 continue
             probe_at = time.monotonic() + self.control.settings.prober.interval_s
             if not prober.probe():
-                self.control.say("The server does not answer; it is stopped and started again.")
+                self._tell("The server does not answer; it is stopped and started again.", LogLevel.ERROR)
                 return
 
     def _bring_up(self, client: Triton) -> None:
@@ -197,17 +210,19 @@ class Supervisor:
                     self.observed.refused[key] = state.placement
                     if isinstance(error, WrongAnswersError):
                         self.observed.withdrawn[key] = state.placement
-                    self.control.say(f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}")
+                    words = f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}"
+                    self._tell(words, LogLevel.ERROR, model=key[0], alias=key[1], code=error.code)
                     with contextlib.suppress(ServerError):
                         client.unload(served_name(*key))
 
     def _announce(self, endpoint: Endpoint) -> None:
         refused = len(self.observed.refused)
         served = len(self._known.state().aliases) - refused
-        self.control.say(
+        self._tell(
             f"Ready: {served} served, {refused} refused."
             f" HTTP {endpoint.http}, gRPC {endpoint.grpc}, metrics {endpoint.metrics} (Triton)"
-            f" and {endpoint.control_metrics} (policyctl). Ctrl-C stops."
+            f" and {endpoint.control_metrics} (policyctl). Ctrl-C stops.",
+            server=endpoint.server_id,
         )
 
     def _recover_if_left(self, client: Triton) -> None:
@@ -228,22 +243,29 @@ class Supervisor:
         except PolicyctlError as error:
             words = f"An unfinished move cannot be settled: {error.problem}"
         if words and words != self._last_words:
-            self.control.say(words)
+            self._tell(words, LogLevel.WARNING)
         self._last_words = words
 
 
-def serve(control: Control, *, verbose: bool = False) -> None:
+def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings] | None = None) -> None:
     """Run the embedded Triton on the repository until SIGTERM or SIGINT.
 
     Args:
         control: The control plane.
         verbose: Pass on Triton's informational log lines as well.
+        reading: How the settings came about, to take over what changes in their files; None: nothing is.
 
     Raises:
         UnsupportedError: Something that the server needs is missing here; names all of it.
         BusyError: It is served already.
         ServerError: The server never came up.
     """
+    api_key = control.settings.server.api_key.get_secret_value() or secrets.token_urlsafe(32)
+    with serving(control, api_key=api_key) as speaking:
+        _serve(speaking, api_key, verbose=verbose, reading=reading)
+
+
+def _serve(control: Control, api_key: str, *, verbose: bool, reading: Reading[Settings] | None) -> None:
     settings = control.settings.server
     ports = _choose_ports(settings)
     control.repository.create()
@@ -252,7 +274,7 @@ def serve(control: Control, *, verbose: bool = False) -> None:
     require(preflight(repository=control.repository.root, host=settings.host, ports=(*ports, *own), native=native))
     announce(control)
     choice = choose(native)
-    control.say(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
+    control.tell(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
     backends = assemble(locate(), control.repository.control / "server" / "backends", native=choice.backend)
     options = ServerOptions(
         repository=control.repository.root,
@@ -261,11 +283,14 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         http_port=ports[0],
         grpc_port=ports[1],
         metrics_port=ports[2],
-        api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
+        api_key=api_key,
         trace_file=trace_folder(control.repository) / "trace",
         **_pools(settings),
     )
-    Supervisor(control, options, openvino=choice.words, verbose=verbose).run()
+    supervisor = Supervisor(control, options, openvino=choice.words, verbose=verbose)
+    if reading is not None:
+        supervisor.reloader = Reloader(control, reading, supervisor.stop)
+    supervisor.run()
 
 
 def _pools(settings: ServerSettings) -> dict[str, Any]:

@@ -7,12 +7,15 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from world import World
 
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.journal_metrics import JournalCount
 from policyctl.domain.metrics import CATALOGUE, PROBE_BUCKETS_S, Histogram, Sample, measured
 from policyctl.errors import MoveError
-from policyctl.services.pins import pin
+from policyctl.services.pins import pin, unpin
 from policyctl.services.promote import promote, rollback
+from policyctl.services.reload import ReloadCounts
 from policyctl.services.validate import validate
 
 PRODUCTION = ("walker", "production")
@@ -131,14 +134,58 @@ def test_a_broken_journal_is_told_and_what_it_said_last_stays(watched, damage: s
     assert watched.probes()["answered"] == 3
 
 
+def test_reloads_of_the_settings_are_told(watched) -> None:
+    """By result, from zero; the time of the last that changed something only once there was one."""
+    assert {s.labels: s.value for s in watched.samples("policyctl_settings_reloads_total")} == {
+        ("applied",): 0,
+        ("refused",): 0,
+        ("unchanged",): 0,
+    }
+    assert watched.samples("policyctl_settings_reload_timestamp_seconds") == ()
+    watched.metrics.reloads = lambda: ReloadCounts(applied=2, refused=1, last_applied_s=1.5)
+    assert watched.value("policyctl_settings_reloads_total", "applied") == 2
+    assert watched.value("policyctl_settings_reload_timestamp_seconds") == 1.5
+
+
 def test_an_unchanged_journal_is_counted_once(watched, monkeypatch) -> None:
     """A scrape a second reads nothing anew; a new record does."""
-    from policyctl.services import known_journal
-
-    counted = []
-    monkeypatch.setattr(known_journal, "numbers", lambda r: counted.append(len(r)) or known_journal.JournalNumbers())
+    counted, update = [], JournalCount.update
+    monkeypatch.setattr(JournalCount, "update", lambda self, r: counted.append(len(r)) or update(self, r))
     for _ in range(3):
         watched.metrics.collect()
     promote(watched.world.control, model="walker", release="1.1.0", alias="production")
     watched.metrics.collect()
     assert len(counted) == 2
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """A journal with moves of every kind and outcome."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(tmp_path_factory.mktemp("long"), patch)
+        for seed, release in enumerate(("1.0.0", "1.1.0"), start=1):
+            world.publish(release, seed)
+            promote(world.control, model="walker", release=release, alias="production")
+        rollback(world.control, model="walker", alias="production")
+        pin(world.control, model="walker", release="1.1.0")
+        unpin(world.control, model="walker", release="1.1.0")
+        return world.control.repository.journal.records()
+
+
+@given(cuts=st.lists(st.integers(0, 60), max_size=5).map(sorted))
+def test_counting_a_journal_in_pieces_is_counting_it_at_once(records, cuts) -> None:
+    """However it grew; and one that was replaced by another is counted from its beginning."""
+    count = JournalCount()
+    for cut in cuts:
+        count.update(records[:cut])
+    assert count.update(records) == JournalCount().update(records)
+    assert count.update(records[:3]) == JournalCount().update(records[:3])
+
+
+def test_a_scrape_does_not_wait_for_another_reader_of_a_long_journal(watched) -> None:
+    """It tells what was counted before."""
+    before = watched.samples("policyctl_alias_info")
+    promote(watched.world.control, model="walker", release="1.1.0", alias="production")
+    with watched.known._lock:
+        assert watched.samples("policyctl_alias_info") == before
+    assert watched.samples("policyctl_alias_info") != before
