@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from embedded import embedded, wait_for
-from watched import ROOT, Watched, needs_prometheus, watching
+from watched import DURATION, ROOT, Watched, needs_prometheus, quicker, watching
 
 from policyctl.client import PolicyClient
 from policyctl.serving.backends.injected import VARIABLE
@@ -93,6 +93,18 @@ def arrives(watched: Watched, name: str, *, within_s: float = 30.0, **labels: st
     """Wait until an alert has come to the webhook."""
     wait_for(lambda: watched.webhook.firing(name, **labels), within_s)
     return watched.webhook.firing(name, **labels)[0]
+
+
+def test_what_is_made_quicker_is_the_same_but_for_its_durations() -> None:
+    """Windows, offsets, `for` and intervals are divided; thresholds, labels and all else stay as committed."""
+    for path in (ROOT / "alerts").glob("**/*.yml"):
+        text = path.read_text()
+        assert "".join(re.split(DURATION, text)[::4]) == "".join(re.split(DURATION, quicker(text, TIMES))[::4])
+    assert (
+        quicker("increase(x[5m] offset 1h) > 5\nfor: 30s", 20)
+        == "increase(x[15000ms] offset 180000ms) > 5\nfor: 1500ms"
+    )
+    assert quicker("predict_linear(x[6h], 24 * 3600) < 0", 1) == "predict_linear(x[21600000ms], 24 * 3600) < 0"
 
 
 def test_a_model_that_answers_late_is_told_and_a_move_is_no_fault(watched) -> None:

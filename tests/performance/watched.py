@@ -40,7 +40,7 @@ needs_prometheus = pytest.mark.skipif(
     reason="Prometheus and Alertmanager are not installed: apt install prometheus prometheus-alertmanager",
 )
 _MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"(\[|\boffset |\b(?:for|\w*interval|group_wait): )(\d+)(ms|s|m|h|d)\b")
+DURATION = re.compile(r"(\[|\boffset |\b(?:for|\w*interval|group_wait): )(\d+)(ms|s|m|h|d)\b")
 
 API_PAGE = """# TYPE policyctl_api_requests_total counter
 policyctl_api_requests_total{{method="GET",route="/v1/models",status="200"}} {n}
@@ -55,7 +55,7 @@ policyctl_api_request_duration_seconds_count{{method="GET",route="/v1/models"}} 
 
 def quicker(text: str, times: int) -> str:
     """`text` of rules or a configuration with every duration divided by `times`."""
-    return _DURATION.sub(lambda m: f"{m[1]}{round(int(m[2]) * _MS[m[3]] / times)}ms", text)
+    return DURATION.sub(lambda m: f"{m[1]}{round(int(m[2]) * _MS[m[3]] / times)}ms", text)
 
 
 @dataclass(slots=True)
