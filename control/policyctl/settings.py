@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
+from policyctl.domain.log_event import LogLevel
 
 PREFIX: Final = "POLICYCTL_"
 _INT32 = 2**31 - 1  # what config.pbtxt can hold
@@ -44,6 +45,9 @@ class ServerSettings(BaseModel):
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free one")
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free one")
+    control_metrics_port: int = Field(
+        8003, ge=0, le=65535, description="of the control plane's own metrics; 0 takes a free one"
+    )
     url: str = Field(
         "",
         description="gRPC host:port of a Triton that somebody else runs on this repository",
@@ -174,6 +178,45 @@ class ScrubSettings(BaseModel):
     pause_s: float = Field(600.0, ge=0, allow_inf_nan=False, description="between two passes")
 
 
+class ProberSettings(BaseModel):
+    """How `policyctl serve` asks each alias for its golden answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    interval_s: float = Field(
+        1.0,
+        ge=0.05,
+        le=3600,
+        allow_inf_nan=False,
+        description="from one round to the next",
+        json_schema_extra=_LIVE,
+    )
+
+
+class LogFormat(StrEnum):
+    """How `policyctl serve` speaks on stderr."""
+
+    TEXT = "text"
+    """In words."""
+    JSON = "json"
+    """A JSON object a line, as in the log file."""
+
+
+class LogSettings(BaseModel):
+    """What is written down, and how much of it is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    level: LogLevel = Field(LogLevel.INFO, description="of the control plane", json_schema_extra=_LIVE)
+    triton_level: LogLevel = Field(
+        LogLevel.INFO, description="of tritonserver; debug is its verbose level 1", json_schema_extra=_LIVE
+    )
+    format: LogFormat = Field(LogFormat.TEXT, description="of what serve writes on stderr: text or json")
+    file: bool = Field(True, description="JSON lines in .policyctl/logs/")
+    max_bytes: int = Field(10 << 20, ge=4096, description="of one log file; then it is set aside")
+    keep: int = Field(4, ge=0, le=100, description="log files that stay when they were set aside, of each kind")
+
+
 class RetentionSettings(BaseModel):
     """What `policyctl gc` keeps beside what is named, pinned, served or under way."""
 
@@ -272,6 +315,8 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
     scrub: ScrubSettings = ScrubSettings()
+    prober: ProberSettings = ProberSettings()
+    logs: LogSettings = LogSettings()
     retention: RetentionSettings = RetentionSettings()
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()

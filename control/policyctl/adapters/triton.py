@@ -22,8 +22,10 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from policyctl import correlation
 from policyctl.adapters.endpoint import Endpoint
-from policyctl.domain.protocol import CONTROL_REQUEST_ID
+from policyctl.domain.log_event import LogLevel
+from policyctl.domain.protocol import control_request_id
 from policyctl.errors import ServerError
 
 _KEY_HEADER = "triton-grpc-protocol-policyctl-key"
@@ -168,7 +170,7 @@ class Triton:
             name,
             inputs,
             model_version="" if slot is None else str(slot),
-            request_id=CONTROL_REQUEST_ID,
+            request_id=control_request_id(correlation.current().get("move", "")),
             outputs=[triton_grpc.InferRequestedOutput(key) for key in outputs],
         )
         answer = {key: result.as_numpy(key) for key in outputs}
@@ -203,6 +205,29 @@ class Triton:
             headers=self._headers,
         )
         return {key: tuple(setting.value) for key, setting in found.settings.items()}
+
+    def log_level(self, level: LogLevel) -> LogLevel:
+        """Change how much the server logs, and tell how much it does now.
+
+        Args:
+            level: The least; debug is Triton's verbose level 1.
+
+        Raises:
+            ServerError: No answer, or a wrong key.
+        """
+        wanted = {
+            "log_info": level.rank <= LogLevel.INFO.rank,
+            "log_warning": level.rank <= LogLevel.WARNING.rank,
+            "log_error": True,
+            "log_verbose_level": int(level is LogLevel.DEBUG),
+        }
+        change = self._client.update_log_settings
+        found = self._call("change what is logged", change, settings=wanted, headers=self._headers).settings
+        if found["log_verbose_level"].uint32_param:
+            return LogLevel.DEBUG
+        if found["log_info"].bool_param:
+            return LogLevel.INFO
+        return LogLevel.WARNING if found["log_warning"].bool_param else LogLevel.ERROR
 
     def answered(self, name: str) -> int:
         """Requests that `name` has answered since it was loaded; 0 where it is not loaded.

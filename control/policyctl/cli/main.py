@@ -20,6 +20,7 @@ from policyctl.cli import (
     measure,
     memory,
     move,
+    observe,
     options,
     past,
     prepare,
@@ -87,6 +88,7 @@ run.register(app)
 move.register(app)
 look.register(app)
 past.register(app)
+observe.register(app)
 lifecycle.register(app)
 measure.register(app)
 shadow.register(app)

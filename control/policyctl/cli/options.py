@@ -167,6 +167,10 @@ def gate_names(text: str) -> tuple[str, ...]:
 
 def control_of(settings: Settings, output: Output) -> Control:
     """The control plane; imported late, because Triton's client takes its time."""
-    from policyctl.services.control import Control
+    from dataclasses import replace
 
-    return Control.of(settings, output.say)
+    from policyctl.services.control import Control
+    from policyctl.services.log import log_of
+
+    control = Control.of(settings, output.say)
+    return replace(control, log=log_of(settings, control.repository.control))

@@ -89,14 +89,24 @@ def profiles_beside(base: Path | None, folder: Path) -> tuple[str, ...]:
     stem, place = (STEM, folder) if base is None else (base.stem, base.parent)
     found = {
         path.name.removesuffix(path.suffix).removeprefix(f"{stem}.")
-        for path in (place.iterdir() if place.is_dir() else ())
+        for path in _entries(place)
         if path.suffix in SUFFIXES and path.name.startswith(f"{stem}.") and path.name != f"{stem}{path.suffix}"
     }
     return tuple(sorted(found))
 
 
+def _entries(folder: Path) -> tuple[Path, ...]:
+    try:
+        return tuple(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return ()
+
+
 def _only(folder: Path, stem: str) -> Path | None:
-    found = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+    try:
+        found = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+    except PermissionError:
+        return None  # whoever may not look into the working directory keeps no settings there
     if len(found) > 1:
         raise UsageError(
             f"settings: {' and '.join(str(path) for path in found)} are both there, expected one of them",

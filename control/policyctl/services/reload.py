@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from typing import Any, Final
 from policyctl.config.keys import Applies, flat, key_at, masked, value_at
 from policyctl.config.layers import setters
 from policyctl.config.reading import Reading, check_rules
+from policyctl.domain.log_event import LogLevel
 from policyctl.errors import PolicyctlError, UsageError
 from policyctl.services import running
 from policyctl.services.control import Control
@@ -113,7 +115,8 @@ class Reloader:
     def running(self) -> Iterator[None]:
         """Look in a thread of its own while the block runs; SIGHUP has the files read at once."""
         self.start()
-        thread = threading.Thread(target=self._run, name="settings", daemon=True)
+        # A thread begins without what is bound here, the operation that its lines belong to.
+        thread = threading.Thread(target=copy_context().run, args=(self._run,), name="settings", daemon=True)
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 stack.enter_context(reread_on_hangup(self.reread, self.stop))
@@ -126,6 +129,9 @@ class Reloader:
                 thread.join(timeout=5.0)
                 if self.tells:
                     running.clear(self.control.repository)
+
+    def _say(self, words: str, level: LogLevel = LogLevel.INFO) -> None:
+        self.control.tell(words, level=level, logger="policyctl.settings")
 
     def start(self) -> None:
         """From here on changes count."""
@@ -164,7 +170,7 @@ class Reloader:
             problem = error.problem if isinstance(error, PolicyctlError) else f"{type(error).__name__}: {error}"
             self.counts = replace(self.counts, refused=self.counts.refused + 1)
             self._was_refused = True
-            self.control.say(f"REFUSED {problem}. The settings go on as they are.")
+            self._say(f"REFUSED {problem}. The settings go on as they are.", LogLevel.ERROR)
         else:
             self._take(found, settings, asked=asked)
         self._tell()
@@ -177,16 +183,16 @@ class Reloader:
         self.reading, self._data = found, _chosen(self._data, found)
         if changes:
             self.counts = replace(self.counts, applied=self.counts.applied + 1, last_applied_s=time.time())
-            self.control.say(f"Settings reloaded: {'; '.join(c.words for c in changes)}.")
+            self._say(f"Settings reloaded: {'; '.join(c.words for c in changes)}.")
         else:
             self.counts = replace(self.counts, unchanged=self.counts.unchanged + 1)
             if asked or self._was_refused:
-                self.control.say("Settings read again: nothing to change.")
+                self._say("Settings read again: nothing to change.")
         if waiting and waiting != self.waiting:
             told = "; ".join(c.words for c in waiting)
-            self.control.say(f"Not applied, for policyctl serve must be started again for it: {told}.")
+            self._say(f"Not applied, for policyctl serve must be started again for it: {told}.")
         for words in warnings:
-            self.control.say(f"WARNING: {words}.")
+            self._say(f"WARNING: {words}.", LogLevel.WARNING)
         self.waiting, self._was_refused = waiting, False
 
     def _refuse_lost(self, found: Reading[Settings]) -> None:
@@ -226,7 +232,7 @@ class Reloader:
         try:
             running.write(self.control.repository, told)
         except PolicyctlError as error:  # a full disk must not end the server
-            self.control.say(f"What is in force cannot be written down: {error.problem}")
+            self._say(f"What is in force cannot be written down: {error.problem}", LogLevel.ERROR)
 
 
 def compared(before: Settings, after: Settings, reading: Reading[Settings]) -> tuple[Change, ...]:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, Final
 
 from policyctl.adapters.repository import Repository
 from policyctl.domain.artifacts import MANIFEST_FILE
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import difference
 from policyctl.domain.names import PRODUCTION, served_name
 from policyctl.domain.state import PublishedRelease, State
@@ -39,6 +41,7 @@ FILE: Final = "scrub.json"
 _NICE: Final = 19
 _LOOK_S: Final = 1.0
 """How often a scrub that rests looks whether it may go on."""
+_LOGGER: Final = "policyctl.scrub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,8 @@ class Scrubber:
     @contextmanager
     def running(self) -> Iterator[ScrubState]:
         """Scrub in a thread of its own while the block runs; it rests where, and while, the settings say so."""
-        thread = threading.Thread(target=self._run, name="scrub", daemon=True)
+        # A thread begins without what is bound here, the operation that its lines belong to.
+        thread = threading.Thread(target=copy_context().run, args=(self._run,), name="scrub", daemon=True)
         thread.start()
         try:
             yield self.state
@@ -156,7 +160,8 @@ class Scrubber:
                 try:
                     self.one_pass()
                 except PolicyctlError as error:
-                    self.control.say(f"The scrub cannot read the repository: {error.problem}")
+                    words = f"The scrub cannot read the repository: {error.problem}"
+                    self.control.tell(words, level=LogLevel.ERROR, logger=_LOGGER)
                 self._pause()
 
     def _pause(self) -> None:
@@ -224,9 +229,11 @@ class Scrubber:
     def _tell(self, what: str, problem: str) -> None:
         if any(w.what == what for w in self.state.wrong):
             return
-        self.control.say(
+        self.control.tell(
             f"CORRUPT {what}: {problem}. What is served was verified when it was loaded and goes on;"
-            " see policyctl verify, and policyctl repair --dry-run."
+            " see policyctl verify, and policyctl repair --dry-run.",
+            level=LogLevel.ERROR,
+            logger=_LOGGER,
         )
         wrong = (*self.state.wrong, Wrong(what, problem, _now()))
         self.state = replace(self.state, wrong=wrong, found=self.state.found + 1)
@@ -235,7 +242,7 @@ class Scrubber:
     def _repaired(self, wrong: dict[str, str]) -> None:
         for each in self.state.wrong:
             if each.what not in wrong:
-                self.control.say(f"{each.what} is intact again, or gone.")
+                self.control.tell(f"{each.what} is intact again, or gone.", logger=_LOGGER)
         self.state = replace(self.state, wrong=tuple(w for w in self.state.wrong if w.what in wrong))
 
     def _wait(self, count: int) -> None:
