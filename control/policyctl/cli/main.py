@@ -24,6 +24,7 @@ from policyctl.cli import (
     run,
     shadow,
     signing,
+    top,
     trust,
     tune,
 )
@@ -33,7 +34,7 @@ from policyctl.errors import PolicyctlError, UsageError
 _INTERRUPTED = 130
 _INTERRUPTED_MOVE = (
     "Interrupted. If the move had begun, the running server finishes or reverts it within seconds,"
-    " and so does the next promote or rollback. Look: policyctl status\n"
+    " and so does the next promote or rollback. A bake is carried on by the server. Look: policyctl status\n"
 )
 
 app = typer.Typer(
@@ -68,6 +69,7 @@ release.register(app)
 run.register(app)
 move.register(app)
 look.register(app)
+top.register(app)
 past.register(app)
 lifecycle.register(app)
 measure.register(app)

@@ -9,10 +9,13 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
+from policyctl.domain.bake import Then
 from policyctl.domain.moves import MoveKind
 from policyctl.domain.names import PRODUCTION
+from policyctl.errors import BusyError, MoveError, PolicyctlError, UsageError
 
 if TYPE_CHECKING:
+    from policyctl.services.baked import Baked
     from policyctl.services.promote import Moved
 
 
@@ -35,6 +38,22 @@ def promote(
     ] = None,
     reason: options.Reason = "",
     gates: options.Gates = None,
+    bake: Annotated[
+        float | None,
+        typer.Option(
+            "--bake",
+            metavar="SECONDS",
+            min=0,
+            help="Watch it so long after the switch, and roll back by itself. [env: POLICYCTL_BAKE__FOR_S]",
+        ),
+    ] = None,
+    no_bake: Annotated[
+        bool, typer.Option("--no-bake", help="Do not watch it; a bake of this release that is under way is ended.")
+    ] = False,
+    on_inconclusive: Annotated[
+        Then | None,
+        typer.Option(help="For a bake that saw too little. [env: POLICYCTL_BAKE__ON_INCONCLUSIVE]"),
+    ] = None,
     dry_run: options.DryRun = False,
     wait: options.Wait = None,
     repository: options.RepositoryOption = None,
@@ -47,7 +66,8 @@ def promote(
     The release is loaded beside the incumbent, must answer its golden set on
     that very server, and only then is the alias switched and asked again. If
     anything fails, the incumbent keeps serving. With --gates it is measured
-    first, and only moved if it passes.
+    first, and only moved if it passes. With --bake it is watched afterwards:
+    what fails more, is slower or answers wrongly is rolled back (exit code 7).
 
     Examples:
 
@@ -58,11 +78,17 @@ def promote(
         policyctl promote walker staging
 
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
+
+        policyctl promote walker 1.1.0 --bake 300 --on-inconclusive keep
     """
     from policyctl.services import promote as service
 
+    if no_bake and bake:
+        raise UsageError("--bake and --no-bake are given", remedy="Give one of them.")
     output = Output(as_json, quiet)
-    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
+    baking = {"for_s": 0.0 if no_bake else bake, "on_inconclusive": on_inconclusive}
+    settings = options.read_settings(repository, url, lock_wait_s=wait, bake=baking)
+    control = options.control_of(settings, output)
     moved = service.promote(
         control,
         model=model,
@@ -72,6 +98,7 @@ def promote(
         reason=reason,
         dry_run=dry_run,
         gates=None if gates is None else options.gate_names(gates),
+        bake=not no_bake,
     )
     _report(output, moved)
 
@@ -250,4 +277,34 @@ def _report(output: Output, moved: Moved) -> None:
             f" (slot {moved.move.target.slot}, {moved.move.target.format}),"
             f" switched in {moved.timings.switch_ms:.0f} ms, {moved.timings.total_ms:.0f} ms in all."
         )
+    if moved.bake is not None:
+        words += f" {_baked(moved.bake)}"
     output.data(moved.to_json(), words=words)
+    if moved.bake is not None and (error := _refusal(moved, moved.bake)):
+        if output.as_json:
+            raise typer.Exit(error.exit_code)
+        raise error
+
+
+def _baked(baked: Baked) -> str:
+    """How the bake ended, in a sentence."""
+    if baked.then is None:
+        return f"The bake ended without a say: {baked.reason}."
+    by = f" by {baked.source}" * bool(baked.source)
+    return f"Bake: {baked.verdict} after {baked.seconds:.0f} s{by}: {baked.reason}."
+
+
+def _refusal(moved: Moved, baked: Baked) -> PolicyctlError | None:
+    """What to end with where the release is not served any more; None where it is."""
+    target, alias = f"{moved.move.model} {moved.move.target.release}", moved.move.alias
+    if baked.then is None:
+        return BusyError(
+            f"{alias} was moved while {target} baked: {baked.reason}",
+            remedy=f"See who did and why: policyctl history {moved.move.model}",
+        )
+    if baked.then is Then.ROLLBACK:
+        return MoveError(
+            f"{target} was rolled back: its bake {baked.verdict}: {baked.reason}",
+            remedy=f"Look at the evidence: .policyctl/{baked.evidence}",
+        )
+    return None

@@ -32,6 +32,7 @@ from policyctl.domain.recommendations import pools
 from policyctl.errors import BusyError, PolicyctlError, ServerError
 from policyctl.services import client_memory
 from policyctl.services.aliases import AliasKey, load_alias
+from policyctl.services.bake_keeper import BakeKeeper
 from policyctl.services.control import Control
 from policyctl.services.hardware import announce
 from policyctl.services.moves import recover
@@ -40,7 +41,7 @@ from policyctl.services.record import empty, settle_if_left, trace_folder
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
 from policyctl.serving.backend_directory import assemble
-from policyctl.serving.command import ServerOptions
+from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.hardware import detect
 from policyctl.serving.locate import locate
 from policyctl.serving.logs import Level, LogLine
@@ -81,7 +82,7 @@ class Supervisor:
         self.control.repository.create()
         with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
-            with Scrubber(self.control, self.stop).running():
+            with Scrubber(self.control, self.stop).running(), BakeKeeper(self.control, self.stop).running():
                 self._keep_serving()
 
     @contextlib.contextmanager
@@ -230,9 +231,20 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         metrics_port=ports[2],
         api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
         trace_file=trace_folder(control.repository) / "trace",
+        spans=_spans(control),
         **_pools(settings),
     )
     Supervisor(control, options, openvino=choice.words, verbose=verbose).run()
+
+
+def _spans(control: Control) -> Spans | None:
+    """Where OpenTelemetry spans go; None where they are off."""
+    chosen = control.settings.tracing
+    if not chosen.endpoint:
+        return None
+    which = f"one of {chosen.rate} requests" if chosen.rate else "requests that bring a traceparent"
+    control.say(f"OpenTelemetry: spans of {which} go to {chosen.endpoint}; policyctl record is off meanwhile.")
+    return Spans(chosen.endpoint, chosen.rate, chosen.service)
 
 
 def _pools(settings: ServerSettings) -> dict[str, Any]:

@@ -22,6 +22,21 @@ _ARG_START, _ARG_END = 47, 48
 
 
 @dataclass(frozen=True, slots=True)
+class Spans:
+    """OpenTelemetry spans of requests, sent as OTLP over HTTP.
+
+    Attributes:
+        url: Where they go, with its path.
+        rate: One of so many requests; 0 for those alone that bring a trace context. Those are traced at any rate.
+        service: ``service.name`` of the resource.
+    """
+
+    url: str
+    rate: int
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """How one server runs.
 
@@ -39,6 +54,7 @@ class ServerOptions:
         log_verbose: Triton's verbosity, 0 for none.
         trace_file: What the files of Triton's tracing are called; it can be
             switched on later only where this was given. None leaves it out.
+        spans: OpenTelemetry, in place of `trace_file`: Triton traces in one way at a time.
         pinned_pool_bytes: Pinned memory for tensors on their way to GPUs; None for Triton's default.
         cuda_pools_bytes: Of each GPU's memory, by its number.
         extra_args: More arguments for tritonserver, as they are.
@@ -58,6 +74,7 @@ class ServerOptions:
     exit_timeout_s: int = 4
     log_verbose: int = 0
     trace_file: Path | None = None
+    spans: Spans | None = None
     pinned_pool_bytes: int | None = None
     cuda_pools_bytes: tuple[int, ...] = ()
     extra_args: tuple[str, ...] = ()
@@ -104,7 +121,9 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         f"--cache-directory={install.caches}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
     ]
-    if options.trace_file is not None:
+    if options.spans is not None:
+        arguments += _span_arguments(options.spans)
+    elif options.trace_file is not None:
         arguments.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
     if options.pinned_pool_bytes is not None:
         arguments.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
@@ -113,6 +132,17 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         rule = f"{','.join(options.restricted_apis)}:{KEY_HEADER}={options.api_key}"
         arguments += [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
     return [*arguments, *options.extra_args]
+
+
+def _span_arguments(spans: Spans) -> list[str]:
+    return [
+        "--trace-config=mode=opentelemetry",
+        f"--trace-config=opentelemetry,url={spans.url}",
+        f"--trace-config=opentelemetry,resource=service.name={spans.service}",
+        "--trace-config=level=TIMESTAMPS",
+        f"--trace-config=rate={spans.rate}",
+        "--trace-config=count=-1",
+    ]
 
 
 def environment(install: TritonInstall) -> dict[str, str]:
