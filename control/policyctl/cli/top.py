@@ -9,7 +9,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -85,21 +85,21 @@ def top(
         elif sys.stdout.isatty():
             _live(sampler, interval, count)
         else:
-            _follow(sampler, interval, count, lambda s: [_line(each) for each in _lines(s)])
+            _follow(sampler, interval, count, lambda s: _line("\n".join(_lines(s))))
 
 
 def _follow(
     sampler: Sampler,
     interval: float,
     count: int | None,
-    show: Callable[[Snapshot], Any],
-    wait: Callable[[float], bool] = lambda seconds: bool(time.sleep(seconds)),
+    show: Callable[[Snapshot], None],
+    wait: Callable[[float], bool] | None = None,
 ) -> None:
     """Show one interval after another; `wait` says whether to end."""
     sampler.look()  # rates need something to differ from
     shown = 0
     while count is None or shown < count:
-        if wait(interval):
+        if (wait or _sleep)(interval):
             return
         show(sampler.look())
         shown += 1
@@ -176,6 +176,11 @@ def _number(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
 def _line(words: str) -> None:
     sys.stdout.write(words + "\n")
     sys.stdout.flush()
@@ -188,7 +193,7 @@ def _keys() -> Iterator[Callable[[float], bool]]:
     import tty
 
     if not sys.stdin.isatty():
-        yield lambda seconds: bool(time.sleep(seconds))
+        yield _sleep
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)

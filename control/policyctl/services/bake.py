@@ -118,7 +118,7 @@ def watch_incumbent(control: Control, key: AliasKey, target: Placement) -> Watch
         until = CLOCK.monotonic() + before_s
         watch.look()
         while (left := until - CLOCK.monotonic()) > 0:
-            CLOCK.wait(threading.Event(), min(SHORTEST_LOOK_S, left))
+            CLOCK.wait(threading.Event(), max(1e-3, min(SHORTEST_LOOK_S, left)))
             watch.look()
         return Watched(Baking(plan, watch.figures()), incumbent)
 
@@ -146,17 +146,29 @@ def carry_out(control: Control, key: AliasKey, move_id: str, *, stop: threading.
             return ended(control, key, move_id)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(lock.hold(lock_path(control, key), doing=f"bake {served_name(*key)}"))
+                stack.enter_context(lock.hold(lock_path(control, move_id), doing=f"bake {served_name(*key)}"))
             except BusyError:
                 CLOCK.wait(stop, SHORTEST_LOOK_S)
                 continue
-            return _Bake(control, key, found, stop).run()
+            baked = _Bake(control, key, found, stop).run()
+        sweep(control)
+        return baked
     return None
 
 
-def lock_path(control: Control, key: AliasKey) -> Path:
-    """What the one who carries out a bake holds."""
-    return control.repository.control / "bakes" / f"{served_name(*key)}.lock"
+def lock_path(control: Control, move_id: str) -> Path:
+    """What the one who carries out the bake of a promotion holds."""
+    return control.repository.control / "bakes" / f"{move_id}.lock"
+
+
+def sweep(control: Control) -> None:
+    """Remove the locks of bakes that are over."""
+    # Listed first: what was there then and is not open now, is over.
+    left = tuple((control.repository.control / "bakes").glob("*.lock"))
+    still = {found.move.id for found in control.repository.journal.state().bakes.values()}
+    for path in left:
+        if path.stem not in still:
+            path.unlink(missing_ok=True)
 
 
 def end(control: Control, key: AliasKey) -> Baked | None:
@@ -238,7 +250,7 @@ class _Bake:
                     told = CLOCK.monotonic()
                     self.control.say(_progress(move, plan, elapsed_s, figures))
                 pause_s = max(SHORTEST_LOOK_S, plan.for_s / LOOKS)
-                CLOCK.wait(self.stop, max(0.0, min(pause_s, plan.for_s - elapsed_s)))
+                CLOCK.wait(self.stop, max(1e-3, min(pause_s, plan.for_s - elapsed_s)))
         return None
 
     def _is_open(self, *, afresh: bool = False) -> bool:

@@ -62,7 +62,11 @@ class BakeKeeper:
         for key, found in repository.journal.state().bakes.items():
             move_id = found.move.id
             busy = key in self._threads and self._threads[key].is_alive()
-            if busy or self.clock() < self._not_before.get(move_id, 0.0) or lock.is_held(lock_path(self.control, key)):
+            if (
+                busy
+                or self.clock() < self._not_before.get(move_id, 0.0)
+                or lock.is_held(lock_path(self.control, move_id))
+            ):
                 continue
             # A control plane of its own: a repository's object knows one writer at a time.
             mine = Control.of(self.control.settings, self.control.say)

@@ -254,7 +254,8 @@ class Watch:
         if client is None:
             return
         for _ in range(PROBES_A_LOOK):
-            self._probe(client)
+            if not self._probe(client):
+                break  # one silence is one silence, however often one asks into it
 
     def figures(self) -> Figures:
         """Everything that was seen until now."""
@@ -282,11 +283,11 @@ class Watch:
         self._client = self.control.client(endpoint, timeout_s=PROBE_TIMEOUT_S)
         return self._client
 
-    def _probe(self, client: Triton) -> None:
-        """Ask one golden row; an answer of another slot is none of this release's."""
+    def _probe(self, client: Triton) -> bool:
+        """Ask one golden row and say whether it was answered; an answer of another slot is none of this release's."""
         opened = self._open()
         if opened is None:
-            return
+            return False
         said = ask_golden(client, served_name(*self.key), opened, self._asked)
         self._asked += 1
         if said.slot in {None, self.placement.slot}:
@@ -297,6 +298,7 @@ class Watch:
                     failed=said.outcome is Outcome.FAILED,
                 )
             )
+        return said.slot is not None
 
     def _open(self) -> OpenRelease | None:
         """The release; None where it is not intact on disk, which says nothing of what the server holds."""

@@ -27,7 +27,7 @@ from policyctl.services.signatures import require_signed
 from policyctl.services.validate import place, require_offline, require_passed, validate
 
 if TYPE_CHECKING:
-    from policyctl.services.bake import Baked
+    from policyctl.services.baked import Baked
 
 
 @dataclass(frozen=True, slots=True)

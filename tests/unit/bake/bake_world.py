@@ -14,8 +14,9 @@ from world import World
 
 from policyctl.adapters.triton import Counters
 from policyctl.domain.bake import Then
+from policyctl.domain.state import State, fold
 from policyctl.errors import ServerError
-from policyctl.services import bake_watch
+from policyctl.services import bake, bake_watch
 from policyctl.services.control import Control
 from policyctl.services.promote import promote
 from policyctl.settings import load
@@ -37,8 +38,10 @@ class BakeWorld(World):
 
     def __init__(self, folder: Path, monkeypatch) -> None:
         super().__init__(folder, monkeypatch)
+        self._folded: tuple[int, State] | None = None
         self.now, self.waits = 0.0, 0
         self.meanwhile: dict[int, Callable[[], object]] = {}
+        monkeypatch.setattr(bake, "LOOKS", 30)
         monkeypatch.setattr(bake_watch.Clock, "monotonic", lambda _: self.now)
         monkeypatch.setattr(bake_watch.Clock, "wait", self._wait)
         self.failing: dict[str, float] = {}
@@ -49,6 +52,14 @@ class BakeWorld(World):
         for number, release in enumerate(("1.0.0", "1.1.0", "1.2.0")):
             self.publish(release, number + 1)
         promote(self.control, model="walker", release="1.0.0", alias="production")
+
+    @property
+    def state(self) -> State:
+        """What the journal says; folded again only where it has grown."""
+        records = self.control.repository.journal.records()
+        if self._folded is None or self._folded[0] != len(records):
+            self._folded = (len(records), fold(records))
+        return self._folded[1]
 
     def baking(self, *, for_s: float = FOR_S, then: Then = Then.ROLLBACK, **more: Any) -> Control:
         """The control plane whose promotions are watched."""
