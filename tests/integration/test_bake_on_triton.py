@@ -37,7 +37,7 @@ def _brittle(folder: Path) -> Path:
 
     class Brittle(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.tanh(x[:, :2]) + 0.0 * torch.sqrt(1.0 - x[:, :1])
+            return torch.tanh(x[:, :2]) + 1e-30 * torch.sqrt(1.0 - x[:, :1])
 
     spaces = {"observation_space": gym.spaces.Box(-1, 1, (4,)), "action_space": gym.spaces.Box(-1, 1, (2,))}
     export_policy(Brittle(), folder, golden_rows=16, **spaces)
@@ -51,7 +51,7 @@ def baked(tmp_path_factory) -> Iterator[Embedded]:
     with pytest.MonkeyPatch.context() as patch, embedded(folder) as server:
         patch.setenv(VARIABLE, "1")
         patch.setenv("POLICYCTL_SERVING__NATIVE", "off")  # the native backend cannot be slowed down
-        patch.setenv("POLICYCTL_BAKE__BEFORE_S", "5")
+        patch.setenv("POLICYCTL_BAKE__BEFORE_S", "3")
         server.publish("1.0.0", 1)
         server.publish("1.1.0", 1)
         server.run("publish", str(_brittle(folder / "brittle")), "--model", "walker", "--release", "1.2.0")
@@ -89,18 +89,13 @@ def _promoted(server: Embedded, release: str, *more: str, code: int) -> dict:
     return json.loads(done.stdout)["bake"]
 
 
-def test_a_slow_release_goes_back_and_a_good_one_stays(baked, monkeypatch) -> None:
-    """Five milliseconds slower: taken back before its time, and no request is lost by any of it."""
+def test_a_slow_release_goes_back_by_itself(baked, monkeypatch) -> None:
+    """Five milliseconds slower: taken back before its time, with evidence, and no request is lost by any of it."""
     with _asked(baked) as load:
         monkeypatch.setenv("POLICYCTL_SERVING__PARAMETERS", json.dumps({PARAMETER: "5000"}))
-        slow = _promoted(baked, "1.1.0", "--bake", "60", code=7)
-        monkeypatch.delenv("POLICYCTL_SERVING__PARAMETERS")
-        assert [c["check"] for c in slow["checks"] if c["verdict"] == "failed"] == ["latency"]
-        assert slow["seconds"] < 45
-        assert baked.answered_by() == "1.0.0"
-        good = _promoted(baked, "1.1.0", "--bake", "8", "--on-inconclusive", "keep", code=0)
-    assert good["verdict"] in {"passed", "inconclusive"}, good  # on a machine that is busy otherwise
-    assert baked.answered_by() == "1.1.0"
+        slow = _promoted(baked, "1.1.0", "--bake", "20", code=7)
+    assert [c["check"] for c in slow["checks"] if c["verdict"] == "failed"] == ["latency"]
+    assert baked.answered_by() == "1.0.0"
     assert load.report.failed == 0, load.report
     (record,) = [r for r in baked.json("history", "walker") if r.get("evidence") == slow["evidence"]]
     assert (record["gate"], record["verdict"], record["then"]) == ("bake", "failed", "rollback")
@@ -161,14 +156,17 @@ def _ready(url: str) -> bool:
         return False
 
 
-def test_a_real_prometheus_tells_what_the_release_does(baked, tmp_path, monkeypatch) -> None:
-    """The errors that Triton exports and Prometheus scrapes bring the alias back; the source is named."""
-    before = baked.answered_by()
-    with _prometheus(tmp_path, baked.endpoint["metrics"]) as url, _asked(baked, beyond=True):
-        time.sleep(3)
+def test_a_real_prometheus_tells_which_release_does_harm(baked, tmp_path, monkeypatch) -> None:
+    """What Triton exports and Prometheus scrapes keeps a good release, and takes back one that fails requests."""
+    with _prometheus(tmp_path, baked.endpoint["metrics"]) as url:
         monkeypatch.setenv("POLICYCTL_BAKE__PROMETHEUS", url)
-        found = _promoted(baked, "1.2.0", "--bake", "60", code=7)
-    assert found["source"] == f"Prometheus at {url.removeprefix('http://')}"
-    assert found["checks"][0]["verdict"] == "failed", found
-    assert found["checks"][0]["requests"] > 20
-    assert baked.answered_by() == before
+        with _asked(baked, beyond=True):
+            time.sleep(3)
+            # 4 s are too few to prove one failure in a hundred wrong, and on a busy machine for the latency.
+            good = _promoted(baked, "1.1.0", "--bake", "4", "--on-inconclusive", "keep", code=0)
+            harmful = _promoted(baked, "1.2.0", "--bake", "60", code=7)
+    assert good["source"] == harmful["source"] == f"Prometheus at {url.removeprefix('http://')}"
+    assert good["verdict"] in {"passed", "inconclusive"}
+    assert (good["checks"][0]["failed"], good["checks"][0]["requests"] > 50) == (0, True)
+    assert harmful["checks"][0]["verdict"] == "failed", harmful
+    assert baked.answered_by() == "1.1.0"

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 NAME: Final = "bake"
-WINDOW_S: Final = 1.0
+WINDOW_S: Final = 0.5
 WINDOW_REQUESTS: Final = 10
 """Answered in a window; of fewer the mean latency says too little."""
 

@@ -47,7 +47,7 @@ class BakeKeeper:
             self.stop.set()
             thread.join()
             for each in tuple(self._threads.values()):
-                each.join()
+                each.join(timeout=10.0)
 
     def _keep(self) -> None:
         while not self.stop.wait(1.0):

@@ -18,7 +18,7 @@ from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Counters, Triton
 from policyctl.domain.journal import RecordKind
-from policyctl.domain.moves import Move
+from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import PolicyctlError, ServerError
@@ -266,7 +266,9 @@ def _moving(state: State, key: tuple[str, str]) -> str:
     """What is being done to an alias: a move, or a bake."""
     unfinished = state.unfinished
     if unfinished is not None and (unfinished.move.model, unfinished.move.alias) == key:
-        return f"{unfinished.move.kind} to {unfinished.move.target.release}: {unfinished.phase}"
+        kind = unfinished.move.kind
+        target = "" if kind is MoveKind.REMOVAL else f" to {unfinished.move.target.release}"
+        return f"{kind}{target}: {unfinished.phase}"
     found = state.bakes.get(key)
     if found is None or found.move.bake is None:
         return ""
