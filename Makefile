@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 NATIVE = $(VENV)/.native
+# Tests on the real server want the machine for themselves; the others share it.
+UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup native demo test performance compare check format clean
 .DEFAULT_GOAL := help
@@ -31,7 +33,8 @@ demo: setup  ## Export, publish, serve, promote under load, measure, roll back
 	@$(BIN)/python examples/demo.py
 
 test: setup  ## Run the tests, those on the real Triton too
-	@$(BIN)/python -m pytest tests/unit tests/integration
+	@$(UNIT_TESTS)
+	@$(BIN)/python -m pytest tests/integration
 
 performance: setup  ## Run the tests of the gates that measure: slow-downs and leaks that must be found
 	@$(BIN)/python -m pytest tests/performance
@@ -44,7 +47,7 @@ check: setup  ## The fast loop: lint, types, layers, unit tests
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
-	@$(BIN)/python -m pytest tests/unit
+	@$(UNIT_TESTS)
 
 format: setup  ## Format the code
 	@$(BIN)/ruff format .

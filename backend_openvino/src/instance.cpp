@@ -120,8 +120,11 @@ void Instance::attempt(Job& job, TRITONSERVER_ErrorCode code, Work work) {
     job.error = TRITONSERVER_ErrorNew(code, error.what());
     const char* id = nullptr;
     succeeded(TRITONBACKEND_RequestId(job.request, &id));
+    // What OpenVINO says may hold values of the observation: that is the client's to read, and not the log's.
+    const bool ours = dynamic_cast<const Refused*>(&error) != nullptr;
+    const std::string said = ours ? error.what() : "a failure of OpenVINO, its words went to the client alone";
     log(code == TRITONSERVER_ERROR_INVALID_ARG ? TRITONSERVER_LOG_WARN : TRITONSERVER_LOG_ERROR,
-        "refused " + model_.words(", \"request_id\": " + json_quoted(id ? id : "") + ", \"error\": " + json_quoted(error.what())));
+        "refused " + model_.words(", \"request_id\": " + json_quoted(id ? id : "") + ", \"error\": " + json_quoted(said)));
   }
 }
 

@@ -97,6 +97,8 @@ class BackgroundServer:
         self._endpoint_path.unlink(missing_ok=True)
         arguments = ["serve", "--repository", str(self.repository)]
         arguments += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+        if self._has_own_metrics():
+            arguments += ["--control-metrics-port", "0"]
         with self.log.open("ab") as stream:
             self.process = subprocess.Popen(
                 [*self._command, *arguments], stdout=stream, stderr=stream, env=self._environment
@@ -106,6 +108,15 @@ class BackgroundServer:
             if not self.is_running or time.monotonic() > deadline:
                 raise ServerError(f"policyctl serve did not get ready: {self.log_text}")
             time.sleep(_POLL_S)
+
+    def _has_own_metrics(self) -> bool:
+        """Whether the command knows that port: an earlier release's does not."""
+        if self._command == COMMAND:
+            return True
+        shown = subprocess.run(
+            [*self._command, "serve", "--help"], capture_output=True, text=True, env=self._environment, check=False
+        )
+        return "--control-metrics-port" in shown.stdout
 
     def stop(self, *, number: int = signal.SIGTERM, timeout_s: float = 30.0) -> int:
         """Ask it to stop; its exit code.

@@ -1,33 +1,40 @@
-"""Every setting, and the only reader of the environment.
+"""Every setting, and the only reader of the environment and of settings files.
 
 A setting comes from the command line, else from the environment
 (``POLICYCTL_REPOSITORY``, ``POLICYCTL_SERVER__HTTP_PORT``; two underscores go
-one level down), else from the defaults here. A variable with that prefix that
-is not a setting is refused, for it is most likely a misspelt one.
+one level down), else from the file of the profile, else from the base file
+(``policyctl.yaml`` or ``policyctl.toml``), else from the defaults here. What is
+no setting is refused wherever it stands, for it is most likely a misspelt one.
+
+A field may say when a change of it counts (`Applies`); without that it counts
+when `policyctl serve` is started the next time.
 """
 
 from __future__ import annotations
 
-import os
-import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from policyctl.config.keys import APPLIES, Applies
+from policyctl.config.reading import Source
 from policyctl.domain.bake import Then
-from policyctl.errors import UsageError
+from policyctl.domain.log_event import LogLevel
 
-_PREFIX = "POLICYCTL_"
+PREFIX: Final = "POLICYCTL_"
 _INT32 = 2**31 - 1  # what config.pbtxt can hold
 
 MOST_CLIENTS = 1024
 """That any measurement runs at a time: each is a thread of perf_analyzer, and more of them measure that one."""
 
-# Kubernetes sets these by itself where a service is called policyctl.
-_NOT_OURS = re.compile(r"(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?")
+_LIVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.LIVE.value}
+_COMMAND: Final[dict[str, JsonValue]] = {APPLIES: Applies.COMMAND.value}
+_MOVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.MOVE.value}
+_START: Final[dict[str, JsonValue]] = {APPLIES: Applies.START.value}
 
 
 class ServerSettings(BaseModel):
@@ -35,15 +42,26 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="address to listen on")
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free one")
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free one")
-    url: str = Field("", description="gRPC host:port of a Triton that somebody else runs on this repository")
-    http_url: str = Field("", description="its HTTP host:port; only measuring over HTTP needs it")
+    control_metrics_port: int = Field(
+        8003, ge=0, le=65535, description="of the control plane's own metrics; 0 takes a free one"
+    )
+    url: str = Field(
+        "",
+        description="gRPC host:port of a Triton that somebody else runs on this repository",
+        json_schema_extra=_COMMAND,
+    )
+    http_url: str = Field(
+        "", description="its HTTP host:port; only measuring over HTTP needs it", json_schema_extra=_COMMAND
+    )
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
-    timeout_s: float = Field(5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane")
-    load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load")
+    timeout_s: float = Field(
+        5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane", json_schema_extra=_COMMAND
+    )
+    load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load", json_schema_extra=_LIVE)
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
 
@@ -62,45 +80,52 @@ class NativeMode(StrEnum):
 class ServingSettings(BaseModel):
     """How a release is configured when an alias is moved to it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_MOVE)
 
-    max_batch_size: int = Field(64, ge=1, le=_INT32)
-    max_queue_delay_us: int = Field(0, ge=0, le=_INT32)
-    instances: int = Field(1, ge=1, le=_INT32)
-    gpu: bool = False
-    native: NativeMode = Field(NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off")
+    max_batch_size: int = Field(64, ge=1, le=_INT32, description="largest batch that Triton forms or accepts")
+    max_queue_delay_us: int = Field(0, ge=0, le=_INT32, description="how long a request may wait for others to join it")
+    instances: int = Field(1, ge=1, le=_INT32, description="copies of the model")
+    gpu: bool = Field(False, description="serve on GPUs")
+    native: NativeMode = Field(
+        NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off", json_schema_extra=_START
+    )
     preferred_batch_sizes: tuple[int, ...] = Field((), description="sizes at which a batch does not wait for more")
-    parameters: dict[str, str] = Field(default_factory=dict)
+    parameters: dict[str, str] = Field(
+        default_factory=dict, description="options for the backend, by the native backend's names"
+    )
     memory_reserve_mib: int | None = Field(
-        64, ge=0, description="kept free when a release is promoted or pinned; null: memory is not looked at"
+        64,
+        ge=0,
+        description="kept free when a release is promoted or pinned; null: memory is not looked at",
+        json_schema_extra=_COMMAND,
     )
 
 
 class ServiceLevelSettings(BaseModel):
     """Limits of the gate `service_level`; a model card's section ``service_level`` goes before them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
-    p50_ms: float = Field(10.0, gt=0, allow_inf_nan=False)
-    p95_ms: float = Field(20.0, gt=0, allow_inf_nan=False)
-    p99_ms: float = Field(50.0, gt=0, allow_inf_nan=False)
+    p50_ms: float = Field(10.0, gt=0, allow_inf_nan=False, description="50 % of requests are answered within this")
+    p95_ms: float = Field(20.0, gt=0, allow_inf_nan=False, description="95 % of requests are answered within this")
+    p99_ms: float = Field(50.0, gt=0, allow_inf_nan=False, description="99 % of requests are answered within this")
     throughput_per_s: float = Field(1000.0, gt=0, allow_inf_nan=False, description="observations a second")
     memory_mb: float = Field(1000.0, gt=0, allow_inf_nan=False, description="resident, of one model instance")
-    batch_size: int = Field(1, ge=1, le=_INT32)
+    batch_size: int = Field(1, ge=1, le=_INT32, description="observations in a request")
     request_rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is throughput_per_s / batch_size")
     clients: int = Field(8, ge=1, le=MOST_CLIENTS, description="requests under way while throughput is judged")
-    time_cap_s: float = Field(30.0, gt=0, allow_inf_nan=False)
+    time_cap_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="it has decided by then")
 
 
 class NonInferioritySettings(BaseModel):
     """Margins and time of the gate `non_inferiority`, declared before anything is measured."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     p50: float = Field(0.05, gt=0, lt=1, description="0.05 is 5 % longer")
     p99: float = Field(0.10, gt=0, lt=1, description="0.10 is 10 % longer")
     throughput: float = Field(0.05, gt=0, lt=1, description="0.05 is 5 % less")
-    time_cap_s: float = Field(60.0, gt=0, allow_inf_nan=False)
+    time_cap_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="it has decided by then")
     alpha_failed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be failed")
     alpha_passed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be passed")
     clients: int = Field(1, ge=1, le=MOST_CLIENTS, description="requests under way")
@@ -111,19 +136,19 @@ class NonInferioritySettings(BaseModel):
 class BehaviourSettings(BaseModel):
     """Episodes and margin of the gate `behaviour`, in the environment's own return."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     env: str = Field("", description="a gymnasium environment")
-    episodes: int = Field(100, ge=2)
+    episodes: int = Field(100, ge=2, description="on common seeds")
     margin: float | None = Field(None, ge=0, allow_inf_nan=False, description="how much less may be earned on average")
     seed: int = Field(0, ge=0, description="of the first episode")
-    time_cap_s: float = Field(120.0, gt=0, allow_inf_nan=False)
+    time_cap_s: float = Field(120.0, gt=0, allow_inf_nan=False, description="it has decided by then")
 
 
 class ReplaySettings(BaseModel):
     """Limits of the gate `replay`; what is not set is reported and not judged."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     within: float = Field(0.01, ge=0, le=1, description="continuous actions agree within this share of their range")
     agreement: float | None = Field(0.9, ge=0, le=1, description="at least this share of observations")
@@ -134,7 +159,7 @@ class ReplaySettings(BaseModel):
 class GateSettings(BaseModel):
     """Which gates measure when, and by which limits. A rollback asks none of them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     validate_with: tuple[str, ...] = Field(("service_level", "non_inferiority"), description="by policyctl validate")
     promote_with: tuple[str, ...] = Field((), description="by policyctl promote, before it moves anything")
@@ -147,7 +172,7 @@ class GateSettings(BaseModel):
 class BakeSettings(BaseModel):
     """How a promotion is watched after the switch, and what too much is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
 
     for_s: float = Field(0.0, ge=0, le=7 * 86400, allow_inf_nan=False, description="seconds; 0 is no bake")
     before_s: float = Field(
@@ -187,17 +212,56 @@ class TracingSettings(BaseModel):
 class ScrubSettings(BaseModel):
     """How `policyctl serve` reads every published file again in the background."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether it runs")
     bytes_per_s: int = Field(4 << 20, ge=4096, description="read at most")
     pause_s: float = Field(600.0, ge=0, allow_inf_nan=False, description="between two passes")
+
+
+class ProberSettings(BaseModel):
+    """How `policyctl serve` asks each alias for its golden answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    interval_s: float = Field(
+        1.0,
+        ge=0.05,
+        le=3600,
+        allow_inf_nan=False,
+        description="from one round to the next",
+        json_schema_extra=_LIVE,
+    )
+
+
+class LogFormat(StrEnum):
+    """How `policyctl serve` speaks on stderr."""
+
+    TEXT = "text"
+    """In words."""
+    JSON = "json"
+    """A JSON object a line, as in the log file."""
+
+
+class LogSettings(BaseModel):
+    """What is written down, and how much of it is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    level: LogLevel = Field(LogLevel.INFO, description="of the control plane", json_schema_extra=_LIVE)
+    triton_level: LogLevel = Field(
+        LogLevel.INFO, description="of tritonserver; debug is its verbose level 1", json_schema_extra=_LIVE
+    )
+    format: LogFormat = Field(LogFormat.TEXT, description="of what serve writes on stderr: text or json")
+    file: bool = Field(True, description="JSON lines in .policyctl/logs/")
+    max_bytes: int = Field(10 << 20, ge=4096, description="of one log file; then it is set aside")
+    keep: int = Field(4, ge=0, le=100, description="log files that stay when they were set aside, of each kind")
 
 
 class RetentionSettings(BaseModel):
     """What `policyctl gc` keeps beside what is named, pinned, served or under way."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     rollbacks: int = Field(3, ge=1, description="releases that each alias can be rolled back to")
     days: float = Field(30.0, ge=0, allow_inf_nan=False, description="since published, or since an alias named it")
@@ -207,7 +271,7 @@ class RetentionSettings(BaseModel):
 class StorageSettings(BaseModel):
     """How releases are kept on disk."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     share_from_bytes: int | None = Field(
         64 << 10, ge=1, description="identical files from this size on are stored once; null: never"
@@ -217,10 +281,10 @@ class StorageSettings(BaseModel):
 class RegistrySettings(BaseModel):
     """How an OCI registry is spoken to by export-release and import-release."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
-    username: str = ""
-    password: SecretStr = SecretStr("")
+    username: str = Field("", description="who asks")
+    password: SecretStr = Field(SecretStr(""), description="or token")
     ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
     timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="without a byte")
 
@@ -239,25 +303,43 @@ class SignatureRule(StrEnum):
 class IntegritySettings(BaseModel):
     """Signatures: whether they are asked for, and whom to believe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
 
     signatures: SignatureRule = Field(SignatureRule.OFF, description="off, warn or required")
     trust: Path | None = Field(None, description="the trust store; not set: .policyctl/trust.yaml in the repository")
-    passphrase: SecretStr = Field(SecretStr(""), description="of the private key that signs")
+    passphrase: SecretStr = Field(
+        SecretStr(""), description="of the private key that signs", json_schema_extra=_COMMAND
+    )
+
+
+class SecuritySettings(BaseModel):
+    """What a profile may forbid, and what has to be stated because it cannot be seen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
+
+    unpickle: bool = Field(True, description="whether --trust-pickle may unpickle what somebody trusts")
+    tls_terminated: bool = Field(
+        False,
+        description="a proxy with TLS stands before everything that does not listen on loopback",
+        json_schema_extra=_LIVE,
+    )
 
 
 class Settings(BaseSettings):
     """The whole tree."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_parse_none_str="null",
         extra="forbid",
         frozen=True,
     )
 
-    repository: Path = Path("model_repository")
+    profile: str = Field(
+        "", description="development, staging, production, or any that has a file", json_schema_extra=_LIVE
+    )
+    repository: Path = Field(Path("model_repository"), description="the model repository")
 
     @field_validator("repository", mode="before")
     @classmethod
@@ -267,57 +349,60 @@ class Settings(BaseSettings):
             raise ValueError("'' names no folder")
         return value
 
-    lock_wait_s: float = Field(2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer")
+    lock_wait_s: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer", json_schema_extra=_COMMAND
+    )
     server: ServerSettings = ServerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
     bake: BakeSettings = BakeSettings()
     tracing: TracingSettings = TracingSettings()
     scrub: ScrubSettings = ScrubSettings()
+    prober: ProberSettings = ProberSettings()
+    logs: LogSettings = LogSettings()
     retention: RetentionSettings = RetentionSettings()
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
     integrity: IntegritySettings = IntegritySettings()
+    security: SecuritySettings = SecuritySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing but what is given: `policyctl.config` lays the layers over one another, and knows who set what."""
+        return (init_settings,)
 
 
-def load(**overrides: Any) -> Settings:
+def source(*, config: Path | None = None, **overrides: Any) -> Source[Settings]:
+    """Where settings come from; can be read again and again.
+
+    Args:
+        config: The base file that the command line names.
+        overrides: From the command line; nested ones as dicts. None means not given.
+    """
+    return Source(Settings, given(overrides), config)
+
+
+def load(*, config: Path | None = None, **overrides: Any) -> Settings:
     """Read the settings.
 
     Args:
+        config: The base file that the command line names.
         overrides: From the command line; nested ones as dicts. None means not given.
 
     Raises:
-        UsageError: A value is not allowed, or a variable is unknown; names every one.
+        UsageError: A value is not allowed, a name unknown, or a rule of the profile broken; names every one.
     """
-    if unknown := _unknown_variables():
-        known = ", ".join(_PREFIX + name.upper() for name in Settings.model_fields)
-        raise UsageError(
-            f"settings: {', '.join(unknown)} is not a setting",
-            remedy=f"Correct or unset it. The settings are {known}; two underscores go one level down.",
-        )
-    try:
-        return Settings(**cast(Any, _given(overrides)))
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UsageError(f"settings: {problems}", remedy="Correct the option or the POLICYCTL_... variable.") from error
-    except SettingsError as error:
-        raise UsageError(f"settings: {error}", remedy="Give JSON, or set its parts: POLICYCTL_SERVER__URL.") from error
+    return source(config=config, **overrides).read().require()
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` without those that were not given, on every level."""
-    return {k: _given(v) if isinstance(v, dict) else v for k, v in values.items() if v is not None}
-
-
-def _unknown_variables() -> list[str]:
-    """A misspelt variable would be ignored, and the command would work on another repository than was meant."""
-    unknown = []
-    for name in sorted(os.environ):
-        if not name.upper().startswith(_PREFIX) or _NOT_OURS.fullmatch(name.upper().removeprefix(_PREFIX)):
-            continue
-        first, *deeper = name.upper().removeprefix(_PREFIX).lower().split("__")
-        found = Settings.model_fields.get(first)
-        nested = found is not None and isinstance(found.default, BaseModel)
-        if found is None or (deeper and not nested):
-            unknown.append(name)
-    return unknown
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without those that were not given, on every level, and without groups of which none was."""
+    found = {k: given(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}
+    return {k: v for k, v in found.items() if v != {}}

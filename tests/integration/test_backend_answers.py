@@ -195,17 +195,28 @@ def lookup_table(server: Server, model: str, fmt: Kind) -> None:
 
 @pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
 def test_a_request_that_stops_the_runtime_fails_alone(server: Server, fmt: Kind) -> None:
-    """When the batch raises, each request is computed alone, and only the culprit gets the error."""
-    model = f"{MODEL}.table_{fmt}"
+    """When the batch raises, each request is computed alone, and only the culprit gets the error.
+
+    The runtime's words hold the observation's value: the client reads them, the log has the request's id alone.
+    """
+    model, canary = f"{MODEL}.table_{fmt}", 987654321
     lookup_table(server, model, fmt)
-    asked = [np.array([[i]], dtype=np.int64) for i in (0, 3, 99, 1)]
+    asked = [np.array([[i]], dtype=np.int64) for i in (0, 3, canary, 1)]
+
+    def ask(inputs: np.ndarray) -> Any:
+        return server.infer(model, {"observation": inputs}, outputs=["action"], request_id=f"{fmt}-row-{len(inputs)}")
+
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda x: server.infer(model, {"observation": x}, outputs=["action"]), asked))
+        found = list(pool.map(ask, asked))
     assert [f.status for f in found] == [200, 200, 500, 200]
     assert "out of data bounds" in found[2].error
+    assert str(canary) in found[2].error
     for index in (0, 1, 3):
         row = int(asked[index][0, 0])
         assert found[index].outputs["action"].tolist() == [[2.0 * row, 2.0 * row + 1]]
+    wait_until(lambda: server.said(f"{fmt}-row-1"))
+    assert "its words went to the client alone" in server.said(f"{fmt}-row-1")[0]
+    assert not server.said(str(canary))
 
 
 @pytest.mark.parametrize("fmt", OWN_AND_NATIVE)

@@ -28,6 +28,7 @@ class Endpoint:
         pid: Of tritonserver, 0 where it is not ours.
         supervisor_pid: Of `policyctl serve`, 0 where it is not ours.
         openvino: Which OpenVINO backend serves, and why; empty where it is not ours.
+        control_metrics: ``host:port`` of the control plane's own metrics, empty where it is not ours.
     """
 
     http: str
@@ -38,6 +39,7 @@ class Endpoint:
     pid: int = 0
     supervisor_pid: int = 0
     openvino: str = ""
+    control_metrics: str = ""
 
 
 def write(repository: Repository, endpoint: Endpoint) -> None:

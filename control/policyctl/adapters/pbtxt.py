@@ -12,11 +12,12 @@ Parameters that ours read and NVIDIA's native backends ignore: `contract`,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import text_format
+from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2
 
 from policyctl.domain.artifacts import BACKENDS, FILES, Format
@@ -136,6 +137,29 @@ def options_of(text: str) -> ServingOptions:
         parameters=dict(sorted(parameters.items())),
         preferred_batch_sizes=tuple(config.dynamic_batching.preferred_batch_size),
     )
+
+
+def config_differences(declared: str, effective: str) -> list[tuple[str, Any, Any]]:
+    """Every field of `declared` that is another in `effective`: name, declared, effective.
+
+    What the server adds by itself (names of instance groups, defaults) is no difference.
+    """
+    said, used = (
+        MessageToDict(text_format.Parse(text, model_config_pb2.ModelConfig()), preserving_proto_field_name=True)
+        for text in (declared, effective)
+    )
+    return list(_differing(said, used, ""))
+
+
+def _differing(said: Any, used: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(said, Mapping) and isinstance(used, Mapping):
+        for key, value in said.items():
+            yield from _differing(value, used.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(said, list) and isinstance(used, list) and len(said) == len(used):
+        for index, value in enumerate(said):
+            yield from _differing(value, used[index], f"{name}[{index}]")
+    elif said != used:
+        yield name, said, used
 
 
 def identity(text: str) -> str:

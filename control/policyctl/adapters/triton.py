@@ -18,11 +18,14 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
+from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from policyctl import correlation
 from policyctl.adapters.endpoint import Endpoint
-from policyctl.domain.protocol import CONTROL_REQUEST_ID
+from policyctl.domain.log_event import LogLevel
+from policyctl.domain.protocol import control_request_id
 from policyctl.errors import ServerError
 
 _KEY_HEADER = "triton-grpc-protocol-policyctl-key"
@@ -87,7 +90,7 @@ class Triton:
 
     def __init__(self, endpoint: Endpoint, *, timeout_s: float = 5.0, load_timeout_s: float = 60.0) -> None:
         self.endpoint = endpoint
-        self._load_timeout_s = load_timeout_s
+        self.load_timeout_s = load_timeout_s
         self._timeout_s = timeout_s
         self._headers = {_KEY_HEADER: endpoint.api_key} if endpoint.api_key else {}
         self._client = triton_grpc.InferenceServerClient(endpoint.grpc)
@@ -131,8 +134,8 @@ class Triton:
             ServerError: The server refuses (with its reason: a backend that
                 found a changed file says which), or does not get ready in time.
         """
-        self._call(f"load {name}", self._client.load_model, name, headers=self._headers, timeout_s=self._load_timeout_s)
-        deadline = time.monotonic() + self._load_timeout_s
+        self._call(f"load {name}", self._client.load_model, name, headers=self._headers, timeout_s=self.load_timeout_s)
+        deadline = time.monotonic() + self.load_timeout_s
         while True:
             mine = [s for s in self.index() if s.name == name]
             ready = {s.slot for s in mine if s.state == "READY"}
@@ -156,10 +159,10 @@ class Triton:
         if not any(s.name == name and s.state in {"READY", "LOADING"} for s in self.index()):
             return
         self._call(f"unload {name}", self._client.unload_model, name, headers=self._headers)
-        deadline = time.monotonic() + self._load_timeout_s
+        deadline = time.monotonic() + self.load_timeout_s
         while any(s.name == name and s.state == "READY" for s in self.index()):
             if time.monotonic() >= deadline:
-                raise ServerError(f"{name} is still ready after {self._load_timeout_s:.0f} s")
+                raise ServerError(f"{name} is still ready after {self.load_timeout_s:.0f} s")
             time.sleep(_POLL_S)
 
     def infer(
@@ -192,13 +195,22 @@ class Triton:
             name,
             inputs,
             model_version="" if slot is None else str(slot),
-            request_id=CONTROL_REQUEST_ID,
+            request_id=control_request_id(correlation.current().get("move", "")),
             outputs=[triton_grpc.InferRequestedOutput(key) for key in outputs],
         )
         answer = {key: result.as_numpy(key) for key in outputs}
         if missing := [key for key, value in answer.items() if value is None]:
             raise ServerError(f"{name} did not answer {', '.join(missing)}")
         return Answer(slot=int(result.get_response().model_version), outputs=answer)
+
+    def config(self, name: str) -> str:
+        """The configuration that `name` is served by, as text: what its file says, and what the server added.
+
+        Raises:
+            ServerError: No answer, or it is not loaded.
+        """
+        found = self._call(f"ask the configuration of {name}", self._client.get_model_config, name)
+        return str(text_format.MessageToString(found.config))
 
     def trace(self, name: str, settings: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
         """Change how the server traces `name`, and tell how it does now.
@@ -218,6 +230,29 @@ class Triton:
             headers=self._headers,
         )
         return {key: tuple(setting.value) for key, setting in found.settings.items()}
+
+    def log_level(self, level: LogLevel) -> LogLevel:
+        """Change how much the server logs, and tell how much it does now.
+
+        Args:
+            level: The least; debug is Triton's verbose level 1.
+
+        Raises:
+            ServerError: No answer, or a wrong key.
+        """
+        wanted = {
+            "log_info": level.rank <= LogLevel.INFO.rank,
+            "log_warning": level.rank <= LogLevel.WARNING.rank,
+            "log_error": True,
+            "log_verbose_level": int(level is LogLevel.DEBUG),
+        }
+        change = self._client.update_log_settings
+        found = self._call("change what is logged", change, settings=wanted, headers=self._headers).settings
+        if found["log_verbose_level"].uint32_param:
+            return LogLevel.DEBUG
+        if found["log_info"].bool_param:
+            return LogLevel.INFO
+        return LogLevel.WARNING if found["log_warning"].bool_param else LogLevel.ERROR
 
     def answered(self, name: str) -> int:
         """Requests that `name` has answered since it was loaded; 0 where it is not loaded.

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from policyctl.card.document import Document, Path, Problem, path_words, shown
 from policyctl.card.schema import Card
+from policyctl.documents.expected import expectation
 from policyctl.errors import UsageError
-
-_EXPECTED: Final[Mapping[str, str]] = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "string_type": "a text",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "finite_number": "a finite number",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "{le} or less",
-    "too_short": "at least {min_length} entries",
-    "too_long": "at most {max_length} entries",
-    "string_too_short": "a text that is not empty",
-    "string_too_long": "at most {max_length} characters",
-    "literal_error": "{expected}",
-    "form": "{expected}",
-}
 
 
 def check_schema(document: Document) -> tuple[Card | None, tuple[Problem, ...]]:
@@ -71,9 +49,7 @@ def _problem(document: Document, detail: ErrorDetails) -> Problem:
             return Problem(line, path_words(path), "missing", _of_field(path) or "a value")
         case "extra_forbidden":
             return Problem(line, path_words(path), "unknown", _instead(path))
-    context = {key: _words(value) for key, value in detail.get("ctx", {}).items()}
-    expected = _EXPECTED.get(detail["type"], "").format_map(_Lenient(context)) or detail["msg"]
-    return Problem(line, path_words(path), shown(detail["input"]), expected)
+    return Problem(line, path_words(path), shown(detail["input"]), expectation(detail))
 
 
 def _path(document: Document, location: tuple[int | str, ...]) -> Path:
@@ -123,12 +99,3 @@ def _section(annotation: Any) -> type[BaseModel] | None:
         if inner is not None:
             return inner
     return None
-
-
-class _Lenient(dict[str, str]):
-    def __missing__(self, key: str) -> str:
-        return key
-
-
-def _words(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

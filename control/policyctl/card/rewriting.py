@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import copy
 import io
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import yaml
 
 from policyctl.card import migration
 from policyctl.card.document import Path, dump, parse
 from policyctl.card.problems import require
 from policyctl.card.schema import SCHEMA_VERSION
-from policyctl.errors import UnsupportedError, UsageError
-
-_LOST = "# Comments of the card before it was migrated:"
+from policyctl.documents.rewriting import comments, rewritten, with_comments, yaml_writer
+from policyctl.errors import UsageError
 
 
 def migrate(content: bytes, *, to: int = SCHEMA_VERSION) -> str:
@@ -50,13 +46,13 @@ def migrate(content: bytes, *, to: int = SCHEMA_VERSION) -> str:
         return text
     if to == 1:
         found = migration.downgrade(document.data)
-        written = _rewritten(text, document.data, found, _from_new)
+        written = rewritten(text, document.data, found, _from_new)
     else:
         found = migration.upgrade(document.data)
-        written = _rewritten(text, document.data, found, _from_old)
+        written = rewritten(text, document.data, found, _from_old)
     if written is None or parse(written.encode()).data != found:
         written = dump(found)
-    return _with_comments(written, comments(text))
+    return with_comments(written, comments(text))
 
 
 def extended(content: bytes, added: Mapping[str, list[Any]]) -> str:
@@ -86,12 +82,12 @@ def extended(content: bytes, added: Mapping[str, list[Any]]) -> str:
         written = f"{written.rstrip()}\n\n{dump(missing)}"
     if written is None or parse(written.encode()).data != after:
         written = dump(after)
-    return _with_comments(written, comments(text))
+    return with_comments(written, comments(text))
 
 
 def _inserted(text: str, added: Mapping[str, list[Any]]) -> str | None:
     """`text` with entries at the end of lists that are there."""
-    writer = _writer()
+    writer = yaml_writer()
     from ruamel.yaml.error import YAMLError
 
     try:
@@ -103,25 +99,6 @@ def _inserted(text: str, added: Mapping[str, list[Any]]) -> str | None:
     except (YAMLError, ValueError, AttributeError, TypeError):
         return None
     return stream.getvalue()
-
-
-def comments(text: str) -> list[str]:
-    """Every comment of a YAML text, from its ``#`` to the end of its line."""
-    found, end = [], 0
-    tokens = [token for token in yaml.scan(text, Loader=yaml.SafeLoader) if token.start_mark.index is not None]
-    for token in [*tokens, None]:
-        gap = text[end : token.start_mark.index if token is not None else len(text)]
-        for line in gap.splitlines():
-            if "#" in line:
-                found.append(line[line.index("#") :].rstrip())
-        if token is not None:
-            end = max(end, token.end_mark.index)
-    return found
-
-
-def _with_comments(text: str, wanted: list[str]) -> str:
-    lost = list((Counter(wanted) - Counter(comments(text))).elements())
-    return "\n".join([_LOST, *lost, text]) if lost else text
 
 
 def _from_old(path: Path) -> list[Path]:
@@ -138,68 +115,3 @@ def _from_new(path: Path) -> list[Path]:
     if path[:1] == (migration.NEWER,):
         found.append(path[1:])
     return [*found, ("extensions", migration.KEPT, *path)]
-
-
-def _rewritten(
-    text: str, before: Mapping[str, Any], after: Mapping[str, Any], origins: Callable[[Path], list[Path]]
-) -> str | None:
-    """`after` as text, made of the pieces of `text`; None where it cannot be taken apart."""
-    writer = _writer()
-    from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.error import YAMLError
-
-    def build(path: Path, value: Any) -> Any:
-        for origin in origins(path):
-            if path and _at(before, origin) == value and type(_at(before, origin)) is type(value):
-                return copy.deepcopy(_at(pieces, origin))
-        if not isinstance(value, Mapping):
-            return value
-        made = CommentedMap()
-        for key, each in value.items():
-            made[key] = build((*path, key), each)
-            for origin in origins((*path, key)):
-                parent = _at(pieces, origin[:-1])
-                if isinstance(parent, CommentedMap) and origin and origin[-1] in parent.ca.items:
-                    made.ca.items[key] = copy.deepcopy(parent.ca.items[origin[-1]])
-                    break
-        return made
-
-    try:
-        pieces = writer.load(text)
-        if not isinstance(pieces, CommentedMap):
-            return None
-        made = build((), after)
-        made.ca.comment = copy.deepcopy(pieces.ca.comment)
-        stream = io.StringIO()
-        writer.dump(made, stream)
-        parse(stream.getvalue().encode())
-    except (YAMLError, UsageError, ValueError, AttributeError, TypeError):
-        # A text that it cannot take apart and put together again is written anew.
-        return None
-    return stream.getvalue()
-
-
-def _writer() -> Any:
-    try:
-        from ruamel.yaml import YAML
-    except ImportError as error:
-        raise UnsupportedError(
-            "editing a card without losing its comments needs ruamel.yaml, which is not installed",
-            remedy="pip install 'policyctl[card]'",
-        ) from error
-    writer = YAML()
-    writer.preserve_quotes = True
-    writer.width = 100
-    return writer
-
-
-def _at(data: Any, path: Path) -> Any:
-    for part in path:
-        if isinstance(data, Mapping) and part in data:
-            data = data[part]
-        else:
-            return _NOWHERE
-    return data
-
-
-_NOWHERE = object()

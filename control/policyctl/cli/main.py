@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,11 +14,14 @@ from policyctl.cli import (
     bench,
     calibrate,
     card,
+    config,
     lifecycle,
     look,
     measure,
     memory,
     move,
+    observe,
+    options,
     past,
     prepare,
     release,
@@ -60,8 +64,23 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="The settings file. [env: POLICYCTL_CONFIG] [default: policyctl.yaml or .toml, if there]",
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            help="development, staging, production, or any that has a file. [env: POLICYCTL_PROFILE]",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    options.root.config, options.root.profile = config_file, profile
 
 
 prepare.register(app)
@@ -71,6 +90,7 @@ move.register(app)
 look.register(app)
 top.register(app)
 past.register(app)
+observe.register(app)
 lifecycle.register(app)
 measure.register(app)
 shadow.register(app)
@@ -79,6 +99,7 @@ memory.register(app)
 tune.register(app)
 calibrate.register(app)
 card.register(app)
+config.register(app)
 signing.register(app)
 trust.register(app)
 
@@ -103,7 +124,7 @@ def _run(*, as_json: bool) -> int:
         Output(as_json=as_json).refuse(error)
         return error.exit_code
     except KeyboardInterrupt:
-        moving = {"promote", "rollback", "pin", "unpin", "unserve"}.intersection(sys.argv[1:2])
+        moving = {"promote", "rollback", "pin", "unpin", "unserve"}.intersection(sys.argv[1:])
         sys.stderr.write("Interrupted.\n" if not moving else _INTERRUPTED_MOVE)
         return _INTERRUPTED
     except SystemExit as stop:

@@ -55,6 +55,8 @@ def evaluate(
     output = Output(as_json)
     beside = None
     if reference is not None:
+        if trust_pickle:
+            options.check_unpickling()
         beside = service.load_act(reference, normalizer=normalizer, trust_pickle=trust_pickle)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     found = service.evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from policyctl.errors import UsageError
 from policyctl.settings import Settings
 
 if TYPE_CHECKING:
+    from policyctl.config.reading import Reading, Source
     from policyctl.services.control import Control
 
 Model = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
@@ -106,10 +108,56 @@ TrustPickle = Annotated[
 ]
 
 
-def read_settings(repository: Path | None = None, url: str | None = None, **more: Any) -> Settings:
-    """Settings, with what the command line gave on top."""
+@dataclass(slots=True)
+class Root:
+    """What was given before the command, for whichever it is.
+
+    Attributes:
+        config: The base file of the settings.
+        profile: Which profile.
+    """
+
+    config: Path | None = None
+    profile: str | None = None
+
+
+root = Root()
+"""Of this run of the command line."""
+
+
+def source(repository: Path | None = None, url: str | None = None, **more: Any) -> Source[Settings]:
+    """Where settings come from, with what the command line gave."""
     server = {"url": url, **more.pop("server", {})}
-    return settings_module.load(repository=repository, server=server, **more)
+    typed = {"profile": root.profile or None, "repository": repository, "server": server, **more}
+    return settings_module.source(config=root.config, **typed)
+
+
+def read_layers(repository: Path | None = None, url: str | None = None, **more: Any) -> Reading[Settings]:
+    """Settings, with what the command line gave on top, and how they came about."""
+    return source(repository, url, **more).read()
+
+
+def read_settings(repository: Path | None = None, url: str | None = None, **more: Any) -> Settings:
+    """Settings, with what the command line gave on top.
+
+    Raises:
+        UsageError: Something is wrong with them; names all of it.
+    """
+    return read_layers(repository, url, **more).require()
+
+
+def check_unpickling() -> None:
+    """Refuse to unpickle where the settings say that nobody may, whoever trusts the file.
+
+    Raises:
+        UsageError: They do.
+    """
+    if not read_settings().security.unpickle:
+        raise UsageError(
+            "security.unpickle is false: nothing is unpickled here, not even with --trust-pickle",
+            remedy="Export on a machine for development, and publish the folder from there."
+            " See: policyctl config explain security.unpickle",
+        )
 
 
 def gate_names(text: str) -> tuple[str, ...]:
@@ -119,6 +167,10 @@ def gate_names(text: str) -> tuple[str, ...]:
 
 def control_of(settings: Settings, output: Output) -> Control:
     """The control plane; imported late, because Triton's client takes its time."""
-    from policyctl.services.control import Control
+    from dataclasses import replace
 
-    return Control.of(settings, output.say)
+    from policyctl.services.control import Control
+    from policyctl.services.log import log_of
+
+    control = Control.of(settings, output.say)
+    return replace(control, log=log_of(settings, control.repository.control))

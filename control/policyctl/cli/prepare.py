@@ -116,6 +116,8 @@ def export(
 
         asked = f"{source} holds pickles, which run their author's code on this machine. Do you trust it?"
         request = replace(request, trust_pickle=typer.confirm(asked, err=True))
+    if request.trust_pickle:
+        options.check_unpickling()
     result = service(request, out.say)
     out.table(
         _export_json(result),

@@ -24,6 +24,9 @@ def serve(
     http_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8000]")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8001]")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8002]")] = None,
+    control_metrics_port: Annotated[
+        int | None, typer.Option(help="Of policyctl's own metrics; 0 takes a free one. [default: 8003]")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Pass on Triton's informational lines.")] = False,
     repository: options.RepositoryOption = None,
 ) -> None:
@@ -31,19 +34,34 @@ def serve(
 
     Every alias is verified, loaded and certified by its golden set before the
     server is announced, and asked once a second afterwards. What does not
-    answer is loaded again, and the server started again if need be.
+    answer, or answers wrongly, is loaded again, and the server started again if
+    need be. Triton's metrics and policyctl's own are at two ports, /metrics.
+
+    Settings files are looked at once a second, and at once on SIGHUP: what has
+    changed and is whole is taken over without touching a request.
 
     Examples:
 
         policyctl serve
 
         policyctl serve --http-port 9000 --grpc-port 9001 --metrics-port 9002
+
+        policyctl --profile production serve
     """
     from policyctl.services.serve import serve as service
 
-    given = {"host": host, "http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    settings = options.read_settings(repository, server=given)
-    service(options.control_of(settings, Output()), verbose=verbose)
+    given = {
+        "host": host,
+        "http_port": http_port,
+        "grpc_port": grpc_port,
+        "metrics_port": metrics_port,
+        "control_metrics_port": control_metrics_port,
+    }
+    output = Output()
+    reading = options.read_layers(repository, server=given)
+    for words in reading.warnings:
+        output.say(f"WARNING: {words}.")
+    service(options.control_of(reading.require(), output), verbose=verbose, reading=reading)
 
 
 def doctor(

@@ -14,4 +14,22 @@ class Protocol(StrEnum):
 
 
 CONTROL_REQUEST_ID: Final = "policyctl-control"
-"""What the control plane calls its own requests (probes, certification), so that a recording can leave them out."""
+"""What the control plane calls its own requests (probes, certification), so that a recording can leave them out.
+
+One that a move makes has a slash and the move's id behind it.
+"""
+
+
+def control_request_id(move: str) -> str:
+    """What to call a request of the control plane; `move` is empty outside a move."""
+    return f"{CONTROL_REQUEST_ID}/{move}" if move else CONTROL_REQUEST_ID
+
+
+def is_control_request(request_id: str) -> bool:
+    """Whether the control plane made a request."""
+    return request_id.partition("/")[0] == CONTROL_REQUEST_ID
+
+
+def move_of(request_id: str) -> str:
+    """The move that made a request; empty where none did."""
+    return request_id.partition("/")[2] if is_control_request(request_id) else ""

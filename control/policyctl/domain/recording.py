@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
 from policyctl.domain.npz import pack, unpack
-from policyctl.domain.protocol import CONTROL_REQUEST_ID
+from policyctl.domain.protocol import is_control_request
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
@@ -309,7 +309,7 @@ def build(
 
 def _unfit(contract: Contract, each: Traced, releases: Mapping[int, str]) -> str:
     """Why a request is left out; empty where it is not."""
-    if each.request_id == CONTROL_REQUEST_ID:
+    if is_control_request(each.request_id):
         return "asked by policyctl itself"
     if not each.outputs:
         return "not answered"

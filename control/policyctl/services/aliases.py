@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from policyctl.adapters.triton import Triton
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import GateError
+from policyctl.errors import GateError, ServerError
 from policyctl.services.control import Control, open_release
 from policyctl.services.moves import Mover, certified_body
+from policyctl.services.observed import AliasKey
 from policyctl.services.signatures import require_signed
 
-AliasKey = tuple[str, str]
-"""Model and alias."""
+
+class WrongAnswersError(GateError):
+    """An alias does not answer its golden set, and was taken out of service: no answer is better than a wrong one."""
 
 
 def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasState, *, afresh: bool = False) -> None:
@@ -30,7 +35,8 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
     Raises:
         IntegrityError: A file of the release is not what was published, or no trusted key signed it.
         ServerError: The server refuses to load it, or does not answer.
-        GateError: It answers, but not as the golden set says.
+        WrongAnswersError: It answers, but not as the golden set says; it is not served any more.
+        GateError: It could not be certified, for another reason.
     """
     model, alias = key
     served, placement = served_name(model, alias), state.placement
@@ -42,14 +48,23 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
     repository.place(served, placement.slot)
     config = repository.config(served)
     if not config.is_file() or config.read_bytes() != placement.config.encode():
-        control.say(f"{config} is not what the journal says; the recorded text is put back.")
+        words = f"{config} is not what the journal says; the recorded text is put back."
+        control.tell(words, level=LogLevel.WARNING, model=model, alias=alias)
         repository.configure(served, placement.config)
     if afresh:
         repository.stamp(served, placement.slot)
     client.load(served, placement.slot)
     result = Mover(control, client).certify(model, served, placement)
+    if result.verdict is Verdict.FAILED:
+        with suppress(ServerError):
+            client.unload(served)
+        raise WrongAnswersError(
+            f"{served} answers wrongly and is withdrawn: {result.reason}",
+            remedy=f"Roll back (policyctl rollback {model}) or promote another release; or start the server again.",
+        )
     if result.verdict is not Verdict.PASSED:
         raise GateError(f"not certified ({result.verdict}): {result.reason}")
     body = certified_body(client, model, placement)
     repository.journal.append(RecordKind.CERTIFIED, {"move": None, **body})
-    control.say(f"Serving {served}: release {placement.release}, slot {placement.slot}. {result.reason}.")
+    words = f"Serving {served}: release {placement.release}, slot {placement.slot}. {result.reason}."
+    control.tell(words, model=model, alias=alias, release=placement.release, slot=placement.slot)

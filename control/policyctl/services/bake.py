@@ -35,7 +35,7 @@ from policyctl.gates import bake as gate
 from policyctl.services.aliases import AliasKey
 from policyctl.services.bake_watch import CLOCK, OWN, Watch, traffic_after, traffic_before
 from policyctl.services.baked import Baked, ended, keep, recorded
-from policyctl.services.control import Control
+from policyctl.services.control import Control, operation
 from policyctl.services.promote import rollback
 
 LOOKS: Final = 100
@@ -103,7 +103,7 @@ def watch_incumbent(control: Control, key: AliasKey, target: Placement) -> Watch
     if plan is None or is_pin(key[1]):
         return None
     if current is None:
-        control.say(f"No bake: {key[1]} of {key[0]} names nothing that it could be rolled back to.")
+        control.tell(f"No bake: {key[1]} of {key[0]} names nothing that it could be rolled back to.")
         return None
     incumbent = current.placement
     if identity(incumbent.config) == identity(target.config):
@@ -114,7 +114,7 @@ def watch_incumbent(control: Control, key: AliasKey, target: Placement) -> Watch
         if traffic.name != OWN:
             before_s = 0.0
         else:
-            control.say(f"Watching {served_name(*key)} ({incumbent.release}) for {before_s:g} s before the switch ...")
+            control.tell(f"Watching {served_name(*key)} ({incumbent.release}) for {before_s:g} s before the switch ...")
         until = CLOCK.monotonic() + before_s
         watch.look()
         while (left := until - CLOCK.monotonic()) > 0:
@@ -123,6 +123,7 @@ def watch_incumbent(control: Control, key: AliasKey, target: Placement) -> Watch
         return Watched(Baking(plan, watch.figures()), incumbent)
 
 
+@operation("bake")
 def carry_out(control: Control, key: AliasKey, move_id: str, *, stop: threading.Event | None = None) -> Baked | None:
     """Carry out the bake of one promotion, or follow whoever does.
 
@@ -217,7 +218,7 @@ class _Bake:
             if not self._is_open(afresh=True):
                 return ended(self.control, self.key, self.open.move.id)
             baked = keep(self.control, self.open, result, Then.KEEP if keeps else Then.ROLLBACK, seconds)
-        self.control.say(f"Gate {NAME}: {result.verdict}. {result.reason}. Source: {baked.source}.")
+        self.control.tell(f"Gate {NAME}: {result.verdict}. {result.reason}. Source: {baked.source}.")
         return baked if keeps else self._roll_back(baked)
 
     def _watch(self) -> GateResult | None:
@@ -231,7 +232,7 @@ class _Bake:
         # What went by before somebody took over has been spent, seen or not.
         gone_s = min(max(0.0, (datetime.now(UTC) - since).total_seconds()), plan.for_s)
         began, told, fraction = CLOCK.monotonic(), CLOCK.monotonic(), 0.0
-        self.control.say(
+        self.control.tell(
             f"Baking {move.served} ({move.target.release}) for {plan.for_s - gone_s:.0f} s, by {traffic.name}"
             " and golden probes ..."
         )
@@ -248,7 +249,7 @@ class _Bake:
                     return replace(found, evidence={**found.evidence, "looks": self._looks, "fraction": fraction})
                 if CLOCK.monotonic() - told >= TELL_EVERY_S:
                     told = CLOCK.monotonic()
-                    self.control.say(_progress(move, plan, elapsed_s, figures))
+                    self.control.tell(_progress(move, plan, elapsed_s, figures))
                 pause_s = max(SHORTEST_LOOK_S, plan.for_s / LOOKS)
                 CLOCK.wait(self.stop, max(1e-3, min(pause_s, plan.for_s - elapsed_s)))
         return None
@@ -274,7 +275,7 @@ class _Bake:
                     return ended(self.control, self.key, self.open.move.id)
                 if self.stop.is_set() or CLOCK.monotonic() >= deadline:
                     raise
-                self.control.say(f"The rollback of {served_name(*self.key)} waits: {error.problem}.")
+                self.control.tell(f"The rollback of {served_name(*self.key)} waits: {error.problem}.")
                 CLOCK.wait(self.stop, SHORTEST_LOOK_S)
             except PolicyctlError as error:
                 raise MoveError(
@@ -284,7 +285,7 @@ class _Bake:
                     f" {error.remedy}",
                 ) from error
             else:
-                self.control.say(f"Rolled back: {alias} of {model} is {moved.move.target.release} again.")
+                self.control.tell(f"Rolled back: {alias} of {model} is {moved.move.target.release} again.")
                 return baked
 
 

@@ -6,11 +6,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
+from policyctl.adapters.repository import Repository
 from policyctl.domain.names import served_name
 from policyctl.errors import PolicyctlError
 from policyctl.services.aliases import AliasKey
@@ -69,17 +70,17 @@ class BakeKeeper:
             ):
                 continue
             # A control plane of its own: a repository's object knows one writer at a time.
-            mine = Control.of(self.control.settings, self.control.say)
+            mine = replace(self.control, repository=Repository(repository.root))
             thread = threading.Thread(target=self._carry, args=(mine, key, move_id), daemon=True)
             self._threads[key] = thread
             thread.start()
 
     def _carry(self, control: Control, key: AliasKey, move_id: str) -> None:
-        self.control.say(f"Nobody carries out the bake of {served_name(*key)}; the server does.")
+        self.control.tell(f"Nobody carries out the bake of {served_name(*key)}; the server does.")
         try:
             carry_out(control, key, move_id, stop=self.stop)
         except PolicyctlError as error:
             failures = self._failures[move_id] = self._failures.get(move_id, 0) + 1
             pause_s = RETRY_S[min(failures, len(RETRY_S)) - 1]
             self._not_before[move_id] = self.clock() + pause_s
-            self.control.say(f"{error.problem}. The next try is in {pause_s:.0f} s.")
+            self.control.tell(f"{error.problem}. The next try is in {pause_s:.0f} s.")

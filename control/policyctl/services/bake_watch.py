@@ -358,7 +358,7 @@ def prometheus_of(control: Control) -> Prometheus | None:
     try:
         prometheus.require()
     except ServerError as error:
-        control.say(f"{error.problem}. The bake goes by {OWN}.")
+        control.tell(f"{error.problem}. The bake goes by {OWN}.")
         return None
     return prometheus
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from numpy.typing import NDArray
 
+from policyctl import correlation
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.repository import Repository
@@ -20,38 +22,60 @@ from policyctl.adapters.triton import Triton
 from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, FILES, GOLDEN_FILE, PARITY_FILE, Format
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import FileEntry
 from policyctl.domain.state import PublishedRelease
-from policyctl.errors import ServerError, UsageError
+from policyctl.errors import PolicyctlError, ServerError, UsageError
 from policyctl.gates.golden import Infer
 from policyctl.integrity import read_release
+from policyctl.services.log import Log, new_operation
 from policyctl.settings import Settings
 
 Say = Callable[[str], None]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def silent(_: str) -> None:
     """Say nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Control:
     """The control plane of one repository.
 
     Attributes:
-        settings: Everything that can be set.
+        settings: Everything that can be set. A frozen value; `services.reload`
+            puts another in its place, as a whole, and nobody else does. Who
+            needs two settings that belong together reads them from one value.
         repository: The model repository.
         say: Where words for people go, a line a call.
+        log: Where lines for machines go.
     """
 
     settings: Settings
     repository: Repository
     say: Say = field(default=silent)
+    log: Log = field(default_factory=Log)
 
     @classmethod
     def of(cls, settings: Settings, say: Say = silent) -> Control:
-        """The control plane that `settings` describe."""
+        """The control plane that `settings` describe; it keeps no log."""
         return cls(settings, Repository(settings.repository), say)
+
+    def tell(self, words: str, *, level: LogLevel = LogLevel.INFO, logger: str = "policyctl", **fields: Any) -> None:
+        """Say something to people, and write it down; what is for debugging is written only.
+
+        Args:
+            words: For both.
+            level: How much it matters.
+            logger: Who says it.
+            fields: For machines.
+        """
+        if level is not LogLevel.DEBUG:
+            self.say(words)
+        self.log.write(level, words, logger=logger, **fields)
 
     def endpoint(self) -> Endpoint:
         """The server to use: the one that is named by a setting, else the embedded one.
@@ -92,6 +116,35 @@ class Control:
             yield client
         finally:
             client.close()
+
+
+def operation(
+    name: str,
+) -> Callable[[Callable[Concatenate[Control, _P], _T]], Callable[Concatenate[Control, _P], _T]]:
+    """Decorate a use case: its lines in the log share an id, and its end is written down, a refusal too.
+
+    Called inside another use case it is part of that one.
+    """
+
+    def decorate(work: Callable[Concatenate[Control, _P], _T]) -> Callable[Concatenate[Control, _P], _T]:
+        @wraps(work)
+        def run(control: Control, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+            about = {k: str(kwargs[k]) for k in ("model", "alias", "release") if kwargs.get(k) is not None}
+            own = {} if "operation" in correlation.current() else {"operation": new_operation(name)}
+            with correlation.bound(**own, **about):
+                control.log.write(LogLevel.DEBUG, f"{name} begins", logger=f"policyctl.{name}")
+                try:
+                    result = work(control, *args, **kwargs)
+                except PolicyctlError as error:
+                    words = f"{name}: {error.problem}"
+                    control.log.write(LogLevel.ERROR, words, logger=f"policyctl.{name}", code=error.code)
+                    raise
+                control.log.write(LogLevel.DEBUG, f"{name} ends", logger=f"policyctl.{name}")
+                return result
+
+        return run
+
+    return decorate
 
 
 def select_release(control: Control, model: str, text: str) -> str:

@@ -14,10 +14,10 @@ def examine(control: Control) -> tuple[Check, ...]:
     """
     server = control.settings.server
     running = endpoints.read(control.repository)
-    ports = () if running is not None else (server.http_port, server.grpc_port, server.metrics_port)
+    ports = (server.http_port, server.grpc_port, server.metrics_port, server.control_metrics_port)
     return preflight(
         repository=control.repository.root,
         host=server.host,
-        ports=tuple(p for p in ports if p),
+        ports=() if running is not None else tuple(p for p in ports if p),
         native=control.settings.serving.native,
     )

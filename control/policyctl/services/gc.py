@@ -30,7 +30,7 @@ from policyctl.domain.retention import Kept, Plan, Policy, ReleaseKey, plan
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.errors import IntegrityError, ServerError
 from policyctl.hashing import read_plain
-from policyctl.services.control import Control
+from policyctl.services.control import Control, operation
 
 PAPERS: Final = (MANIFEST_FILE, CONTRACT_FILE, CARD_FILE, PARITY_FILE)
 FOLDER: Final = "collected"
@@ -66,6 +66,7 @@ class Collected:
         }
 
 
+@operation("gc")
 def gc(control: Control, *, model: str | None = None, policy: Policy | None = None, delete: bool = False) -> Collected:
     """Remove the files of releases that nothing needs.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from policyctl.domain.hardware import Hardware
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.recommendations import Recommendation, recommend
 from policyctl.services.control import Control
 from policyctl.serving.hardware import detect
@@ -121,9 +122,9 @@ def contradictions(hardware: Hardware, serving: ServingSettings) -> tuple[str, .
 def announce(control: Control) -> None:
     """Say on which machine the server starts, and which settings it cannot make good."""
     hardware = detect()
-    control.say(f"Machine {hardware.fingerprint}: {hardware.words()}.")
+    control.tell(f"Machine {hardware.fingerprint}: {hardware.words()}.")
     for words in contradictions(hardware, control.settings.serving):
-        control.say(f"WARNING {words}.")
+        control.tell(f"WARNING {words}.", level=LogLevel.WARNING)
 
 
 def _runtimes() -> dict[str, Any]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from policyctl import correlation
 from policyctl.adapters.pbtxt import identity, max_batch_size
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.triton import Triton
 from policyctl.domain import moves
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.moves import (
     Certify,
@@ -39,6 +42,8 @@ from policyctl.gates import golden as golden_gate
 from policyctl.services.aborting import abort_requested, clear_abort
 from policyctl.services.control import Control, OpenRelease, asker, open_release
 from policyctl.services.evidence import record_gate
+
+_LOGGER: Final = "policyctl.move"
 
 
 class AbortRequestedError(PolicyctlError):
@@ -108,6 +113,10 @@ class Mover:
             AbortRequestedError: Asked to stop, before the switch.
             PolicyctlError: An effect failed; the rest did not run.
         """
+        with _about(move):
+            self._run(move, effects, check_abort=check_abort)
+
+    def _run(self, move: Move, effects: Iterable[Effect], *, check_abort: bool) -> None:
         started = time.monotonic()
         for effect in effects:
             if check_abort and abort_requested(self._repository, move):
@@ -138,12 +147,14 @@ class Mover:
         match effect:
             case Write(kind, result):
                 self._repository.journal.append(kind, self._body(move, kind, result))
+                told = f"{move.words}: {kind if result is None else result}"
+                self._log(LogLevel.INFO, told, record=kind.value, result=None if result is None else result.value)
             case Place(served, slot):
                 self._repository.place(served, slot)
             case Configure(served, placement):
                 self._repository.configure(served, placement.config)
             case Load(served, slot):
-                self.control.say(f"Loading {served} ...")
+                self.control.tell(f"Loading {served} ...", logger=_LOGGER, served=served, slot=slot)
                 self.client.load(served, slot)
             case Certify(served, placement):
                 self._certify(move, served, placement)
@@ -155,7 +166,10 @@ class Mover:
 
     def _certify(self, move: Move, served: str, placement: Placement) -> None:
         result = self.certify(move.model, served, placement)
-        self.control.say(f"{served}: {result.reason}.")
+        level = LogLevel.INFO if result.verdict is Verdict.PASSED else LogLevel.ERROR
+        self.control.tell(
+            f"{served}: {result.reason}.", level=level, logger=_LOGGER, served=served, slot=placement.slot
+        )
         if served == move.candidate:
             record_gate(self.control, self._open(move.model, placement).published, result)
         if result.verdict is not Verdict.PASSED:
@@ -163,6 +177,9 @@ class Mover:
                 f"{served} slot {placement.slot} is not certified ({result.verdict}): {result.reason}",
                 remedy=f"Look at the evidence: policyctl validate {move.model} {placement.release}",
             )
+
+    def _log(self, level: LogLevel, words: str, **fields: Any) -> None:
+        self.control.log.write(level, words, logger=_LOGGER, **fields)
 
     def certify(self, model: str, served: str, placement: Placement) -> GateResult:
         """Ask `served` for the golden set of the placement's release."""
@@ -205,10 +222,11 @@ def execute(control: Control, client: Triton, move: Move, *, certified_here: boo
             failed too, and the journal keeps the move open for `recover`.
     """
     mover = Mover(control, client)
-    try:
-        mover.run(move, moves.plan(move, certified_here=certified_here), check_abort=True)
-    except PolicyctlError as error:
-        _take_back(control, mover, move, error)
+    with _about(move):
+        try:
+            mover.run(move, moves.plan(move, certified_here=certified_here), check_abort=True)
+        except PolicyctlError as error:
+            _take_back(control, mover, move, error)
     return mover.timings
 
 
@@ -258,6 +276,7 @@ def _take_back(control: Control, mover: Mover, move: Move, error: PolicyctlError
     unfinished = control.repository.journal.state().unfinished
     if unfinished is None or unfinished.move.id != move.id:
         raise error  # it failed before its intent was written: nothing has happened
+    control.log.write(LogLevel.ERROR, f"{move.words}: {error.problem}", logger=_LOGGER, code=error.code)
     aborted = isinstance(error, AbortRequestedError)
     result = Result.ABORTED if aborted else Result.REVERTED
     kept = "nothing, as before" if move.incumbent is None else move.incumbent.release
@@ -276,10 +295,15 @@ def _take_back(control: Control, mover: Mover, move: Move, error: PolicyctlError
     ) from error
 
 
+def _about(move: Move) -> AbstractContextManager[None]:
+    """Bind what every line of a move carries."""
+    return correlation.bound(move=move.id, model=move.model, alias=move.alias, release=move.target.release)
+
+
 def _sweep(control: Control, client: Triton) -> None:
     """Remove candidates that no move needs: what a crash left of a validation."""
     for served in control.repository.candidates():
-        control.say(f"Removing {served}, left by an unfinished validation.")
+        control.tell(f"Removing {served}, left by an unfinished validation.", logger=_LOGGER)
         client.unload(served)
         control.repository.withdraw(served)
 

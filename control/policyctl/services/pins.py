@@ -17,11 +17,12 @@ from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.names import check_model_name, is_pin, pin_name
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import UsageError
-from policyctl.services.control import Control, select_release
+from policyctl.services.control import Control, operation, select_release
 from policyctl.services.moves import Timings, execute, recover
 from policyctl.services.promote import Moved, describe, promote
 
 
+@operation("pin")
 def pin(
     control: Control,
     *,
@@ -60,6 +61,7 @@ def pin(
     )
 
 
+@operation("unpin")
 def unpin(control: Control, *, model: str, release: str, reason: str = "", dry_run: bool = False) -> Moved:
     """Take a pin out of service.
 
@@ -78,6 +80,7 @@ def unpin(control: Control, *, model: str, release: str, reason: str = "", dry_r
     return unserve(control, model=model, alias=pin_name(chosen), reason=reason, dry_run=dry_run)
 
 
+@operation("unserve")
 def unserve(control: Control, *, model: str, alias: str, reason: str = "", dry_run: bool = False) -> Moved:
     """Take an alias, or a pin, out of service: its clients are told that it is not served.
 

@@ -1,6 +1,12 @@
-"""Ask every alias for an action, again and again, and load anew what does not answer.
+"""Ask every alias for an action, again and again, and load anew what does not answer rightly.
 
-A ready flag is hearsay: a backend whose process died stays ready for ever.
+A ready flag is hearsay: a backend whose process died stays ready for ever. And
+an answer is not enough: it is held against the golden set, row after row, by
+the tolerance that certification uses. After a wrong answer the alias is loaded
+anew, which certifies it; where that fails, or where it answers wrongly again
+within the hour, it is withdrawn, for no action is better than a wrong one. It
+stays so until somebody moves it, loads it, or starts the server again.
+
 Probing shares the writer lock with promotions and never waits for it: whoever
 moves an alias certifies it as well. What was refused, because a file or a
 signature is not right, is tried again now and then, so putting that right is all
@@ -16,34 +22,62 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from policyctl.adapters.triton import Triton
+from policyctl.adapters.triton import Answer, Triton
+from policyctl.domain.contract import Contract
+from policyctl.domain.golden import Golden
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
+from policyctl.domain.parity import compare
 from policyctl.domain.state import AliasState
 from policyctl.errors import BusyError, IntegrityError, PolicyctlError, ServerError
-from policyctl.services.aliases import AliasKey, load_alias
+from policyctl.services.aliases import WrongAnswersError, load_alias
 from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.services.known_journal import KnownJournal
+from policyctl.services.observed import AliasKey, Observed, ProbeOutcome
 
 FAILURES_BEFORE_RELOAD: Final = 2
 RELOADS_BEFORE_RESTART: Final = 2
 RETRY_S: Final = 5.0
 """How soon what was refused, or is not intact on disk, is looked at again."""
+_LOGGER: Final = "policyctl.prober"
+WRONG_AGAIN_S: Final = 3600.0
+"""A second wrong answer within this time of the first withdraws an alias."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One golden observation, for the action."""
+    """The golden set of one release, to be asked row by row."""
 
-    observations: Mapping[str, NDArray[Any]]
-    outputs: tuple[str, ...]
+    contract: Contract
+    golden: Golden
+
+    def row(self, number: int) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """One observation and its golden answer; after the last row comes the first."""
+        at = number % self.golden.rows
+        return _rows(self.golden.observations, at), _rows(self.golden.outputs, at)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What to ask for: all that certification compares."""
+        return tuple(spec.name for spec in self.contract.outputs)
 
 
 @dataclass(slots=True)
 class Health:
-    """What probing has seen of one alias."""
+    """What probing has seen of one alias.
+
+    Attributes:
+        failures: Silences, one after the other.
+        reloads: In vain, one after the other.
+        asked: Observations so far.
+        wrong_at: When what answered wrongly last was loaded anew, and what that was.
+    """
 
     failures: int = 0
     reloads: int = 0
+    asked: int = 0
+    wrong_at: tuple[float, Placement] | None = None
 
 
 @dataclass(slots=True)
@@ -53,13 +87,16 @@ class Prober:
     Attributes:
         control: The control plane.
         client: The server; its time limit bounds a question.
-        refused: Aliases that were not loaded; one that can be loaded again is taken out.
+        observed: Where it writes down what it sees, and which aliases are refused:
+            one that can be loaded again is taken out.
+        known: The journal.
         clock: Seconds, monotonic.
     """
 
     control: Control
     client: Triton
-    refused: dict[AliasKey, Placement]
+    observed: Observed
+    known: KnownJournal
     clock: Callable[[], float] = time.monotonic
     _health: dict[AliasKey, Health] = field(default_factory=dict)
     _questions: dict[str, Question] = field(default_factory=dict)
@@ -72,32 +109,71 @@ class Prober:
         Returns:
             False where only starting the server again can help.
         """
-        for key, state in self.control.repository.journal.state().aliases.items():
-            if self.refused.get(key) == state.placement:
+        for key, state in self.known.state().aliases.items():
+            if self.observed.refused.get(key) == state.placement:
                 self._retry(key, state)
                 continue
             health = self._health.setdefault(key, Health())
-            if self._answers(key, state):
-                health.failures = health.reloads = 0
+            outcome = self.ask(key, state, health)
+            if outcome is ProbeOutcome.FAILED:
+                health.failures += 1
+                if health.failures < FAILURES_BEFORE_RELOAD:
+                    continue
+                if health.reloads >= RELOADS_BEFORE_RESTART or not self.client.is_live():
+                    return False
+                self._reload(key, state, health)
                 continue
-            health.failures += 1
-            if health.failures < FAILURES_BEFORE_RELOAD:
-                continue
-            if health.reloads >= RELOADS_BEFORE_RESTART or not self.client.is_live():
-                return False
-            self._reload(key, state, health)
+            health.failures = health.reloads = 0
+            if outcome is ProbeOutcome.WRONG:
+                self._put_right(key, state, health)
         return True
 
-    def _answers(self, key: AliasKey, state: AliasState) -> bool:
+    def ask(self, key: AliasKey, state: AliasState, health: Health) -> ProbeOutcome | None:
+        """Ask an alias for the next row of its golden set; None while that cannot be read."""
         question = self._question(key, state)
         if question is None:
-            return True
+            return None
+        served, withdrawn = served_name(*key), key in self.observed.withdrawn
+        observation, golden = question.row(health.asked)
+        health.asked += 1
+        began = time.perf_counter()
         try:
-            self.client.infer(served_name(*key), question.observations, question.outputs)
+            answer = self.client.infer(served, observation, question.outputs)
         except ServerError as error:
-            self.control.say(f"{served_name(*key)} does not answer: {error.problem}")
-            return False
-        return True
+            if not withdrawn:  # then it is silent because we silenced it
+                self.observed.probed(key, ProbeOutcome.FAILED, 0.0)
+                self._tell(key, f"{served} does not answer: {error.problem}", LogLevel.WARNING)
+            return ProbeOutcome.FAILED
+        taken = time.perf_counter() - began
+        problem = self._problem(key, state, question, golden, answer)
+        outcome = ProbeOutcome.WRONG if problem else ProbeOutcome.ANSWERED
+        self.observed.probed(key, outcome, taken)
+        if problem:
+            self._tell(key, f"WRONG {served}: {problem}", LogLevel.ERROR)
+        return outcome
+
+    def _problem(
+        self, key: AliasKey, state: AliasState, question: Question, golden: dict[str, NDArray[Any]], answer: Answer
+    ) -> str:
+        """What is wrong with an answer; empty if nothing is."""
+        if answer.slot != state.placement.slot:
+            # A switch writes the journal before its first answer, so the journal of now explains that.
+            now = self.known.state()
+            move = now.unfinished.move if now.unfinished is not None else None
+            moving = move is not None and (move.model, move.alias) == key
+            if moving or now.aliases.get(key) != state:
+                return ""
+            return f"slot {answer.slot} answers, expected {state.placement.slot} ({state.placement.release})"
+        try:
+            found = compare(question.contract, golden, answer.outputs, question.golden.tolerance).worst
+        except ValueError as error:
+            return str(error)
+        if found.agrees:
+            return ""
+        return (
+            f"output {found.name} of {state.placement.release} differs by {found.max_abs:.3g} from the golden answer,"
+            f" {found.excess:.3g} times what is allowed"
+        )
 
     def _question(self, key: AliasKey, state: AliasState) -> Question | None:
         """What to ask an alias; None while its files are not intact.
@@ -106,24 +182,27 @@ class Prober:
         """
         digest = state.placement.manifest_digest
         if digest not in self._questions and (opened := self._open(key, state)) is not None:
-            first = {name: array[:1] for name, array in opened.golden.observations.items()}
-            self._questions[digest] = Question(first, (opened.contract.action.name,))
+            self._questions[digest] = Question(opened.contract, opened.golden)
         return self._questions.get(digest)
 
     def _open(self, key: AliasKey, state: AliasState) -> OpenRelease | None:
         """Read an alias's release; None where it is not intact, or was looked at a moment ago."""
-        digest, repository = state.placement.manifest_digest, self.control.repository
+        digest = state.placement.manifest_digest
         if self.clock() < self._next_look.get(digest, 0.0):
             return None
         self._next_look[digest] = self.clock() + RETRY_S
         try:
-            return open_release(repository, repository.journal.state().release(key[0], state.placement.release))
+            published = self.known.state().release(key[0], state.placement.release)
+            return open_release(self.control.repository, published)
         except IntegrityError as error:
             self._say_once(f"{served_name(*key)} is not intact on disk: {error.problem}")
             return None
 
     def _retry(self, key: AliasKey, state: AliasState) -> None:
-        """Load what was refused, if it can be loaded now."""
+        """Load what was refused, if it can be loaded now; what answered wrongly only if somebody did so."""
+        if self.observed.withdrawn.get(key) == state.placement:
+            self._look_at_withdrawn(key, state)
+            return
         if self._open(key, state) is None:
             return
         served = served_name(*key)
@@ -131,32 +210,88 @@ class Prober:
             with self.control.repository.writer(f"another try to load {served}"):
                 if self.control.repository.journal.state().aliases.get(key) == state:
                     load_alias(self.control, self.client, key, state, afresh=True)
-                    del self.refused[key]
+                    self._accept(key)
         except BusyError:
             return
+        except WrongAnswersError as error:
+            self._refuse(key, state, error, withdrawn=True)
         except PolicyctlError as error:
             self._say_once(f"{served} is still refused: {error.problem}")
+
+    def _look_at_withdrawn(self, key: AliasKey, state: AliasState) -> None:
+        match self.ask(key, state, self._health.setdefault(key, Health())):
+            case ProbeOutcome.ANSWERED:
+                self._tell(key, f"{served_name(*key)} was loaded by somebody and answers rightly.", LogLevel.INFO)
+                self._accept(key)
+            case ProbeOutcome.WRONG:
+                self._withdraw(key, state)
+            case _:
+                pass
 
     def _say_once(self, words: str) -> None:
         if words not in self._said:
             self._said.add(words)
-            self.control.say(words)
+            self.control.tell(words, level=LogLevel.ERROR, logger=_LOGGER)
 
-    def _reload(self, key: AliasKey, seen: AliasState, health: Health) -> None:
+    def _put_right(self, key: AliasKey, state: AliasState, health: Health) -> None:
+        """Load anew what answered wrongly, or withdraw it where that has been done and did not help."""
+        before, health.wrong_at = health.wrong_at, (self.clock(), state.placement)
+        again = before is not None and before[1] == state.placement and self.clock() - before[0] < WRONG_AGAIN_S
+        done = self._withdraw(key, state) if again else self._reload(key, state, health)
+        if not done:
+            health.wrong_at = before
+
+    def _withdraw(self, key: AliasKey, state: AliasState) -> bool:
+        """Take an alias out of service that does not answer rightly; says whether it could."""
+        served = served_name(*key)
+        try:
+            with self.control.repository.writer(f"withdrawal of {served}"):
+                if self.control.repository.journal.state().aliases.get(key) == state:
+                    self.client.unload(served)
+                    problem = f"{served} answered wrongly again after it was loaded anew, and is withdrawn"
+                    remedy = f"Roll back (policyctl rollback {key[0]}) or promote another release."
+                    self._refuse(key, state, WrongAnswersError(problem, remedy=remedy), withdrawn=True)
+        except BusyError:
+            return False
+        except PolicyctlError as error:
+            self._tell(key, f"{served} could not be withdrawn: {error.problem}", LogLevel.ERROR)
+            return False
+        return True
+
+    def _reload(self, key: AliasKey, seen: AliasState, health: Health) -> bool:
+        """Load an alias anew; says whether that was tried."""
         served = served_name(*key)
         try:
             with self.control.repository.writer(f"reload of {served}"):
                 state = self.control.repository.journal.state().aliases.get(key)
                 if state is None:
-                    return  # it was taken out of service since it was asked
-                self.control.say(f"Reloading {served}.")
+                    return False  # it was taken out of service since it was asked
+                self._tell(key, f"Reloading {served}.", LogLevel.WARNING)
+                self.observed.reloaded(key)
                 health.reloads += 1
                 load_alias(self.control, self.client, key, state, afresh=True)
         except BusyError:
-            return
-        except IntegrityError as error:
+            return False
+        except (IntegrityError, WrongAnswersError) as error:
             # A damaged file or a revoked key: starting the server again would not help, and stop the other models.
-            self.refused[key] = seen.placement
-            self.control.say(f"REFUSED {served}: {error.problem}. {error.remedy}")
+            self._refuse(key, seen, error, withdrawn=isinstance(error, WrongAnswersError))
         except PolicyctlError as error:
-            self.control.say(f"{served} could not be loaded again: {error.problem}")
+            self._tell(key, f"{served} could not be loaded again: {error.problem}", LogLevel.ERROR)
+        return True
+
+    def _refuse(self, key: AliasKey, state: AliasState, error: PolicyctlError, *, withdrawn: bool) -> None:
+        self.observed.refused[key] = state.placement
+        if withdrawn:
+            self.observed.withdrawn[key] = state.placement
+        self._tell(key, f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}", LogLevel.ERROR)
+
+    def _tell(self, key: AliasKey, words: str, level: LogLevel) -> None:
+        self.control.tell(words, level=level, logger=_LOGGER, model=key[0], alias=key[1])
+
+    def _accept(self, key: AliasKey) -> None:
+        del self.observed.refused[key]
+        self.observed.withdrawn.pop(key, None)
+
+
+def _rows(arrays: Mapping[str, NDArray[Any]], at: int) -> dict[str, NDArray[Any]]:
+    return {name: array[at : at + 1] for name, array in arrays.items()}

@@ -13,6 +13,7 @@ from policyctl.adapters.pbtxt import identity, with_releases
 from policyctl.adapters.triton import Triton
 from policyctl.domain import moves
 from policyctl.domain.artifacts import Format
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Move, MoveKind, Placement
 from policyctl.domain.names import check_alias, check_model_name, check_movable_alias, is_pin, pin_name
 from policyctl.domain.state import State
@@ -20,7 +21,7 @@ from policyctl.domain.verdict import Verdict
 from policyctl.errors import BusyError, UsageError
 from policyctl.services.aborting import request_abort
 from policyctl.services.aliases import load_alias
-from policyctl.services.control import Control, open_release, select_release
+from policyctl.services.control import Control, open_release, operation, select_release
 from policyctl.services.moves import Mover, Recovered, Timings, execute, recover, take_back_unfinished
 from policyctl.services.room import require_room
 from policyctl.services.signatures import require_signed
@@ -74,6 +75,7 @@ class Moved:
         }
 
 
+@operation("promote")
 def promote(
     control: Control,
     *,
@@ -167,6 +169,7 @@ def promote(
     return moved
 
 
+@operation("rollback")
 def rollback(
     control: Control,
     *,
@@ -230,6 +233,7 @@ def rollback(
     return Moved(move, changed=True, timings=timings, recovered=recovered)
 
 
+@operation("abort")
 def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
     """Stop the move of `model` that is under way, or revert one that a crash left open.
 
@@ -314,7 +318,8 @@ def _serve_again(control: Control, client: Triton, move: Move) -> bool:
     found = Mover(control, client).certify(move.model, move.served, move.target)
     if found.verdict is Verdict.PASSED:
         return False
-    control.say(f"{move.alias} names {move.target.release}, but does not answer by it: {found.reason}.")
+    words = f"{move.alias} names {move.target.release}, but does not answer by it: {found.reason}."
+    control.tell(words, level=LogLevel.WARNING)
     current = control.repository.journal.state().aliases[move.model, move.alias]
     load_alias(control, client, (move.model, move.alias), current, afresh=True)
     return True

@@ -27,13 +27,14 @@ from policyctl.domain.artifacts import CONTRACT_FILE, FILES, GOLDEN_FILE, MANIFE
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import Manifest
 from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.integrity import build_manifest, list_files, read_release
 from policyctl.services.card_check import require_card
-from policyctl.services.control import Control
+from policyctl.services.control import Control, operation
 from policyctl.services.numbers import admit
 
 
@@ -66,6 +67,7 @@ PATIENCE_S: Final = 30.0
 """How long publishing waits for another writer unless told: it takes no alias from anybody."""
 
 
+@operation("publish")
 def publish(
     control: Control,
     source: Path,
@@ -154,7 +156,7 @@ def commit(
         admit(repository, state, model, release, contract)
         known = [r.slot for r in state.of_model(model)]
         for orphan in repository.set_orphans_aside(model, known):
-            control.say(f"An unfinished publish was found and set aside: {orphan}")
+            control.tell(f"An unfinished publish was found and set aside: {orphan}", level=LogLevel.WARNING)
         slot = _next_slot(state, model)
         repository.begin_journal()
         repository.commit_slot(staged, model, slot)
@@ -206,7 +208,11 @@ def check_export(folder: Path) -> tuple[Format, ...]:
             " parity and model card. A card alone: policyctl card init DIR.",
         )
     if MANIFEST_FILE in paths:
-        raise UsageError(f"{folder} holds a {MANIFEST_FILE}: that is written by publish alone")
+        raise UsageError(
+            f"{folder} holds a {MANIFEST_FILE}: that is written by publish alone",
+            remedy="Name the folder that policyctl export wrote. A release from another repository comes by"
+            " policyctl export-release and import-release.",
+        )
     formats = tuple(f for f in Format if paths.issuperset(FILES[f]))
     if not formats:
         wanted = "; ".join(f"{f}: {' and '.join(FILES[f])}" for f in Format)

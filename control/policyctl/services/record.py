@@ -222,7 +222,7 @@ def settle(control: Control, client: Triton) -> None:
         if Path(prefix).parent == trace_folder(control.repository):
             empty(trace_folder(control.repository))
     _unmark(control.repository)
-    control.say(f"Tracing of {served} was left on by a recorder that is gone, and is off now.")
+    control.tell(f"Tracing of {served} was left on by a recorder that is gone, and is off now.")
 
 
 def settle_if_left(control: Control, client: Triton) -> None:

@@ -30,7 +30,7 @@ from policyctl.domain.names import PRODUCTION, served_name
 from policyctl.domain.state import AliasState, PublishedRelease, State
 from policyctl.errors import IntegrityError, PolicyctlError
 from policyctl.integrity import CheckedRelease, check_releases, read_release
-from policyctl.services.control import Control
+from policyctl.services.control import Control, operation
 from policyctl.services.copies import Copies
 from policyctl.services.verify import Finding, verify
 
@@ -77,6 +77,7 @@ class Repaired:
         }
 
 
+@operation("repair")
 def repair(
     control: Control, *, model: str | None = None, sources: Sequence[str] = (), dry_run: bool = False
 ) -> Repaired:

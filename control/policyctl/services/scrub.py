@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, Final
 
 from policyctl.adapters.repository import Repository
 from policyctl.domain.artifacts import MANIFEST_FILE
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import difference
 from policyctl.domain.names import PRODUCTION, served_name
 from policyctl.domain.state import PublishedRelease, State
@@ -37,6 +39,9 @@ CONFIRM_S: Final = 1.0
 """A wrong file is looked at again after this: a move, a repair or a gc may just have replaced it."""
 FILE: Final = "scrub.json"
 _NICE: Final = 19
+_LOOK_S: Final = 1.0
+"""How often a scrub that rests looks whether it may go on."""
+_LOGGER: Final = "policyctl.scrub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +138,9 @@ class Scrubber:
 
     @contextmanager
     def running(self) -> Iterator[ScrubState]:
-        """Scrub in a thread of its own while the block runs; nothing where the settings say so."""
-        if not self.control.settings.scrub.enabled:
-            yield self.state
-            return
-        thread = threading.Thread(target=self._run, name="scrub", daemon=True)
+        """Scrub in a thread of its own while the block runs; it rests where, and while, the settings say so."""
+        # A thread begins without what is bound here, the operation that its lines belong to.
+        thread = threading.Thread(target=copy_context().run, args=(self._run,), name="scrub", daemon=True)
         thread.start()
         try:
             yield self.state
@@ -148,14 +151,25 @@ class Scrubber:
     def _run(self) -> None:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        with suppress(_StoppedError):
-            self._keep()
-            while not self.stop.is_set():
+        while not self.stop.is_set():
+            if not self.control.settings.scrub.enabled:
+                self.stop.wait(_LOOK_S)
+                continue
+            with suppress(_StoppedError):
+                self._keep()
                 try:
                     self.one_pass()
                 except PolicyctlError as error:
-                    self.control.say(f"The scrub cannot read the repository: {error.problem}")
-                self.stop.wait(self.control.settings.scrub.pause_s)
+                    words = f"The scrub cannot read the repository: {error.problem}"
+                    self.control.tell(words, level=LogLevel.ERROR, logger=_LOGGER)
+                self._pause()
+
+    def _pause(self) -> None:
+        """Wait between two passes, as long as the settings say meanwhile."""
+        ended = self.clock()
+        while (left := ended + self.control.settings.scrub.pause_s - self.clock()) > 0:
+            if self.stop.wait(min(left, _LOOK_S)) or not self.control.settings.scrub.enabled:
+                return
 
     def one_pass(self) -> None:
         """Read everything once.
@@ -215,9 +229,11 @@ class Scrubber:
     def _tell(self, what: str, problem: str) -> None:
         if any(w.what == what for w in self.state.wrong):
             return
-        self.control.say(
+        self.control.tell(
             f"CORRUPT {what}: {problem}. What is served was verified when it was loaded and goes on;"
-            " see policyctl verify, and policyctl repair --dry-run."
+            " see policyctl verify, and policyctl repair --dry-run.",
+            level=LogLevel.ERROR,
+            logger=_LOGGER,
         )
         wrong = (*self.state.wrong, Wrong(what, problem, _now()))
         self.state = replace(self.state, wrong=wrong, found=self.state.found + 1)
@@ -226,14 +242,14 @@ class Scrubber:
     def _repaired(self, wrong: dict[str, str]) -> None:
         for each in self.state.wrong:
             if each.what not in wrong:
-                self.control.say(f"{each.what} is intact again, or gone.")
+                self.control.tell(f"{each.what} is intact again, or gone.", logger=_LOGGER)
         self.state = replace(self.state, wrong=tuple(w for w in self.state.wrong if w.what in wrong))
 
     def _wait(self, count: int) -> None:
         """Let the time pass that `count` bytes may take."""
         self.state = replace(self.state, bytes_read=self.state.bytes_read + count)
         self._due = max(self._due, self.clock()) + count / self.control.settings.scrub.bytes_per_s
-        if self.stop.wait(max(0.0, self._due - self.clock())):
+        if self.stop.wait(max(0.0, self._due - self.clock())) or not self.control.settings.scrub.enabled:
             raise _StoppedError
 
     def _keep(self) -> None:

@@ -3,8 +3,10 @@
 The supervisor believes only answered inferences. It starts tritonserver,
 finishes or reverts what a crash left, certifies every alias on the new server,
 and then asks each alias once a second. An alias that stops answering (a dead
-stub behind a ready flag) is unloaded and loaded; a server that stops answering
-is killed and started again, ever more slowly.
+stub behind a ready flag) or answers wrongly is loaded anew; a server that stops
+answering is killed and started again, ever more slowly.
+
+A journal that breaks meanwhile stops no service: what it said last counts.
 
 It shares the writer lock with promotions and never waits for it while probing:
 whoever moves an alias certifies it as well.
@@ -25,33 +27,40 @@ from typing import Any, Final
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
+from policyctl.adapters.exporter import exporting
 from policyctl.adapters.triton import Triton
-from policyctl.domain.moves import Placement
+from policyctl.config.reading import Reading
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.names import served_name
 from policyctl.domain.recommendations import pools
 from policyctl.errors import BusyError, PolicyctlError, ServerError
 from policyctl.services import client_memory
-from policyctl.services.aliases import AliasKey, load_alias
+from policyctl.services.aliases import WrongAnswersError, load_alias
 from policyctl.services.bake_keeper import BakeKeeper
 from policyctl.services.control import Control
 from policyctl.services.hardware import announce
+from policyctl.services.known_journal import KnownJournal
+from policyctl.services.log_serve import LiveLevels, TritonLog, serving
+from policyctl.services.metrics import Metrics
 from policyctl.services.moves import recover
+from policyctl.services.observed import Observed
 from policyctl.services.prober import Prober
 from policyctl.services.record import empty, settle_if_left, trace_folder
+from policyctl.services.reload import Reloader
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.hardware import detect
 from policyctl.serving.locate import locate
-from policyctl.serving.logs import Level, LogLine
 from policyctl.serving.native import choose
 from policyctl.serving.ports import free_ports
 from policyctl.serving.preflight import preflight, require
 from policyctl.serving.process import TritonProcess
-from policyctl.settings import ServerSettings
+from policyctl.settings import ServerSettings, Settings
 
-PROBE_INTERVAL_S: Final = 1.0
+LOOK_INTERVAL_S: Final = 1.0
+"""How soon an unfinished move, or a server that ended, is noticed; the prober's own interval is a setting."""
 PROBE_TIMEOUT_S: Final = 2.0
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S: Final = 20.0
@@ -67,22 +76,38 @@ class Supervisor:
     openvino: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     verbose: bool = False
-    _refused: dict[AliasKey, Placement] = field(default_factory=dict)
+    reloader: Reloader | None = None
+    observed: Observed = field(default_factory=Observed)
+    _metrics_at: str = ""
+    _known: KnownJournal = field(init=False)
     _was_ready: bool = False
     _last_words: str = ""
+
+    def __post_init__(self) -> None:
+        self._known = KnownJournal(self.control)
 
     def run(self) -> None:
         """Serve until `stop` is set.
 
         Raises:
             BusyError: Another `policyctl serve` runs on this repository.
-            ServerError: The server never came up.
+            ServerError: The server never came up, or metrics cannot listen.
         """
         path = self.control.repository.control / "server.lock"
         self.control.repository.create()
         with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
-            with Scrubber(self.control, self.stop).running(), BakeKeeper(self.control, self.stop).running():
+            scrubber = Scrubber(self.control, self.stop)
+            metrics = Metrics(self.control, self._known, self.observed, scrub=lambda: scrubber.state)
+            if (reloader := self.reloader) is not None:
+                metrics.reloads = lambda: reloader.counts
+            server = self.control.settings.server
+            with (
+                exporting(metrics.collect, host=server.host, port=server.control_metrics_port) as self._metrics_at,
+                scrubber.running(),
+                BakeKeeper(self.control, self.stop).running(),
+                self._reloading(),
+            ):
                 self._keep_serving()
 
     @contextlib.contextmanager
@@ -96,31 +121,35 @@ class Supervisor:
                 remedy="Use the server that runs (policyctl status), or stop it first.",
             ) from error
 
-    def _log(self, line: LogLine) -> None:
-        if self.verbose or line.level in {Level.WARNING, Level.ERROR}:
-            self.control.say(f"triton {line.level}: {line.message}")
+    def _reloading(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.reloader is None else self.reloader.running()
+
+    def _tell(self, words: str, level: LogLevel = LogLevel.INFO, **fields: Any) -> None:
+        self.control.tell(words, level=level, logger="policyctl.serve", **fields)
 
     def _keep_serving(self) -> None:
         attempt = 0
+        on_log = TritonLog(self.control, self._known, self.verbose)
         while not self.stop.is_set():
             started = time.monotonic()
-            process = TritonProcess(self.options, on_log=self._log)
+            process = TritonProcess(self.options, on_log=on_log)
             try:
                 # What a recording left there goes with the server that wrote it.
                 empty(trace_folder(self.control.repository))
+                self.observed.server_starts()
                 process.start()
                 self._serve_once(process)
             except ServerError as error:
                 if not self._was_ready:
                     raise
-                self.control.say(f"The server failed: {error.problem}")
+                self._tell(f"The server failed: {error.problem}", LogLevel.ERROR, code=error.code)
             finally:
                 process.stop()
             if self.stop.is_set():
                 return
             attempt = 0 if time.monotonic() - started > STEADY_S else attempt + 1
             delay = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-            self.control.say(f"Starting the server again in {delay:.1f} s.")
+            self._tell(f"Starting the server again in {delay:.1f} s.", LogLevel.WARNING)
             self.stop.wait(delay)
 
     def _serve_once(self, process: TritonProcess) -> None:
@@ -134,57 +163,76 @@ class Supervisor:
             pid=process.pid,
             supervisor_pid=os.getpid(),
             openvino=self.openvino,
+            control_metrics=self._metrics_at,
         )
-        settings = self.control.settings.server
-        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=settings.load_timeout_s)
+        client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=self.control.settings.server.load_timeout_s)
+        levels = LiveLevels(self.control, client)
         try:
+            levels.follow()
             self._bring_up(client)
             endpoints.write(self.control.repository, endpoint)
             self._was_ready = True
+            self.observed.server_is_up(process.pid)
             self._announce(endpoint)
-            prober = Prober(self.control, client, self._refused)
-            sweep_at = 0.0
-            while not self.stop.wait(PROBE_INTERVAL_S) and process.is_running():
-                if time.monotonic() >= sweep_at:
-                    client_memory.sweep(client)
-                    sweep_at = time.monotonic() + client_memory.EVERY_S
-                self._recover_if_left(client)
-                settle_if_left(self.control, client)
-                if not prober.probe():
-                    self.control.say("The server does not answer; it is stopped and started again.")
-                    return
+            self._watch(process, client, levels)
         finally:
+            self.observed.server_is_up(0)
             endpoints.clear(self.control.repository)
             client.close()
-        if not self.stop.is_set():
-            self.control.say("The server's process has ended.")
+
+    def _watch(self, process: TritonProcess, client: Triton, levels: LiveLevels) -> None:
+        """Return when the server has to be stopped, or has ended."""
+        prober = Prober(self.control, client, self.observed, self._known)
+        sweep_at, probe_at = 0.0, time.monotonic()
+        while not self.stop.wait(min(LOOK_INTERVAL_S, max(0.0, probe_at - time.monotonic()))):
+            if not process.is_running():
+                self._tell("The server's process has ended.", LogLevel.ERROR, exit_code=process.exit_code())
+                return
+            if time.monotonic() >= sweep_at:
+                client_memory.sweep(client)
+                sweep_at = time.monotonic() + client_memory.EVERY_S
+            levels.follow()
+            client.load_timeout_s = self.control.settings.server.load_timeout_s
+            self._recover_if_left(client)
+            settle_if_left(self.control, client)
+            if time.monotonic() < probe_at:
+                continue
+            probe_at = time.monotonic() + self.control.settings.prober.interval_s
+            if not prober.probe():
+                self._tell("The server does not answer; it is stopped and started again.", LogLevel.ERROR)
+                return
 
     def _bring_up(self, client: Triton) -> None:
         with self.control.repository.writer("start of the server", wait_s=120.0):
             self._recover(client)
-            self._refused.clear()
             for key, state in sorted(self.control.repository.journal.state().aliases.items()):
                 try:
                     load_alias(self.control, client, key, state)
                 except PolicyctlError as error:
-                    self._refused[key] = state.placement
-                    self.control.say(f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}")
+                    self.observed.refused[key] = state.placement
+                    if isinstance(error, WrongAnswersError):
+                        self.observed.withdrawn[key] = state.placement
+                    words = f"REFUSED {served_name(*key)}: {error.problem}. {error.remedy}"
+                    self._tell(words, LogLevel.ERROR, model=key[0], alias=key[1], code=error.code)
                     with contextlib.suppress(ServerError):
                         client.unload(served_name(*key))
 
     def _announce(self, endpoint: Endpoint) -> None:
-        served = len(self.control.repository.journal.state().aliases) - len(self._refused)
-        self.control.say(
-            f"Ready: {served} served, {len(self._refused)} refused."
-            f" HTTP {endpoint.http}, gRPC {endpoint.grpc}, metrics {endpoint.metrics}. Ctrl-C stops."
+        refused = len(self.observed.refused)
+        served = len(self._known.state().aliases) - refused
+        self._tell(
+            f"Ready: {served} served, {refused} refused."
+            f" HTTP {endpoint.http}, gRPC {endpoint.grpc}, metrics {endpoint.metrics} (Triton)"
+            f" and {endpoint.control_metrics} (policyctl). Ctrl-C stops.",
+            server=endpoint.server_id,
         )
 
     def _recover_if_left(self, client: Triton) -> None:
         repository = self.control.repository
-        if repository.journal.state().unfinished is None or lock.is_held(repository.lock_path):
+        if self._known.state().unfinished is None or self._known.problem or lock.is_held(repository.lock_path):
             return
         # A writer writes the outcome before it lets go, so what is still open now was left open.
-        if repository.journal.state().unfinished is None:
+        if self._known.state().unfinished is None:
             return
         with contextlib.suppress(BusyError), repository.writer("recovery by the server"):
             self._recover(client)
@@ -197,30 +245,38 @@ class Supervisor:
         except PolicyctlError as error:
             words = f"An unfinished move cannot be settled: {error.problem}"
         if words and words != self._last_words:
-            self.control.say(words)
+            self._tell(words, LogLevel.WARNING)
         self._last_words = words
 
 
-def serve(control: Control, *, verbose: bool = False) -> None:
+def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings] | None = None) -> None:
     """Run the embedded Triton on the repository until SIGTERM or SIGINT.
 
     Args:
         control: The control plane.
         verbose: Pass on Triton's informational log lines as well.
+        reading: How the settings came about, to take over what changes in their files; None: nothing is.
 
     Raises:
         UnsupportedError: Something that the server needs is missing here; names all of it.
         BusyError: It is served already.
         ServerError: The server never came up.
     """
+    api_key = control.settings.server.api_key.get_secret_value() or secrets.token_urlsafe(32)
+    with serving(control, api_key=api_key) as speaking:
+        _serve(speaking, api_key, verbose=verbose, reading=reading)
+
+
+def _serve(control: Control, api_key: str, *, verbose: bool, reading: Reading[Settings] | None) -> None:
     settings = control.settings.server
     ports = _choose_ports(settings)
     control.repository.create()
     native = control.settings.serving.native
-    require(preflight(repository=control.repository.root, host=settings.host, ports=ports, native=native))
+    own = (settings.control_metrics_port,) if settings.control_metrics_port else ()
+    require(preflight(repository=control.repository.root, host=settings.host, ports=(*ports, *own), native=native))
     announce(control)
     choice = choose(native)
-    control.say(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
+    control.tell(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
     backends = assemble(locate(), control.repository.control / "server" / "backends", native=choice.backend)
     options = ServerOptions(
         repository=control.repository.root,
@@ -229,12 +285,15 @@ def serve(control: Control, *, verbose: bool = False) -> None:
         http_port=ports[0],
         grpc_port=ports[1],
         metrics_port=ports[2],
-        api_key=settings.api_key.get_secret_value() or secrets.token_urlsafe(32),
+        api_key=api_key,
         trace_file=trace_folder(control.repository) / "trace",
         spans=_spans(control),
         **_pools(settings),
     )
-    Supervisor(control, options, openvino=choice.words, verbose=verbose).run()
+    supervisor = Supervisor(control, options, openvino=choice.words, verbose=verbose)
+    if reading is not None:
+        supervisor.reloader = Reloader(control, reading, supervisor.stop)
+    supervisor.run()
 
 
 def _spans(control: Control) -> Spans | None:
@@ -243,7 +302,7 @@ def _spans(control: Control) -> Spans | None:
     if not chosen.endpoint:
         return None
     which = f"one of {chosen.rate} requests" if chosen.rate else "requests that bring a traceparent"
-    control.say(f"OpenTelemetry: spans of {which} go to {chosen.endpoint}; policyctl record is off meanwhile.")
+    control.tell(f"OpenTelemetry: spans of {which} go to {chosen.endpoint}; policyctl record is off meanwhile.")
     return Spans(chosen.endpoint, chosen.rate, chosen.service)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from policyctl.adapters import signature_files, signing, signing_keys, trust_store
 from policyctl.domain.artifacts import MANIFEST_FILE
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import Manifest, digest_of
 from policyctl.domain.signature import Bundle, Method, SignatureRecord, covered_by
 from policyctl.domain.state import PublishedRelease, State
@@ -145,7 +146,7 @@ def require_signed(control: Control, state: State, published: PublishedRelease) 
         return
     problem = shortfall(published, found)
     if rule is SignatureRule.WARN:
-        control.say(f"WARNING: {problem}.")
+        control.tell(f"WARNING: {problem}.", level=LogLevel.WARNING)
         return
     if any(s.standing is Standing.UNCHECKED for s in found):
         signing_keys.require_library()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -32,7 +32,7 @@ class Level(StrEnum):
 
 _LEVELS: Final = {"V": Level.VERBOSE, "I": Level.INFO, "W": Level.WARNING, "E": Level.ERROR, "F": Level.ERROR}
 _UNHEADED_ERROR: Final = re.compile(r"[Ee]rror:|terminate called|failed to |\S*tritonserver: ")
-_HEADER: Final = re.compile(r"([VIWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ ([\w.\-]+:\d+)\] ?(.*)", re.DOTALL)
+_HEADER: Final = re.compile(r"([VIWEF])(\d{4} \d\d:\d\d:\d\d\.\d+) \d+ ([\w.\-]+:\d+)\] ?(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,14 @@ class LogLine:
         level: Its severity.
         source: File and line that wrote it; empty for a line without header.
         message: The text, without header and surrounding quotes.
+        stamp: When it was written, as it stands there (``1123 08:18:14.481762``, without a
+            year); empty for a line without header.
     """
 
     level: Level
     source: str
     message: str
+    stamp: str = field(default="", compare=False)
 
 
 def parse(text: str) -> LogLine:
@@ -56,10 +59,10 @@ def parse(text: str) -> LogLine:
     if match is None:
         failing = _UNHEADED_ERROR.match(text) and not text.startswith(_WITHOUT_GPU)
         return LogLine(Level.ERROR if failing else Level.INFO, "", text)
-    letter, source, message = match.groups()
+    letter, stamp, source, message = match.groups()
     if len(message) > 1 and message.startswith('"') and message.endswith('"'):
         message = message[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    return LogLine(Level.INFO if message.startswith(_WITHOUT_GPU) else _LEVELS[letter], source, message)
+    return LogLine(Level.INFO if message.startswith(_WITHOUT_GPU) else _LEVELS[letter], source, message, stamp)
 
 
 OnLog = Callable[[LogLine], None]

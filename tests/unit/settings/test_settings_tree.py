@@ -96,7 +96,7 @@ def test_all_wrong_values_are_named_at_once(monkeypatch) -> None:
     """Nobody has to correct them one run at a time."""
     monkeypatch.setenv("POLICYCTL_LOCK_WAIT_S", "soon")
     monkeypatch.setenv("POLICYCTL_SERVER__HTTP_PORT", "web")
-    with pytest.raises(UsageError, match=r"lock_wait_s.*server\.http_port|server\.http_port.*lock_wait_s"):
+    with pytest.raises(UsageError, match=r"(?s)lock_wait_s.*server\.http_port|server\.http_port.*lock_wait_s"):
         load()
 
 

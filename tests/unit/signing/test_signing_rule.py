@@ -8,6 +8,8 @@ from policyctl.domain.moves import Placement
 from policyctl.errors import IntegrityError, UnsupportedError
 from policyctl.services import signatures
 from policyctl.services.aliases import load_alias
+from policyctl.services.known_journal import KnownJournal
+from policyctl.services.observed import Observed
 from policyctl.services.prober import Prober
 from policyctl.services.promote import promote, rollback
 from policyctl.services.verify import verify
@@ -99,7 +101,7 @@ def test_a_server_refuses_an_alias_whose_key_was_revoked_until_it_is_signed_anew
     assert world.answered() is None
     refused: dict[tuple[str, str], Placement] = {key: state.placement}
     clock = [0.0]
-    prober = Prober(control, world.server, refused, clock=lambda: clock[0])
+    prober = Prober(control, world.server, Observed(refused), KnownJournal(control), clock=lambda: clock[0])
     for _ in range(3):
         clock[0] += 10
         assert prober.probe()
@@ -121,7 +123,8 @@ def test_an_alias_that_died_after_its_key_was_revoked_is_refused_and_costs_no_ot
     world.server.unload("walker")
     refused: dict[tuple[str, str], Placement] = {}
     clock = [0.0]
-    prober = Prober(world.asking("required"), world.server, refused, clock=lambda: clock[0])
+    control = world.asking("required")
+    prober = Prober(control, world.server, Observed(refused), KnownJournal(control), clock=lambda: clock[0])
     for _ in range(6):
         clock[0] += 10
         assert prober.probe()

@@ -13,6 +13,8 @@ from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import MoveError, UnsupportedError, UsageError
 from policyctl.services import explain, room
 from policyctl.services import status as status_module
+from policyctl.services.known_journal import KnownJournal
+from policyctl.services.observed import Observed, ProbeOutcome
 from policyctl.services.pins import pin, unpin, unserve
 from policyctl.services.prober import Health, Prober
 from policyctl.services.promote import abort, promote, rollback
@@ -183,12 +185,12 @@ def test_a_removal_cannot_be_aborted_once_it_is_done(served) -> None:
 
 def test_an_alias_that_is_removed_while_it_is_probed_is_not_loaded_again(served) -> None:
     """The supervisor saw it unanswered twice; meanwhile it was taken out of service."""
-    prober = Prober(served.control, served.server, {})
+    prober = Prober(served.control, served.server, Observed(), KnownJournal(served.control))
     stale = served.control.repository.journal.state()
     unserve(served.control, model="walker", alias="production")
     served.server.calls.clear()
     for key, state in stale.aliases.items():
-        assert not prober._answers(key, state)
+        assert prober.ask(key, state, Health()) is ProbeOutcome.FAILED
         prober._reload(key, state, Health())
     assert [c for c in served.server.calls if c.startswith("load")] == []
     assert prober.probe()

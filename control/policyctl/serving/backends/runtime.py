@@ -193,8 +193,11 @@ class PolicyModel(ABC):
         )
 
     def _refuse(self, request: Request, error: Exception, code: Any) -> Response:
-        # The id is the client's text: as JSON it cannot forge a line of the log.
-        words = {**self._label, "request_id": request.request_id(), "error": str(error)}
+        # The id is the client's text: as JSON it cannot forge a line of the log. What a runtime
+        # says may hold values of the observation: that is the client's to read, and not the log's.
+        ours = isinstance(error, (BadRequestError, BadAnswerError))
+        said = str(error) if ours else f"{type(error).__name__}, its words went to the client alone"
+        words = {**self._label, "request_id": request.request_id(), "error": said}
         level = pb.Logger.log_warn if code == pb.TritonError.INVALID_ARG else pb.Logger.log_error
         level(f"policyctl refused {json.dumps(words)}")
         return pb.InferenceResponse(output_tensors=[], error=pb.TritonError(str(error), code))

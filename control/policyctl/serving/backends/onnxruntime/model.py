@@ -31,6 +31,8 @@ _DTYPES: Final = {
     "tensor(double)": "float64",
 }
 
+_FATAL = 4
+
 
 class OnnxSession:
     """A session whose inputs and outputs are known by name."""
@@ -49,10 +51,13 @@ class OnnxSession:
         check_artifact("output", _types(outputs), spec.outputs, filename=spec.filename)
         self._inputs = [port.name for port in spec.inputs]
         self._outputs = [port.name for port in spec.outputs]
+        # It would print why a run failed, with values of the observation; the exception says it to the client.
+        self._quietly = ort.RunOptions()
+        self._quietly.log_severity_level = _FATAL
 
     def run(self, inputs: Arrays) -> Arrays:
         """Compute; outputs are the caller's own."""
-        outputs: Arrays = self._session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True)))
+        outputs: Arrays = self._session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True)), self._quietly)
         return outputs
 
 

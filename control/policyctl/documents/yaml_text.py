@@ -1,0 +1,268 @@
+"""Read YAML that people write: what it says, where each field stands, and what it may not hold.
+
+Values are read by YAML 1.2's core schema, so ``no`` and ``off`` are texts, ``1e-4``
+a number and a date a text, whatever older readers make of them. What readers
+differ in (a field twice, an anchor, a tag, a character that cannot be printed)
+is a complaint with its line, not an exception, so that everything is told at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+from policyctl.errors import UsageError
+
+MOST_BYTES: Final = 1 << 20
+_MOST_NODES: Final = 50_000
+_DEPTH: Final = 32
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong with a document.
+
+    Attributes:
+        line: Where, from 1; 0 where there is no line (a missing file).
+        path: Which field: ``evaluation[0].returns.mean``.
+        found: What stands there; empty where nothing does.
+        expected: What is expected.
+    """
+
+    line: int
+    path: str
+    found: str
+    expected: str
+
+    @property
+    def words(self) -> str:
+        """One sentence."""
+        where = f"line {self.line}, {self.path}" if self.line else self.path
+        return f"{where}: {f'{self.found}, ' if self.found else ''}expected {self.expected}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"path": self.path, "line": self.line or None, "found": self.found, "expected": self.expected}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as it was read.
+
+    Attributes:
+        data: What it says.
+        lines: Where each field begins, from 1.
+        complaints: What it may not hold.
+    """
+
+    data: dict[str, Any]
+    lines: Mapping[Path, int] = field(default_factory=dict)
+    complaints: tuple[Problem, ...] = ()
+
+    def line(self, path: Path) -> int:
+        """Where `path` stands, or what it would stand in."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+    def problem(self, path: Path, found: Any, expected: str) -> Problem:
+        """One thing that is wrong at `path`."""
+        return Problem(self.line(path), path_words(path), "" if found is None else shown(found), expected)
+
+
+def parse(content: bytes, *, what: str) -> Document:
+    """Read a document.
+
+    Args:
+        content: UTF-8 text.
+        what: The document, in words for errors.
+
+    Raises:
+        UsageError: It is no YAML, no mapping, or larger than people write.
+    """
+    if len(content) > MOST_BYTES:
+        raise UsageError(f"{what} has {len(content)} bytes, expected at most {MOST_BYTES}")
+    try:
+        text = content.decode("utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what} is not UTF-8 ({error})", remedy="Save it as UTF-8.") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"{what} is not YAML ({_one_line(error)})", remedy="Correct it at that place.") from error
+    if node is None:
+        return Document({})
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{what} is not a mapping of names to values", remedy="Write `name: value` lines.")
+    reading = _Reading(what)
+    data = reading.value(node, ())
+    if "&" in text or "!" in text:
+        reading.refuse_references(text)
+    return Document(data, reading.lines, tuple(sorted(reading.complaints)))
+
+
+class _Reading:
+    """One pass over the nodes of a document."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.lines: dict[Path, int] = {}
+        self.complaints: list[Problem] = []
+        self._nodes = 0
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES or len(path) > _DEPTH:
+            raise UsageError(
+                f"{self._what} is nested more than {_DEPTH} deep or has more than {_MOST_NODES} values",
+                remedy="It is for people: keep data in files of their own, and name them.",
+            )
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._complain(key_node, path, "a list or a mapping as a name", "a text as a name")
+                continue
+            key = str(key_node.value)
+            here = (*path, key)
+            if not isinstance(_resolved(key_node), str):
+                self._complain(key_node, here, key, "a name in quotation marks, for without them it is no text")
+            if key in found:
+                self._complain(key_node, here, "it stands here twice", "each field once")
+            self._check_text(key_node, here, key)
+            self.lines[here] = key_node.start_mark.line + 1
+            found[key] = self.value(value_node, here)
+        return found
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        found = _resolved(node)
+        if isinstance(found, str):
+            self._check_text(node, path, found)
+        elif isinstance(found, float) and not math.isfinite(found):
+            self._complain(node, path, str(node.value), "a finite number")
+        return found
+
+    def _check_text(self, node: yaml.Node, path: Path, text: str) -> None:
+        if bad := [c for c in text if unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t"]:
+            self._complain(node, path, f"the character {bad[0]!r}", "printable text")
+
+    def refuse_references(self, text: str) -> None:
+        """Anchors, aliases and tags: readers differ in what they make of them."""
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            line = event.start_mark.line + 1 if event.start_mark is not None else 0
+            for kind, name in (("anchor or alias", "anchor"), ("tag", "tag")):
+                if (found := getattr(event, name, None)) is not None:
+                    self.complaints.append(Problem(line, self._what, f"the {kind} {found!r}", "plain values"))
+
+    def _complain(self, node: yaml.Node, path: Path, found: str, expected: str) -> None:
+        self.complaints.append(Problem(node.start_mark.line + 1, path_words(path), found, expected))
+
+
+_NULL: Final = re.compile(r"~|null|Null|NULL|")
+_BOOL: Final = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT: Final = re.compile(r"[-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,300}")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INFINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+def _resolved(node: yaml.Node) -> Any:
+    """A scalar's value by the core schema of YAML 1.2; what stands in quotation marks is a text."""
+    text = str(node.value)
+    if getattr(node, "style", None) is not None:
+        return text
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _INT.fullmatch(text):
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if _INFINITE.fullmatch(text):
+        return float(text.replace(".", ""))
+    return text
+
+
+def path_words(path: Path) -> str:
+    """``evaluation[0].returns.mean``."""
+    words = ""
+    for part in path:
+        words += f"[{part}]" if isinstance(part, int) else f".{part}" if words else str(part)
+    return words
+
+
+def paths(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every place of a plain value, with what stands there."""
+    yield path, data
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from paths(value, (*path, key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from paths(value, (*path, index))
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, and on one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def dump(data: Any) -> str:
+    """YAML that `parse`, and any other reader of YAML, reads back as `data`."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what older and newer readers of YAML understand alike."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    """In quotation marks wherever one reader or the other would make something else of it."""
+    node = yaml.ScalarNode("tag:yaml.org,2002:str", value, style=None)
+    tag = str(dumper.resolve(yaml.ScalarNode, value, (True, False)))  # type: ignore[no-untyped-call]
+    plain = isinstance(_resolved(node), str) and tag.endswith(":str")
+    style = None if plain else "'"
+    if not value.isprintable():
+        style = "|" if _is_block(value) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+def _is_block(value: str) -> bool:
+    lines = value.split("\n")
+    return len(lines) > 1 and all(line.isprintable() and line == line.strip() for line in lines) and bool(lines[0])
+
+
+def _number(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    """With a point before any exponent: without one, YAML 1.1 reads a text."""
+    text = repr(value)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    if not math.isfinite(value):
+        text = {"inf": ".inf", "-inf": "-.inf"}.get(text, ".nan")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(float, _number)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,111 @@
+"""The log of a running server: its supervisor's lines, Triton's beside them, and levels that change meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from policyctl import correlation
+from policyctl.adapters.triton import Triton
+from policyctl.domain.log_event import LogLevel
+from policyctl.errors import ServerError
+from policyctl.services.control import Control, silent
+from policyctl.services.known_journal import KnownJournal
+from policyctl.services.log import TRITON_LOG, Log, Sink, as_in_a_line, new_operation, open_file
+from policyctl.services.log_levels import wanted
+from policyctl.services.log_triton import level_of, models_of, triton_event
+from policyctl.serving.logs import LogLine
+from policyctl.settings import LogFormat
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def serving(control: Control, *, api_key: str) -> Iterator[Control]:
+    """Log as a server does while the block runs.
+
+    Args:
+        control: The control plane as a command has it.
+        api_key: Of the restricted repository API, which no line may hold.
+
+    Yields:
+        The control plane that speaks as the settings say: in words, or in JSON.
+    """
+    from policyctl.services.log_libraries import captured
+
+    log = replace(control.log, hidden=(*control.log.hidden, as_in_a_line(api_key)))
+    control = replace(control, log=log)
+    if control.settings.logs.format is LogFormat.JSON:
+        control = replace(control, say=silent, log=replace(log, sinks=(*log.sinks, _to_stderr)))
+    with correlation.bound(operation=new_operation("serve")), captured(control.log):
+        yield control
+
+
+@dataclass(slots=True)
+class TritonLog:
+    """Takes every line of Triton's log: to its file, and what matters to people.
+
+    Attributes:
+        control: The control plane.
+        known: Its journal, which says what the models are called.
+        verbose: Pass on informational lines as well.
+    """
+
+    control: Control
+    known: KnownJournal
+    verbose: bool = False
+    _log: Log = field(init=False)
+    _stderr: tuple[Sink, ...] = field(init=False)
+    _operation: str = field(default_factory=lambda: correlation.current().get("operation", ""))
+
+    def __post_init__(self) -> None:
+        logs = self.control.settings.logs
+        file = open_file(self.control.repository.control, TRITON_LOG, logs)
+        self._log = replace(self.control.log, sinks=(file.write,) if logs.file else ())
+        self._stderr = (_to_stderr,) if logs.format is LogFormat.JSON else ()
+
+    def __call__(self, line: LogLine) -> None:
+        """Take one line."""
+        matters = self.verbose or level_of(line).rank >= LogLevel.WARNING.rank
+        if matters:
+            self.control.say(f"triton {line.level}: {line.message}")
+        sinks = (*self._log.sinks, *(self._stderr if matters else ()))
+        if sinks:
+            models = models_of(self.known.last.state)
+            found = triton_event(line, models, datetime.now(UTC), operation=self._operation)
+            replace(self._log, sinks=sinks).emit(found)
+
+
+@dataclass(slots=True)
+class LiveLevels:
+    """Follows what is wished, and what is set, for one run of tritonserver.
+
+    Attributes:
+        control: The control plane; the level of its log is changed.
+        client: The server.
+    """
+
+    control: Control
+    client: Triton
+    _triton: LogLevel = LogLevel.INFO
+    """What tritonserver logs unless told otherwise."""
+
+    def follow(self) -> None:
+        """Take over what has changed; what Triton refuses is said, and tried again."""
+        levels = wanted(self.control)
+        if levels.control is not self.control.log.level:
+            self.control.log.level = levels.control
+            self.control.tell(f"The control plane logs from {levels.control} on.")
+        if levels.triton is self._triton:
+            return
+        try:
+            self._triton = self.client.log_level(levels.triton)
+            self.control.tell(f"Triton logs from {self._triton} on.")
+        except ServerError as error:
+            self.control.tell(f"Triton's log level could not be changed: {error.problem}", level=LogLevel.WARNING)
