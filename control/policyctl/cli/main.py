@@ -31,6 +31,7 @@ from policyctl.cli import (
     shadow,
     signing,
     token,
+    top,
     trust,
     tune,
 )
@@ -40,7 +41,7 @@ from policyctl.errors import PolicyctlError, UsageError
 _INTERRUPTED = 130
 _INTERRUPTED_MOVE = (
     "Interrupted. If the move had begun, the running server finishes or reverts it within seconds,"
-    " and so does the next promote or rollback. Look: policyctl status\n"
+    " and so does the next promote or rollback. A bake is carried on by the server. Look: policyctl status\n"
 )
 
 app = typer.Typer(
@@ -108,6 +109,7 @@ api.register(app)
 token.register(app)
 move.register(app)
 look.register(app)
+top.register(app)
 past.register(app)
 probe.register(app)
 observe.register(app)

@@ -102,6 +102,16 @@ class Control:
             remedy="Start one with: policyctl serve. Or name a running one with --url HOST:PORT.",
         )
 
+    def client(self, endpoint: Endpoint, *, timeout_s: float | None = None) -> Triton:
+        """A client of one server, which the caller closes.
+
+        Args:
+            endpoint: Which server.
+            timeout_s: For one request; None for that of the settings.
+        """
+        server = self.settings.server
+        return Triton(endpoint, timeout_s=timeout_s or server.timeout_s, load_timeout_s=server.load_timeout_s)
+
     @contextmanager
     def triton(self) -> Iterator[Triton]:
         """A client of the server.
@@ -109,8 +119,7 @@ class Control:
         Raises:
             ServerError: No server answers.
         """
-        server = self.settings.server
-        client = Triton(self.endpoint(), timeout_s=server.timeout_s, load_timeout_s=server.load_timeout_s)
+        client = self.client(self.endpoint())
         try:
             client.require_live()
             yield client

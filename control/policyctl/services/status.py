@@ -173,6 +173,8 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
                 "to": None if body["move_kind"] == MoveKind.REMOVAL else target["release"],
                 "format": target["format"],
             }
+            if "bake" in body:
+                body["bake"] = body["bake"]["plan"]  # the incumbent's figures are long, and in the evidence
             moves[body["move"]] = {k: body[k] for k in ("model", "alias", "move_kind", "from", "to")}
         elif record.kind is RecordKind.PUBLISHED:
             body.pop("contract", None)  # long, and not what a history is asked for
