@@ -22,6 +22,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
+from policyctl.domain.artifacts import Format
+from policyctl.domain.bake import Then
 from policyctl.domain.log_event import LogLevel
 
 PREFIX: Final = "POLICYCTL_"
@@ -34,6 +36,17 @@ _LIVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.LIVE.value}
 _COMMAND: Final[dict[str, JsonValue]] = {APPLIES: Applies.COMMAND.value}
 _MOVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.MOVE.value}
 _START: Final[dict[str, JsonValue]] = {APPLIES: Applies.START.value}
+
+
+class Engine(StrEnum):
+    """Who runs the Triton that `policyctl serve` looks after."""
+
+    EMBEDDED = "embedded"
+    """`policyctl serve` itself, from the nvidia-pytriton wheel."""
+    DOCKER = "docker"
+    """`policyctl serve`, as a container of NVIDIA's image."""
+    EXTERNAL = "external"
+    """Somebody else: `url` says where."""
 
 
 class ServerSettings(BaseModel):
@@ -56,6 +69,9 @@ class ServerSettings(BaseModel):
     http_url: str = Field(
         "", description="its HTTP host:port; only measuring over HTTP needs it", json_schema_extra=_COMMAND
     )
+    metrics_url: str = Field(
+        "", description="its metrics' host:port; only whoever reads metrics needs it", json_schema_extra=_COMMAND
+    )
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
     timeout_s: float = Field(
         5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane", json_schema_extra=_COMMAND
@@ -63,6 +79,7 @@ class ServerSettings(BaseModel):
     load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load", json_schema_extra=_LIVE)
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
+    engine: Engine = Field(Engine.EMBEDDED, description="who runs Triton: embedded, docker or external")
 
 
 class NativeMode(StrEnum):
@@ -85,6 +102,9 @@ class ServingSettings(BaseModel):
     max_queue_delay_us: int = Field(0, ge=0, le=_INT32, description="how long a request may wait for others to join it")
     instances: int = Field(1, ge=1, le=_INT32, description="copies of the model")
     gpu: bool = Field(False, description="serve on GPUs")
+    format: Format | None = Field(
+        None, description="the artifact where --format says none; not set: openvino, in NVIDIA's container onnx"
+    )
     native: NativeMode = Field(
         NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off", json_schema_extra=_START
     )
@@ -98,6 +118,30 @@ class ServingSettings(BaseModel):
         description="kept free when a release is promoted or pinned; null: memory is not looked at",
         json_schema_extra=_COMMAND,
     )
+
+
+class ContainerBackends(StrEnum):
+    """Which backends serve in the container of the engine docker."""
+
+    NVIDIA = "nvidia"
+    """Those of the image, which read a release's files themselves."""
+    POLICYCTL = "policyctl"
+    """Ours, mounted over the image's; its Python must have policyctl and the runtimes."""
+
+
+class DockerSettings(BaseModel):
+    """The container that `policyctl serve --engine docker` runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str = Field("nvcr.io/nvidia/tritonserver:26.09-py3", min_length=1, description="must be on the machine")
+    backends: ContainerBackends = Field(ContainerBackends.NVIDIA, description="nvidia or policyctl")
+    network: str = Field("", description="a network of Docker's, or host; not set: the default bridge")
+    user: str = Field("", description="UID:GID in the container; not set: whoever runs policyctl, never root")
+    memory_mib: int = Field(4096, ge=256, description="more than this and the kernel ends it")
+    cpus: float | None = Field(None, gt=0, allow_inf_nan=False, description="not set: all")
+    shm_mib: int = Field(256, ge=64, description="its own /dev/shm")
+    pids: int = Field(1024, ge=64, description="processes and threads")
 
 
 class ServiceLevelSettings(BaseModel):
@@ -166,6 +210,46 @@ class GateSettings(BaseModel):
     non_inferiority: NonInferioritySettings = NonInferioritySettings()
     behaviour: BehaviourSettings = BehaviourSettings()
     replay: ReplaySettings = ReplaySettings()
+
+
+class BakeSettings(BaseModel):
+    """How a promotion is watched after the switch, and what too much is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
+
+    for_s: float = Field(0.0, ge=0, le=7 * 86400, allow_inf_nan=False, description="seconds; 0 is no bake")
+    before_s: float = Field(
+        10.0, ge=0, le=86400, allow_inf_nan=False, description="the incumbent is watched so long before the switch"
+    )
+    prometheus: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="URL of a Prometheus that scrapes Triton; empty: policyctl's own figures",
+    )
+    prometheus_token: SecretStr = Field(SecretStr(""), description="sent to it as a bearer token")
+    on_inconclusive: Then = Field(Then.ROLLBACK, description="keep or rollback, where there is too little data")
+    error_ratio: float = Field(
+        0.01, gt=0, lt=1, description="share of requests that may fail; as many as the incumbent's, if more"
+    )
+    latency_ratio: float = Field(1.5, ge=1, allow_inf_nan=False, description="times the incumbent's latency")
+    latency_floor_us: float = Field(500.0, ge=0, allow_inf_nan=False, description="less than so much longer is no harm")
+    wrong_probes: int = Field(0, ge=0, description="golden probes that may be answered wrongly")
+
+
+class TracingSettings(BaseModel):
+    """OpenTelemetry from Triton; it takes the place of `policyctl record`, which needs Triton's own tracing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^\s,]+)?$",
+        description="where spans go, OTLP over HTTP: http://HOST:4318/v1/traces; empty: not traced",
+    )
+    rate: int = Field(
+        1000, ge=0, le=_INT32, description="one of so many requests; 0: only those that bring a sampled traceparent"
+    )
+    service: str = Field("policyctl", pattern=r"^[\w.-]+$", description="service.name of the spans")
 
 
 class ScrubSettings(BaseModel):
@@ -351,8 +435,11 @@ class Settings(BaseSettings):
         2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer", json_schema_extra=_COMMAND
     )
     server: ServerSettings = ServerSettings()
+    docker: DockerSettings = DockerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
+    bake: BakeSettings = BakeSettings()
+    tracing: TracingSettings = TracingSettings()
     scrub: ScrubSettings = ScrubSettings()
     prober: ProberSettings = ProberSettings()
     logs: LogSettings = LogSettings()

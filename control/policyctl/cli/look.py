@@ -217,7 +217,9 @@ def verify(
 def _server(found: Status) -> str:
     if not found.server_live:
         return "none. Start one: policyctl serve"
-    return f"{found.server} (answers)" + (f", OpenVINO backend {found.openvino_backend}" * bool(found.openvino_backend))
+    engine = f"{found.engine}, " * bool(found.engine)
+    backend = f", OpenVINO backend {found.openvino_backend}" * bool(found.openvino_backend)
+    return f"{found.server} ({engine}answers){backend}"
 
 
 def _gates(gates: dict[str, str]) -> str:

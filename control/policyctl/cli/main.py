@@ -25,11 +25,13 @@ from policyctl.cli import (
     options,
     past,
     prepare,
+    probe,
     release,
     run,
     shadow,
     signing,
     token,
+    top,
     trust,
     tune,
 )
@@ -39,7 +41,7 @@ from policyctl.errors import PolicyctlError, UsageError
 _INTERRUPTED = 130
 _INTERRUPTED_MOVE = (
     "Interrupted. If the move had begun, the running server finishes or reverts it within seconds,"
-    " and so does the next promote or rollback. Look: policyctl status\n"
+    " and so does the next promote or rollback. A bake is carried on by the server. Look: policyctl status\n"
 )
 
 app = typer.Typer(
@@ -107,7 +109,9 @@ api.register(app)
 token.register(app)
 move.register(app)
 look.register(app)
+top.register(app)
 past.register(app)
+probe.register(app)
 observe.register(app)
 lifecycle.register(app)
 measure.register(app)

@@ -9,7 +9,9 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
+from policyctl.domain.bake import Then
 from policyctl.domain.names import PRODUCTION
+from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
     from policyctl.services.promote import Moved
@@ -34,6 +36,22 @@ def promote(
     ] = None,
     reason: options.Reason = "",
     gates: options.Gates = None,
+    bake: Annotated[
+        float | None,
+        typer.Option(
+            "--bake",
+            metavar="SECONDS",
+            min=0,
+            help="Watch it so long after the switch, and roll back by itself. [env: POLICYCTL_BAKE__FOR_S]",
+        ),
+    ] = None,
+    no_bake: Annotated[
+        bool, typer.Option("--no-bake", help="Do not watch it; a bake of this release that is under way is ended.")
+    ] = False,
+    on_inconclusive: Annotated[
+        Then | None,
+        typer.Option(help="For a bake that saw too little. [env: POLICYCTL_BAKE__ON_INCONCLUSIVE]"),
+    ] = None,
     dry_run: options.DryRun = False,
     wait: options.Wait = None,
     repository: options.RepositoryOption = None,
@@ -46,7 +64,8 @@ def promote(
     The release is loaded beside the incumbent, must answer its golden set on
     that very server, and only then is the alias switched and asked again. If
     anything fails, the incumbent keeps serving. With --gates it is measured
-    first, and only moved if it passes.
+    first, and only moved if it passes. With --bake it is watched afterwards:
+    what fails more, is slower or answers wrongly is rolled back (exit code 7).
 
     Examples:
 
@@ -57,10 +76,20 @@ def promote(
         policyctl promote walker staging
 
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
+
+        policyctl promote walker 1.1.0 --bake 300 --on-inconclusive keep
     """
+    if no_bake and bake:
+        raise UsageError("--bake and --no-bake are given", remedy="Give one of them.")
     output = Output(as_json, quiet)
+    baking = {"for_s": 0.0 if no_bake else bake, "on_inconclusive": on_inconclusive}
     chosen = None if gates is None else options.gate_names(gates)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        if no_bake or bake is not None or on_inconclusive is not None:
+            raise UsageError(
+                "--bake, --no-bake and --on-inconclusive do not go by --api",
+                remedy="How a release bakes there is a setting of the control API: bake.for_s, bake.on_inconclusive.",
+            )
         told = remote.promote(
             model=model,
             release=release,
@@ -75,7 +104,8 @@ def promote(
         return
     from policyctl.services import promote as service
 
-    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
+    settings = options.read_settings(repository, url, lock_wait_s=wait, bake=baking)
+    control = options.control_of(settings, output)
     moved = service.promote(
         control,
         model=model,
@@ -85,6 +115,7 @@ def promote(
         reason=reason,
         dry_run=dry_run,
         gates=chosen,
+        bake=not no_bake,
     )
     _report(output, moved)
 
@@ -253,3 +284,7 @@ def _report(output: Output, moved: Moved) -> None:
     if moved.recovered:
         output.say(moved.recovered.words)
     output.data(moved.to_json(), words=moved.words)
+    if (error := moved.refusal) is not None:
+        if output.as_json:
+            raise typer.Exit(error.exit_code)
+        raise error

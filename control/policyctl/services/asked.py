@@ -148,4 +148,6 @@ def carry_out(control: Control, asked: Asked, *, move: str, dry_run: bool = Fals
             )
     if moved.recovered is not None:
         control.say(moved.recovered.words)
+    if moved.refusal is not None:
+        raise moved.refusal
     return moved.to_json(), moved.words

@@ -84,20 +84,33 @@ class Control:
         self.log.write(level, words, logger=logger, **fields)
 
     def endpoint(self) -> Endpoint:
-        """The server to use: the one that is named by a setting, else the embedded one.
+        """The server to use: the one that is named by a setting, else the one that `policyctl serve` announced.
+
+        Where both are the same, what was announced names the very run of it.
 
         Raises:
             ServerError: None is named and none is running.
         """
         server = self.settings.server
-        if server.url:
+        announced = endpoints.read(self.repository)
+        if server.url and (announced is None or announced.grpc != server.url):
             return Endpoint(http=server.http_url, grpc=server.url, api_key=server.api_key.get_secret_value())
-        if found := endpoints.read(self.repository):
-            return found
+        if announced is not None:
+            return announced
         raise ServerError(
             f"no server is running on {self.repository.root}",
             remedy="Start one with: policyctl serve. Or name a running one with --url HOST:PORT.",
         )
+
+    def client(self, endpoint: Endpoint, *, timeout_s: float | None = None) -> Triton:
+        """A client of one server, which the caller closes.
+
+        Args:
+            endpoint: Which server.
+            timeout_s: For one request; None for that of the settings.
+        """
+        server = self.settings.server
+        return Triton(endpoint, timeout_s=timeout_s or server.timeout_s, load_timeout_s=server.load_timeout_s)
 
     @contextmanager
     def triton(self) -> Iterator[Triton]:
@@ -106,8 +119,7 @@ class Control:
         Raises:
             ServerError: No server answers.
         """
-        server = self.settings.server
-        client = Triton(self.endpoint(), timeout_s=server.timeout_s, load_timeout_s=server.load_timeout_s)
+        client = self.client(self.endpoint())
         try:
             client.require_live()
             yield client
@@ -185,6 +197,8 @@ class OpenRelease:
     def choose(self, wanted: Format | None) -> Format:
         """The format to serve: `wanted`, else the first of OpenVINO, ONNX, TorchScript, TensorRT.
 
+        See `preferred_format` for what is wanted where nobody says.
+
         Raises:
             UsageError: The release does not hold it.
         """
@@ -197,6 +211,19 @@ class OpenRelease:
                 remedy=f"Choose one of: {', '.join(self.formats)}.",
             )
         return wanted
+
+
+def preferred_format(control: Control, opened: OpenRelease) -> Format | None:
+    """What is served where nobody names a format; None for the usual order.
+
+    NVIDIA's own OpenVINO backend computes no other batch than a full one, and in
+    bf16 where the CPU can; its ONNX Runtime backend has neither limit.
+    """
+    if (wanted := control.settings.serving.format) is not None:
+        return wanted
+    running = endpoints.read(control.repository)
+    nvidia = running is not None and running.backends == "nvidia"
+    return Format.ONNX if nvidia and Format.ONNX in opened.formats else None
 
 
 def open_release(repository: Repository, published: PublishedRelease) -> OpenRelease:

@@ -92,8 +92,25 @@ def record_gate(control: Control, published: PublishedRelease, result: GateResul
     Returns:
         The digest of the evidence.
     """
-    body = {"gate": result.gate, "verdict": result.verdict.value, "reason": result.reason}
-    return _record(control, published, result, RecordKind.GATE, body)[1]
+    return record_verdict(control, published, result, {})[1]
+
+
+def record_verdict(
+    control: Control, published: PublishedRelease, result: GateResult, more: Mapping[str, str]
+) -> tuple[Path, str]:
+    """`record_gate`, of a gate whose record tells more than its verdict.
+
+    Args:
+        control: The control plane.
+        published: What was judged.
+        result: What the gate said.
+        more: What the record tells beside it.
+
+    Returns:
+        The evidence, and its digest.
+    """
+    body = {"gate": result.gate, "verdict": result.verdict.value, "reason": result.reason, **more}
+    return _record(control, published, result, RecordKind.GATE, body)
 
 
 def record_measured(

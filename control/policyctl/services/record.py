@@ -239,10 +239,17 @@ def trace_folder(repository: Repository) -> Path:
 
 
 def empty(folder: Path) -> None:
-    """Make the trace folder, its owner's alone, with nothing in it."""
+    """Make the trace folder, its owner's alone, with nothing in it.
+
+    A folder that is there stays the same one: a container may have it mounted.
+    """
     try:
-        files.remove_tree(folder)
-        folder.mkdir(parents=True, mode=0o700)
+        if folder.is_symlink() or not folder.is_dir():
+            files.remove_tree(folder)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        for left in folder.iterdir():
+            files.remove_tree(left)
     except OSError as error:
         raise files.storage_error(folder, error) from error
 
@@ -273,6 +280,11 @@ def _alone(repository: Repository) -> Iterator[None]:
 
 
 def _trace_files(settings: dict[str, tuple[str, ...]], served: str) -> TraceFiles:
+    if settings.get("trace_mode") == ("opentelemetry",):
+        raise UnsupportedError(
+            "this server sends OpenTelemetry spans, and Triton traces in one way at a time: nothing can be recorded",
+            remedy="Start it without POLICYCTL_TRACING__ENDPOINT for as long as you record.",
+        )
     if "OFF" not in settings["trace_level"]:
         raise BusyError(
             f"{served} is traced already ({', '.join(settings['trace_level'])}), by somebody else",

@@ -65,6 +65,7 @@ class Status:
     memory: MemoryLeft | None
     notes: tuple[Note, ...]
     scrub: ScrubState | None = None
+    engine: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -95,6 +96,7 @@ class Status:
             "repository": self.repository,
             "server": self.server,
             "server_live": self.server_live,
+            "engine": self.engine,
             "openvino_backend": self.openvino_backend,
             "healthy": self.healthy,
             "releases": list(self.releases),
@@ -119,12 +121,13 @@ def status(control: Control, *, model: str | None = None) -> Status:
     if model is not None:
         state.require(model)
     aliases: tuple[AliasStatus, ...]
-    server, live, openvino = "none", False, ""
+    server, live, openvino, engine = "none", False, "", ""
     spent: dict[tuple[str, str], ServedCost] = {}
     left: MemoryLeft | None = None
     try:
         with control.triton() as client:
             server, live, openvino = client.endpoint.grpc, True, client.endpoint.openvino
+            engine = client.endpoint.engine
             spent = costs(state, client.endpoint)
             left = memory_left(process=str(client.endpoint.pid)) if client.endpoint.pid else None
             aliases = _aliases(control, state, client, model, spent)
@@ -144,6 +147,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         memory=left,
         notes=explain(control, state, model=model, costs=spent, left=left),
         scrub=last_state(repository) if live else None,
+        engine=engine,
     )
 
 
@@ -169,6 +173,8 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
                 "to": None if body["move_kind"] == MoveKind.REMOVAL else target["release"],
                 "format": target["format"],
             }
+            if "bake" in body:
+                body["bake"] = body["bake"]["plan"]  # the incumbent's figures are long, and in the evidence
             moves[body["move"]] = {k: body[k] for k in ("model", "alias", "move_kind", "from", "to")}
         elif record.kind is RecordKind.PUBLISHED:
             body.pop("contract", None)  # long, and not what a history is asked for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,21 @@ RESTRICTED: Final = ("model-repository", "logging", "trace")
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{8,256}")
 _ARG_START, _ARG_END = 47, 48
 """Fields of /proc/<pid>/stat, counted from 0: where the arguments are in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """OpenTelemetry spans of requests, sent as OTLP over HTTP.
+
+    Attributes:
+        url: Where they go, with its path.
+        rate: One of so many requests; 0 for those alone that bring a trace context. Those are traced at any rate.
+        service: ``service.name`` of the resource.
+    """
+
+    url: str
+    rate: int
+    service: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,7 @@ class ServerOptions:
         log_verbose: Triton's verbosity, 0 for none.
         trace_file: What the files of Triton's tracing are called; it can be
             switched on later only where this was given. None leaves it out.
+        spans: OpenTelemetry, in place of `trace_file`: Triton traces in one way at a time.
         pinned_pool_bytes: Pinned memory for tensors on their way to GPUs; None for Triton's default.
         cuda_pools_bytes: Of each GPU's memory, by its number.
         extra_args: More arguments for tritonserver, as they are.
@@ -58,6 +75,7 @@ class ServerOptions:
     exit_timeout_s: int = 4
     log_verbose: int = 0
     trace_file: Path | None = None
+    spans: Spans | None = None
     pinned_pool_bytes: int | None = None
     cuda_pools_bytes: tuple[int, ...] = ()
     extra_args: tuple[str, ...] = ()
@@ -83,8 +101,19 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         install: Where it is.
         shm_prefix: What its shared memory's names begin with.
     """
-    arguments = [
+    return [
         str(install.tritonserver),
+        *arguments(options),
+        f"--cache-directory={install.caches}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *(restrictions(options.restricted_apis, options.api_key) if options.api_key else ()),
+        *options.extra_args,
+    ]
+
+
+def arguments(options: ServerOptions) -> list[str]:
+    """What any tritonserver of ours is started with, wherever its binaries are."""
+    found = [
         f"--model-repository={options.repository.absolute()}",
         f"--backend-directory={options.backend_directory.absolute()}",
         # Only what we ask for is loaded, and only when we ask.
@@ -101,18 +130,34 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         f"--metrics-port={options.metrics_port}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--log-verbose={options.log_verbose}",
-        f"--cache-directory={install.caches}",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
     ]
-    if options.trace_file is not None:
-        arguments.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
+    if options.spans is not None:
+        found += _span_arguments(options.spans)
+    elif options.trace_file is not None:
+        found.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
     if options.pinned_pool_bytes is not None:
-        arguments.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
-    arguments += [f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu, size in enumerate(options.cuda_pools_bytes)]
-    if options.api_key:
-        rule = f"{','.join(options.restricted_apis)}:{KEY_HEADER}={options.api_key}"
-        arguments += [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
-    return [*arguments, *options.extra_args]
+        found.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
+    return [
+        *found,
+        *(f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu, size in enumerate(options.cuda_pools_bytes)),
+    ]
+
+
+def restrictions(apis: Sequence[str], key: str) -> list[str]:
+    """The arguments that open `apis` to whoever has the key alone."""
+    rule = f"{','.join(apis)}:{KEY_HEADER}={key}"
+    return [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
+
+
+def _span_arguments(spans: Spans) -> list[str]:
+    return [
+        "--trace-config=mode=opentelemetry",
+        f"--trace-config=opentelemetry,url={spans.url}",
+        f"--trace-config=opentelemetry,resource=service.name={spans.service}",
+        "--trace-config=level=TIMESTAMPS",
+        f"--trace-config=rate={spans.rate}",
+        "--trace-config=count=-1",
+    ]
 
 
 def environment(install: TritonInstall) -> dict[str, str]:
