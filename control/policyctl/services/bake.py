@@ -32,10 +32,10 @@ from policyctl.domain.statistics import spent
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import BusyError, MoveError, PolicyctlError
 from policyctl.gates import bake as gate
-from policyctl.services.aliases import AliasKey
 from policyctl.services.bake_watch import CLOCK, OWN, Watch, traffic_after, traffic_before
 from policyctl.services.baked import Baked, ended, keep, recorded
 from policyctl.services.control import Control, operation
+from policyctl.services.observed import AliasKey
 from policyctl.services.promote import rollback
 
 LOOKS: Final = 100

@@ -14,9 +14,9 @@ from policyctl.adapters import lock
 from policyctl.adapters.repository import Repository
 from policyctl.domain.names import served_name
 from policyctl.errors import PolicyctlError
-from policyctl.services.aliases import AliasKey
 from policyctl.services.bake import carry_out, lock_path
 from policyctl.services.control import Control
+from policyctl.services.observed import AliasKey
 
 RETRY_S: Final = (5.0, 15.0, 60.0)
 """How soon a rollback that failed is tried again."""

@@ -10,9 +10,9 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.moves import Move, Result
 from policyctl.domain.state import OpenBake
 from policyctl.domain.verdict import GateResult, Verdict
-from policyctl.services.aliases import AliasKey
 from policyctl.services.control import Control
 from policyctl.services.evidence import record_verdict
+from policyctl.services.observed import AliasKey
 
 
 @dataclass(frozen=True, slots=True)
