@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from policyctl.services.control import Control
-from policyctl.services.promote import promote, rollback
+from policyctl.services.promote import Moved, promote, rollback
 from policyctl.services.publish import publish
 from policyctl.settings import load as load_settings
 from policyctl_benchmarks.background_load import BackgroundLoad
@@ -41,9 +41,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="policyctl-promotions-") as name:
         folder = Path(name)
         control = Control.of(load_settings(repository=folder / "model_repository"))
-        for release in RELEASES:
-            export_policy(EXAMPLES / f"ppo-{release}.zip", folder / release, trust_pickle=True)
-            publish(control, folder / release, model="cartpole", release=release)
+        published(control, folder)
         with BackgroundServer(control.repository.root, folder / "serve.log") as server:
             found = measure(control, server, folder, moves=given.moves, clients=given.clients)
     if given.json:
@@ -52,6 +50,13 @@ def main() -> int:
         for key, value in found.items():
             print(f"{key:<28} {value}")
     return 0 if not found["failed"] and not found["wrong"] and not found["answers outside aliases"] else 1
+
+
+def published(control: Control, folder: Path) -> None:
+    """Export both releases to `folder` and publish them."""
+    for release in RELEASES:
+        export_policy(EXAMPLES / f"ppo-{release}.zip", folder / release, trust_pickle=True)
+        publish(control, folder / release, model="cartpole", release=release)
 
 
 def measure(control: Control, server: BackgroundServer, folder: Path, *, moves: int, clients: int) -> dict[str, object]:
@@ -69,15 +74,8 @@ def measure(control: Control, server: BackgroundServer, folder: Path, *, moves: 
     total_ms: dict[str, list[float]] = {"promotion": [], "rollback": []}
     with BackgroundLoad(options, {r: read_expected(folder / r) for r in RELEASES}) as load:
         for number in range(moves):
-            before, begun = timeline.pop(), time.monotonic_ns()
-            if number % 2 == 0:
-                moved = promote(control, model="cartpole", release=RELEASES[1], alias="production")
-            else:
-                moved = rollback(control, model="cartpole", alias="production")
-            timeline += [
-                AliasSpan(before.release, before.from_ns, time.monotonic_ns()),
-                AliasSpan(moved.move.target.release, begun),
-            ]
+            moved, spans = move_once(control, timeline.pop(), forward=number % 2 == 0)
+            timeline += spans
             kind = moved.move.kind.value
             if moved.timings is not None:
                 switch_ms[kind].append(moved.timings.switch_ms or 0.0)
@@ -97,12 +95,26 @@ def measure(control: Control, server: BackgroundServer, folder: Path, *, moves: 
         "p50 / p99 / max us": f"{report.p50_us:.0f} / {report.p99_us:.0f} / {report.max_us:.0f}",
     }
     for kind in ("promotion", "rollback"):
-        found[f"{kind} switch ms"] = _spread(switch_ms[kind])
-        found[f"{kind} in all ms"] = _spread(total_ms[kind])
+        found[f"{kind} switch ms"] = spread(switch_ms[kind])
+        found[f"{kind} in all ms"] = spread(total_ms[kind])
     return found
 
 
-def _spread(values: list[float]) -> str:
+def move_once(control: Control, before: AliasSpan, *, forward: bool) -> tuple[Moved, list[AliasSpan]]:
+    """Promote, or roll back; what the alias named until the end of it, and from its beginning on."""
+    begun = time.monotonic_ns()
+    if forward:
+        moved = promote(control, model="cartpole", release=RELEASES[1], alias="production")
+    else:
+        moved = rollback(control, model="cartpole", alias="production")
+    return moved, [
+        AliasSpan(before.release, before.from_ns, time.monotonic_ns()),
+        AliasSpan(moved.move.target.release, begun),
+    ]
+
+
+def spread(values: list[float]) -> str:
+    """Median, 95th percentile and maximum, in words."""
     if not values:
         return "none"
     median, high, largest = np.percentile(values, (50, 95, 100))

@@ -1,11 +1,13 @@
-"""What recording costs a request: with the trace file that it needs at the start, and while it runs.
+"""What tracing costs a request: a recording, with the trace file that it needs at the start, and OpenTelemetry.
 
     python benchmarks/tracing_cost.py --rounds 12
+    python benchmarks/tracing_cost.py --rounds 12 --ways "spans of one of 100" "spans of every request"
 
-Two servers on one repository, one started without a trace file as the plain
-one; bursts of perf_analyzer alternate between the ways in an order drawn anew
-each round. Ratios are to the plain server within one round; only they mean
-anything. A recording reads its files while it runs, as `policyctl record` does.
+Servers on one repository, one started without any tracing as the plain one;
+bursts of perf_analyzer alternate between the ways in an order drawn anew each
+round. Ratios are to the plain server within one round; only they mean
+anything. A recording reads its files while it runs, as `policyctl record` does;
+spans go to a receiver on the same machine that throws them away.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +30,7 @@ from policyctl.services.control import Control, open_release
 from policyctl.services.promote import promote
 from policyctl.services.publish import publish
 from policyctl.serving.backend_directory import assemble
+from policyctl.serving.command import Spans
 from policyctl.serving.locate import locate
 from policyctl.serving.ports import free_ports
 from policyctl.serving.process import ServerOptions, TritonProcess
@@ -41,16 +46,40 @@ from policyctl_benchmarks.perf_analyzer import (
 from policyctl_exporters import export_policy
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
-WAYS = ("plain", "off", "one of 100", "every request")
+WAYS = ("plain", "off", "one of 100", "every request", "spans of one of 100", "spans of every request")
+SPANS = {"spans of one of 100": 100, "spans of every request": 1}
 
 
 @contextmanager
-def plain_server(control: Control, folder: Path, slot: int) -> Iterator[str]:
-    """A server without a trace file; its gRPC address."""
+def receiver() -> Iterator[str]:
+    """Takes spans and throws them away; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1/traces"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def plain_server(control: Control, folder: Path, slot: int, spans: Spans | None = None) -> Iterator[str]:
+    """A server without a trace file, with `spans` or nothing; its gRPC address."""
     ports = free_ports(3)
     options = ServerOptions(
         repository=control.repository.root,
-        backend_directory=assemble(locate(), folder / "backends"),
+        backend_directory=assemble(locate(), folder / f"backends-{ports[0]}"),
+        spans=spans,
         http_port=ports[0],
         grpc_port=ports[1],
         metrics_port=ports[2],
@@ -71,7 +100,7 @@ def plain_server(control: Control, folder: Path, slot: int) -> Iterator[str]:
 @contextmanager
 def recording(root: Path, folder: Path, way: str) -> Iterator[None]:
     """`policyctl record` at work, where the way asks for it."""
-    if way in {"plain", "off"}:
+    if way in {"plain", "off", *SPANS}:
         yield
         return
     output = folder / f"{time.monotonic_ns()}.npz"
@@ -95,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--ways", nargs="+", choices=WAYS[1:], default=list(WAYS[1:]))
+    parser.add_argument("--ways", nargs="+", choices=WAYS[1:], default=list(WAYS[1:4]))
     given = parser.parse_args()
     rng = np.random.default_rng(time.time_ns())
     with tempfile.TemporaryDirectory(prefix="policyctl-tracing-") as name:
@@ -110,14 +139,20 @@ def main() -> None:
             data.write_text(input_data_json(opened.golden))
             libraries, binary = link_libraries(folder / "libraries"), locate_perf_analyzer()
             seen: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
-            with plain_server(control, folder, opened.published.slot) as url:
+            with ExitStack() as stack:
+                slot, target = opened.published.slot, stack.enter_context(receiver())
+                urls = {"plain": stack.enter_context(plain_server(control, folder, slot))}
+                for way, one_of in SPANS.items():
+                    if way in given.ways:
+                        spans = Spans(target, one_of, "benchmark")
+                        urls[way] = stack.enter_context(plain_server(control, folder, slot, spans))
                 for _ in range(given.rounds):
                     for way in rng.permutation(["plain", *given.ways]):
                         with recording(control.repository.root, folder, way):
                             for clients in given.clients:
                                 options = PerfAnalyzerOptions(
                                     model="cartpole",
-                                    url=url if way == "plain" else server.endpoint["grpc"],
+                                    url=urls.get(str(way), server.endpoint["grpc"]),
                                     concurrency=(clients,),
                                     measurement_interval_ms=200,
                                     input_data=data,
@@ -130,12 +165,12 @@ def main() -> None:
 
 def report(seen: dict[tuple[int, str], list[tuple[float, float, float]]], clients: list[int], ways: list[str]) -> None:
     """Medians over the rounds, each round against its own plain server."""
-    print("| clients | recording | p50 us | ratio (quartiles) | p99 ratio | infer/s | ratio (quartiles) |")
+    print("| clients | tracing | p50 us | ratio (quartiles) | p99 ratio | infer/s | ratio (quartiles) |")
     print("|---|---|---|---|---|---|---|")
     for level in clients:
         plain = np.array(seen[level, "plain"])
         p50, _, rate = np.median(plain, axis=0)
-        print(f"| {level} | no trace file | {p50:.0f} | | | {rate:.0f} | |")
+        print(f"| {level} | none | {p50:.0f} | | | {rate:.0f} | |")
         for way in ways:
             these = np.array(seen[level, way])
             p50, _, rate = np.median(these, axis=0)

@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
 from policyctl.domain.artifacts import Format
+from policyctl.domain.bake import Then
 from policyctl.domain.log_event import LogLevel
 
 PREFIX: Final = "POLICYCTL_"
@@ -211,6 +212,46 @@ class GateSettings(BaseModel):
     replay: ReplaySettings = ReplaySettings()
 
 
+class BakeSettings(BaseModel):
+    """How a promotion is watched after the switch, and what too much is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
+
+    for_s: float = Field(0.0, ge=0, le=7 * 86400, allow_inf_nan=False, description="seconds; 0 is no bake")
+    before_s: float = Field(
+        10.0, ge=0, le=86400, allow_inf_nan=False, description="the incumbent is watched so long before the switch"
+    )
+    prometheus: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="URL of a Prometheus that scrapes Triton; empty: policyctl's own figures",
+    )
+    prometheus_token: SecretStr = Field(SecretStr(""), description="sent to it as a bearer token")
+    on_inconclusive: Then = Field(Then.ROLLBACK, description="keep or rollback, where there is too little data")
+    error_ratio: float = Field(
+        0.01, gt=0, lt=1, description="share of requests that may fail; as many as the incumbent's, if more"
+    )
+    latency_ratio: float = Field(1.5, ge=1, allow_inf_nan=False, description="times the incumbent's latency")
+    latency_floor_us: float = Field(500.0, ge=0, allow_inf_nan=False, description="less than so much longer is no harm")
+    wrong_probes: int = Field(0, ge=0, description="golden probes that may be answered wrongly")
+
+
+class TracingSettings(BaseModel):
+    """OpenTelemetry from Triton; it takes the place of `policyctl record`, which needs Triton's own tracing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^\s,]+)?$",
+        description="where spans go, OTLP over HTTP: http://HOST:4318/v1/traces; empty: not traced",
+    )
+    rate: int = Field(
+        1000, ge=0, le=_INT32, description="one of so many requests; 0: only those that bring a sampled traceparent"
+    )
+    service: str = Field("policyctl", pattern=r"^[\w.-]+$", description="service.name of the spans")
+
+
 class ScrubSettings(BaseModel):
     """How `policyctl serve` reads every published file again in the background."""
 
@@ -327,6 +368,45 @@ class SecuritySettings(BaseModel):
     )
 
 
+class Anonymous(StrEnum):
+    """What a caller without a token may do, on this machine; from elsewhere nobody may do anything without one."""
+
+    NONE = "none"
+    """Nothing but ask whether the process lives."""
+    READ = "read"
+    """Look."""
+
+
+class ApiSettings(BaseModel):
+    """Where `policyctl api` listens and what it lets through; and which one the command line speaks to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
+
+    host: str = Field("127.0.0.1", description="address to listen on", json_schema_extra=_START)
+    port: int = Field(8004, ge=0, le=65535, description="0 takes a free one", json_schema_extra=_START)
+    anonymous: Anonymous = Field(Anonymous.READ, description="callers of this machine without a token: none or read")
+    prometheus_url: str = Field("", description="a Prometheus that /healthz looks at")
+    max_body_bytes: int = Field(64 << 10, ge=1024, le=16 << 20, description="of one request")
+    max_operations: int = Field(
+        4, ge=1, le=64, description="promotions under way; rollbacks and aborts have as many places of their own"
+    )
+    reads_per_s: float = Field(50.0, gt=0, allow_inf_nan=False, description="of one token, on average")
+    changes_per_minute: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one token, on average")
+    timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="of one call, beside what it asks to wait")
+    keep_hours: float = Field(24.0, gt=0, allow_inf_nan=False, description="that an operation can be asked for")
+    keep_operations: int = Field(1000, ge=8, le=100_000, description="that are kept at most")
+    disk_free_mib: int = Field(512, ge=0, description="below which /healthz says degraded")
+    url: str = Field(
+        "",
+        description="of a control API that the command line uses, instead of a repository",
+        json_schema_extra=_COMMAND,
+    )
+    token: SecretStr = Field(SecretStr(""), description="for that control API", json_schema_extra=_COMMAND)
+    ca_file: Path | None = Field(
+        None, description="certificates to trust for it instead of the system's", json_schema_extra=_COMMAND
+    )
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -358,6 +438,8 @@ class Settings(BaseSettings):
     docker: DockerSettings = DockerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
+    bake: BakeSettings = BakeSettings()
+    tracing: TracingSettings = TracingSettings()
     scrub: ScrubSettings = ScrubSettings()
     prober: ProberSettings = ProberSettings()
     logs: LogSettings = LogSettings()
@@ -365,6 +447,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
     integrity: IntegritySettings = IntegritySettings()
+    api: ApiSettings = ApiSettings()
     security: SecuritySettings = SecuritySettings()
 
     @classmethod

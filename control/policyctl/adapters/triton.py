@@ -55,6 +55,31 @@ class Answer:
     outputs: Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one slot has done since it was loaded.
+
+    Attributes:
+        name: The Triton model.
+        slot: Its version.
+        succeeded: Requests that were answered.
+        failed: Requests that were not.
+        duration_us: How long the answered ones took, from arrival to answer, added up.
+        queue_us: How long they waited.
+        compute_us: How long the backend took for them, copying included.
+        executions: Batches.
+    """
+
+    name: str
+    slot: int
+    succeeded: int
+    failed: int
+    duration_us: float
+    queue_us: float
+    compute_us: float
+    executions: int
+
+
 class Triton:
     """A client of one server, for one thread.
 
@@ -240,14 +265,17 @@ class Triton:
         found = self._call(f"count {name}", self._client.get_inference_statistics, name)
         return sum(int(s.inference_stats.success.count) for s in found.model_stats)
 
-    def answers(self) -> dict[tuple[str, int], int]:
-        """Requests that every loaded version has answered since it was loaded, by Triton model and slot.
+    def counters(self, name: str = "") -> tuple[Counters, ...]:
+        """What every loaded slot has done since it was loaded.
+
+        Args:
+            name: Only of this Triton model; empty for all.
 
         Raises:
-            ServerError: No answer.
+            ServerError: No answer, or no such model.
         """
-        found = self._call("count answers", self._client.get_inference_statistics)
-        return {(s.name, int(s.version)): int(s.inference_stats.success.count) for s in found.model_stats}
+        found = self._call(f"read statistics of {name or 'all'}", self._client.get_inference_statistics, name)
+        return tuple(_counters(each) for each in found.model_stats)
 
     def regions(self) -> tuple[str, ...]:
         """Names of the shared memory that clients have registered.
@@ -273,3 +301,17 @@ class Triton:
             remedy = "Is the server up? See: policyctl status" if "UNAVAILABLE" in str(error.status()) else ""
             words = " ".join(str(error.message()).split())
             raise ServerError(f"{self.endpoint.grpc}: cannot {what}: {words}", remedy=remedy) from error
+
+
+def _counters(found: Any) -> Counters:
+    seen = found.inference_stats
+    return Counters(
+        name=found.name,
+        slot=int(found.version),
+        succeeded=int(seen.success.count),
+        failed=int(seen.fail.count),
+        duration_us=seen.success.ns / 1e3,
+        queue_us=seen.queue.ns / 1e3,
+        compute_us=(seen.compute_input.ns + seen.compute_infer.ns + seen.compute_output.ns) / 1e3,
+        executions=int(found.execution_count),
+    )

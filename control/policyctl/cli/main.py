@@ -11,6 +11,7 @@ import typer
 
 from policyctl import __version__
 from policyctl.cli import (
+    api,
     bench,
     calibrate,
     card,
@@ -29,6 +30,8 @@ from policyctl.cli import (
     run,
     shadow,
     signing,
+    token,
+    top,
     trust,
     tune,
 )
@@ -38,7 +41,7 @@ from policyctl.errors import PolicyctlError, UsageError
 _INTERRUPTED = 130
 _INTERRUPTED_MOVE = (
     "Interrupted. If the move had begun, the running server finishes or reverts it within seconds,"
-    " and so does the next promote or rollback. Look: policyctl status\n"
+    " and so does the next promote or rollback. A bake is carried on by the server. Look: policyctl status\n"
 )
 
 app = typer.Typer(
@@ -59,8 +62,22 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+BY_URL = frozenset({"promote", "rollback", "abort", "status", "history"})
+"""Commands that a control API can carry out."""
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            "--api",
+            metavar="<url>",
+            help="Use a control API instead of a repository: promote, rollback, abort, status, history."
+            " Its token: POLICYCTL_API__TOKEN. [env: POLICYCTL_API__URL]",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -80,14 +97,19 @@ def _root(
         ),
     ] = None,
 ) -> None:
-    options.root.config, options.root.profile = config_file, profile
+    options.begin(options.Root(config_file, profile, api, context.invoked_subcommand or ""))
+    if api and context.invoked_subcommand is not None and context.invoked_subcommand not in BY_URL:
+        raise options.by_url_refused(context.invoked_subcommand, api)
 
 
 prepare.register(app)
 release.register(app)
 run.register(app)
+api.register(app)
+token.register(app)
 move.register(app)
 look.register(app)
+top.register(app)
 past.register(app)
 probe.register(app)
 observe.register(app)

@@ -9,8 +9,9 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
-from policyctl.domain.moves import MoveKind
+from policyctl.domain.bake import Then
 from policyctl.domain.names import PRODUCTION
+from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
     from policyctl.services.promote import Moved
@@ -35,6 +36,22 @@ def promote(
     ] = None,
     reason: options.Reason = "",
     gates: options.Gates = None,
+    bake: Annotated[
+        float | None,
+        typer.Option(
+            "--bake",
+            metavar="SECONDS",
+            min=0,
+            help="Watch it so long after the switch, and roll back by itself. [env: POLICYCTL_BAKE__FOR_S]",
+        ),
+    ] = None,
+    no_bake: Annotated[
+        bool, typer.Option("--no-bake", help="Do not watch it; a bake of this release that is under way is ended.")
+    ] = False,
+    on_inconclusive: Annotated[
+        Then | None,
+        typer.Option(help="For a bake that saw too little. [env: POLICYCTL_BAKE__ON_INCONCLUSIVE]"),
+    ] = None,
     dry_run: options.DryRun = False,
     wait: options.Wait = None,
     repository: options.RepositoryOption = None,
@@ -47,7 +64,8 @@ def promote(
     The release is loaded beside the incumbent, must answer its golden set on
     that very server, and only then is the alias switched and asked again. If
     anything fails, the incumbent keeps serving. With --gates it is measured
-    first, and only moved if it passes.
+    first, and only moved if it passes. With --bake it is watched afterwards:
+    what fails more, is slower or answers wrongly is rolled back (exit code 7).
 
     Examples:
 
@@ -58,11 +76,36 @@ def promote(
         policyctl promote walker staging
 
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
+
+        policyctl promote walker 1.1.0 --bake 300 --on-inconclusive keep
     """
+    if no_bake and bake:
+        raise UsageError("--bake and --no-bake are given", remedy="Give one of them.")
+    output = Output(as_json, quiet)
+    baking = {"for_s": 0.0 if no_bake else bake, "on_inconclusive": on_inconclusive}
+    chosen = None if gates is None else options.gate_names(gates)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        if no_bake or bake is not None or on_inconclusive is not None:
+            raise UsageError(
+                "--bake, --no-bake and --on-inconclusive do not go by --api",
+                remedy="How a release bakes there is a setting of the control API: bake.for_s, bake.on_inconclusive.",
+            )
+        told = remote.promote(
+            model=model,
+            release=release,
+            alias=alias,
+            format=format,
+            reason=reason,
+            dry_run=dry_run,
+            gates=chosen,
+            lock_wait_s=wait,
+        )
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
-    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
+    settings = options.read_settings(repository, url, lock_wait_s=wait, bake=baking)
+    control = options.control_of(settings, output)
     moved = service.promote(
         control,
         model=model,
@@ -71,7 +114,8 @@ def promote(
         format=format,
         reason=reason,
         dry_run=dry_run,
-        gates=None if gates is None else options.gate_names(gates),
+        gates=chosen,
+        bake=not no_bake,
     )
     _report(output, moved)
 
@@ -99,9 +143,13 @@ def rollback(
 
         policyctl rollback walker --to 0.9.2
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.rollback(model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     _report(output, service.rollback(control, model=model, alias=alias, to=to, reason=reason, dry_run=dry_run))
 
@@ -121,9 +169,13 @@ def abort(
 
         policyctl abort walker
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.abort(model=model)
+        output.data(told.document, words=told.words)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     words = service.abort(options.control_of(options.read_settings(repository, url), output), model=model)
     output.data({"model": model, "result": words}, words=words)
 
@@ -231,23 +283,8 @@ def unserve(
 def _report(output: Output, moved: Moved) -> None:
     if moved.recovered:
         output.say(moved.recovered.words)
-    target = f"{moved.move.model} {moved.move.target.release}"
-    if not moved.changed:
-        done = "It did not answer and was loaded again." if moved.loaded_again else "Nothing was changed."
-        words = f"{moved.move.alias} names {target} already. {done}"
-    elif moved.recovered is not None and moved.recovered.move is moved.move:
-        words = f"Done: the {moved.move.words}, which had been left unfinished."
-    elif moved.timings is None:
-        words = "\n".join(
-            [f"Would carry out the {moved.move.words}:", *(f"  {i}. {s}" for i, s in enumerate(moved.steps, 1))]
-        )
-    elif moved.move.kind is MoveKind.REMOVAL:
-        words = f"{moved.move.served} is not served any more; it was {moved.move.target.release}."
-    else:
-        origin = "nothing" if moved.move.incumbent is None else moved.move.incumbent.release
-        words = (
-            f"{moved.move.alias} of {moved.move.model}: {origin} -> {moved.move.target.release}"
-            f" (slot {moved.move.target.slot}, {moved.move.target.format}),"
-            f" switched in {moved.timings.switch_ms:.0f} ms, {moved.timings.total_ms:.0f} ms in all."
-        )
-    output.data(moved.to_json(), words=words)
+    output.data(moved.to_json(), words=moved.words)
+    if (error := moved.refusal) is not None:
+        if output.as_json:
+            raise typer.Exit(error.exit_code)
+        raise error

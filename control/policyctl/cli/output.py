@@ -54,7 +54,7 @@ class Output:
             numeric = column.endswith((" us", " ms", "/s", " MB")) or column in {"slot", "requests", "failed"}
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*("-" if cell is None else _printable(str(cell)) for cell in row))
+            table.add_row(*("-" if cell is None else printable(str(cell)) for cell in row))
         console = _console()
         if not console.is_terminal:
             # A pipe has no width: keep rows whole, so that grep and awk can read them.
@@ -85,6 +85,6 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` on one line, without characters that would drive the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -74,7 +74,7 @@ def serve(
     reading = options.read_layers(repository, url, server={"engine": engine, **given})
     for words in reading.warnings:
         output.say(f"WARNING: {words}.")
-    service(options.control_of(reading.require(), output), verbose=verbose, reading=reading)
+    service(options.control_of(options.here(reading), output), verbose=verbose, reading=reading)
 
 
 def doctor(

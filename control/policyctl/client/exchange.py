@@ -59,12 +59,14 @@ class Infer:
         outputs: Names.
         request_id: What the server calls it.
         specs: What the contract says of each output, in the order of `outputs`.
+        traceparent: The trace that it belongs to; empty for none.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     outputs: tuple[str, ...]
     request_id: str
     specs: tuple[TensorSpec, ...] = ()
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Question:
     check_bounds: bool = False
     timing: bool = False
     outputs: tuple[str, ...] = ()
+    traceparent: str = ""
 
 
 def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, Any, Action]:
@@ -198,7 +201,9 @@ def _plan(served: Served, question: Question) -> Infer:
             remedy=f"It has {', '.join(sorted(known))}.",
         )
     names = tuple(dict.fromkeys(wanted))
-    return Infer(inputs, names, question.request_id, tuple(contract.output(name) for name in names))
+    return Infer(
+        inputs, names, question.request_id, tuple(contract.output(name) for name in names), question.traceparent
+    )
 
 
 def _action(author: Served, question: Question, infer: Infer, answer: Answer, timing: ServerTiming | None) -> Action:

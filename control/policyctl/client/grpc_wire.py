@@ -21,6 +21,7 @@ from policyctl.client.exchange import Answer, Call, Counters, FetchConfig, Fetch
 from policyctl.client.grpc_memory import Loan, SharedTensors
 from policyctl.client.regions import Region
 from policyctl.client.served import ModelConfig
+from policyctl.client.trace_context import HEADER
 
 _UNREGISTER_S: Final = 1.0
 _KEPT_SHAPES: Final = 64
@@ -57,6 +58,7 @@ class _Common:
             "request_id": call.request_id,
             "timeout": max(1, int(timeout_s * 1e6)),
             "client_timeout": timeout_s,
+            **({"headers": {HEADER: call.traceparent}} if call.traceparent else {}),
         }
 
     @contextlib.contextmanager

@@ -30,6 +30,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from policyctl.client.errors import deadline_error, translate, unreachable_error
 from policyctl.client.exchange import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
 from policyctl.client.served import ModelConfig
+from policyctl.client.trace_context import HEADER
 from policyctl.errors import ServerError
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -102,7 +103,7 @@ class HttpTransport(_Common):
     def _infer(self, call: Infer, timeout_s: float) -> Answer:
         begin = time.perf_counter_ns()
         body, length = triton.InferenceServerClient.generate_request_body(**self._arguments(call, timeout_s))
-        headers = {} if length is None else {_HEADER_LENGTH: str(length)}
+        headers = _headers(call) | ({} if length is None else {_HEADER_LENGTH: str(length)})
         content, answer_length = self._request(
             "POST", f"/v2/models/{quote(self._model)}/infer", body, headers, timeout_s
         )
@@ -189,13 +190,18 @@ class AioHttpTransport(_Common):
         match call:
             case Infer():
                 begin = time.perf_counter_ns()
-                result = await self._client.infer(self._model, **self._arguments(call, timeout_s))
+                arguments = self._arguments(call, timeout_s)
+                result = await self._client.infer(self._model, **arguments, headers=_headers(call))
                 return _answer(result, call, time.perf_counter_ns() - begin)
             case FetchConfig(slot):
                 version = "" if slot is None else str(slot)
                 return ModelConfig.from_json(await self._client.get_model_config(self._model, version))
             case FetchCounters(slot):
                 return _counters(await self._client.get_inference_statistics(self._model, str(slot)))
+
+
+def _headers(call: Infer) -> dict[str, str]:
+    return {HEADER: call.traceparent} if call.traceparent else {}
 
 
 def _input(name: str, array: NDArray[Any]) -> Any:

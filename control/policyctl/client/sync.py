@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from typing import Protocol as Interface
 
+from policyctl.client import trace_context
 from policyctl.client.action import Action
 from policyctl.client.exchange import Call, Question, Reply, exchange, learn
 from policyctl.client.observation import Observation
@@ -116,6 +117,7 @@ class PolicyClient:
         timing: bool = False,
         outputs: Sequence[str] = (),
         deadline_s: float | None = None,
+        traceparent: str | None = None,
     ) -> Action:
         """One action for one observation.
 
@@ -131,9 +133,11 @@ class PolicyClient:
                 served in between (`ServerTiming.requests`).
             outputs: More outputs to fetch, for example ``value``.
             deadline_s: Instead of the client's, seconds.
+            traceparent: The W3C trace context to send; None sends that of
+                OpenTelemetry's active span, if it is sampled.
 
         Raises:
-            UsageError: The observation does not fit the contract.
+            UsageError: The observation does not fit the contract, or no such traceparent can be.
             DeadlineError: No answer in time.
             UnknownReleaseError: An answer that cannot be attributed.
             IncompatibleReleaseError: A release that this client does not do with
@@ -149,6 +153,7 @@ class PolicyClient:
             check_bounds=self._check_bounds,
             timing=timing,
             outputs=tuple(outputs),
+            traceparent=trace_context.chosen(traceparent),
         )
         return self._drive(exchange(self._model, self._memory, question), deadline_s)
 
@@ -162,6 +167,7 @@ class PolicyClient:
         timing: bool = False,
         outputs: Sequence[str] = (),
         deadline_s: float | None = None,
+        traceparent: str | None = None,
     ) -> Action:
         """One action for each of n observations, in one request, by one release.
 
@@ -177,6 +183,7 @@ class PolicyClient:
             check_bounds=self._check_bounds,
             timing=timing,
             outputs=tuple(outputs),
+            traceparent=trace_context.chosen(traceparent),
         )
         return self._drive(exchange(self._model, self._memory, question), deadline_s)
 

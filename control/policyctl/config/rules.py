@@ -101,6 +101,12 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
             lambda value, _: value is False,
         ),
         Rule(
+            ("bake", "on_inconclusive"),
+            "a release of which a bake saw too little does not stay: `rollback`",
+            "rollback",
+            lambda value, _: value == "rollback",
+        ),
+        Rule(
             ("server", "api_key"),
             "a Triton that somebody else runs (`server.url`) has a key for its control API",
             _KEYLESS,

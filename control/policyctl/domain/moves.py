@@ -27,6 +27,7 @@ from enum import StrEnum
 from typing import Any
 
 from policyctl.domain.artifacts import Format
+from policyctl.domain.bake import Baking
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.names import CANDIDATE, PRODUCTION, served_name
 
@@ -110,6 +111,7 @@ class Move:
         incumbent: What it names now; None before its first promotion.
         target: What it is to name; of a removal, what it named last.
         reason: Why, in the words of whoever asked.
+        bake: What is owed once the alias is switched; None for nothing.
     """
 
     id: str
@@ -119,6 +121,7 @@ class Move:
     incumbent: Placement | None
     target: Placement
     reason: str = ""
+    bake: Baking | None = None
 
     @property
     def served(self) -> str:
@@ -148,6 +151,7 @@ class Move:
             "incumbent": None if self.incumbent is None else self.incumbent.to_json(),
             "target": self.target.to_json(),
             "reason": self.reason,
+            **({} if self.bake is None else {"bake": self.bake.to_json()}),
         }
 
     @classmethod
@@ -162,6 +166,7 @@ class Move:
             incumbent=None if incumbent is None else Placement.from_json(incumbent),
             target=Placement.from_json(data["target"]),
             reason=data["reason"],
+            bake=Baking.from_json(data["bake"]) if data.get("bake") else None,
         )
 
 

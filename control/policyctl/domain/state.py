@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from policyctl.domain import versions
+from policyctl.domain import bake, versions
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Phase, Placement, Result
 from policyctl.domain.names import check_alias, check_model_name
@@ -67,6 +67,23 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenBake:
+    """A promotion whose bake is not over: the alias is still where it brought it.
+
+    Attributes:
+        move: The promotion; its `bake` says what was declared.
+        since: When it was switched.
+        verdict: What the bake said, where the rollback that follows from it is still owed.
+        reason: Why, for that rollback.
+    """
+
+    move: Move
+    since: str
+    verdict: Verdict | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GateRecord:
     """The last verdict of one gate on one release."""
 
@@ -87,6 +104,8 @@ class State:
     certified: frozenset[tuple[str, str, str, str]] = frozenset()
     """(server, model, manifest digest, config) that a server has certified."""
     unfinished: Unfinished | None = None
+    bakes: dict[tuple[str, str], OpenBake] = field(default_factory=dict)
+    """By model and alias."""
     tuned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """How a model is served where no setting says otherwise, by model; see `services.tuned`."""
     signatures: dict[tuple[str, str, str], SignatureRecord] = field(default_factory=dict)
@@ -243,7 +262,7 @@ def _step(state: State, record: Record) -> State:
                 evidence_digest=body["evidence_digest"],
                 time=record.time,
             )
-            return replace(state, gates={**state.gates, gate_key: gate})
+            return _baked(replace(state, gates={**state.gates, gate_key: gate}), record)
         case RecordKind.MEASURED:
             return state
         case RecordKind.INTENT:
@@ -287,13 +306,32 @@ def _close(state: State, record: Record) -> State:
     state = replace(state, unfinished=None)
     if Result(record.body["result"]) is not Result.DONE:
         return state
-    move = unfinished.move
+    move, key = unfinished.move, (unfinished.move.model, unfinished.move.alias)
+    # Whatever moved the alias, a bake that was under way is over.
+    bakes = {k: v for k, v in state.bakes.items() if k != key}
+    if move.bake is not None:
+        bakes[key] = OpenBake(move, record.time)
+    state = replace(state, bakes=bakes)
     if move.kind is MoveKind.REMOVAL:
-        return replace(state, aliases={k: v for k, v in state.aliases.items() if k != (move.model, move.alias)})
+        return replace(state, aliases={k: v for k, v in state.aliases.items() if k != key})
     before = state.alias(move.model, move.alias)
     trail = _trail(() if before is None else before.trail, move)
     after = AliasState(placement=move.target, since=record.time, trail=trail)
     return replace(state, aliases={**state.aliases, (move.model, move.alias): after})
+
+
+def _baked(state: State, record: Record) -> State:
+    """A bake that keeps the release is over; one that does not is, once the alias has moved."""
+    if record.body["gate"] != bake.NAME or "move" not in record.body:
+        return state
+    for key, found in state.bakes.items():
+        if found.move.id != record.body["move"]:
+            continue
+        if bake.Then(record.body["then"]) is bake.Then.KEEP:
+            return replace(state, bakes={k: v for k, v in state.bakes.items() if k != key})
+        said = replace(found, verdict=Verdict(record.body["verdict"]), reason=record.body["reason"])
+        return replace(state, bakes={**state.bakes, key: said})
+    return state
 
 
 def _trail(trail: tuple[Placement, ...], move: Move) -> tuple[Placement, ...]:

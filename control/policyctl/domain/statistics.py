@@ -29,6 +29,9 @@ from numpy.typing import ArrayLike, NDArray
 MOST_VALUES: Final = 1000
 """Beyond this the exact distribution is not worth its time."""
 
+MOST_HITS: Final = 200
+"""Beyond this the exact bounds of a rate are not worth their time."""
+
 _SPENDING_POWER: Final = 2.0
 
 
@@ -167,6 +170,58 @@ def binomial_interval(hits: int, trials: int, *, confidence: float = 0.95) -> tu
     low = 0.0 if hits == 0 else _bisect(lambda rate: 1.0 - _binomial_cdf(hits - 1, trials, rate) - tail)
     high = 1.0 if hits == trials else _bisect(lambda rate: tail - _binomial_cdf(hits, trials, rate))
     return low, high
+
+
+def rate_bound_below(hits: int, trials: int, *, alpha: float) -> float:
+    """The true rate is below this with probability `alpha` at most.
+
+    Exact for up to `MOST_HITS` hits; beyond, where adding up the distribution
+    takes long, the bound of Hoeffding, which is a little further off and never
+    wrong more often.
+
+    Args:
+        hits: How often it was seen.
+        trials: Of how many; at least 1.
+        alpha: In (0, 0.5].
+
+    Raises:
+        ValueError: Counts that cannot be, or an alpha outside its range.
+
+    Source:
+        Clopper & Pearson (1934), Biometrika 26, 404-413; Hoeffding (1963),
+        Journal of the American Statistical Association 58, 13-30, theorem 1.
+    """
+    if not 0 <= hits <= trials or trials < 1:
+        raise ValueError(f"{hits} of {trials} cannot be")
+    if not 0.0 < alpha <= 0.5:
+        raise ValueError(f"alpha is {alpha}, expected above 0 and at most 0.5")
+    if hits == 0:
+        return 0.0
+    if hits <= MOST_HITS:
+        return _bisect(lambda rate: 1.0 - _binomial_cdf(hits - 1, trials, rate) - alpha)
+    seen, limit = hits / trials, -math.log(alpha) / trials
+    # The divergence falls towards `seen`: below the bound it is more than the limit allows.
+    return seen * _bisect(lambda part: limit - _divergence(seen, seen * part))
+
+
+def rate_bound_above(hits: int, trials: int, *, alpha: float) -> float:
+    """The true rate is above this with probability `alpha` at most; see `rate_bound_below`.
+
+    Raises:
+        ValueError: As `rate_bound_below`.
+    """
+    if not 0 <= hits < trials or hits > MOST_HITS or trials - hits <= MOST_HITS or not 0.0 < alpha <= 0.5:
+        return 1.0 - rate_bound_below(trials - hits, trials, alpha=alpha)
+    return _bisect(lambda rate: alpha - _binomial_cdf(hits, trials, rate))
+
+
+def _divergence(seen: float, rate: float) -> float:
+    """Kullback and Leibler's, of a coin that shows `seen` from one that shows `rate`."""
+    if rate <= 0.0 or rate >= 1.0:
+        return 0.0 if seen == rate else math.inf
+    one = seen * math.log(seen / rate) if seen else 0.0
+    other = (1.0 - seen) * math.log((1.0 - seen) / (1.0 - rate)) if seen < 1.0 else 0.0
+    return one + other
 
 
 def _checked(values: ArrayLike) -> NDArray[np.float64]:

@@ -180,9 +180,10 @@ def _served(control: Control, settings: Settings) -> tuple[tuple[Difference, ...
                 for field, said, used in config_differences(alias.placement.config, effective[served])
             ]
             wanted_options = asdict(serving_options(settings.serving, state.tuned.get(key[0], {})))
-            used_options = asdict(options_of(effective[served]))
+            # Not Triton's: it fills in preferred batch sizes, for one, where none are asked for.
+            used_options = asdict(options_of(alias.placement.config))
             found += [
-                Difference(f"{served}: serving.{name}", value, used_options[name], "next promotion", "Triton")
+                Difference(f"{served}: serving.{name}", value, used_options[name], "next promotion", "last promotion")
                 for name, value in wanted_options.items()
                 if value != used_options[name]
             ]

@@ -60,9 +60,15 @@ class Control:
     log: Log = field(default_factory=Log)
 
     @classmethod
-    def of(cls, settings: Settings, say: Say = silent) -> Control:
-        """The control plane that `settings` describe; it keeps no log."""
-        return cls(settings, Repository(settings.repository), say)
+    def of(cls, settings: Settings, say: Say = silent, *, actor: str = "") -> Control:
+        """The control plane that `settings` describe; it keeps no log.
+
+        Args:
+            settings: Everything that can be set.
+            say: Where words for people go.
+            actor: In whose name it acts; empty for whoever runs this process.
+        """
+        return cls(settings, Repository(settings.repository, actor=actor), say)
 
     def tell(self, words: str, *, level: LogLevel = LogLevel.INFO, logger: str = "policyctl", **fields: Any) -> None:
         """Say something to people, and write it down; what is for debugging is written only.
@@ -96,6 +102,16 @@ class Control:
             remedy="Start one with: policyctl serve. Or name a running one with --url HOST:PORT.",
         )
 
+    def client(self, endpoint: Endpoint, *, timeout_s: float | None = None) -> Triton:
+        """A client of one server, which the caller closes.
+
+        Args:
+            endpoint: Which server.
+            timeout_s: For one request; None for that of the settings.
+        """
+        server = self.settings.server
+        return Triton(endpoint, timeout_s=timeout_s or server.timeout_s, load_timeout_s=server.load_timeout_s)
+
     @contextmanager
     def triton(self) -> Iterator[Triton]:
         """A client of the server.
@@ -103,8 +119,7 @@ class Control:
         Raises:
             ServerError: No server answers.
         """
-        server = self.settings.server
-        client = Triton(self.endpoint(), timeout_s=server.timeout_s, load_timeout_s=server.load_timeout_s)
+        client = self.client(self.endpoint())
         try:
             client.require_live()
             yield client

@@ -22,7 +22,7 @@ from policyctl.services.external import external
 from policyctl.services.hardware import announce
 from policyctl.services.record import trace_folder
 from policyctl.serving.backend_directory import assemble
-from policyctl.serving.command import ServerOptions
+from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.container import TritonContainer, connect, require_image
 from policyctl.serving.container_request import BACKENDS, Mounts, inside, user_of
 from policyctl.serving.hardware import detect
@@ -198,8 +198,19 @@ def _options(
         metrics_port=ports[2],
         api_key=api_key,
         trace_file=trace_folder(control.repository) / "trace",
+        spans=_spans(control),
         **_pools(settings, gpu=gpu),
     )
+
+
+def _spans(control: Control) -> Spans | None:
+    """Where OpenTelemetry spans go; None where they are off."""
+    chosen = control.settings.tracing
+    if not chosen.endpoint:
+        return None
+    which = f"one of {chosen.rate} requests" if chosen.rate else "requests that bring a traceparent"
+    control.tell(f"OpenTelemetry: spans of {which} go to {chosen.endpoint}; policyctl record is off meanwhile.")
+    return Spans(chosen.endpoint, chosen.rate, chosen.service)
 
 
 def _endpoint(

@@ -15,7 +15,7 @@ from policyctl.adapters.pbtxt import identity
 from policyctl.domain.compatibility import compare
 from policyctl.domain.moves import MoveKind, Phase
 from policyctl.domain.names import PRODUCTION, served_name
-from policyctl.domain.state import AliasState, State, Unfinished
+from policyctl.domain.state import AliasState, OpenBake, State, Unfinished
 from policyctl.domain.versions import Bump
 from policyctl.errors import PolicyctlError
 from policyctl.services.control import Control
@@ -28,6 +28,7 @@ class About(StrEnum):
     """What a note is about."""
 
     SWITCHING = "switching"
+    BAKE = "bake"
     CONFLICT = "conflict"
     MEMORY = "memory"
 
@@ -65,6 +66,7 @@ def explain(
     found: list[Note] = []
     if state.unfinished is not None and model in {None, state.unfinished.move.model}:
         found.append(Note(About.SWITCHING, state.unfinished.move.model, _switching(state.unfinished)))
+    found += [Note(About.BAKE, m, _baking(o)) for (m, _), o in sorted(state.bakes.items()) if model in {None, m}]
     for name in sorted({m for m, _ in state.aliases if model in {None, m}}):
         served = {alias: named for (m, alias), named in sorted(state.aliases.items()) if m == name}
         found += [Note(About.CONFLICT, name, said) for said in _contracts(control, state, name, served)]
@@ -84,6 +86,18 @@ def _switching(unfinished: Unfinished) -> str:
         answers = f"{move.served} is answered by {incumbent} until {move.target.release} is ready there"
     then = "finished" if unfinished.phase is Phase.SWITCHING else "reverted"
     return f"{said} {answers}; if whoever does it has died, it is {then} by the server or the next command."
+
+
+def _baking(found: OpenBake) -> str:
+    move = found.move
+    said = f"{move.served} has been on {move.target.release} since {found.since[:19]} and is watched"
+    if move.bake is not None:
+        said += f" for {move.bake.plan.for_s:g} s"
+    if found.verdict is not None:
+        return f"{said}: {found.verdict} ({found.reason}). Its rollback is owed."
+    return f"{said}; it may be rolled back by itself. To keep it: policyctl promote {move.model}" + (
+        f" {move.target.release} --alias {move.alias} --no-bake"
+    )
 
 
 def _contracts(control: Control, state: State, model: str, served: Mapping[str, AliasState]) -> Iterator[str]:

@@ -72,7 +72,7 @@ class ExternalEngine:
             return True
         try:
             size = repository.journal.path.stat().st_size
-            now = self._client.answers()
+            now = {(each.name, each.slot): each.succeeded for each in self._client.counters()}
         except (OSError, ServerError):
             return True
         before = {key: count for key, count in self._seen.items() if key[0] in served}

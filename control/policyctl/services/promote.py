@@ -6,19 +6,20 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policyctl.adapters import lock
 from policyctl.adapters.pbtxt import identity, with_releases
 from policyctl.adapters.triton import Triton
 from policyctl.domain import moves
 from policyctl.domain.artifacts import Format
+from policyctl.domain.bake import Then
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Move, MoveKind, Placement
 from policyctl.domain.names import check_alias, check_model_name, check_movable_alias, is_pin, pin_name
 from policyctl.domain.state import State
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import BusyError, UsageError
+from policyctl.errors import BusyError, MoveError, PolicyctlError, UsageError
 from policyctl.services.aborting import request_abort
 from policyctl.services.aliases import load_alias
 from policyctl.services.control import Control, open_release, operation, select_release
@@ -26,6 +27,9 @@ from policyctl.services.moves import Mover, Recovered, Timings, execute, recover
 from policyctl.services.room import require_room
 from policyctl.services.signatures import require_signed
 from policyctl.services.validate import place, require_offline, require_passed, validate
+
+if TYPE_CHECKING:
+    from policyctl.services.baked import Baked
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Moved:
         steps: The effects, in words, of a dry run.
         timings: How long the parts took; None for a dry run.
         recovered: What an earlier crash had left and was done about it.
+        bake: How the watch after the switch ended; None where there was none.
     """
 
     move: Move
@@ -47,6 +52,50 @@ class Moved:
     steps: tuple[str, ...] = ()
     timings: Timings | None = None
     recovered: Recovered | None = None
+    bake: Baked | None = None
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return self._words if self.bake is None else f"{self._words} {self.bake.words}"
+
+    @property
+    def refusal(self) -> PolicyctlError | None:
+        """Why the release is not what is served after its bake; None where it is."""
+        if self.bake is None:
+            return None
+        target = f"{self.move.model} {self.move.target.release}"
+        if self.bake.then is None:
+            return BusyError(
+                f"{self.move.alias} was moved while {target} baked: {self.bake.reason}",
+                remedy=f"See who did and why: policyctl history {self.move.model}",
+            )
+        if self.bake.then is Then.ROLLBACK:
+            return MoveError(
+                f"{target} was rolled back: its bake {self.bake.verdict}: {self.bake.reason}",
+                remedy=f"Look at the evidence: .policyctl/{self.bake.evidence}",
+            )
+        return None
+
+    @property
+    def _words(self) -> str:
+        target = f"{self.move.model} {self.move.target.release}"
+        if not self.changed:
+            done = "It did not answer and was loaded again." if self.loaded_again else "Nothing was changed."
+            return f"{self.move.alias} names {target} already. {done}"
+        if self.recovered is not None and self.recovered.move is self.move:
+            return f"Done: the {self.move.words}, which had been left unfinished."
+        if self.timings is None:
+            steps = (f"  {number}. {step}" for number, step in enumerate(self.steps, 1))
+            return "\n".join([f"Would carry out the {self.move.words}:", *steps])
+        if self.move.kind is MoveKind.REMOVAL:
+            return f"{self.move.served} is not served any more; it was {self.move.target.release}."
+        origin = "nothing" if self.move.incumbent is None else self.move.incumbent.release
+        return (
+            f"{self.move.alias} of {self.move.model}: {origin} -> {self.move.target.release}"
+            f" (slot {self.move.target.slot}, {self.move.target.format}),"
+            f" switched in {self.timings.switch_ms:.0f} ms, {self.timings.total_ms:.0f} ms in all."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -66,6 +115,7 @@ class Moved:
             "steps": list(self.steps),
             "timings": None if self.timings is None else self.timings.to_json(),
             "recovered": None if self.recovered is None else self.recovered.words,
+            "bake": None if self.bake is None else self.bake.to_json(),
         }
 
 
@@ -80,8 +130,12 @@ def promote(
     reason: str = "",
     dry_run: bool = False,
     gates: Sequence[str] | None = None,
+    move_id: str = "",
+    bake: bool = True,
 ) -> Moved:
-    """Move `alias` of `model` to `release`, losing no request.
+    """Move `alias` of `model` to `release`, losing no request, and watch it there as the settings' bake says.
+
+    A bake that is still owed for the release is carried out where the alias names it already.
 
     Args:
         control: The control plane.
@@ -93,6 +147,8 @@ def promote(
         dry_run: Say what would be done; measures and changes nothing.
         gates: Measuring gates that must pass first (`performance.NAMES`), beside
             those that always must; None for those of the settings.
+        move_id: Names the move in the journal, so that whoever asked can find it there; empty for a fresh one.
+        bake: Whether to watch it after the switch, as the settings say.
 
     Raises:
         UsageError: No such release, alias or format.
@@ -100,7 +156,7 @@ def promote(
         GateError: A gate did not pass; nothing was changed.
         ServerError: No server answers; nothing was changed.
         BusyError: Another writer is at work.
-        MoveError: It failed; the incumbent was kept.
+        MoveError: It failed, and the incumbent was kept; or the bake's rollback failed, and is owed.
         UnsupportedError: Memory does not suffice; nothing was changed.
     """
     check_model_name(model)
@@ -118,6 +174,14 @@ def promote(
 
         asked = checks(control, chosen, model=model, release=release, alias=alias)
         require_passed(validate(control, model=model, release=release, format=format, checks=asked), model, release)
+    # So is what watches.
+    from policyctl.services import bake as baking
+
+    key = (model, alias)
+    watched = None
+    if bake and not dry_run and control.settings.bake.for_s:
+        target = place(control, known, open_release(control.repository, known.release(model, release)), format)
+        watched = baking.watch_incumbent(control, key, target)
     with (
         control.repository.writer(f"promote {model} {release} to {alias}", wait_s=control.settings.lock_wait_s),
         control.triton() as client,
@@ -129,17 +193,27 @@ def promote(
         opened = open_release(control.repository, published)
         target = place(control, state, opened, format)
         kind = MoveKind.PIN if is_pin(alias) else MoveKind.PROMOTION
-        move = _move(state, kind, model, alias, target, reason)
+        move = _move(state, kind, model, alias, target, reason, move_id)
         if _names_already(move):
             again = not dry_run and _serve_again(control, client, move)
-            return Moved(move, changed=False, loaded_again=again, recovered=recovered)
-        require_room(control, client, state, move, opened)
-        if dry_run:
-            require_offline(control, state, published, record=False)
-            return Moved(move, changed=True, steps=describe(moves.plan(move)))
-        require_offline(control, state, published)
-        timings = execute(control, client, move, certified_here=False)
-    return Moved(move, changed=True, timings=timings, recovered=recovered)
+            moved = Moved(move, changed=False, loaded_again=again, recovered=recovered)
+            owed = state.bakes[key].move.id if key in state.bakes else ""
+            if not bake and not dry_run:
+                moved = replace(moved, bake=baking.end(control, key))
+        else:
+            require_room(control, client, state, move, opened)
+            if dry_run:
+                require_offline(control, state, published, record=False)
+                return Moved(move, changed=True, steps=(*describe(moves.plan(move)), *baking.steps(control, key)))
+            require_offline(control, state, published)
+            if watched is not None:
+                move = replace(move, bake=watched.for_move(move.incumbent))
+            timings = execute(control, client, move, certified_here=False)
+            moved = Moved(move, changed=True, timings=timings, recovered=recovered)
+            owed = move.id if move.bake else ""
+    if bake and owed and not dry_run:
+        return replace(moved, bake=baking.carry_out(control, key, owed))
+    return moved
 
 
 @operation("rollback")
@@ -151,6 +225,8 @@ def rollback(
     to: str | None = None,
     reason: str = "",
     dry_run: bool = False,
+    move_id: str = "",
+    baking: str = "",
 ) -> Moved:
     """Move `alias` back to the release before, or to `to`. No gate is asked; a signature is, where it is required.
 
@@ -158,11 +234,21 @@ def rollback(
     Where this very server has certified it so before, the alias is switched at
     once; else the release is certified first, as in a promotion.
 
+    Args:
+        control: The control plane.
+        model: Which model.
+        alias: Which alias.
+        to: Selects where to; None for the release before.
+        reason: Why, kept in the journal.
+        dry_run: Say what would be done; changes nothing.
+        move_id: Names the move in the journal; empty for a fresh one.
+        baking: Only while the bake of this promotion is open, that is, while nobody has moved the alias since.
+
     Raises:
         UsageError: Nothing to go back to, or no such release.
         IntegrityError: A file is not what was published.
         ServerError: No server answers; nothing was changed.
-        BusyError: Another writer is at work.
+        BusyError: Another writer is at work; or `baking` is over.
         MoveError: It failed; the incumbent was kept.
     """
     check_model_name(model)
@@ -180,9 +266,11 @@ def rollback(
             # Whoever types a rollback again because the first was killed wants one step back, not two.
             return Moved(recovered.move, changed=True, timings=Timings(), recovered=recovered)
         state = control.repository.journal.state()
+        if baking and ((owed := state.bakes.get((model, alias))) is None or owed.move.id != baking):
+            raise BusyError(f"somebody else has moved {alias} of {model} since", remedy=f"policyctl status {model}")
         target = _rollback_target(control, state, model, alias, to)
         require_signed(control, state, state.release(model, target.release))
-        move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason)
+        move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason, move_id)
         if _names_already(move):
             again = not dry_run and _serve_again(control, client, move)
             return Moved(move, changed=False, loaded_again=again, recovered=recovered)
@@ -257,10 +345,17 @@ def _words(effect: moves.Effect) -> str:
             return f"prune: every slot of {served} but {slot}"
 
 
-def _move(state: State, kind: MoveKind, model: str, alias: str, target: Placement, reason: str) -> Move:
+def fresh_move_id() -> str:
+    """An id for a move that has not begun."""
+    return secrets.token_hex(8)
+
+
+def _move(
+    state: State, kind: MoveKind, model: str, alias: str, target: Placement, reason: str, move_id: str = ""
+) -> Move:
     current = state.alias(model, alias)
     return Move(
-        id=secrets.token_hex(8),
+        id=move_id or fresh_move_id(),
         kind=kind,
         model=model,
         alias=alias,

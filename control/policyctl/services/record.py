@@ -280,6 +280,11 @@ def _alone(repository: Repository) -> Iterator[None]:
 
 
 def _trace_files(settings: dict[str, tuple[str, ...]], served: str) -> TraceFiles:
+    if settings.get("trace_mode") == ("opentelemetry",):
+        raise UnsupportedError(
+            "this server sends OpenTelemetry spans, and Triton traces in one way at a time: nothing can be recorded",
+            remedy="Start it without POLICYCTL_TRACING__ENDPOINT for as long as you record.",
+        )
     if "OFF" not in settings["trace_level"]:
         raise BusyError(
             f"{served} is traced already ({', '.join(settings['trace_level'])}), by somebody else",

@@ -35,6 +35,7 @@ from policyctl.domain.names import served_name
 from policyctl.errors import BusyError, PolicyctlError, ServerError, UnsupportedError
 from policyctl.services import client_memory
 from policyctl.services.aliases import WrongAnswersError, load_alias
+from policyctl.services.bake_keeper import BakeKeeper
 from policyctl.services.control import Control
 from policyctl.services.engine import Engine, Launch
 from policyctl.services.engines import launcher
@@ -95,6 +96,7 @@ class Supervisor:
             with (
                 exporting(metrics.collect, host=server.host, port=server.control_metrics_port) as self._metrics_at,
                 scrubber.running(),
+                BakeKeeper(self.control, self.stop).running(),
                 self._reloading(),
             ):
                 self._keep_serving()

@@ -324,7 +324,9 @@ def _move_and_back(seen: _Seen, opened: OpenRelease, alias: str) -> None:
     """There and back, so that the alias ends where it began whenever the soak does."""
     published = opened.published
     for release in (seen.plan.move_to or published.release, published.release):
-        moved = promote(seen.control, model=published.model, release=release, alias=alias, reason="soak", gates=())
+        moved = promote(
+            seen.control, model=published.model, release=release, alias=alias, reason="soak", gates=(), bake=False
+        )
         seen.moves += moved.changed
 
 

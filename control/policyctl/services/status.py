@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from policyctl.domain.names import is_pin, served_name
 from policyctl.domain.state import AliasState, State, fold
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
-from policyctl.services.explain import Note, explain
+from policyctl.services.explain import About, Note, explain
 from policyctl.services.room import ServedCost, costs
 from policyctl.services.scrub import ScrubState, last_state
 from policyctl.serving.hardware import MemoryLeft, memory_left
@@ -71,6 +72,24 @@ class Status:
         """Whether every alias is answered by the release that it names."""
         return all(a.answers == a.release for a in self.aliases) and self.unfinished is None
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Status:
+        """Read what `to_json` wrote, here or elsewhere."""
+        scrub, memory = data["scrub"], data["memory"]
+        return cls(
+            repository=data["repository"],
+            server=data["server"],
+            server_live=data["server_live"],
+            openvino_backend=data["openvino_backend"],
+            releases=tuple(data["releases"]),
+            aliases=tuple(AliasStatus(**alias) for alias in data["aliases"]),
+            unfinished=data["unfinished"],
+            writer=data["writer"],
+            memory=None if memory is None else MemoryLeft(**memory),
+            notes=tuple(Note(About(note["about"]), note["model"], note["words"]) for note in data["notes"]),
+            scrub=None if scrub is None else ScrubState.from_json(scrub),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         return {
@@ -121,7 +140,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         server=server,
         server_live=live,
         openvino_backend=openvino,
-        releases=_releases(state, model),
+        releases=releases(state, model),
         aliases=aliases,
         unfinished=None if unfinished is None else f"{unfinished.move.words} ({unfinished.phase})",
         writer=lock.holder(repository.lock_path) if held else None,
@@ -154,6 +173,8 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
                 "to": None if body["move_kind"] == MoveKind.REMOVAL else target["release"],
                 "format": target["format"],
             }
+            if "bake" in body:
+                body["bake"] = body["bake"]["plan"]  # the incumbent's figures are long, and in the evidence
             moves[body["move"]] = {k: body[k] for k in ("model", "alias", "move_kind", "from", "to")}
         elif record.kind is RecordKind.PUBLISHED:
             body.pop("contract", None)  # long, and not what a history is asked for
@@ -166,7 +187,8 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
     return tuple(found)
 
 
-def _releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
+def releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
+    """Every release, or those of one model, by slot."""
     rows = sorted(state.releases.values(), key=lambda r: (r.model, r.slot))
     return tuple(
         {

@@ -23,6 +23,21 @@ _ARG_START, _ARG_END = 47, 48
 
 
 @dataclass(frozen=True, slots=True)
+class Spans:
+    """OpenTelemetry spans of requests, sent as OTLP over HTTP.
+
+    Attributes:
+        url: Where they go, with its path.
+        rate: One of so many requests; 0 for those alone that bring a trace context. Those are traced at any rate.
+        service: ``service.name`` of the resource.
+    """
+
+    url: str
+    rate: int
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """How one server runs.
 
@@ -40,6 +55,7 @@ class ServerOptions:
         log_verbose: Triton's verbosity, 0 for none.
         trace_file: What the files of Triton's tracing are called; it can be
             switched on later only where this was given. None leaves it out.
+        spans: OpenTelemetry, in place of `trace_file`: Triton traces in one way at a time.
         pinned_pool_bytes: Pinned memory for tensors on their way to GPUs; None for Triton's default.
         cuda_pools_bytes: Of each GPU's memory, by its number.
         extra_args: More arguments for tritonserver, as they are.
@@ -59,6 +75,7 @@ class ServerOptions:
     exit_timeout_s: int = 4
     log_verbose: int = 0
     trace_file: Path | None = None
+    spans: Spans | None = None
     pinned_pool_bytes: int | None = None
     cuda_pools_bytes: tuple[int, ...] = ()
     extra_args: tuple[str, ...] = ()
@@ -114,7 +131,9 @@ def arguments(options: ServerOptions) -> list[str]:
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--log-verbose={options.log_verbose}",
     ]
-    if options.trace_file is not None:
+    if options.spans is not None:
+        found += _span_arguments(options.spans)
+    elif options.trace_file is not None:
         found.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
     if options.pinned_pool_bytes is not None:
         found.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
@@ -128,6 +147,17 @@ def restrictions(apis: Sequence[str], key: str) -> list[str]:
     """The arguments that open `apis` to whoever has the key alone."""
     rule = f"{','.join(apis)}:{KEY_HEADER}={key}"
     return [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
+
+
+def _span_arguments(spans: Spans) -> list[str]:
+    return [
+        "--trace-config=mode=opentelemetry",
+        f"--trace-config=opentelemetry,url={spans.url}",
+        f"--trace-config=opentelemetry,resource=service.name={spans.service}",
+        "--trace-config=level=TIMESTAMPS",
+        f"--trace-config=rate={spans.rate}",
+        "--trace-config=count=-1",
+    ]
 
 
 def environment(install: TritonInstall) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 
 from policyctl.errors import ServerError, UsageError
 from policyctl.serving import launch, logs, memory, ports
-from policyctl.serving.command import ServerOptions, command, environment, hide_argument
+from policyctl.serving.command import ServerOptions, Spans, command, environment, hide_argument
 from policyctl.serving.locate import TritonInstall
 from policyctl.serving.logs import Level, LogLine
 from policyctl.serving.process import TritonProcess
@@ -113,6 +113,20 @@ def test_tracing_is_possible_where_a_file_is_named_and_is_off_at_the_start() -> 
     assert [a for a in arguments if "trace" in a] == ["--trace-config=triton,file=/t/trace"]
     without = command(ServerOptions(Path("/r"), Path("/b")), INSTALL, shm_prefix="p-")
     assert not [a for a in without if "trace" in a]
+
+
+def test_spans_take_the_place_of_the_trace_file() -> None:
+    """Triton traces in one way at a time, and `count` would otherwise end it."""
+    spans = Spans("http://127.0.0.1:4318/v1/traces", 100, "robots")
+    options = ServerOptions(Path("/r"), Path("/b"), trace_file=Path("/t/trace"), spans=spans)
+    assert [a.partition("=")[2] for a in command(options, INSTALL, shm_prefix="p-") if "trace" in a] == [
+        "mode=opentelemetry",
+        "opentelemetry,url=http://127.0.0.1:4318/v1/traces",
+        "opentelemetry,resource=service.name=robots",
+        "level=TIMESTAMPS",
+        "rate=100",
+        "count=-1",
+    ]
 
 
 def test_what_the_hardware_advised_reaches_the_server_and_nothing_else_does() -> None:

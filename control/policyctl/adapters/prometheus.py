@@ -1,0 +1,133 @@
+"""What a Prometheus that scrapes Triton has seen of one slot.
+
+Counters are read as they were scraped (a range of raw samples), never as rates
+that the server extrapolates: a share of failed requests needs whole requests.
+Series of several servers stay apart, because a counter that starts again would
+hide in a sum.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from policyctl.domain.bake import Reading
+from policyctl.errors import ServerError, UnsupportedError
+
+TIMEOUT_S: Final = 5
+_SUCCESS: Final = "nv_inference_request_success"
+_FAILURE: Final = "nv_inference_request_failure"
+_DURATION: Final = "nv_inference_request_duration_us"
+_PROBES: Final = "policyctl_probe_requests_total"
+
+Series = tuple[tuple[str, str], ...]
+"""The labels that tell one server's counters from another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """One Prometheus.
+
+    Attributes:
+        url: Of its HTTP API's root.
+        token: Sent as a bearer token; empty for none.
+    """
+
+    url: str
+    token: str = ""
+
+    @property
+    def name(self) -> str:
+        """Which one, without credentials that its URL may hold."""
+        parts = urlsplit(self.url)
+        return f"Prometheus at {parts.hostname or self.url}" + (f":{parts.port}" if parts.port else "")
+
+    def slot(self, served: str, slot: int, *, since: float, until: float) -> tuple[tuple[Reading, ...], ...]:
+        """Counters of one slot, of each server that was scraped.
+
+        Args:
+            served: The Triton model.
+            slot: Which of its versions.
+            since: Seconds since 1970.
+            until: Seconds since 1970.
+
+        Raises:
+            ServerError: It does not answer, or not as a Prometheus does.
+            UnsupportedError: prometheus-api-client is not installed.
+        """
+        labels = f'model="{served}",version="{slot}"'
+        succeeded, failed, took = (
+            self._samples(f"{name}{{{labels}}}", since, until) for name in (_SUCCESS, _FAILURE, _DURATION)
+        )
+        return tuple(
+            tuple(
+                Reading(at, round(value), round(failed.get(key, {}).get(at, 0.0)), took.get(key, {}).get(at, 0.0))
+                for at, value in sorted(series.items())
+            )
+            for key, series in sorted(succeeded.items())
+        )
+
+    def probes(self, model: str, alias: str, *, since: float, until: float) -> dict[str, int]:
+        """How many golden probes of an alias ended how, by policyctl's own exporter; empty where it is not scraped.
+
+        Raises:
+            ServerError: It does not answer.
+            UnsupportedError: prometheus-api-client is not installed.
+        """
+        found: dict[str, int] = {}
+        for outcome in ("answered", "wrong", "failed"):
+            query = f'{_PROBES}{{model="{model}",alias="{alias}",outcome="{outcome}"}}'
+            for series in self._samples(query, since, until).values():
+                values = [value for _, value in sorted(series.items())]
+                steps = itertools.pairwise(values)
+                found[outcome] = found.get(outcome, 0) + round(sum(max(0.0, b - a) for a, b in steps))
+        return found
+
+    def require(self) -> None:
+        """Refuse one that does not answer.
+
+        Raises:
+            ServerError: It does not.
+            UnsupportedError: prometheus-api-client is not installed.
+        """
+        self._query("vector(1)", None)
+
+    def _samples(self, selector: str, since: float, until: float) -> dict[Series, dict[float, float]]:
+        """Raw samples by series; those that differ by the reason of a failure alone are added up."""
+        found: dict[Series, dict[float, float]] = {}
+        span_ms = max(1, round((until - since) * 1e3))
+        for row in self._query(f"{selector}[{span_ms}ms]", until):
+            key = _key(row["metric"])
+            series = found.setdefault(key, {})
+            for at, value in row["values"]:
+                series[float(at)] = series.get(float(at), 0.0) + float(value)
+        return found
+
+    def _query(self, query: str, at: float | None) -> list[dict[str, Any]]:
+        try:
+            from prometheus_api_client import PrometheusConnect
+            from prometheus_api_client.exceptions import PrometheusApiClientException
+            from urllib3.util.retry import Retry
+        except ImportError as error:
+            raise UnsupportedError(
+                f"prometheus-api-client is not installed ({error})", remedy="pip install 'policyctl[observe]'"
+            ) from error
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
+        try:
+            # What is asked again and again needs no retries, which would keep a bake waiting.
+            with PrometheusConnect(self.url, headers=headers, retry=Retry(total=0), timeout=TIMEOUT_S) as client:
+                found: list[dict[str, Any]] = client.custom_query(query, params=None if at is None else {"time": at})
+        # requests' own errors are OSErrors.
+        except (OSError, ValueError, KeyError, PrometheusApiClientException) as error:
+            raise ServerError(
+                f"{self.name} cannot be asked: {' '.join(str(error).split())[:300]}",
+                remedy="Check POLICYCTL_BAKE__PROMETHEUS, and that it runs.",
+            ) from error
+        return found
+
+
+def _key(labels: Mapping[str, str]) -> Series:
+    return tuple(sorted((name, value) for name, value in labels.items() if name not in {"__name__", "reason"}))

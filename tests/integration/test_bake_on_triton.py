@@ -1,0 +1,172 @@
+"""A promotion that is watched, on the real Triton under load: what does harm goes back by itself, a good one stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from embedded import Embedded, embedded, exported, wait_for
+
+from policyctl.domain.contract import Contract
+from policyctl.domain.golden import Golden
+from policyctl.serving.backends.injected import VARIABLE
+from policyctl.serving.backends.spin import PARAMETER
+from policyctl.serving.ports import free_ports
+from policyctl_benchmarks.background_load import BackgroundLoad
+from policyctl_benchmarks.background_server import COMMAND
+from policyctl_benchmarks.load import LoadOptions, read_expected
+
+pytestmark = pytest.mark.server
+
+
+def _brittle(folder: Path) -> Path:
+    """A policy whose answers are no numbers where the first feature is above 1: inside the bounds it is fine."""
+    import gymnasium as gym
+    import torch
+
+    from policyctl_exporters import export_policy
+
+    class Brittle(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(x[:, :2]) + 1e-30 * torch.sqrt(1.0 - x[:, :1])
+
+    spaces = {"observation_space": gym.spaces.Box(-1, 1, (4,)), "action_space": gym.spaces.Box(-1, 1, (2,))}
+    export_policy(Brittle(), folder, golden_rows=16, **spaces)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def baked(tmp_path_factory) -> Iterator[Embedded]:
+    """1.0.0 in production; 1.1.0 is as good, 1.2.0 fails on observations that its golden set does not hold."""
+    folder = tmp_path_factory.mktemp("baked")
+    with pytest.MonkeyPatch.context() as patch, embedded(folder) as server:
+        patch.setenv(VARIABLE, "1")
+        patch.setenv("POLICYCTL_SERVING__NATIVE", "off")  # the native backend cannot be slowed down
+        patch.setenv("POLICYCTL_BAKE__BEFORE_S", "3")
+        server.publish("1.0.0", 1)
+        server.publish("1.1.0", 1)
+        server.run("publish", str(_brittle(folder / "brittle")), "--model", "walker", "--release", "1.2.0")
+        server.start()
+        server.run("promote", "walker", "1.0.0")
+        yield server
+
+
+@contextmanager
+def _asked(server: Embedded, *, beyond: bool = False) -> Iterator[BackgroundLoad]:
+    """Two clients, fifty times a second each; `beyond`, with a feature that is outside the policy's bounds."""
+    expected = read_expected(exported(1))
+    if beyond:
+        expected = _beyond(expected)
+    options = LoadOptions(
+        model="walker", url=server.endpoint["grpc"], clients=2, rate_per_client=50, deadline_s=5.0, duration_s=300
+    )
+    with BackgroundLoad(options, dict.fromkeys(("1.0.0", "1.1.0", "1.2.0"), expected)) as load:
+        yield load
+
+
+def _beyond(expected):
+    """The golden set with one row in four out of bounds; what is answered is not what this test looks at."""
+    golden: Golden = expected.golden
+    observations = {name: array.copy() for name, array in golden.observations.items()}
+    for array in observations.values():
+        array[::4, 0] = 5.0
+    contract: Contract = expected.contract
+    return type(expected)(contract=contract, golden=Golden(observations, golden.outputs, golden.tolerance))
+
+
+def _promoted(server: Embedded, release: str, *more: str, code: int) -> dict:
+    done = server.run("promote", "walker", release, *more, "--json", check=False)
+    assert done.returncode == code, done.stderr + server.log_text
+    return json.loads(done.stdout)["bake"]
+
+
+def test_a_slow_release_goes_back_by_itself(baked, monkeypatch) -> None:
+    """Five milliseconds slower: taken back before its time, with evidence, and no request is lost by any of it."""
+    with _asked(baked) as load:
+        monkeypatch.setenv("POLICYCTL_SERVING__PARAMETERS", json.dumps({PARAMETER: "5000"}))
+        slow = _promoted(baked, "1.1.0", "--bake", "20", code=7)
+    assert [c["check"] for c in slow["checks"] if c["verdict"] == "failed"] == ["latency"]
+    assert baked.answered_by() == "1.0.0"
+    assert load.report.failed == 0, load.report
+    (record,) = [r for r in baked.json("history", "walker") if r.get("evidence") == slow["evidence"]]
+    assert (record["gate"], record["verdict"], record["then"]) == ("bake", "failed", "rollback")
+
+
+def test_a_bake_whose_process_is_killed_is_carried_out_by_the_server(baked) -> None:
+    """The release fails on live observations; SIGKILL of `promote` does not save it."""
+    before = baked.answered_by()
+    with _asked(baked, beyond=True):
+        environment = {**os.environ, "POLICYCTL_REPOSITORY": str(baked.root)}
+        process = subprocess.Popen([*COMMAND, "promote", "walker", "1.2.0", "--bake", "60"], env=environment)
+        wait_for(lambda: baked.control.repository.journal.state().bakes, 60)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        wait_for(lambda: baked.answered_by() == before, 60, every_s=0.5)
+    (*_, record) = [r for r in baked.json("history", "walker") if r.get("gate") == "bake"]
+    assert (record["release"], record["verdict"]) == ("1.2.0", "failed")
+    assert "requests failed" in record["reason"]
+    assert "Nobody carries out the bake of walker" in baked.log_text
+
+
+@contextmanager
+def _prometheus(folder: Path, target: str) -> Iterator[str]:
+    """The real Prometheus, scraping `target` every half second."""
+    binary = shutil.which("prometheus")
+    if binary is None:
+        pytest.skip("prometheus is not installed: apt-get install prometheus")
+    (port,) = free_ports(1)
+    config = folder / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 500ms, scrape_timeout: 400ms}\n"
+        f"scrape_configs: [{{job_name: triton, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    )
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                binary,
+                f"--config.file={config}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for(lambda: _ready(url), 30)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(f"{url}/-/ready", timeout=1).status == 200
+    except OSError:
+        return False
+
+
+def test_a_real_prometheus_tells_which_release_does_harm(baked, tmp_path, monkeypatch) -> None:
+    """What Triton exports and Prometheus scrapes keeps a good release, and takes back one that fails requests."""
+    with _prometheus(tmp_path, baked.endpoint["metrics"]) as url:
+        monkeypatch.setenv("POLICYCTL_BAKE__PROMETHEUS", url)
+        with _asked(baked, beyond=True):
+            time.sleep(3)
+            # 4 s are too few to prove one failure in a hundred wrong, and on a busy machine for the latency.
+            good = _promoted(baked, "1.1.0", "--bake", "4", "--on-inconclusive", "keep", code=0)
+            harmful = _promoted(baked, "1.2.0", "--bake", "60", code=7)
+    assert good["source"] == harmful["source"] == f"Prometheus at {url.removeprefix('http://')}"
+    assert good["verdict"] in {"passed", "inconclusive"}
+    assert (good["checks"][0]["failed"], good["checks"][0]["requests"] > 50) == (0, True)
+    assert harmful["checks"][0]["verdict"] == "failed", harmful
+    assert baked.answered_by() == "1.1.0"
