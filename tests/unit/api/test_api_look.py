@@ -160,7 +160,7 @@ def test_disk_and_journal_are_told(world) -> None:
 
 
 @pytest.mark.parametrize(("status", "grade"), [(200, "ok"), (503, "degraded"), (None, "degraded")])
-def test_a_prometheus_that_a_setting_names_is_looked_at(world, status, grade) -> None:
+def test_a_prometheus_that_a_setting_names_is_looked_at(world, monkeypatch, status, grade) -> None:
     """Ready, not ready, or not there: the last two are degraded, never down. Without the setting nothing is asked."""
 
     class Answers(http.server.BaseHTTPRequestHandler):
@@ -176,7 +176,8 @@ def test_a_prometheus_that_a_setting_names_is_looked_at(world, status, grade) ->
     if status is None:
         server.shutdown()
         server.server_close()
-    api = ApiWorld(world, prometheus_url=f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("POLICYCTL_BAKE__PROMETHEUS", f"http://127.0.0.1:{server.server_port}/")
+    api = ApiWorld(world)
     assert _grade(api, "prometheus") == grade
     assert _grade(api) == grade
     server.shutdown()
