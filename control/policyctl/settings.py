@@ -385,7 +385,6 @@ class ApiSettings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on", json_schema_extra=_START)
     port: int = Field(8004, ge=0, le=65535, description="0 takes a free one", json_schema_extra=_START)
     anonymous: Anonymous = Field(Anonymous.READ, description="callers of this machine without a token: none or read")
-    prometheus_url: str = Field("", description="a Prometheus that /healthz looks at")
     max_body_bytes: int = Field(64 << 10, ge=1024, le=16 << 20, description="of one request")
     max_operations: int = Field(
         4, ge=1, le=64, description="promotions under way; rollbacks and aborts have as many places of their own"

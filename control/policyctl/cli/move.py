@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,7 @@ from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
 from policyctl.domain.names import PRODUCTION
-from policyctl.errors import UsageError
+from policyctl.errors import PolicyctlError, UsageError
 
 if TYPE_CHECKING:
     from policyctl.services.promote import Moved
@@ -100,7 +101,7 @@ def promote(
             gates=chosen,
             lock_wait_s=wait,
         )
-        output.data(told.document, words=told.words)
+        _print(output, told.document, told.words, told.refusal)
         return
     from policyctl.services import promote as service
 
@@ -146,7 +147,7 @@ def rollback(
     output = Output(as_json, quiet)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
         told = remote.rollback(model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait)
-        output.data(told.document, words=told.words)
+        _print(output, told.document, told.words, told.refusal)
         return
     from policyctl.services import promote as service
 
@@ -172,7 +173,7 @@ def abort(
     output = Output(as_json, quiet)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
         told = remote.abort(model=model)
-        output.data(told.document, words=told.words)
+        _print(output, told.document, told.words, told.refusal)
         return
     from policyctl.services import promote as service
 
@@ -283,8 +284,12 @@ def unserve(
 def _report(output: Output, moved: Moved) -> None:
     if moved.recovered:
         output.say(moved.recovered.words)
-    output.data(moved.to_json(), words=moved.words)
-    if (error := moved.refusal) is not None:
+    _print(output, moved.to_json(), moved.words, moved.refusal)
+
+
+def _print(output: Output, document: Mapping[str, Any], words: str, refusal: PolicyctlError | None) -> None:
+    output.data(document, words=words)
+    if refusal is not None:
         if output.as_json:
-            raise typer.Exit(error.exit_code)
-        raise error
+            raise typer.Exit(refusal.exit_code)
+        raise refusal

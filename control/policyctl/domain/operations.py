@@ -70,7 +70,7 @@ class Operation:
         fingerprint: Digest of the request, by which another request under the same key is told.
         state: How it stands.
         finished: When it ended; empty before that.
-        result: What the command line prints with ``--json``; None where it failed.
+        result: What the command line prints with ``--json``; None where nothing was done.
         words: The same for people.
         error: Why it failed.
         messages: What was said on the way.
@@ -103,9 +103,12 @@ class Operation:
         """The same, done."""
         return replace(self, state=OperationState.SUCCEEDED, result=result, words=words, finished=finished)
 
-    def failed(self, error: PolicyctlError, finished: str) -> Operation:
-        """The same, failed."""
-        return replace(self, state=OperationState.FAILED, error=Failure.of(error), finished=finished)
+    def failed(
+        self, error: PolicyctlError, finished: str, *, result: Mapping[str, Any] | None = None, words: str = ""
+    ) -> Operation:
+        """The same, failed; with a result where something was done, and taken back."""
+        failure = Failure.of(error)
+        return replace(self, state=OperationState.FAILED, error=failure, finished=finished, result=result, words=words)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object for the disk."""
@@ -147,6 +150,8 @@ class MovePhase(StrEnum):
     CERTIFYING = "certifying"
     CERTIFIED = "certified"
     SWITCHING = "switching"
+    BAKING = "baking"
+    """Switched, and watched."""
     OVER = "over"
 
 
@@ -187,7 +192,11 @@ def move_told(records: Sequence[Record], move: str) -> MoveTold:
             case RecordKind.OUTCOME:
                 result = Result(record.body["result"])
                 timings = record.body.get("timings") or {}
-                found = replace(found, phase=MovePhase.OVER, result=result, ended=record.time, timings=timings)
+                watched = result is Result.DONE and found.move is not None and found.move.bake is not None
+                phase = MovePhase.BAKING if watched else MovePhase.OVER
+                found = replace(found, phase=phase, result=result, ended=record.time, timings=timings)
+            case RecordKind.GATE:  # its bake's verdict; no other names a move
+                found = replace(found, phase=MovePhase.OVER, ended=record.time)
             case _:
                 pass
     return found

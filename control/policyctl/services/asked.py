@@ -16,7 +16,7 @@ from policyctl.domain.artifacts import Format
 from policyctl.domain.moves import Move
 from policyctl.domain.names import PRODUCTION, check_model_name, check_movable_alias
 from policyctl.domain.operations import OperationKind
-from policyctl.errors import UsageError
+from policyctl.errors import PolicyctlError, UsageError
 from policyctl.services.control import Control
 from policyctl.services.promote import abort, promote, rollback
 from policyctl.settings import Settings
@@ -77,6 +77,21 @@ def check(control: Control, asked: Asked) -> Move | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """What was done.
+
+    Attributes:
+        result: The document that the command line prints.
+        words: The same for people.
+        refusal: Why it is not what was wanted after all: a bake took the release back.
+    """
+
+    result: Mapping[str, Any]
+    words: str
+    refusal: PolicyctlError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
     """What would be done.
 
@@ -103,8 +118,8 @@ def preview(control: Control, asked: Asked) -> Preview:
         return Preview({"model": asked.model, "result": words}, words, ())
     messages: list[str] = []
     mine = Control.of(settings_of(control, asked), messages.append)
-    result, words = carry_out(mine, asked, move="", dry_run=True)
-    return Preview(result, words, tuple(messages))
+    done = carry_out(mine, asked, move="", dry_run=True)
+    return Preview(done.result, done.words, tuple(messages))
 
 
 def settings_of(control: Control, asked: Asked) -> Settings:
@@ -114,8 +129,8 @@ def settings_of(control: Control, asked: Asked) -> Settings:
     return control.settings.model_copy(update={"lock_wait_s": asked.lock_wait_s})
 
 
-def carry_out(control: Control, asked: Asked, *, move: str, dry_run: bool = False) -> tuple[Mapping[str, Any], str]:
-    """Do what was asked; the document and the words that the command line prints.
+def carry_out(control: Control, asked: Asked, *, move: str, dry_run: bool = False) -> Done:
+    """Do what was asked.
 
     Raises:
         PolicyctlError: As `promote`, `rollback` and `abort`.
@@ -123,7 +138,7 @@ def carry_out(control: Control, asked: Asked, *, move: str, dry_run: bool = Fals
     match asked.kind:
         case OperationKind.ABORT:
             words = abort(control, model=asked.model)
-            return {"model": asked.model, "result": words}, words
+            return Done({"model": asked.model, "result": words}, words)
         case OperationKind.ROLLBACK:
             moved = rollback(
                 control,
@@ -148,6 +163,4 @@ def carry_out(control: Control, asked: Asked, *, move: str, dry_run: bool = Fals
             )
     if moved.recovered is not None:
         control.say(moved.recovered.words)
-    if moved.refusal is not None:
-        raise moved.refusal
-    return moved.to_json(), moved.words
+    return Done(moved.to_json(), moved.words, moved.refusal)

@@ -219,12 +219,18 @@ class Looker:
         return Check("moves", Grade.DEGRADED, f"left open: {words}; the server finishes or reverts it", facts)
 
     def _prometheus(self) -> Sequence[Check]:
-        url = self.control.settings.api.prometheus_url
-        if not url:
+        bake = self.control.settings.bake
+        if not bake.prometheus:
             return ()
+        token = bake.prometheus_token.get_secret_value()
         try:
             answer = urllib3.request(
-                "GET", f"{url.rstrip('/')}/-/ready", timeout=ASK_TIMEOUT_S, retries=False, redirect=False
+                "GET",
+                f"{bake.prometheus.rstrip('/')}/-/ready",
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=ASK_TIMEOUT_S,
+                retries=False,
+                redirect=False,
             )
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             return (Check("prometheus", Grade.DEGRADED, f"it does not answer ({type(error).__name__})"),)

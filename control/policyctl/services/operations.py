@@ -17,7 +17,7 @@ import secrets
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -27,9 +27,11 @@ from typing import Any, Final
 from policyctl import correlation
 from policyctl.adapters.operation_store import OperationStore
 from policyctl.domain.log_event import LogLevel
+from policyctl.domain.moves import Result
 from policyctl.domain.operations import Operation, OperationKind, move_told, settled
 from policyctl.errors import BusyError, PolicyctlError, UsageError
-from policyctl.services.asked import Asked, carry_out, check, settings_of
+from policyctl.services.asked import Asked, Done, carry_out, check, settings_of
+from policyctl.services.baked import ended as bake_ended
 from policyctl.services.control import Control
 from policyctl.services.moves import Timings
 from policyctl.services.promote import Moved, fresh_move_id
@@ -169,16 +171,31 @@ class Operations:
 
     def _settle(self, operation: Operation) -> Operation:
         """The outcome of an operation whose process is gone."""
+        repository = self.control.repository
         try:
-            told = move_told(self.control.repository.journal.records(), operation.move)
+            told = move_told(repository.journal.records(), operation.move)
+            move, result = told.move, dict[str, Any]()
+            if move is not None:
+                moved = Moved(move, changed=True, timings=Timings(**told.timings))
+                result = moved.to_json()
+                if told.result is Result.DONE and move.bake is not None and operation.kind is OperationKind.PROMOTION:
+                    return self._settle_baked(operation, moved)
         except PolicyctlError:
             return operation  # a journal that cannot be read tells nothing
-        result: Mapping[str, Any] = {}
-        if told.move is not None:
-            result = Moved(told.move, changed=True, timings=Timings(**told.timings)).to_json()
         found = settled(operation, told, result=result, now=_now())
         if found.is_over:
             self._keep(found)
+        return found
+
+    def _settle_baked(self, operation: Operation, moved: Moved) -> Operation:
+        """The outcome of a promotion that was to be watched: the server watches on where its process died."""
+        key = (moved.move.model, moved.move.alias)
+        owed = self.control.repository.journal.state().bakes.get(key)
+        if owed is not None and owed.move.id == moved.move.id:
+            return operation
+        moved = replace(moved, bake=bake_ended(self.control, key, moved.move.id))
+        found = _ended(operation, Done(moved.to_json(), moved.words, moved.refusal), _now())
+        self._keep(found)
         return found
 
     def _carry_out(self, operation: Operation, asked: Asked, future: Future[Operation]) -> None:
@@ -189,9 +206,8 @@ class Operations:
         try:
             # Its lines in the log are found by the operation's own id.
             with correlation.bound(operation=operation.id):
-                result, words = carry_out(control, asked, move=operation.move)
-            ended = operation.succeeded(result, words, _now())
-            ended = replace(ended, move=str(result.get("move", operation.move)))
+                done = carry_out(control, asked, move=operation.move)
+            ended = _ended(operation, done, _now())
         except PolicyctlError as error:
             ended = operation.failed(error, _now())
         except Exception as error:  # noqa: BLE001  a defect must not leave the operation open for ever
@@ -251,6 +267,14 @@ class Operations:
         del self._known[operation.id]
         self._by_key = {key: name for key, name in self._by_key.items() if name != operation.id}
         self._store.remove(operation.id)
+
+
+def _ended(operation: Operation, done: Done, now: str) -> Operation:
+    """The operation with what was done."""
+    named = replace(operation, move=str(done.result.get("move", operation.move)))
+    if done.refusal is not None:
+        return named.failed(done.refusal, now, result=done.result, words=done.words)
+    return named.succeeded(done.result, done.words, now)
 
 
 def _now() -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from policyctl.adapters.control_api import ControlApi, error_of
+from policyctl.errors import PolicyctlError
 from policyctl.services.status import Status
 
 _WAIT_S: Final = 2.0
@@ -23,10 +24,12 @@ class Told:
     Attributes:
         document: With ``--json``.
         words: Without.
+        refusal: Why it is not what was wanted after all: a bake took the release back.
     """
 
     document: Mapping[str, Any]
     words: str
+    refusal: PolicyctlError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +129,11 @@ class Remote:
                 for line in operation["messages"][said:]:
                     self.say(line)
                 said = max(said, len(operation["messages"]))
-                if operation["error"] is not None:
-                    raise error_of(operation["error"])
+                refusal = None if operation["error"] is None else error_of(operation["error"])
                 if operation["result"] is not None:
-                    return Told(operation["result"], operation["words"])
+                    return Told(operation["result"], operation["words"], refusal)
+                if refusal is not None:
+                    raise refusal
                 time.sleep(0.01)  # however quickly it answers
         except KeyboardInterrupt:
             self.say(f"Operation {name} goes on over there: {self.api.url}/v1/operations/{name}")

@@ -26,13 +26,12 @@ WALKER = "/v1/models/walker"
 class ApiWorld:
     """One control API of one world."""
 
-    def __init__(self, world: World, *, local: bool = True, **settings: Any) -> None:
+    def __init__(self, world: World, *, local: bool = True, tokens: bool = True, **settings: Any) -> None:
         self.world = world
         self.local, self.settings = local, settings
         self.said: list[str] = []
-        self.secrets = {
-            scope: create_token(world.control, name=f"my-{scope}", scope=scope).secret for scope in tuple(Scope)
-        }
+        scopes = tuple(Scope) if tokens else ()
+        self.secrets = {s: create_token(world.control, name=f"my-{s}", scope=s).secret for s in scopes}
         self.start()
 
     def start(self) -> None:

@@ -158,11 +158,9 @@ def test_tokens_that_cannot_be_trusted_let_nobody_in(api, damage) -> None:
 
 def test_another_address_is_refused_without_a_token(world) -> None:
     """Nothing listens where others could come and nobody could be told from another."""
-    control = ApiWorld.__new__(ApiWorld)
-    control.world, control.local, control.settings, control.said = world, True, {"host": "0.0.0.0", "port": 0}, []
-    control.start()
+    api = ApiWorld(world, tokens=False, host="0.0.0.0", port=0)
     with pytest.raises(UsageError, match=r"api.host 0\.0\.0\.0 can be reached from elsewhere") as refused:
-        serve(control.control)
+        serve(api.control)
     assert "TLS" in refused.value.remedy
     assert [
         is_loopback(h) for h in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "0.0.0.0", "::", "10.0.0.1", "h")

@@ -13,6 +13,7 @@ from policyctl.api.documents import Alive, HealthDocument
 from policyctl.api.guard import guarded
 from policyctl.api.meters import CONTENT_TYPE
 from policyctl.domain.tokens import Scope
+from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.health import Grade
 
 probes = APIRouter(tags=["health"])
@@ -33,7 +34,10 @@ async def readyz(request: Request) -> dict[str, str]:
     Whether Triton answers is not asked: without it this API still tells what is wrong.
     """
     api = api_of(request)
-    await api.run(api.control.repository.journal.records)
+    try:
+        await api.run(api.control.repository.journal.records)
+    except PolicyctlError as error:  # whatever it is: no call can be answered
+        raise ServerError(f"not ready: {error.problem}", remedy=error.remedy) from error
     return {"status": "ok"}
 
 

@@ -208,6 +208,8 @@ def _document(api: Api, operation: Operation) -> dict[str, Any]:
         phase = move_told(api.control.repository.journal.records(), operation.move).phase
     except PolicyctlError:
         phase = MovePhase.WAITING  # a journal that cannot be read tells nothing
+    if operation.is_over and phase is MovePhase.BAKING:  # somebody else moved the alias meanwhile
+        phase = MovePhase.OVER
     return {
         "id": operation.id,
         "kind": operation.kind.value,
