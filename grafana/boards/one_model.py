@@ -59,10 +59,13 @@ def _traffic() -> tuple[Panel, ...]:
         lines(
             "Failures by reason",
             "REJECTED: the queue was full or its time was up. CANCELED: the client took it back. BACKEND: computing"
-            " failed. OTHER: before it got there.",
+            " failed. OTHER: before it got there. policy: there was no action that could be sent. request: what the"
+            " client sent cannot be answered.",
             Query(
                 "sum by (alias, reason) (label_replace("
-                f'rate(nv_inference_request_failure{{{SERVER}}}[$__rate_interval]), "served", "$1", "model", "(.*)")'
+                f"rate(nv_inference_request_failure{{{SERVER}}}[$__rate_interval])"
+                f" or rate(policyctl_refused_requests_total{{{SERVER}}}[$__rate_interval]),"
+                ' "served", "$1", "model", "(.*)")'
                 f" * on (server, served) group_left (model, alias) alias:policyctl_alias_info:max{{{ALIASES}}})",
                 "{{alias}} {{reason}}",
             ),

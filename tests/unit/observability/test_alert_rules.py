@@ -32,6 +32,7 @@ RECORDED = {rule["record"] for rule in RULES if "record" in rule}
 OTHERS = {
     *("up", "ALERTS", "prometheus_rule_evaluation_failures_total"),
     *("policyctl_api_requests_total", "policyctl_api_request_duration_seconds"),
+    "policyctl_refused_requests_total",  # by the Python-based backends, on Triton's page
     *(f"nv_inference_request_{what}" for what in ("success", "failure", "duration_us")),
     *(f"nv_inference_{what}" for what in ("count", "exec_count", "pending_request_count")),
     *("nv_inference_queue_duration_us", "nv_inference_compute_infer_duration_us", "nv_cpu_utilization"),
