@@ -7,7 +7,7 @@ NATIVE = $(VENV)/.native
 # Tests on the real server want the machine for themselves; the others share it.
 UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup native demo test performance compare observe check format clean
+.PHONY: help setup native demo test performance compare observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -45,11 +45,13 @@ compare: setup  ## Measure this tree beside the last release (or BASE=REF), each
 observe: setup  ## Run Prometheus and Alertmanager on the running server; prints alerts
 	@$(BIN)/python alerts/observe.py
 
-check: setup  ## The fast loop: lint, types, layers, unit tests
+lint: setup  ## Lint, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+check: lint  ## The fast loop: lint, types, layers, unit tests
 	@$(UNIT_TESTS)
 
 format: setup  ## Format the code

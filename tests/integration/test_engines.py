@@ -123,7 +123,6 @@ def test_somebody_elses_triton_is_brought_up_waited_for_and_brought_up_again(ser
         server.process.send_signal(signal.SIGCONT)
         second = _next_run(server, first)
         assert "was restarted by whoever runs it" in server.log_text
-        assert "does not answer" not in server.log_text
         assert _answers(server)
 
         other.kill()

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final, Protocol
 
 from policyctl.adapters.endpoint import Endpoint
@@ -29,13 +28,13 @@ from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
 from policyctl.domain.parity import compare
 from policyctl.errors import PolicyctlError, ServerError
-from policyctl.services.control import Control, OpenRelease, open_release
-from policyctl.services.observed import AliasKey
+from policyctl.services.control import Control, open_release
+from policyctl.services.observed import AliasKey, ProbeOutcome
+from policyctl.services.prober import Question
 
 OWN: Final = "Triton's statistics, read by this process"
 PROBES_A_LOOK: Final = 5
 PROBE_TIMEOUT_S: Final = 2.0
-SUPERVISOR_PROBES_PER_S: Final = 1.0
 _QUERY_EVERY_S: Final = 2.0
 
 
@@ -81,7 +80,7 @@ class OwnTraffic:
     served: str
     slot: int
     span_s: float
-    supervised: bool = False
+    probes_per_s: float = 0.0
     _readings: list[Reading] = field(default_factory=list)
 
     @property
@@ -104,10 +103,10 @@ class OwnTraffic:
         return windows(self._readings, span_s=self.span_s)
 
     def control(self) -> int:
-        """The supervisor's probes, one a second."""
-        if not self.supervised or len(self._readings) < 2:
+        """The supervisor's probes, as many as the settings say."""
+        if not self.probes_per_s or len(self._readings) < 2:
             return 0
-        return round((self._readings[-1].at_s - self._readings[0].at_s) * SUPERVISOR_PROBES_PER_S) + 1
+        return round((self._readings[-1].at_s - self._readings[0].at_s) * self.probes_per_s) + 1
 
     def probes(self) -> Probes:
         """Nobody else's."""
@@ -162,60 +161,44 @@ class ScrapedTraffic:
         return self._probes
 
 
-class Outcome(StrEnum):
-    """What became of one golden question."""
-
-    RIGHT = "right"
-    """Answered within the golden set's tolerance."""
-    WRONG = "wrong"
-    """Answered otherwise."""
-    FAILED = "failed"
-    """Not answered, by a server that is live."""
-    NO_SERVER = "no server"
-    """Not answered, and the server does not say that it lives."""
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One golden question.
 
     Attributes:
-        outcome: What became of it.
+        outcome: What became of it; None where the server does not even say that it lives.
         slot: Who answered; None where nobody did.
         took_us: From question to answer, as this process saw it.
         words: Why there was no answer.
     """
 
-    outcome: Outcome
+    outcome: ProbeOutcome | None
     slot: int | None
     took_us: float
     words: str = ""
 
 
-def ask_golden(client: Triton, served: str, opened: OpenRelease, number: int) -> Asked:
+def ask_golden(client: Triton, served: str, question: Question, number: int) -> Asked:
     """Ask one row of a golden set, alone.
 
     Args:
         client: The server.
         served: The Triton model.
-        opened: Whose golden set.
+        question: Whose golden set.
         number: Which row; it starts over at the end.
     """
-    row, golden = number % opened.golden.rows, opened.golden
-    asked = {name: array[row : row + 1] for name, array in golden.observations.items()}
-    expected = {name: array[row : row + 1] for name, array in golden.outputs.items()}
+    observation, golden = question.row(number)
     began = time.perf_counter_ns()
     try:
-        answer = client.infer(served, asked, tuple(spec.name for spec in opened.contract.outputs))
+        answer = client.infer(served, observation, question.outputs)
     except ServerError as error:
-        outcome = Outcome.FAILED if client.is_live() else Outcome.NO_SERVER
-        return Asked(outcome, None, 0.0, error.problem)
+        return Asked(ProbeOutcome.FAILED if client.is_live() else None, None, 0.0, error.problem)
     took_us = (time.perf_counter_ns() - began) / 1e3
     try:
-        agrees = compare(opened.contract, expected, answer.outputs, golden.tolerance).agrees
+        agrees = compare(question.contract, golden, answer.outputs, question.golden.tolerance).agrees
     except ValueError:
         agrees = False  # not even of the right shape
-    return Asked(Outcome.RIGHT if agrees else Outcome.WRONG, answer.slot, took_us)
+    return Asked(ProbeOutcome.ANSWERED if agrees else ProbeOutcome.WRONG, answer.slot, took_us)
 
 
 @dataclass(slots=True)
@@ -235,7 +218,7 @@ class Watch:
     traffic: Traffic
     _client: Triton | None = None
     _endpoint: Endpoint | None = None
-    _opened: OpenRelease | None = None
+    _question: Question | None = None
     _asked: int = 0
     _probes: Probes = field(default_factory=Probes)
     _crashes: int = 0
@@ -285,29 +268,29 @@ class Watch:
 
     def _probe(self, client: Triton) -> bool:
         """Ask one golden row and say whether it was answered; an answer of another slot is none of this release's."""
-        opened = self._open()
-        if opened is None:
+        question = self._asking()
+        if question is None:
             return False
-        said = ask_golden(client, served_name(*self.key), opened, self._asked)
+        said = ask_golden(client, served_name(*self.key), question, self._asked)
         self._asked += 1
         if said.slot in {None, self.placement.slot}:
             self._probes = self._probes.plus(
                 Probes(
-                    answered=said.outcome is Outcome.RIGHT,
-                    wrong=said.outcome is Outcome.WRONG,
-                    failed=said.outcome is Outcome.FAILED,
+                    answered=said.outcome is ProbeOutcome.ANSWERED,
+                    wrong=said.outcome is ProbeOutcome.WRONG,
+                    failed=said.outcome is ProbeOutcome.FAILED,
                 )
             )
         return said.slot is not None
 
-    def _open(self) -> OpenRelease | None:
-        """The release; None where it is not intact on disk, which says nothing of what the server holds."""
-        if self._opened is None:
+    def _asking(self) -> Question | None:
+        """What to ask; None where the release is not intact on disk, which says nothing of what the server holds."""
+        if self._question is None:
             with contextlib.suppress(PolicyctlError):
                 state = self.control.repository.journal.state()
-                published = state.release(self.key[0], self.placement.release)
-                self._opened = open_release(self.control.repository, published)
-        return self._opened
+                opened = open_release(self.control.repository, state.release(self.key[0], self.placement.release))
+                self._question = Question(opened.contract, opened.golden)
+        return self._question
 
 
 def _died(before: Endpoint, after: Endpoint) -> bool:
@@ -323,7 +306,7 @@ def traffic_before(control: Control, key: AliasKey, incumbent: Placement, *, bef
         # It remembers: nobody has to wait for it, and more of the past is looked at.
         since = now - max(before_s, _PAST_S)
         return ScrapedTraffic(prometheus, key, incumbent.slot, WINDOW_S, since, lambda: now)
-    return OwnTraffic(served_name(*key), incumbent.slot, WINDOW_S, supervised=_supervised(control))
+    return OwnTraffic(served_name(*key), incumbent.slot, WINDOW_S, _supervisors_probes_per_s(control))
 
 
 _PAST_S: Final = 600.0
@@ -346,7 +329,7 @@ def traffic_after(
     if scraped and (url := control.settings.bake.prometheus):
         prometheus = Prometheus(url, control.settings.bake.prometheus_token.get_secret_value())
         return ScrapedTraffic(prometheus, key, target.slot, span_s, since, lambda: min(time.time(), since + for_s))
-    return OwnTraffic(served_name(*key), target.slot, span_s, supervised=_supervised(control))
+    return OwnTraffic(served_name(*key), target.slot, span_s, _supervisors_probes_per_s(control))
 
 
 def prometheus_of(control: Control) -> Prometheus | None:
@@ -363,8 +346,9 @@ def prometheus_of(control: Control) -> Prometheus | None:
     return prometheus
 
 
-def _supervised(control: Control) -> bool:
-    try:
-        return control.endpoint().supervisor_pid > 0
-    except ServerError:
-        return False
+def _supervisors_probes_per_s(control: Control) -> float:
+    """How often the supervisor of an embedded server asks each alias."""
+    with contextlib.suppress(ServerError):
+        if control.endpoint().supervisor_pid:
+            return 1.0 / control.settings.prober.interval_s
+    return 0.0

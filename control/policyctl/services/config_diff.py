@@ -162,12 +162,12 @@ def _served(control: Control, settings: Settings) -> tuple[tuple[Difference, ...
     effective: dict[str, str] = {}
     state = control.repository.journal.state()
     with control.triton() as client:
-        for name, port in (("http", "http_port"), ("grpc", "grpc_port"), ("metrics", "metrics_port")):
-            wanted = getattr(settings.server, port)
+        for name in ("http", "grpc", "metrics", "control_metrics"):
+            wanted = getattr(settings.server, f"{name}_port")
             address = getattr(client.endpoint, name)
-            if wanted and address and address != f"{settings.server.host}:{wanted}":
-                told = f"{settings.server.host}:{wanted}"
-                found.append(Difference(f"listens: {name}", told, address, f"server.{port}", "server.json"))
+            told = f"{settings.server.host}:{wanted}"
+            if wanted and address and address != told:
+                found.append(Difference(f"listens: {name}", told, address, f"server.{name}_port", "server.json"))
         for key, alias in sorted(state.aliases.items()):
             served = served_name(*key)
             try:

@@ -122,7 +122,7 @@ class Supervisor:
         attempt = 0
         on_log = TritonLog(self.control, self._known, self.verbose)
         while not self.stop.is_set():
-            started = time.monotonic()
+            started, came_up = time.monotonic(), False
             engine = self.launch(on_log)
             try:
                 # What a recording left there goes with the server that wrote it.
@@ -131,6 +131,7 @@ class Supervisor:
                     self.observed.server_starts()
                 engine.start()
                 self._serve_once(engine)
+                came_up = not engine.manner.ours  # to ask again at once costs nothing; to start again may
             except (ServerError, UnsupportedError) as error:
                 if engine.manner.ours and not self._was_ready:
                     raise
@@ -139,7 +140,7 @@ class Supervisor:
                 engine.stop()
             if self.stop.is_set():
                 return
-            attempt = 0 if time.monotonic() - started > STEADY_S else attempt + 1
+            attempt = 0 if came_up or time.monotonic() - started > STEADY_S else attempt + 1
             delay = min(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], engine.manner.longest_pause_s)
             self._tell(f"{engine.manner.again} in {delay:.1f} s.", LogLevel.WARNING)
             self.stop.wait(delay)

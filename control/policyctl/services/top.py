@@ -23,7 +23,8 @@ from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.bake_watch import Asked, ask_golden
-from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.services.control import Control, open_release
+from policyctl.services.prober import Question
 
 TIMEOUT_S = 2.0
 
@@ -41,7 +42,7 @@ class Row:
         queue_us: Mean of waiting.
         compute_us: Mean of the backend.
         batch: Mean number of requests that were computed together.
-        probe: What became of a golden question: right, wrong, failed, no server; empty where none was asked.
+        probe: What became of a golden question: answered, wrong, failed, no server; empty where none was asked.
         probe_us: How long it took, as seen from here.
         verdicts: Of the release's gates, by name.
         moving: What is being done to the alias, in words.
@@ -121,7 +122,7 @@ class Sampler:
     _before: dict[tuple[str, int], Counters] = field(default_factory=dict)
     _before_at: float = 0.0
     _looks: int = 0
-    _opened: dict[str, OpenRelease] = field(default_factory=dict)
+    _questions: dict[str, Question] = field(default_factory=dict)
 
     def __enter__(self) -> Sampler:
         return self
@@ -190,12 +191,13 @@ class Sampler:
     def _ask(self, client: Triton, key: tuple[str, str], named: AliasState) -> Asked | None:
         """One golden question; None where the release is not intact on disk."""
         digest = named.placement.manifest_digest
-        if digest not in self._opened:
+        if digest not in self._questions:
             with contextlib.suppress(PolicyctlError):
                 published = self.control.repository.journal.state().release(key[0], named.placement.release)
-                self._opened[digest] = open_release(self.control.repository, published)
-        opened = self._opened.get(digest)
-        return None if opened is None else ask_golden(client, served_name(*key), opened, self._looks)
+                opened = open_release(self.control.repository, published)
+                self._questions[digest] = Question(opened.contract, opened.golden)
+        question = self._questions.get(digest)
+        return None if question is None else ask_golden(client, served_name(*key), question, self._looks)
 
     def _row(
         self,
@@ -219,7 +221,7 @@ class Sampler:
             format=placement.format.value,
             since=named.since,
             loaded=None if counters is None else now is not None,
-            probe="" if asked is None else asked.outcome.value,
+            probe="" if asked is None else asked.outcome or "no server",
             probe_us=None if asked is None or asked.slot is None else round(asked.took_us, 1),
             verdicts={
                 g: r.verdict.value for (m, v, g), r in state.gates.items() if (m, v) == (model, placement.release)

@@ -95,17 +95,20 @@ class Bakes(RuleBasedStateMachine):
     def somebody_moves_it_meanwhile(self, release: str, by_hand: str, at: int) -> None:
         if self.trail[-1] == release or by_hand == release:
             return
-        done = []
+        before = []
 
         def move() -> None:
-            promote(self.world.control, model="walker", release=by_hand, alias="production")
-            done.append(by_hand)
+            # An older bake may be open still: then this comes while the incumbent is watched, before the switch.
+            before.append(self.world.named() != release)
+            changed = promote(self.world.control, model="walker", release=by_hand, alias="production").changed
+            if before == [True] and changed:
+                self.trail.append(by_hand)
 
         self.world.meanwhile = {self.world.waits + at: move}
         promote(self._control(), model="walker", release=release, alias="production")
         self.world.meanwhile = {}
         self.trail.append(release)
-        if done:
+        if before == [False]:
             self.owed = None
             self.trail.append(by_hand)
         else:

@@ -46,7 +46,7 @@ def test_rates_and_latencies_are_differences_of_two_looks(world) -> None:
         (row,) = sampler.look().rows
     assert (first.rate_per_s, first.latency_us) == (None, None)
     assert (row.rate_per_s, row.failed, row.latency_us) == (100.0, 20, 600.0)
-    assert (row.release, row.loaded, row.probe) == ("1.0.0", True, "right")
+    assert (row.release, row.loaded, row.probe) == ("1.0.0", True, "answered")
     assert row.verdicts == {"golden": "passed", "integrity": "passed", "parity": "passed"}
 
 

@@ -62,10 +62,10 @@ class Counting:
     def is_live(self) -> bool:
         return self.counts is not None
 
-    def answers(self) -> dict[tuple[str, int], int]:
+    def counters(self) -> tuple[SimpleNamespace, ...]:
         if self.counts is None:
             raise ServerError("silent")
-        return dict(self.counts)
+        return tuple(SimpleNamespace(name=n, slot=s, succeeded=count) for (n, s), count in self.counts.items())
 
     def close(self) -> None: ...
 
