@@ -238,7 +238,9 @@ def main() -> int:
     given = parser.parse_args()
     # Debian's packages start services of their own on the default ports.
     free = iter(free_ports(3))
-    ports = Ports(*(_port(getattr(given, f"{part.name}_port"), part.default, next(free)) for part in fields(Ports)))
+    ports = Ports(
+        *(_port(getattr(given, f"{part.name}_port"), getattr(Ports(), part.name), next(free)) for part in fields(Ports))
+    )
     folder: Path = given.folder
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import units
 
 from boards import parts
-from boards.parts import GOOD_IS_ONE, GOOD_IS_ZERO, SERVER, Query, figure, lines, rows
+from boards.parts import GOOD_IS_ONE, GOOD_IS_ZERO, SERVER, Panel, Query, figure, lines, rows
 
 
 def build() -> dashboard.Dashboard:
@@ -26,7 +26,7 @@ def build() -> dashboard.Dashboard:
     return made
 
 
-def _now() -> tuple[object, ...]:
+def _now() -> tuple[Panel, ...]:
     return (
         figure(
             "Journal",
@@ -71,7 +71,7 @@ def _now() -> tuple[object, ...]:
     )
 
 
-def _moves() -> tuple[object, ...]:
+def _moves() -> tuple[Panel, ...]:
     return (
         lines(
             "Moves",
@@ -109,7 +109,7 @@ def _moves() -> tuple[object, ...]:
     )
 
 
-def _repository() -> tuple[object, ...]:
+def _repository() -> tuple[Panel, ...]:
     return (
         lines(
             "Scrub",
@@ -152,7 +152,7 @@ def _repository() -> tuple[object, ...]:
     )
 
 
-def _api() -> tuple[object, ...]:
+def _api() -> tuple[Panel, ...]:
     return (
         lines(
             "API: requests",
@@ -176,7 +176,7 @@ def _api() -> tuple[object, ...]:
     )
 
 
-def _watching() -> tuple[object, ...]:
+def _watching() -> tuple[Panel, ...]:
     return (
         lines(
             "Targets",

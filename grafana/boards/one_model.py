@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import units
 
 from boards import parts
-from boards.parts import ALIASES, RELEASES, SERVER, Query, histogram, lines, states
+from boards.parts import ALIASES, RELEASES, SERVER, Panel, Query, histogram, lines, states
 
 _WHO = "{{alias}} {{release}}"
 
@@ -40,7 +40,7 @@ def build() -> dashboard.Dashboard:
     return made
 
 
-def _traffic() -> tuple[object, ...]:
+def _traffic() -> tuple[Panel, ...]:
     return (
         lines(
             "Requests",
@@ -72,7 +72,7 @@ def _traffic() -> tuple[object, ...]:
     )
 
 
-def _time() -> tuple[object, ...]:
+def _time() -> tuple[Panel, ...]:
     return (
         lines(
             "Where the time goes",
@@ -90,7 +90,7 @@ def _time() -> tuple[object, ...]:
     )
 
 
-def _prober() -> tuple[object, ...]:
+def _prober() -> tuple[Panel, ...]:
     return (
         lines(
             "Latency, as the prober sees it",

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import units
 
 from boards import parts
-from boards.parts import ALIASES, GOOD_IS_ONE, GOOD_IS_ZERO, SERVER, Query, figure, lines, rows
+from boards.parts import ALIASES, GOOD_IS_ONE, GOOD_IS_ZERO, SERVER, Panel, Query, figure, lines, rows
 
 
 def build() -> dashboard.Dashboard:
@@ -26,7 +26,7 @@ def build() -> dashboard.Dashboard:
     return made
 
 
-def _now() -> tuple[object, ...]:
+def _now() -> tuple[Panel, ...]:
     named = {"alertname": "alert", "severity": "severity", "server": "server", "model": "model", "alias": "alias"}
     info = {"server": "server", "model": "model", "alias": "alias", "release": "release", "slot": "slot"}
     return (
@@ -87,7 +87,7 @@ def _now() -> tuple[object, ...]:
     )
 
 
-def _over_time() -> tuple[object, ...]:
+def _over_time() -> tuple[Panel, ...]:
     who = "{{model}} ({{alias}})"
     return (
         lines(
@@ -120,7 +120,7 @@ def _over_time() -> tuple[object, ...]:
     )
 
 
-def _machine() -> tuple[object, ...]:
+def _machine() -> tuple[Panel, ...]:
     return (
         lines(
             "Waiting requests",

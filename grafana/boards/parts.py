@@ -37,6 +37,8 @@ GOOD_IS_ONE: Final = ((None, "red"), (1, "green"))
 NEUTRAL: Final = ((None, "text"),)
 
 Steps = Sequence[tuple[float | None, str]]
+Panel = Any
+"""A panel's builder: the library's own have no type in common that has their methods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def lines(
     width: int = 12,
     height: int = 8,
     limit: float | None = None,
-) -> Builder[Any]:
+) -> Panel:
     """Curves over time; `limit` draws a line where it gets bad."""
     panel = _filled(timeseries.Panel(), title, description, queries, width, height).unit(unit).min(0)
     panel = panel.fill_opacity(8).show_points(common_model.VisibilityMode.NEVER)
@@ -111,7 +113,7 @@ def figure(
     width: int = 4,
     words: Mapping[str, str] | None = None,
     name: bool = False,
-) -> Builder[Any]:
+) -> Panel:
     """One number of now.
 
     Args:
@@ -137,7 +139,7 @@ def figure(
 
 def rows(
     title: str, description: str, *queries: Query, columns: Mapping[str, str], width: int = 24, height: int = 8
-) -> Builder[Any]:
+) -> Panel:
     """A table of now.
 
     Args:
@@ -163,14 +165,14 @@ def rows(
     )
 
 
-def states(title: str, description: str, query: Query, *, width: int = 24, height: int = 6) -> Builder[Any]:
+def states(title: str, description: str, query: Query, *, width: int = 24, height: int = 6) -> Panel:
     """A bar for each series, as long as it is there."""
     panel = _filled(statetimeline.Panel(), title, description, [query], width, height)
     panel = panel.merge_values(True).show_value(common_model.VisibilityMode.NEVER)
     return panel.thresholds(_steps(((None, "green"),)))
 
 
-def histogram(title: str, description: str, query: Query, *, width: int = 12, height: int = 8) -> Builder[Any]:
+def histogram(title: str, description: str, query: Query, *, width: int = 12, height: int = 8) -> Panel:
     """The buckets of a histogram, over time."""
     panel = _filled(heatmap.Panel(), title, description, [query], width, height).calculate(False)
     panel = panel.y_axis(heatmap.YAxisConfig().unit(units.Seconds))
@@ -188,7 +190,7 @@ def labels_of(name: str, label: str, query: str, *, every: bool = True) -> dashb
         every: Several at a time, or all of them.
     """
     built = dashboard.QueryVariable(name).label(name).datasource(SOURCE)
-    asked = {"query": f"label_values({query}, {label})", "refId": f"{name}"}
+    asked: dict[str, object] = {"query": f"label_values({query}, {label})", "refId": f"{name}"}
     built = built.query(asked).refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
     built = built.sort(model.VariableSort.ALPHABETICAL_ASC)
     if every:

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import units
 
 from boards import parts
-from boards.parts import ALIASES, Query, figure, lines, rows, states
+from boards.parts import ALIASES, Panel, Query, figure, lines, rows, states
 
 _WHO = "{{alias}} {{release}}"
 
@@ -28,7 +28,7 @@ def build() -> dashboard.Dashboard:
     return made
 
 
-def _now() -> tuple[object, ...]:
+def _now() -> tuple[Panel, ...]:
     return (
         figure(
             "Serves now",
@@ -54,7 +54,7 @@ def _now() -> tuple[object, ...]:
     )
 
 
-def _side_by_side() -> object:
+def _side_by_side() -> Panel:
     return rows(
         "Release by release",
         "Means over the time that is shown, and the worst p99 of a minute in it.",
@@ -82,7 +82,7 @@ def _over_the_time(what: str, series: str, *, times: int = 1) -> Query:
     return Query(number + f" * {times}" * (times != 1), columns=True)
 
 
-def _around() -> tuple[object, ...]:
+def _around() -> tuple[Panel, ...]:
     return (
         states(
             "Which release",
@@ -114,7 +114,7 @@ def _around() -> tuple[object, ...]:
     )
 
 
-def _moves() -> tuple[object, ...]:
+def _moves() -> tuple[Panel, ...]:
     return (
         rows(
             "Moves so far",

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embedded import embedded, wait_for
+from embedded import Embedded, embedded, wait_for
+from test_api import running
 from watched import DURATION, ROOT, Watched, needs_prometheus, quicker, watching
 
 from policyctl.client import PolicyClient
@@ -49,9 +50,16 @@ def watched(tmp_path_factory) -> Iterator[Watched]:
             patch.setenv(name, value)
         server.publish("1.0.0", 1)
         server.publish("1.1.0", 2)
-        server.start()
+        with pytest.MonkeyPatch.context() as configured:
+            configured.setenv("POLICYCTL_CONFIG", str(settings_of(server)))
+            settings_of(server).write_text("schema: 1\n")
+            server.start()
         server.run("promote", "walker", "1.0.0")
-        with watching(server, folder / "watching", times=TIMES) as found, asking(server.endpoint["grpc"]):
+        with (
+            running(server.root, folder / "api.log") as api,
+            watching(server, folder / "watching", api=api, times=TIMES) as found,
+            asking(server.endpoint["grpc"]),
+        ):
             wait_for(lambda: found.now("release:nv_inference_success:rate1m > 0"), 20, every_s=0.2)
             server.run("promote", "walker", "1.1.0")
             server.run("rollback", "walker")
@@ -59,6 +67,11 @@ def watched(tmp_path_factory) -> Iterator[Watched]:
                 slowed.setenv("POLICYCTL_SERVING__PARAMETERS", json.dumps({PARAMETER: str(SLOW_US)}))
                 server.run("promote", "walker", "1.1.0", "--alias", "staging")
             yield found
+
+
+def settings_of(server: Embedded) -> Path:
+    """The settings file that the server reads, and none of its commands."""
+    return server.root.parent / "policyctl.yaml"
 
 
 @contextmanager
@@ -122,6 +135,12 @@ def test_a_move_that_fails_is_told(watched, monkeypatch) -> None:
     assert watched.server.run("promote", "walker", "1.1.0", check=False).returncode == 7
     alert = arrives(watched, "PolicyMoveFailed", model="walker", alias="production", kind="promotion")
     assert alert["annotations"]["summary"] == "A promotion of walker (production) failed and was reverted"
+
+
+def test_a_broken_settings_file_is_told(watched) -> None:
+    """It is refused, and the server goes on with the settings that it has."""
+    settings_of(watched.server).write_text("schema: 1\nscrub: {pause_s: soon}\n")
+    arrives(watched, "PolicySettingsRefused", server="local", severity="warning")
 
 
 def test_a_dead_stub_behind_a_ready_flag_is_told(watched) -> None:
@@ -199,9 +218,11 @@ def test_every_query_of_a_dashboard_has_data(watched, path: Path) -> None:
 
 
 def test_a_server_that_is_gone_silences_what_follows_from_it(watched) -> None:
-    """The targets are told; what alerts say of its models is kept back while that is so."""
+    """Each target is told, the API's too; what alerts say of its models is kept back while that is so."""
     metrics = watched.server.endpoint["metrics"]
     watched.server.stop()
+    watched.api.process.terminate()
+    arrives(watched, "PolicyApiDown", job="policyctl-api", severity="warning")
     arrives(watched, "PolicyTargetDown", job="policyctl-triton", instance=metrics)
     arrives(watched, "PolicyTargetDown", job="policyctl-control")
     wait_for(watched.silent, 15, every_s=0.3)

@@ -8,12 +8,10 @@ notifying. `quicker` does that and nothing else.
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
 import shutil
 import sys
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -26,6 +24,7 @@ from typing import Any
 
 import pytest
 from embedded import Embedded
+from test_api import Running
 
 from policyctl.serving.ports import free_ports
 
@@ -42,16 +41,6 @@ needs_prometheus = pytest.mark.skipif(
 _MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 DURATION = re.compile(r"(\[|\boffset |\b(?:for|\w*interval|group_wait): )(\d+)(ms|s|m|h|d)\b")
 
-API_PAGE = """# TYPE policyctl_api_requests_total counter
-policyctl_api_requests_total{{method="GET",route="/v1/models",status="200"}} {n}
-# TYPE policyctl_api_request_duration_seconds histogram
-policyctl_api_request_duration_seconds_bucket{{method="GET",route="/v1/models",le="0.01"}} {n}
-policyctl_api_request_duration_seconds_bucket{{method="GET",route="/v1/models",le="+Inf"}} {n}
-policyctl_api_request_duration_seconds_sum{{method="GET",route="/v1/models"}} {n}
-policyctl_api_request_duration_seconds_count{{method="GET",route="/v1/models"}} {n}
-"""
-"""What the control API exports: another process, which these tests do not need but for its panels."""
-
 
 def quicker(text: str, times: int) -> str:
     """`text` of rules or a configuration with every duration divided by `times`."""
@@ -64,6 +53,7 @@ class Watched:
 
     Attributes:
         server: What is watched.
+        api: Its control API.
         webhook: Where alerts arrive.
         prometheus: Its URL.
         alertmanager: Its URL.
@@ -71,6 +61,7 @@ class Watched:
     """
 
     server: Embedded
+    api: Running
     webhook: observe.Webhook
     prometheus: str
     alertmanager: str
@@ -101,12 +92,12 @@ class Watched:
 
 
 @contextmanager
-def watching(server: Embedded, folder: Path, *, times: int) -> Iterator[Watched]:
-    """Watch a running server, by the committed files made quicker `times`."""
+def watching(server: Embedded, folder: Path, *, api: Running, times: int) -> Iterator[Watched]:
+    """Watch a running server and its control API, by the committed files made quicker `times`."""
     ports = observe.Ports(*free_ports(3))
     with ExitStack() as stack:
-        api = stack.enter_context(_api_page())
-        targets = {"triton": server.endpoint["metrics"], "control": server.endpoint["control_metrics"], "api": api}
+        targets = {"triton": server.endpoint["metrics"], "control": server.endpoint["control_metrics"]}
+        targets["api"] = api.url.removeprefix("http://")
         folder.mkdir()
         observe.prepare(folder, ports=ports, targets=targets)
         for path in (*folder.glob("*.yml"), *folder.glob("rules/*.yml")):
@@ -115,32 +106,4 @@ def watching(server: Embedded, folder: Path, *, times: int) -> Iterator[Watched]
         webhook = stack.enter_context(observe.Webhook(ports.webhook, token).listening())
         stack.enter_context(observe.running(folder, ports))
         url = "http://127.0.0.1:{}".format
-        yield Watched(server, webhook, url(ports.prometheus), url(ports.alertmanager), time.time())
-
-
-@contextmanager
-def _api_page() -> Iterator[str]:
-    """`API_PAGE`, on an address of its own."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        asked = 0
-
-        def do_GET(self) -> None:
-            Handler.asked += 1
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.end_headers()
-            self.wfile.write(API_PAGE.format(n=Handler.asked).encode())
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            pass
-
-    page = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=page.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{page.server_port}"
-    finally:
-        page.shutdown()
-        page.server_close()
-        thread.join()
+        yield Watched(server, api, webhook, url(ports.prometheus), url(ports.alertmanager), time.time())

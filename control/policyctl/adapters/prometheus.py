@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from policyctl.domain.bake import Reading
+from policyctl.domain.protocol import REFUSED_METRIC
 from policyctl.errors import ServerError, UnsupportedError
 
 TIMEOUT_S: Final = 5
@@ -22,6 +23,9 @@ _SUCCESS: Final = "nv_inference_request_success"
 _FAILURE: Final = "nv_inference_request_failure"
 _DURATION: Final = "nv_inference_request_duration_us"
 _PROBES: Final = "policyctl_probe_requests_total"
+
+_APART: Final = frozenset({"__name__", "reason", "process"})
+"""Labels by which one server's counters of one thing differ."""
 
 Series = tuple[tuple[str, str], ...]
 """The labels that tell one server's counters from another's."""
@@ -59,16 +63,16 @@ class Prometheus:
             UnsupportedError: prometheus-api-client is not installed.
         """
         labels = f'model="{served}",version="{slot}"'
-        succeeded, failed, took = (
-            self._samples(f"{name}{{{labels}}}", since, until) for name in (_SUCCESS, _FAILURE, _DURATION)
+        succeeded, failed, took, refused = (
+            self._samples(f"{name}{{{labels}}}", since, until)
+            for name in (_SUCCESS, _FAILURE, _DURATION, REFUSED_METRIC)
         )
-        return tuple(
-            tuple(
-                Reading(at, round(value), round(failed.get(key, {}).get(at, 0.0)), took.get(key, {}).get(at, 0.0))
-                for at, value in sorted(series.items())
-            )
-            for key, series in sorted(succeeded.items())
-        )
+        found = []
+        for key, series in sorted(succeeded.items()):
+            beside = [each.get(key, {}) for each in (failed, took, refused)]
+            rows = ((at, value, *(each.get(at, 0.0) for each in beside)) for at, value in sorted(series.items()))
+            found.append(tuple(Reading(at, round(s), round(f), t, round(r)) for at, s, f, t, r in rows))
+        return tuple(found)
 
     def probes(self, model: str, alias: str, *, since: float, until: float) -> dict[str, int]:
         """How many golden probes of an alias ended how, by policyctl's own exporter; empty where it is not scraped.
@@ -96,7 +100,7 @@ class Prometheus:
         self._query("vector(1)", None)
 
     def _samples(self, selector: str, since: float, until: float) -> dict[Series, dict[float, float]]:
-        """Raw samples by series; those that differ by the reason of a failure alone are added up."""
+        """Raw samples by series; those of one server that differ by reason or process are added up."""
         found: dict[Series, dict[float, float]] = {}
         span_ms = max(1, round((until - since) * 1e3))
         for row in self._query(f"{selector}[{span_ms}ms]", until):
@@ -130,4 +134,4 @@ class Prometheus:
 
 
 def _key(labels: Mapping[str, str]) -> Series:
-    return tuple(sorted((name, value) for name, value in labels.items() if name not in {"__name__", "reason"}))
+    return tuple(sorted((name, value) for name, value in labels.items() if name not in _APART))

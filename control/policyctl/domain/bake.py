@@ -68,15 +68,17 @@ class Reading:
 
     Attributes:
         at_s: When, in seconds of any one clock.
-        succeeded: Requests that were answered.
+        succeeded: Requests that were answered, as Triton counts.
         failed: Requests that were not.
         duration_us: How long the answered ones took, added up.
+        refused: Of those that Triton takes for answered, those that were answered with an error.
     """
 
     at_s: float
     succeeded: int
     failed: int
     duration_us: float
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +132,17 @@ def windows(readings: Iterable[Reading], *, span_s: float = WINDOW_S) -> tuple[W
 
 
 def _went_back(before: Reading, after: Reading) -> bool:
-    return after.succeeded < before.succeeded or after.failed < before.failed or after.duration_us < before.duration_us
+    counts = ("succeeded", "failed", "duration_us", "refused")
+    return any(getattr(after, name) < getattr(before, name) for name in counts)
 
 
 def _between(start: Reading, end: Reading) -> list[Window]:
-    succeeded, failed = end.succeeded - start.succeeded, end.failed - start.failed
+    counted, refused = end.succeeded - start.succeeded, end.refused - start.refused
+    # The two are not counted at the very same moment.
+    succeeded, failed = max(0, counted - refused), end.failed - start.failed + refused
     if not succeeded + failed or end.at_s <= start.at_s:
         return []
-    mean_us = (end.duration_us - start.duration_us) / succeeded if succeeded else 0.0
+    mean_us = (end.duration_us - start.duration_us) / counted if counted else 0.0
     return [Window(round(end.at_s - start.at_s, 3), succeeded, failed, round(mean_us, 3))]
 
 

@@ -33,3 +33,10 @@ def is_control_request(request_id: str) -> bool:
 def move_of(request_id: str) -> str:
     """The move that made a request; empty where none did."""
     return request_id.partition("/")[2] if is_control_request(request_id) else ""
+
+
+REFUSED_METRIC: Final = "policyctl_refused_requests_total"
+"""On Triton's page of metrics: requests that a Python-based backend answered with an error.
+
+Triton 2.51 counts such a request as a success; see `serving.backends.refusals`.
+"""

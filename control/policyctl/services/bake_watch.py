@@ -23,6 +23,7 @@ from typing import Final, Protocol
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.prometheus import Prometheus
 from policyctl.adapters.triton import Triton
+from policyctl.adapters.triton_metrics import refused
 from policyctl.domain.bake import WINDOW_S, Figures, Probes, Reading, Window, windows
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
@@ -82,6 +83,7 @@ class OwnTraffic:
     span_s: float
     probes_per_s: float = 0.0
     _readings: list[Reading] = field(default_factory=list)
+    _refused: int = 0
 
     @property
     def name(self) -> str:
@@ -93,10 +95,12 @@ class OwnTraffic:
         if client is None:
             return
         with contextlib.suppress(ServerError):
+            if address := client.endpoint.metrics:
+                self._refused = refused(address).get((self.served, self.slot), 0)
             for found in client.counters(self.served):
                 if found.slot == self.slot:
-                    now = Reading(CLOCK.monotonic(), found.succeeded, found.failed, found.duration_us)
-                    self._readings.append(now)
+                    counts = (found.succeeded, found.failed, found.duration_us, self._refused)
+                    self._readings.append(Reading(CLOCK.monotonic(), *counts))
 
     def windows(self) -> tuple[Window, ...]:
         """Everything that was seen."""

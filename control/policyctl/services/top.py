@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Counters, Triton
+from policyctl.adapters.triton_metrics import refused
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.names import served_name
@@ -153,6 +154,11 @@ class Sampler:
         try:
             client = self._connected()
             counters = {(c.name, c.slot): c for c in client.counters()}
+            if client.endpoint.metrics:
+                # Triton takes these for answered.
+                for slot, count in refused(client.endpoint.metrics).items():
+                    if seen := counters.get(slot):
+                        counters[slot] = replace(seen, succeeded=seen.succeeded - count, failed=seen.failed + count)
         except ServerError as error:
             problem, client = error.problem, None
             self._close()

@@ -174,6 +174,12 @@ def test_windows_hold_every_request_between_readings_of_one_life(steps) -> None:
     assert all(w.mean_us == pytest.approx(5.0) for w in found if w.succeeded)
 
 
+def test_what_triton_takes_for_answered_and_was_an_error_has_failed() -> None:
+    """Twenty of a hundred counted successes; what the two counters differ by for a moment makes nothing negative."""
+    found = windows([Reading(0.0, 10, 0, 1e3, 5), Reading(1.0, 110, 1, 6e3, 25), Reading(2.0, 110, 1, 6e3, 26)])
+    assert found == (Window(1.0, 80, 21, 50.0), Window(1.0, 0, 1, 0.0))
+
+
 def test_what_is_owed_survives_the_journal() -> None:
     """A round trip through JSON, with and without an incumbent's figures."""
     for figures in (None, BEFORE):

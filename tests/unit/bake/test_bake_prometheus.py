@@ -75,13 +75,16 @@ def test_counters_come_server_by_server_with_reasons_added_up(fake) -> None:
             series("nv_inference_request_duration_us", [(10, 6e4), (25, 9e4)], **one),
             series("nv_inference_request_duration_us", [(12, 4e3)], **two),
         ],
+        "policyctl_refused_requests_total": [
+            series("policyctl_refused_requests_total", [(10, 2), (25, 3)], reason="policy", process="7", **one),
+            series("policyctl_refused_requests_total", [(10, 0), (25, 1)], reason="request", process="8", **one),
+        ],
     }
     found = Prometheus(fake.url, "secret").slot("walker.staging", 3, since=5.0, until=30.0)
-    assert found == ((Reading(10, 100, 1, 6e4), Reading(25, 160, 7, 9e4)), (Reading(12, 7, 0, 4e3),))
-    assert {q for q, _ in fake.asked} == {
-        f'nv_inference_request_{what}{{model="walker.staging",version="3"}}[25000ms]'
-        for what in ("success", "failure", "duration_us")
-    }
+    assert found == ((Reading(10, 100, 1, 6e4, 2), Reading(25, 160, 7, 9e4, 4)), (Reading(12, 7, 0, 4e3),))
+    names = [f"nv_inference_request_{what}" for what in ("success", "failure", "duration_us")]
+    names.append("policyctl_refused_requests_total")
+    assert {q for q, _ in fake.asked} == {f'{n}{{model="walker.staging",version="3"}}[25000ms]' for n in names}
     assert {token for _, token in fake.asked} == {"Bearer secret"}
 
 

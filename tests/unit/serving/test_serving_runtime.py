@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -87,7 +88,21 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         def __init__(self, text: str, code: str) -> None:
             super().__init__(text=text, code=code)
 
+    class MetricFamily:
+        COUNTER = "counter"
+        counted: ClassVar[dict[str, int]] = {}
+
+        def __init__(self, *, name: str, description: str, kind: str) -> None:
+            self.name = name
+
+        def Metric(self, *, labels: dict[str, str]) -> Any:  # noqa: N802 - Triton's name
+            key = " ".join([self.name, *labels.values()])
+            MetricFamily.counted[key] = 0
+            return SimpleNamespace(increment=lambda by: MetricFamily.counted.update({key: self.counted[key] + by}))
+
     fake.TritonError = TritonError
+    fake.TritonModelException = type("TritonModelException", (Exception,), {})
+    fake.MetricFamily = MetricFamily
     fake.Logger = FakeLogger()
     fake.Tensor = FakeTensor
     fake.InferenceResponse = lambda output_tensors=(), error=None: SimpleNamespace(
@@ -232,6 +247,29 @@ def test_a_nan_action_is_withheld_from_its_own_request_only(model: Any) -> None:
     assert [r.error.code if r.error else action(r) for r in responses] == [[2], "internal", [6]]
     assert "action[0] of row 1" in responses[1].error.text
     assert model._session.batches == [4]
+
+
+def test_what_is_refused_is_counted_by_whose_doing_it_was(runtime: ModuleType, model: Any) -> None:
+    """Triton takes an answered error for a success; the counter is there from the load on, at 0."""
+    name = f"policyctl_refused_requests_total walker.staging 3 {os.getpid()}"
+    counted = runtime.pb.MetricFamily.counted
+    assert counted == {f"{name} request": 0, f"{name} policy": 0}
+    model.execute([ask(1), ask(np.nan), FakeRequest({}), ask(5, NAN), ask(RAISES)])
+    assert counted == {f"{name} request": 2, f"{name} policy": 2}
+
+
+def test_a_server_without_metrics_serves_as_well(runtime: ModuleType, slot: Path, monkeypatch) -> None:
+    """It says once that nothing is counted."""
+
+    def refuse(**_: str) -> None:
+        raise runtime.pb.TritonModelException("metrics are off")
+
+    monkeypatch.setattr(runtime.pb.MetricFamily, "__init__", lambda self, **_: refuse())
+    made = make(runtime)
+    made.initialize(arguments(slot))
+    (response,) = made.execute([ask(np.nan)])
+    assert response.error.code == "invalid"
+    assert sum("not counted (metrics are off)" in text for _, text in runtime.pb.Logger.lines) == 1
 
 
 def test_only_wanted_outputs_are_sent(model: Any) -> None:

@@ -44,6 +44,7 @@ from policyctl.serving.backends.batching import (
     split,
 )
 from policyctl.serving.backends.leak import LeakingSession, leak_bytes
+from policyctl.serving.backends.refusals import Reason, Refusals
 from policyctl.serving.backends.spec import ModelSpec, check_contract
 from policyctl.serving.backends.spin import SpinningSession, spin_us
 
@@ -107,6 +108,7 @@ class PolicyModel(ABC):
         if leak:
             self._session = LeakingSession(self._session, leak)
         self._warm_up(contract)
+        self._refusals = Refusals(pb, model=args["model_name"], version=args["model_version"])
         give_back_memory()
         words = {
             "model": args["model_name"],
@@ -143,6 +145,7 @@ class PolicyModel(ABC):
         """Let go of the compiled artifact."""
         if hasattr(self, "_session"):
             del self._session
+            self._refusals.close()
             pb.Logger.log_info(f"policyctl unloaded {json.dumps(self._label)}")
 
     def _take(self, request: Request) -> Arrays:
@@ -198,7 +201,9 @@ class PolicyModel(ABC):
         ours = isinstance(error, (BadRequestError, BadAnswerError))
         said = str(error) if ours else f"{type(error).__name__}, its words went to the client alone"
         words = {**self._label, "request_id": request.request_id(), "error": said}
-        level = pb.Logger.log_warn if code == pb.TritonError.INVALID_ARG else pb.Logger.log_error
+        theirs = code == pb.TritonError.INVALID_ARG
+        self._refusals.count(Reason.REQUEST if theirs else Reason.POLICY)
+        level = pb.Logger.log_warn if theirs else pb.Logger.log_error
         level(f"policyctl refused {json.dumps(words)}")
         return pb.InferenceResponse(output_tensors=[], error=pb.TritonError(str(error), code))
 
