@@ -23,7 +23,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -238,9 +238,8 @@ def main() -> int:
     given = parser.parse_args()
     # Debian's packages start services of their own on the default ports.
     free = iter(free_ports(3))
-    ports = Ports(
-        *(_port(getattr(given, f"{part.name}_port"), getattr(Ports(), part.name), next(free)) for part in fields(Ports))
-    )
+    defaults = asdict(Ports())
+    ports = Ports(*(_port(getattr(given, f"{name}_port"), port, next(free)) for name, port in defaults.items()))
     folder: Path = given.folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
