@@ -7,7 +7,7 @@ NATIVE = $(VENV)/.native
 # Tests on the real server want the machine for themselves; the others share it.
 UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup native demo test performance compare check format clean
+.PHONY: help setup native demo test performance compare observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -36,17 +36,22 @@ test: setup  ## Run the tests, those on the real Triton too
 	@$(UNIT_TESTS)
 	@$(BIN)/python -m pytest tests/integration
 
-performance: setup  ## Run the tests of the gates that measure: slow-downs and leaks that must be found
+performance: setup  ## Run the tests of what measures and watches: slow-downs, leaks and faults that must be found
 	@$(BIN)/python -m pytest tests/performance
 
 compare: setup  ## Measure this tree beside the last release (or BASE=REF), each served by its own code
 	@$(BIN)/python benchmarks/against_release.py $(if $(BASE),--base '$(BASE)')
 
-check: setup  ## The fast loop: lint, types, layers, unit tests
+observe: setup  ## Run Prometheus and Alertmanager on the running server; prints alerts
+	@$(BIN)/python alerts/observe.py
+
+lint: setup  ## Lint, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+check: lint  ## The fast loop: lint, types, layers, unit tests
 	@$(UNIT_TESTS)
 
 format: setup  ## Format the code

@@ -93,7 +93,7 @@ def measure(server: BackgroundServer, folder: Path, given: argparse.Namespace) -
     told: dict[str, dict[str, object]] = {
         way: {f: _interval(values) for f, values in by_figure.items()} for way, by_figure in ratios.items()
     }
-    told["supervisor_core_percent"] = {way: round(100 * statistics.median(v), 2) for way, v in cores.items()}
+    told["supervisor_core_percent"] = {way: round(100 * statistics.mean(v), 2) for way, v in cores.items()}
     return told
 
 

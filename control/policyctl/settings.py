@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
+from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
 from policyctl.domain.log_event import LogLevel
 
@@ -35,6 +36,17 @@ _LIVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.LIVE.value}
 _COMMAND: Final[dict[str, JsonValue]] = {APPLIES: Applies.COMMAND.value}
 _MOVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.MOVE.value}
 _START: Final[dict[str, JsonValue]] = {APPLIES: Applies.START.value}
+
+
+class Engine(StrEnum):
+    """Who runs the Triton that `policyctl serve` looks after."""
+
+    EMBEDDED = "embedded"
+    """`policyctl serve` itself, from the nvidia-pytriton wheel."""
+    DOCKER = "docker"
+    """`policyctl serve`, as a container of NVIDIA's image."""
+    EXTERNAL = "external"
+    """Somebody else: `url` says where."""
 
 
 class ServerSettings(BaseModel):
@@ -57,6 +69,9 @@ class ServerSettings(BaseModel):
     http_url: str = Field(
         "", description="its HTTP host:port; only measuring over HTTP needs it", json_schema_extra=_COMMAND
     )
+    metrics_url: str = Field(
+        "", description="its metrics' host:port; only whoever reads metrics needs it", json_schema_extra=_COMMAND
+    )
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
     timeout_s: float = Field(
         5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane", json_schema_extra=_COMMAND
@@ -64,6 +79,7 @@ class ServerSettings(BaseModel):
     load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load", json_schema_extra=_LIVE)
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
+    engine: Engine = Field(Engine.EMBEDDED, description="who runs Triton: embedded, docker or external")
 
 
 class NativeMode(StrEnum):
@@ -86,6 +102,9 @@ class ServingSettings(BaseModel):
     max_queue_delay_us: int = Field(0, ge=0, le=_INT32, description="how long a request may wait for others to join it")
     instances: int = Field(1, ge=1, le=_INT32, description="copies of the model")
     gpu: bool = Field(False, description="serve on GPUs")
+    format: Format | None = Field(
+        None, description="the artifact where --format says none; not set: openvino, in NVIDIA's container onnx"
+    )
     native: NativeMode = Field(
         NativeMode.AUTO, description="the native OpenVINO backend: auto, on or off", json_schema_extra=_START
     )
@@ -99,6 +118,30 @@ class ServingSettings(BaseModel):
         description="kept free when a release is promoted or pinned; null: memory is not looked at",
         json_schema_extra=_COMMAND,
     )
+
+
+class ContainerBackends(StrEnum):
+    """Which backends serve in the container of the engine docker."""
+
+    NVIDIA = "nvidia"
+    """Those of the image, which read a release's files themselves."""
+    POLICYCTL = "policyctl"
+    """Ours, mounted over the image's; its Python must have policyctl and the runtimes."""
+
+
+class DockerSettings(BaseModel):
+    """The container that `policyctl serve --engine docker` runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str = Field("nvcr.io/nvidia/tritonserver:26.09-py3", min_length=1, description="must be on the machine")
+    backends: ContainerBackends = Field(ContainerBackends.NVIDIA, description="nvidia or policyctl")
+    network: str = Field("", description="a network of Docker's, or host; not set: the default bridge")
+    user: str = Field("", description="UID:GID in the container; not set: whoever runs policyctl, never root")
+    memory_mib: int = Field(4096, ge=256, description="more than this and the kernel ends it")
+    cpus: float | None = Field(None, gt=0, allow_inf_nan=False, description="not set: all")
+    shm_mib: int = Field(256, ge=64, description="its own /dev/shm")
+    pids: int = Field(1024, ge=64, description="processes and threads")
 
 
 class ServiceLevelSettings(BaseModel):
@@ -325,6 +368,44 @@ class SecuritySettings(BaseModel):
     )
 
 
+class Anonymous(StrEnum):
+    """What a caller without a token may do, on this machine; from elsewhere nobody may do anything without one."""
+
+    NONE = "none"
+    """Nothing but ask whether the process lives."""
+    READ = "read"
+    """Look."""
+
+
+class ApiSettings(BaseModel):
+    """Where `policyctl api` listens and what it lets through; and which one the command line speaks to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
+
+    host: str = Field("127.0.0.1", description="address to listen on", json_schema_extra=_START)
+    port: int = Field(8004, ge=0, le=65535, description="0 takes a free one", json_schema_extra=_START)
+    anonymous: Anonymous = Field(Anonymous.READ, description="callers of this machine without a token: none or read")
+    max_body_bytes: int = Field(64 << 10, ge=1024, le=16 << 20, description="of one request")
+    max_operations: int = Field(
+        4, ge=1, le=64, description="promotions under way; rollbacks and aborts have as many places of their own"
+    )
+    reads_per_s: float = Field(50.0, gt=0, allow_inf_nan=False, description="of one token, on average")
+    changes_per_minute: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one token, on average")
+    timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="of one call, beside what it asks to wait")
+    keep_hours: float = Field(24.0, gt=0, allow_inf_nan=False, description="that an operation can be asked for")
+    keep_operations: int = Field(1000, ge=8, le=100_000, description="that are kept at most")
+    disk_free_mib: int = Field(512, ge=0, description="below which /healthz says degraded")
+    url: str = Field(
+        "",
+        description="of a control API that the command line uses, instead of a repository",
+        json_schema_extra=_COMMAND,
+    )
+    token: SecretStr = Field(SecretStr(""), description="for that control API", json_schema_extra=_COMMAND)
+    ca_file: Path | None = Field(
+        None, description="certificates to trust for it instead of the system's", json_schema_extra=_COMMAND
+    )
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -353,6 +434,7 @@ class Settings(BaseSettings):
         2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer", json_schema_extra=_COMMAND
     )
     server: ServerSettings = ServerSettings()
+    docker: DockerSettings = DockerSettings()
     serving: ServingSettings = ServingSettings()
     gates: GateSettings = GateSettings()
     bake: BakeSettings = BakeSettings()
@@ -364,6 +446,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
     integrity: IntegritySettings = IntegritySettings()
+    api: ApiSettings = ApiSettings()
     security: SecuritySettings = SecuritySettings()
 
     @classmethod

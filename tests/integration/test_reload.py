@@ -59,29 +59,11 @@ def test_reloads_half_of_them_broken_disturb_no_answer_and_are_counted(server, t
 
 def _diff_of_what_runs(server, file: Path) -> None:
     """Triton is asked itself; what waits for a start, and for a promotion, is told."""
-    assert server.json("config", "diff", "current", "running")["settings"] == [
-        {
-            "what": "server.http_port",
-            "first": 8000,
-            "second": 0,
-            "first_place": "default",
-            "second_place": "command line",
-        },
-        {
-            "what": "server.grpc_port",
-            "first": 8001,
-            "second": 0,
-            "first_place": "default",
-            "second_place": "command line",
-        },
-        {
-            "what": "server.metrics_port",
-            "first": 8002,
-            "second": 0,
-            "first_place": "default",
-            "second_place": "command line",
-        },
-    ]
+    differing = server.json("config", "diff", "current", "running")["settings"]
+    assert {"server.http_port", "server.grpc_port", "server.metrics_port"} <= {d["what"] for d in differing}
+    assert {(d["what"].endswith("_port"), d["second"], d["second_place"]) for d in differing} == {
+        (True, 0, "command line")
+    }
     text = WHOLE.format(enabled="true", pause=0.5)
     _replace(file, text + "serving:\n  max_queue_delay_us: 100\n  native: 'off'\n")
     wait_for(lambda: "serving.native auto -> off" in server.log_text, 8)

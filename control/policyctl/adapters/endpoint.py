@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from policyctl.adapters import lock
 from policyctl.adapters.repository import Repository
 
 
@@ -29,6 +30,8 @@ class Endpoint:
         supervisor_pid: Of `policyctl serve`, 0 where it is not ours.
         openvino: Which OpenVINO backend serves, and why; empty where it is not ours.
         control_metrics: ``host:port`` of the control plane's own metrics, empty where it is not ours.
+        engine: Who runs it: ``embedded``, ``docker`` or ``external``; empty where no supervisor looks after it.
+        backends: ``policyctl`` where they verify what they load; else NVIDIA's, or unknown.
     """
 
     http: str
@@ -40,6 +43,13 @@ class Endpoint:
     supervisor_pid: int = 0
     openvino: str = ""
     control_metrics: str = ""
+    engine: str = ""
+    backends: str = ""
+
+    @property
+    def verifies(self) -> bool:
+        """Whether its backends hold what they load against the manifest."""
+        return self.backends == "policyctl"
 
 
 def write(repository: Repository, endpoint: Endpoint) -> None:
@@ -60,9 +70,19 @@ def read(repository: Repository) -> Endpoint | None:
         kinds = {f.name: int if f.name.endswith("pid") else str for f in fields(Endpoint)}
         if any(type(value) is not kinds[name] for name, value in data.items()):
             return None
-        return endpoint if endpoint.supervisor_pid > 0 and psutil.pid_exists(endpoint.supervisor_pid) else None
+        return endpoint if _is_alive(repository, endpoint.supervisor_pid) else None
     except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _is_alive(repository: Repository, supervisor_pid: int) -> bool:
+    """Whether the supervisor is there; one in another container has no process id here, but holds its lock."""
+    return supervisor_pid > 0 and (psutil.pid_exists(supervisor_pid) or lock.is_held(supervisor_lock(repository)))
+
+
+def supervisor_lock(repository: Repository) -> Path:
+    """What `policyctl serve` holds for as long as it runs."""
+    return repository.control / "server.lock"
 
 
 def clear(repository: Repository) -> None:

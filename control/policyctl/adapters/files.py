@@ -79,14 +79,14 @@ def write_all(descriptor: int, content: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def append_durably(path: Path, line: bytes) -> None:
-    """Append `line` and have it on disk on return.
+def append_durably(path: Path, line: bytes, *, mode: int = 0o644) -> None:
+    """Append `line` and have it on disk on return; a file that was not there gets the permissions `mode`.
 
     Raises:
         UsageError: The line could not be written whole; the file is as it was.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
         try:
             before = os.fstat(descriptor).st_size
             try:

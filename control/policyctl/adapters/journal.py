@@ -22,10 +22,16 @@ from policyctl.errors import UsageError
 
 
 class Journal:
-    """The append-only record of a repository."""
+    """The append-only record of a repository.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        actor: Who appends; empty for whoever runs this process.
+    """
+
+    def __init__(self, path: Path, *, actor: str = "") -> None:
         self.path = path
+        self._actor = actor
         self._seen: tuple[tuple[int, int, int], tuple[Record, ...]] | None = None
 
     def records(self) -> tuple[Record, ...]:
@@ -68,7 +74,7 @@ class Journal:
             seq=len(records),
             prev=records[-1].digest if records else journal.GENESIS,
             time=datetime.now(UTC).isoformat(timespec="microseconds"),
-            actor=actor(),
+            actor=self._actor or actor(),
             kind=kind,
             body=body,
         )

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from policyctl.adapters.files import storage_error
-from policyctl.adapters.journal import actor
+from policyctl.adapters.journal import actor as whoever
 from policyctl.errors import BusyError
 
 _POLL_S = 0.05
@@ -30,6 +30,7 @@ class Held:
     path: Path
     doing: str
     descriptor: int
+    actor: str = ""
 
     @contextmanager
     def aside(self, *, wait_s: float) -> Iterator[None]:
@@ -49,17 +50,18 @@ class Held:
             yield
         finally:
             _acquire(self.descriptor, self.path, wait_s)
-            _describe(self.descriptor, _description(self.doing))
+            _describe(self.descriptor, _description(self.doing, self.actor))
 
 
 @contextmanager
-def hold(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[Held]:
+def hold(path: Path, *, doing: str, wait_s: float = 0.0, actor: str = "") -> Iterator[Held]:
     """Hold the lock at `path` while the block runs.
 
     Args:
         path: The lock file; made if need be.
         doing: What for, told to whoever finds it held.
         wait_s: How long to wait for another holder.
+        actor: Who holds it; empty for whoever runs this process.
 
     Raises:
         BusyError: Somebody else holds it; names who, since when and what for.
@@ -72,8 +74,8 @@ def hold(path: Path, *, doing: str, wait_s: float = 0.0) -> Iterator[Held]:
         raise storage_error(path, error) from error
     try:
         _acquire(descriptor, path, wait_s)
-        _describe(descriptor, _description(doing))
-        yield Held(path, doing, descriptor)
+        _describe(descriptor, _description(doing, actor))
+        yield Held(path, doing, descriptor, actor)
         _describe(descriptor, b"")
     finally:
         os.close(descriptor)
@@ -127,7 +129,7 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _description(doing: str) -> bytes:
+def _description(doing: str, actor: str) -> bytes:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    text = {"actor": actor(), "pid": os.getpid(), "doing": doing, "since": since}
+    text = {"actor": actor or whoever(), "pid": os.getpid(), "doing": doing, "since": since}
     return json.dumps(text).encode()

@@ -31,15 +31,22 @@ CONFIG = "config.pbtxt"
 
 
 class Repository:
-    """One model repository and the control plane's folder in it."""
+    """One model repository and the control plane's folder in it.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        actor: In whose name the journal is written and the lock held; empty for
+            whoever runs this process.
+    """
+
+    def __init__(self, root: Path, *, actor: str = "") -> None:
         try:
             self.root = root.resolve()
         except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError
             raise UsageError(f"{root} cannot be a repository ({error})", remedy="Name a folder.") from error
         self.control = self.root / CONTROL
-        self.journal = Journal(self.control / "journal.jsonl")
+        self.journal = Journal(self.control / "journal.jsonl", actor=actor)
+        self._actor = actor
         self._held: lock.Held | None = None
 
     @property
@@ -119,7 +126,7 @@ class Repository:
     @contextmanager
     def writer(self, doing: str, *, wait_s: float = 0.0) -> Iterator[None]:
         """Hold the writer lock."""
-        with lock.hold(self.lock_path, doing=doing, wait_s=wait_s) as held:
+        with lock.hold(self.lock_path, doing=doing, wait_s=wait_s, actor=self._actor) as held:
             self._held = held
             try:
                 yield

@@ -257,7 +257,7 @@ def init(
     from policyctl.services import config_files as service
 
     out = Output(as_json)
-    profile = options.root.profile or ""
+    profile = options.given_profile() or ""
     where = path or Path(f"policyctl.{profile}.yaml" if profile else "policyctl.yaml")
     if where.suffix not in {".yaml", ".yml", ".toml"}:
         raise UsageError(f"{where} is neither .yaml nor .toml", remedy="Name it by what it is to hold.")

@@ -41,10 +41,13 @@ def status(
 
         policyctl status walker --json
     """
-    from policyctl.services import status as service
-
     output = Output(as_json)
-    found = service.status(options.control_of(options.read_settings(repository, url), output), model=model)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        found = remote.status(model=model)
+    else:
+        from policyctl.services import status as service
+
+        found = service.status(options.control_of(options.read_settings(repository, url), output), model=model)
     if as_json:
         output.data(found.to_json())
     else:
@@ -130,9 +133,12 @@ def history(
             raise UsageError("--verify is about the whole journal", remedy="Leave out MODEL and --limit.")
         _prove(options.control_of(options.read_settings(repository), output), output, head)
         return
-    from policyctl.services import status as service
+    if (remote := options.remote(output, repository=repository)) is not None:
+        records = remote.history(model=model, limit=limit)
+    else:
+        from policyctl.services import status as service
 
-    records = service.history(options.control_of(options.read_settings(repository), output), model=model)
+        records = service.history(options.control_of(options.read_settings(repository), output), model=model)
     shown = records[-limit:] if limit else records
     output.table(
         list(shown),
@@ -211,7 +217,9 @@ def verify(
 def _server(found: Status) -> str:
     if not found.server_live:
         return "none. Start one: policyctl serve"
-    return f"{found.server} (answers)" + (f", OpenVINO backend {found.openvino_backend}" * bool(found.openvino_backend))
+    engine = f"{found.engine}, " * bool(found.engine)
+    backend = f", OpenVINO backend {found.openvino_backend}" * bool(found.openvino_backend)
+    return f"{found.server} ({engine}answers){backend}"
 
 
 def _gates(gates: dict[str, str]) -> str:

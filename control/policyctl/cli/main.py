@@ -11,6 +11,7 @@ import typer
 
 from policyctl import __version__
 from policyctl.cli import (
+    api,
     bench,
     calibrate,
     card,
@@ -24,10 +25,12 @@ from policyctl.cli import (
     options,
     past,
     prepare,
+    probe,
     release,
     run,
     shadow,
     signing,
+    token,
     top,
     trust,
     tune,
@@ -59,8 +62,22 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+BY_URL = frozenset({"promote", "rollback", "abort", "status", "history"})
+"""Commands that a control API can carry out."""
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            "--api",
+            metavar="<url>",
+            help="Use a control API instead of a repository: promote, rollback, abort, status, history."
+            " Its token: POLICYCTL_API__TOKEN. [env: POLICYCTL_API__URL]",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -80,16 +97,21 @@ def _root(
         ),
     ] = None,
 ) -> None:
-    options.root.config, options.root.profile = config_file, profile
+    options.begin(options.Root(config_file, profile, api, context.invoked_subcommand or ""))
+    if api and context.invoked_subcommand is not None and context.invoked_subcommand not in BY_URL:
+        raise options.by_url_refused(context.invoked_subcommand, api)
 
 
 prepare.register(app)
 release.register(app)
 run.register(app)
+api.register(app)
+token.register(app)
 move.register(app)
 look.register(app)
 top.register(app)
 past.register(app)
+probe.register(app)
 observe.register(app)
 lifecycle.register(app)
 measure.register(app)

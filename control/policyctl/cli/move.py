@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,12 +11,10 @@ from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
-from policyctl.domain.moves import MoveKind
 from policyctl.domain.names import PRODUCTION
-from policyctl.errors import BusyError, MoveError, PolicyctlError, UsageError
+from policyctl.errors import PolicyctlError, UsageError
 
 if TYPE_CHECKING:
-    from policyctl.services.baked import Baked
     from policyctl.services.promote import Moved
 
 
@@ -81,12 +80,31 @@ def promote(
 
         policyctl promote walker 1.1.0 --bake 300 --on-inconclusive keep
     """
-    from policyctl.services import promote as service
-
     if no_bake and bake:
         raise UsageError("--bake and --no-bake are given", remedy="Give one of them.")
     output = Output(as_json, quiet)
     baking = {"for_s": 0.0 if no_bake else bake, "on_inconclusive": on_inconclusive}
+    chosen = None if gates is None else options.gate_names(gates)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        if no_bake or bake is not None or on_inconclusive is not None:
+            raise UsageError(
+                "--bake, --no-bake and --on-inconclusive do not go by --api",
+                remedy="How a release bakes there is a setting of the control API: bake.for_s, bake.on_inconclusive.",
+            )
+        told = remote.promote(
+            model=model,
+            release=release,
+            alias=alias,
+            format=format,
+            reason=reason,
+            dry_run=dry_run,
+            gates=chosen,
+            lock_wait_s=wait,
+        )
+        _print(output, told.document, told.words, told.refusal)
+        return
+    from policyctl.services import promote as service
+
     settings = options.read_settings(repository, url, lock_wait_s=wait, bake=baking)
     control = options.control_of(settings, output)
     moved = service.promote(
@@ -97,7 +115,7 @@ def promote(
         format=format,
         reason=reason,
         dry_run=dry_run,
-        gates=None if gates is None else options.gate_names(gates),
+        gates=chosen,
         bake=not no_bake,
     )
     _report(output, moved)
@@ -126,9 +144,13 @@ def rollback(
 
         policyctl rollback walker --to 0.9.2
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.rollback(model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        _print(output, told.document, told.words, told.refusal)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     _report(output, service.rollback(control, model=model, alias=alias, to=to, reason=reason, dry_run=dry_run))
 
@@ -148,9 +170,13 @@ def abort(
 
         policyctl abort walker
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.abort(model=model)
+        _print(output, told.document, told.words, told.refusal)
+        return
     from policyctl.services import promote as service
 
-    output = Output(as_json, quiet)
     words = service.abort(options.control_of(options.read_settings(repository, url), output), model=model)
     output.data({"model": model, "result": words}, words=words)
 
@@ -258,53 +284,12 @@ def unserve(
 def _report(output: Output, moved: Moved) -> None:
     if moved.recovered:
         output.say(moved.recovered.words)
-    target = f"{moved.move.model} {moved.move.target.release}"
-    if not moved.changed:
-        done = "It did not answer and was loaded again." if moved.loaded_again else "Nothing was changed."
-        words = f"{moved.move.alias} names {target} already. {done}"
-    elif moved.recovered is not None and moved.recovered.move is moved.move:
-        words = f"Done: the {moved.move.words}, which had been left unfinished."
-    elif moved.timings is None:
-        words = "\n".join(
-            [f"Would carry out the {moved.move.words}:", *(f"  {i}. {s}" for i, s in enumerate(moved.steps, 1))]
-        )
-    elif moved.move.kind is MoveKind.REMOVAL:
-        words = f"{moved.move.served} is not served any more; it was {moved.move.target.release}."
-    else:
-        origin = "nothing" if moved.move.incumbent is None else moved.move.incumbent.release
-        words = (
-            f"{moved.move.alias} of {moved.move.model}: {origin} -> {moved.move.target.release}"
-            f" (slot {moved.move.target.slot}, {moved.move.target.format}),"
-            f" switched in {moved.timings.switch_ms:.0f} ms, {moved.timings.total_ms:.0f} ms in all."
-        )
-    if moved.bake is not None:
-        words += f" {_baked(moved.bake)}"
-    output.data(moved.to_json(), words=words)
-    if moved.bake is not None and (error := _refusal(moved, moved.bake)):
+    _print(output, moved.to_json(), moved.words, moved.refusal)
+
+
+def _print(output: Output, document: Mapping[str, Any], words: str, refusal: PolicyctlError | None) -> None:
+    output.data(document, words=words)
+    if refusal is not None:
         if output.as_json:
-            raise typer.Exit(error.exit_code)
-        raise error
-
-
-def _baked(baked: Baked) -> str:
-    """How the bake ended, in a sentence."""
-    if baked.then is None:
-        return f"The bake ended without a say: {baked.reason}."
-    by = f" by {baked.source}" * bool(baked.source)
-    return f"Bake: {baked.verdict} after {baked.seconds:.0f} s{by}: {baked.reason}."
-
-
-def _refusal(moved: Moved, baked: Baked) -> PolicyctlError | None:
-    """What to end with where the release is not served any more; None where it is."""
-    target, alias = f"{moved.move.model} {moved.move.target.release}", moved.move.alias
-    if baked.then is None:
-        return BusyError(
-            f"{alias} was moved while {target} baked: {baked.reason}",
-            remedy=f"See who did and why: policyctl history {moved.move.model}",
-        )
-    if baked.then is Then.ROLLBACK:
-        return MoveError(
-            f"{target} was rolled back: its bake {baked.verdict}: {baked.reason}",
-            remedy=f"Look at the evidence: .policyctl/{baked.evidence}",
-        )
-    return None
+            raise typer.Exit(refusal.exit_code)
+        raise refusal

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -17,6 +18,7 @@ from policyctl.settings import Settings
 if TYPE_CHECKING:
     from policyctl.config.reading import Reading, Source
     from policyctl.services.control import Control
+    from policyctl.services.remote import Remote
 
 Model = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
 OptionalModel = Annotated[str | None, typer.Argument(help="Only this model.", show_default=False)]
@@ -108,26 +110,40 @@ TrustPickle = Annotated[
 ]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Root:
     """What was given before the command, for whichever it is.
 
     Attributes:
         config: The base file of the settings.
         profile: Which profile.
+        api: The control API to use; empty for none, whatever the settings say; None where nothing was given.
+        command: The command's name.
     """
 
     config: Path | None = None
     profile: str | None = None
+    api: str | None = None
+    command: str = ""
 
 
-root = Root()
-"""Of this run of the command line."""
+_NOTHING: Final = Root()
+_root: ContextVar[Root] = ContextVar("root", default=_NOTHING)
+
+
+def begin(root: Root) -> None:
+    """A command begins; the root of the command line calls this, every time."""
+    _root.set(root)
+
+
+def given_profile() -> str | None:
+    """The profile that the command line names."""
+    return _root.get().profile
 
 
 def source(repository: Path | None = None, url: str | None = None, **more: Any) -> Source[Settings]:
     """Where settings come from, with what the command line gave."""
-    server = {"url": url, **more.pop("server", {})}
+    root, server = _root.get(), {"url": url, **more.pop("server", {})}
     typed = {"profile": root.profile or None, "repository": repository, "server": server, **more}
     return settings_module.source(config=root.config, **typed)
 
@@ -138,12 +154,61 @@ def read_layers(repository: Path | None = None, url: str | None = None, **more: 
 
 
 def read_settings(repository: Path | None = None, url: str | None = None, **more: Any) -> Settings:
-    """Settings, with what the command line gave on top.
+    """Settings, with what the command line gave on top, for a command that works on a repository here.
 
     Raises:
-        UsageError: Something is wrong with them; names all of it.
+        UsageError: Something is wrong with them, and all of it is named; or a control API elsewhere was to be used.
     """
-    return read_layers(repository, url, **more).require()
+    return here(read_layers(repository, url, **more))
+
+
+def here(reading: Reading[Settings]) -> Settings:
+    """Settings for a command that works on a repository here.
+
+    Raises:
+        UsageError: As `read_settings`.
+    """
+    found = reading.require()
+    if elsewhere := _api_url(found):
+        raise by_url_refused(_root.get().command, elsewhere)
+    return found
+
+
+def by_url_refused(command: str, url: str) -> UsageError:
+    """What to say to a command that cannot go by URL."""
+    return UsageError(
+        f"policyctl {command} works on a repository of this machine, and cannot go by --api {url}",
+        remedy="By URL go promote, rollback, abort, status and history. For a repository here: policyctl --api ''"
+        f" {command} ..., or unset POLICYCTL_API__URL.",
+    )
+
+
+def remote(output: Output, *, repository: Path | None = None, url: str | None = None) -> Remote | None:
+    """The control plane elsewhere that `--api` or a setting names; None for a repository here.
+
+    Raises:
+        UsageError: The address is none, or a repository was named as well.
+    """
+    settings = read_layers().require()
+    target = _api_url(settings)
+    if not target:
+        return None
+    for option, given in (("--repository", repository), ("--url", url)):
+        if given is not None:
+            raise UsageError(
+                f"{option} and --api {target} name two different things to work on", remedy="Give one of them."
+            )
+    from policyctl.adapters.control_api import ControlApi
+    from policyctl.services.remote import Remote
+
+    api = settings.api
+    client = ControlApi(target, token=api.token.get_secret_value(), ca_file=api.ca_file, timeout_s=api.timeout_s)
+    return Remote(client, output.say)
+
+
+def _api_url(settings: Settings) -> str:
+    given = _root.get().api
+    return settings.api.url if given is None else given
 
 
 def check_unpickling() -> None:
@@ -152,7 +217,7 @@ def check_unpickling() -> None:
     Raises:
         UsageError: They do.
     """
-    if not read_settings().security.unpickle:
+    if not read_layers().require().security.unpickle:
         raise UsageError(
             "security.unpickle is false: nothing is unpickled here, not even with --trust-pickle",
             remedy="Export on a machine for development, and publish the folder from there."

@@ -10,6 +10,7 @@ import typer
 from policyctl.cli import options
 from policyctl.cli.output import Output
 from policyctl.errors import UnsupportedError
+from policyctl.settings import Engine
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +21,10 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="Who runs Triton: this command, Docker, or somebody else (--url). [default: embedded]"),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     http_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8000]")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8001]")] = None,
@@ -29,13 +34,19 @@ def serve(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Pass on Triton's informational lines.")] = False,
     repository: options.RepositoryOption = None,
+    url: options.UrlOption = None,
 ) -> None:
-    """Run the embedded Triton on the repository until Ctrl-C or SIGTERM.
+    """Run Triton on the repository until Ctrl-C or SIGTERM.
 
     Every alias is verified, loaded and certified by its golden set before the
     server is announced, and asked once a second afterwards. What does not
     answer, or answers wrongly, is loaded again, and the server started again if
     need be. Triton's metrics and policyctl's own are at two ports, /metrics.
+
+    The engine embedded is the Triton of the nvidia-pytriton wheel; docker runs
+    NVIDIA's image (POLICYCTL_DOCKER__IMAGE and others); external looks after a
+    Triton that somebody else runs on the same repository, and waits for it
+    where it is silent. See docs/containers.md.
 
     Settings files are looked at once a second, and at once on SIGHUP: what has
     changed and is whole is taken over without touching a request.
@@ -47,6 +58,8 @@ def serve(
         policyctl serve --http-port 9000 --grpc-port 9001 --metrics-port 9002
 
         policyctl --profile production serve
+
+        policyctl serve --engine external --url 127.0.0.1:8001
     """
     from policyctl.services.serve import serve as service
 
@@ -58,17 +71,17 @@ def serve(
         "control_metrics_port": control_metrics_port,
     }
     output = Output()
-    reading = options.read_layers(repository, server=given)
+    reading = options.read_layers(repository, url, server={"engine": engine, **given})
     for words in reading.warnings:
         output.say(f"WARNING: {words}.")
-    service(options.control_of(reading.require(), output), verbose=verbose, reading=reading)
+    service(options.control_of(options.here(reading), output), verbose=verbose, reading=reading)
 
 
 def doctor(
     repository: options.RepositoryOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Check whether this machine can run the embedded Triton. Exits with 8 if not.
+    """Check whether this machine can run the server (its engine, as the settings say). Exits with 8 if not.
 
     Example:
 

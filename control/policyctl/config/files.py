@@ -65,7 +65,13 @@ def find_base(named: Path | None, folder: Path) -> Path | None:
         UsageError: The named one is not there, or `folder` holds two.
     """
     if named is not None:
-        if not named.is_file():
+        try:
+            there = named.is_file()
+        except OSError as error:
+            raise UsageError(
+                f"settings: {named} cannot be read ({error.strerror})", remedy="Check the permissions of its folder."
+            ) from error
+        if not there:
             raise UsageError(
                 f"settings: {named} is not a file", remedy="Name a .yaml or .toml file: --config, POLICYCTL_CONFIG."
             )

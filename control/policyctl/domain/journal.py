@@ -69,7 +69,7 @@ class Record:
         seq: 0, 1, 2, ...
         prev: Digest of the line before, `GENESIS` for the first.
         time: UTC, ISO 8601 with microseconds.
-        actor: ``user@host``.
+        actor: ``user@host``; of what came through the control API, ``token:name@host``.
         kind: What it tells.
         body: What `kind` needs, plain JSON.
         schema: In which its line is written; its values are those of the newest.

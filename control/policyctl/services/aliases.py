@@ -10,7 +10,7 @@ from policyctl.domain.log_event import LogLevel
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import GateError, ServerError
+from policyctl.errors import GateError, IntegrityError, ServerError
 from policyctl.services.control import Control, open_release
 from policyctl.services.moves import Mover, certified_body
 from policyctl.services.observed import AliasKey
@@ -54,7 +54,11 @@ def load_alias(control: Control, client: Triton, key: AliasKey, state: AliasStat
     if afresh:
         repository.stamp(served, placement.slot)
     client.load(served, placement.slot)
-    result = Mover(control, client).certify(model, served, placement)
+    try:
+        result = Mover(control, client).certify(model, served, placement)
+    except IntegrityError:
+        client.unload(served)  # nobody knows what a backend of NVIDIA's has read
+        raise
     if result.verdict is Verdict.FAILED:
         with suppress(ServerError):
             client.unload(served)

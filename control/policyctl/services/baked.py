@@ -39,6 +39,14 @@ class Baked:
     evidence_digest: str = ""
     checks: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def words(self) -> str:
+        """How it ended, in a sentence."""
+        if self.then is None:
+            return f"The bake ended without a say: {self.reason}."
+        by = f" by {self.source}" * bool(self.source)
+        return f"Bake: {self.verdict} after {self.seconds:.0f} s{by}: {self.reason}."
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         return {

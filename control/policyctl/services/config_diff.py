@@ -162,12 +162,12 @@ def _served(control: Control, settings: Settings) -> tuple[tuple[Difference, ...
     effective: dict[str, str] = {}
     state = control.repository.journal.state()
     with control.triton() as client:
-        for name, port in (("http", "http_port"), ("grpc", "grpc_port"), ("metrics", "metrics_port")):
-            wanted = getattr(settings.server, port)
+        for name in ("http", "grpc", "metrics", "control_metrics"):
+            wanted = getattr(settings.server, f"{name}_port")
             address = getattr(client.endpoint, name)
-            if wanted and address and address != f"{settings.server.host}:{wanted}":
-                told = f"{settings.server.host}:{wanted}"
-                found.append(Difference(f"listens: {name}", told, address, f"server.{port}", "server.json"))
+            told = f"{settings.server.host}:{wanted}"
+            if wanted and address and address != told:
+                found.append(Difference(f"listens: {name}", told, address, f"server.{name}_port", "server.json"))
         for key, alias in sorted(state.aliases.items()):
             served = served_name(*key)
             try:
@@ -180,9 +180,10 @@ def _served(control: Control, settings: Settings) -> tuple[tuple[Difference, ...
                 for field, said, used in config_differences(alias.placement.config, effective[served])
             ]
             wanted_options = asdict(serving_options(settings.serving, state.tuned.get(key[0], {})))
-            used_options = asdict(options_of(effective[served]))
+            # Not Triton's: it fills in preferred batch sizes, for one, where none are asked for.
+            used_options = asdict(options_of(alias.placement.config))
             found += [
-                Difference(f"{served}: serving.{name}", value, used_options[name], "next promotion", "Triton")
+                Difference(f"{served}: serving.{name}", value, used_options[name], "next promotion", "last promotion")
                 for name, value in wanted_options.items()
                 if value != used_options[name]
             ]

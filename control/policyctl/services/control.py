@@ -60,9 +60,15 @@ class Control:
     log: Log = field(default_factory=Log)
 
     @classmethod
-    def of(cls, settings: Settings, say: Say = silent) -> Control:
-        """The control plane that `settings` describe; it keeps no log."""
-        return cls(settings, Repository(settings.repository), say)
+    def of(cls, settings: Settings, say: Say = silent, *, actor: str = "") -> Control:
+        """The control plane that `settings` describe; it keeps no log.
+
+        Args:
+            settings: Everything that can be set.
+            say: Where words for people go.
+            actor: In whose name it acts; empty for whoever runs this process.
+        """
+        return cls(settings, Repository(settings.repository, actor=actor), say)
 
     def tell(self, words: str, *, level: LogLevel = LogLevel.INFO, logger: str = "policyctl", **fields: Any) -> None:
         """Say something to people, and write it down; what is for debugging is written only.
@@ -78,16 +84,19 @@ class Control:
         self.log.write(level, words, logger=logger, **fields)
 
     def endpoint(self) -> Endpoint:
-        """The server to use: the one that is named by a setting, else the embedded one.
+        """The server to use: the one that is named by a setting, else the one that `policyctl serve` announced.
+
+        Where both are the same, what was announced names the very run of it.
 
         Raises:
             ServerError: None is named and none is running.
         """
         server = self.settings.server
-        if server.url:
+        announced = endpoints.read(self.repository)
+        if server.url and (announced is None or announced.grpc != server.url):
             return Endpoint(http=server.http_url, grpc=server.url, api_key=server.api_key.get_secret_value())
-        if found := endpoints.read(self.repository):
-            return found
+        if announced is not None:
+            return announced
         raise ServerError(
             f"no server is running on {self.repository.root}",
             remedy="Start one with: policyctl serve. Or name a running one with --url HOST:PORT.",
@@ -188,6 +197,8 @@ class OpenRelease:
     def choose(self, wanted: Format | None) -> Format:
         """The format to serve: `wanted`, else the first of OpenVINO, ONNX, TorchScript, TensorRT.
 
+        See `preferred_format` for what is wanted where nobody says.
+
         Raises:
             UsageError: The release does not hold it.
         """
@@ -200,6 +211,19 @@ class OpenRelease:
                 remedy=f"Choose one of: {', '.join(self.formats)}.",
             )
         return wanted
+
+
+def preferred_format(control: Control, opened: OpenRelease) -> Format | None:
+    """What is served where nobody names a format; None for the usual order.
+
+    NVIDIA's own OpenVINO backend computes no other batch than a full one, and in
+    bf16 where the CPU can; its ONNX Runtime backend has neither limit.
+    """
+    if (wanted := control.settings.serving.format) is not None:
+        return wanted
+    running = endpoints.read(control.repository)
+    nvidia = running is not None and running.backends == "nvidia"
+    return Format.ONNX if nvidia and Format.ONNX in opened.formats else None
 
 
 def open_release(repository: Repository, published: PublishedRelease) -> OpenRelease:

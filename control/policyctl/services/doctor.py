@@ -1,10 +1,17 @@
-"""Doctor: can this machine run the embedded Triton, and what to do if not."""
+"""Doctor: can this machine run the engine that the settings name, and what to do if not."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from policyctl.adapters import endpoint as endpoints
+from policyctl.adapters.triton import Triton
+from policyctl.errors import PolicyctlError
 from policyctl.services.control import Control
-from policyctl.serving.preflight import Check, preflight
+from policyctl.serving.container import connect, require_image
+from policyctl.serving.container_request import user_of
+from policyctl.serving.preflight import Check, Status, preflight
+from policyctl.settings import Engine
 
 
 def examine(control: Control) -> tuple[Check, ...]:
@@ -12,6 +19,16 @@ def examine(control: Control) -> tuple[Check, ...]:
 
     Ports that our own running server holds are not asked for.
     """
+    match control.settings.server.engine:
+        case Engine.DOCKER:
+            return _docker(control)
+        case Engine.EXTERNAL:
+            return _external(control)
+        case Engine.EMBEDDED:
+            return _embedded(control)
+
+
+def _embedded(control: Control) -> tuple[Check, ...]:
     server = control.settings.server
     running = endpoints.read(control.repository)
     ports = (server.http_port, server.grpc_port, server.metrics_port, server.control_metrics_port)
@@ -21,3 +38,44 @@ def examine(control: Control) -> tuple[Check, ...]:
         ports=() if running is not None else tuple(p for p in ports if p),
         native=control.settings.serving.native,
     )
+
+
+def _docker(control: Control) -> tuple[Check, ...]:
+    settings = control.settings.docker
+
+    def image() -> str:
+        require_image(connect(), settings.image)
+        return settings.image
+
+    return (
+        _tried("docker", lambda: f"answers at {connect().api.base_url}"),
+        _tried("image", image),
+        _tried("user", lambda: f"{user_of(settings)} in the container"),
+    )
+
+
+def _external(control: Control) -> tuple[Check, ...]:
+    server = control.settings.server
+    if not server.url:
+        problem = "server.url does not say where it is"
+        return (Check("triton", Status.FAILED, problem, "Set POLICYCTL_SERVER__URL to its gRPC HOST:PORT."),)
+    client = Triton(control.endpoint(), timeout_s=server.timeout_s)
+
+    def live() -> str:
+        client.require_live()
+        return f"answers at {server.url}"
+
+    try:
+        return (
+            _tried("triton", live),
+            _tried("key", lambda: f"lists {len(client.index())} loaded versions"),
+        )
+    finally:
+        client.close()
+
+
+def _tried(name: str, step: Callable[[], str]) -> Check:
+    try:
+        return Check(name, Status.OK, step())
+    except PolicyctlError as error:
+        return Check(name, Status.FAILED, error.problem, error.remedy or "Is POLICYCTL_SERVER__API_KEY its key?")

@@ -3,15 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from policyctl.adapters import evidence
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.manifest import digest_of
 from policyctl.domain.state import PublishedRelease
 from policyctl.domain.verdict import GateResult, Verdict
+from policyctl.errors import IntegrityError, UsageError
 from policyctl.services.control import Control
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A piece of evidence that the journal names.
+
+    Attributes:
+        what: The gate, or what was measured.
+        verdict: What the gate said; empty for what was measured and judged by nobody.
+        reason: Why.
+        time: When.
+        actor: By whose doing.
+        digest: Of its content.
+        file: Where it is, under ``.policyctl``.
+    """
+
+    what: str
+    verdict: str
+    reason: str
+    time: str
+    actor: str
+    digest: str
+    file: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "file"}
+
+
+def kept(control: Control, model: str, release: str) -> tuple[Kept, ...]:
+    """Every piece of evidence of one release, oldest first.
+
+    Raises:
+        IntegrityError: The journal was tampered with.
+    """
+    return tuple(
+        Kept(
+            what=str(record.body.get("gate") or record.body.get("what") or ""),
+            verdict=str(record.body.get("verdict", "")),
+            reason=str(record.body.get("reason", "")),
+            time=record.time,
+            actor=record.actor,
+            digest=str(record.body["evidence_digest"]),
+            file=str(record.body.get("evidence", "")),
+        )
+        for record in control.repository.journal.records()
+        if record.kind in {RecordKind.GATE, RecordKind.MEASURED}
+        and (record.body["model"], record.body["release"]) == (model, release)
+    )
+
+
+def content(control: Control, model: str, release: str, digest: str) -> bytes:
+    """One piece of evidence, exactly as the journal pins it.
+
+    Raises:
+        UsageError: The journal names no such evidence of that release.
+        IntegrityError: Its file is gone, or not what was written.
+    """
+    for found in kept(control, model, release):
+        # The journal names the files; a name that leads elsewhere is none of them.
+        if found.digest == digest and found.file.startswith("evidence/") and ".." not in found.file:
+            body = evidence.read(control.repository, found.file)
+            if body is None or digest_of(body) != digest:
+                raise IntegrityError(
+                    f"the evidence {digest} of {model} {release} is {'gone' if body is None else 'not as recorded'}",
+                    remedy="Restore .policyctl/evidence from a copy, or let the gate run again: policyctl validate",
+                )
+            return body
+    raise UsageError(f"{model} {release} has no evidence {digest}", remedy="List what there is first.")
 
 
 def record_gate(control: Control, published: PublishedRelease, result: GateResult) -> str:

@@ -27,23 +27,25 @@ def _to_stderr(line: str) -> None:
 
 
 @contextmanager
-def serving(control: Control, *, api_key: str) -> Iterator[Control]:
+def serving(control: Control, *, api_key: str = "", name: str = "serve") -> Iterator[Control]:
     """Log as a server does while the block runs.
 
     Args:
         control: The control plane as a command has it.
-        api_key: Of the restricted repository API, which no line may hold.
+        api_key: Of the restricted repository API, which no line may hold; empty for none.
+        name: Of the command.
 
     Yields:
         The control plane that speaks as the settings say: in words, or in JSON.
     """
     from policyctl.services.log_libraries import captured
 
-    log = replace(control.log, hidden=(*control.log.hidden, as_in_a_line(api_key)))
+    hidden = (as_in_a_line(api_key),) if api_key else ()
+    log = replace(control.log, hidden=(*control.log.hidden, *hidden))
     control = replace(control, log=log)
     if control.settings.logs.format is LogFormat.JSON:
         control = replace(control, say=silent, log=replace(log, sinks=(*log.sinks, _to_stderr)))
-    with correlation.bound(operation=new_operation("serve")), captured(control.log):
+    with correlation.bound(operation=new_operation(name)), captured(control.log):
         yield control
 
 

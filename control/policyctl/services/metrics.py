@@ -90,7 +90,7 @@ class Metrics:
                 resident = (Sample(("server",), float(memory.server_rss_bytes)), Sample(("stubs",), stubs))
         return {
             "policyctl_server_starts_total": (Sample((), float(seen.starts)),),
-            "policyctl_server_up": (Sample((), float(bool(seen.pid))),),
+            "policyctl_server_up": (Sample((), float(seen.up)),),
             "policyctl_server_resident_bytes": resident,
         }
 

@@ -39,6 +39,7 @@ from policyctl.domain.state import Unfinished
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import GateError, MoveError, PolicyctlError
 from policyctl.gates import golden as golden_gate
+from policyctl.integrity import read_release
 from policyctl.services.aborting import abort_requested, clear_abort
 from policyctl.services.control import Control, OpenRelease, asker, open_release
 from policyctl.services.evidence import record_gate
@@ -182,8 +183,20 @@ class Mover:
         self.control.log.write(level, words, logger=_LOGGER, **fields)
 
     def certify(self, model: str, served: str, placement: Placement) -> GateResult:
-        """Ask `served` for the golden set of the placement's release."""
+        """Ask `served` for the golden set of the placement's release.
+
+        Backends that are not ours do not hold what they read against the manifest,
+        so it is read again now: what is right after they read it was right then,
+        unless somebody changed it and changed it back.
+
+        Raises:
+            IntegrityError: A file is not what was published.
+        """
         opened = self._open(model, placement)
+        if not self.client.endpoint.verifies:
+            read_release(
+                self._repository.served_slot(served, placement.slot), expected_digest=placement.manifest_digest
+            )
         return golden_gate.run(
             opened.contract,
             opened.golden,

@@ -36,11 +36,12 @@ class Seen:
 
     Attributes:
         starts: Of tritonserver.
-        pid: Of the tritonserver that is announced; 0 while none is.
+        pid: Of the tritonserver that is announced; 0 while none is, or it cannot be seen from here.
         refused: Aliases that are not served, with what they named when they were refused.
         probes: By alias and outcome.
         durations: Of answered probes, by alias, in seconds.
         reloads: By alias.
+        up: Whether a server is announced.
     """
 
     starts: int
@@ -49,6 +50,7 @@ class Seen:
     probes: Mapping[tuple[AliasKey, ProbeOutcome], int]
     durations: Mapping[AliasKey, Histogram]
     reloads: Mapping[AliasKey, int]
+    up: bool = False
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Observed:
     withdrawn: dict[AliasKey, Placement] = field(default_factory=dict)
     _starts: int = 0
     _pid: int = 0
+    _up: bool = False
     _probes: Counter[tuple[AliasKey, ProbeOutcome]] = field(default_factory=Counter)
     _durations: dict[AliasKey, Histogram] = field(default_factory=dict)
     _reloads: Counter[AliasKey] = field(default_factory=Counter)
@@ -76,10 +79,11 @@ class Observed:
             self.refused.clear()
             self.withdrawn.clear()
 
-    def server_is_up(self, pid: int) -> None:
-        """It is announced; `pid` 0 says that it is not any more."""
+    def server_is_up(self, pid: int, *, up: bool | None = None) -> None:
+        """It is announced; `pid` 0 says that it is not any more, unless `up` says that it cannot be seen."""
         with self._lock:
             self._pid = pid
+            self._up = bool(pid) if up is None else up
 
     def probed(self, key: AliasKey, outcome: ProbeOutcome, duration_s: float) -> None:
         """One golden observation was asked."""
@@ -104,4 +108,5 @@ class Observed:
                 dict(self._probes),
                 dict(self._durations),
                 dict(self._reloads),
+                self._up,
             )

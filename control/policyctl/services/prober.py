@@ -63,6 +63,20 @@ class Question:
         return tuple(spec.name for spec in self.contract.outputs)
 
 
+def disagreement(question: Question, golden: Mapping[str, NDArray[Any]], answer: Answer, release: str) -> str:
+    """What is wrong with an answer, held against the golden one by the release's tolerance; empty if nothing is."""
+    try:
+        found = compare(question.contract, golden, answer.outputs, question.golden.tolerance).worst
+    except ValueError as error:
+        return str(error)
+    if found.agrees:
+        return ""
+    return (
+        f"output {found.name} of {release} differs by {found.max_abs:.3g} from the golden answer,"
+        f" {found.excess:.3g} times what is allowed"
+    )
+
+
 @dataclass(slots=True)
 class Health:
     """What probing has seen of one alias.
@@ -164,16 +178,7 @@ class Prober:
             if moving or now.aliases.get(key) != state:
                 return ""
             return f"slot {answer.slot} answers, expected {state.placement.slot} ({state.placement.release})"
-        try:
-            found = compare(question.contract, golden, answer.outputs, question.golden.tolerance).worst
-        except ValueError as error:
-            return str(error)
-        if found.agrees:
-            return ""
-        return (
-            f"output {found.name} of {state.placement.release} differs by {found.max_abs:.3g} from the golden answer,"
-            f" {found.excess:.3g} times what is allowed"
-        )
+        return disagreement(question, golden, answer, state.placement.release)
 
     def _question(self, key: AliasKey, state: AliasState) -> Question | None:
         """What to ask an alias; None while its files are not intact.

@@ -13,12 +13,13 @@ from policyctl.adapters.pbtxt import identity, with_releases
 from policyctl.adapters.triton import Triton
 from policyctl.domain import moves
 from policyctl.domain.artifacts import Format
+from policyctl.domain.bake import Then
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Move, MoveKind, Placement
 from policyctl.domain.names import check_alias, check_model_name, check_movable_alias, is_pin, pin_name
 from policyctl.domain.state import State
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import BusyError, UsageError
+from policyctl.errors import BusyError, MoveError, PolicyctlError, UsageError
 from policyctl.services.aborting import request_abort
 from policyctl.services.aliases import load_alias
 from policyctl.services.control import Control, open_release, operation, select_release
@@ -53,6 +54,49 @@ class Moved:
     recovered: Recovered | None = None
     bake: Baked | None = None
 
+    @property
+    def words(self) -> str:
+        """For people."""
+        return self._words if self.bake is None else f"{self._words} {self.bake.words}"
+
+    @property
+    def refusal(self) -> PolicyctlError | None:
+        """Why the release is not what is served after its bake; None where it is."""
+        if self.bake is None:
+            return None
+        target = f"{self.move.model} {self.move.target.release}"
+        if self.bake.then is None:
+            return BusyError(
+                f"{self.move.alias} was moved while {target} baked: {self.bake.reason}",
+                remedy=f"See who did and why: policyctl history {self.move.model}",
+            )
+        if self.bake.then is Then.ROLLBACK:
+            return MoveError(
+                f"{target} was rolled back: its bake {self.bake.verdict}: {self.bake.reason}",
+                remedy=f"Look at the evidence: .policyctl/{self.bake.evidence}",
+            )
+        return None
+
+    @property
+    def _words(self) -> str:
+        target = f"{self.move.model} {self.move.target.release}"
+        if not self.changed:
+            done = "It did not answer and was loaded again." if self.loaded_again else "Nothing was changed."
+            return f"{self.move.alias} names {target} already. {done}"
+        if self.recovered is not None and self.recovered.move is self.move:
+            return f"Done: the {self.move.words}, which had been left unfinished."
+        if self.timings is None:
+            steps = (f"  {number}. {step}" for number, step in enumerate(self.steps, 1))
+            return "\n".join([f"Would carry out the {self.move.words}:", *steps])
+        if self.move.kind is MoveKind.REMOVAL:
+            return f"{self.move.served} is not served any more; it was {self.move.target.release}."
+        origin = "nothing" if self.move.incumbent is None else self.move.incumbent.release
+        return (
+            f"{self.move.alias} of {self.move.model}: {origin} -> {self.move.target.release}"
+            f" (slot {self.move.target.slot}, {self.move.target.format}),"
+            f" switched in {self.timings.switch_ms:.0f} ms, {self.timings.total_ms:.0f} ms in all."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         incumbent = self.move.incumbent
@@ -86,6 +130,7 @@ def promote(
     reason: str = "",
     dry_run: bool = False,
     gates: Sequence[str] | None = None,
+    move_id: str = "",
     bake: bool = True,
 ) -> Moved:
     """Move `alias` of `model` to `release`, losing no request, and watch it there as the settings' bake says.
@@ -102,6 +147,8 @@ def promote(
         dry_run: Say what would be done; measures and changes nothing.
         gates: Measuring gates that must pass first (`performance.NAMES`), beside
             those that always must; None for those of the settings.
+        move_id: Names the move in the journal, so that whoever asked can find it there; empty for a fresh one.
+        bake: Whether to watch it after the switch, as the settings say.
 
     Raises:
         UsageError: No such release, alias or format.
@@ -146,7 +193,7 @@ def promote(
         opened = open_release(control.repository, published)
         target = place(control, state, opened, format)
         kind = MoveKind.PIN if is_pin(alias) else MoveKind.PROMOTION
-        move = _move(state, kind, model, alias, target, reason)
+        move = _move(state, kind, model, alias, target, reason, move_id)
         if _names_already(move):
             again = not dry_run and _serve_again(control, client, move)
             moved = Moved(move, changed=False, loaded_again=again, recovered=recovered)
@@ -178,6 +225,7 @@ def rollback(
     to: str | None = None,
     reason: str = "",
     dry_run: bool = False,
+    move_id: str = "",
     baking: str = "",
 ) -> Moved:
     """Move `alias` back to the release before, or to `to`. No gate is asked; a signature is, where it is required.
@@ -193,6 +241,7 @@ def rollback(
         to: Selects where to; None for the release before.
         reason: Why, kept in the journal.
         dry_run: Say what would be done; changes nothing.
+        move_id: Names the move in the journal; empty for a fresh one.
         baking: Only while the bake of this promotion is open, that is, while nobody has moved the alias since.
 
     Raises:
@@ -221,7 +270,7 @@ def rollback(
             raise BusyError(f"somebody else has moved {alias} of {model} since", remedy=f"policyctl status {model}")
         target = _rollback_target(control, state, model, alias, to)
         require_signed(control, state, state.release(model, target.release))
-        move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason)
+        move = _move(state, MoveKind.ROLLBACK, model, alias, target, reason, move_id)
         if _names_already(move):
             again = not dry_run and _serve_again(control, client, move)
             return Moved(move, changed=False, loaded_again=again, recovered=recovered)
@@ -296,10 +345,17 @@ def _words(effect: moves.Effect) -> str:
             return f"prune: every slot of {served} but {slot}"
 
 
-def _move(state: State, kind: MoveKind, model: str, alias: str, target: Placement, reason: str) -> Move:
+def fresh_move_id() -> str:
+    """An id for a move that has not begun."""
+    return secrets.token_hex(8)
+
+
+def _move(
+    state: State, kind: MoveKind, model: str, alias: str, target: Placement, reason: str, move_id: str = ""
+) -> Move:
     current = state.alias(model, alias)
     return Move(
-        id=secrets.token_hex(8),
+        id=move_id or fresh_move_id(),
         kind=kind,
         model=model,
         alias=alias,

@@ -239,10 +239,17 @@ def trace_folder(repository: Repository) -> Path:
 
 
 def empty(folder: Path) -> None:
-    """Make the trace folder, its owner's alone, with nothing in it."""
+    """Make the trace folder, its owner's alone, with nothing in it.
+
+    A folder that is there stays the same one: a container may have it mounted.
+    """
     try:
-        files.remove_tree(folder)
-        folder.mkdir(parents=True, mode=0o700)
+        if folder.is_symlink() or not folder.is_dir():
+            files.remove_tree(folder)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        for left in folder.iterdir():
+            files.remove_tree(left)
     except OSError as error:
         raise files.storage_error(folder, error) from error
 

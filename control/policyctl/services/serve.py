@@ -1,10 +1,11 @@
-"""Serve: run the embedded Triton on the repository, and keep it answering.
+"""Serve: run a Triton on the repository, or look after somebody else's, and keep it answering.
 
 The supervisor believes only answered inferences. It starts tritonserver,
 finishes or reverts what a crash left, certifies every alias on the new server,
 and then asks each alias once a second. An alias that stops answering (a dead
 stub behind a ready flag) or answers wrongly is loaded anew; a server that stops
-answering is killed and started again, ever more slowly.
+answering is killed and started again, ever more slowly. `services.engines` knows
+who runs the server, and what of this can be done to it.
 
 A journal that breaks meanwhile stops no service: what it said last counts.
 
@@ -15,12 +16,11 @@ whoever moves an alias certifies it as well.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,13 +32,13 @@ from policyctl.adapters.triton import Triton
 from policyctl.config.reading import Reading
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.names import served_name
-from policyctl.domain.recommendations import pools
-from policyctl.errors import BusyError, PolicyctlError, ServerError
+from policyctl.errors import BusyError, PolicyctlError, ServerError, UnsupportedError
 from policyctl.services import client_memory
 from policyctl.services.aliases import WrongAnswersError, load_alias
 from policyctl.services.bake_keeper import BakeKeeper
 from policyctl.services.control import Control
-from policyctl.services.hardware import announce
+from policyctl.services.engine import Engine, Launch
+from policyctl.services.engines import launcher
 from policyctl.services.known_journal import KnownJournal
 from policyctl.services.log_serve import LiveLevels, TritonLog, serving
 from policyctl.services.metrics import Metrics
@@ -49,15 +49,7 @@ from policyctl.services.record import empty, settle_if_left, trace_folder
 from policyctl.services.reload import Reloader
 from policyctl.services.scrub import Scrubber
 from policyctl.services.signals import stop_on_signal
-from policyctl.serving.backend_directory import assemble
-from policyctl.serving.command import ServerOptions, Spans
-from policyctl.serving.hardware import detect
-from policyctl.serving.locate import locate
-from policyctl.serving.native import choose
-from policyctl.serving.ports import free_ports
-from policyctl.serving.preflight import preflight, require
-from policyctl.serving.process import TritonProcess
-from policyctl.settings import ServerSettings, Settings
+from policyctl.settings import Settings
 
 LOOK_INTERVAL_S: Final = 1.0
 """How soon an unfinished move, or a server that ended, is noticed; the prober's own interval is a setting."""
@@ -69,11 +61,10 @@ STEADY_S: Final = 20.0
 
 @dataclass(slots=True)
 class Supervisor:
-    """Runs one embedded server until told to stop."""
+    """Keeps one server answering until told to stop; `launch` makes each run of it."""
 
     control: Control
-    options: ServerOptions
-    openvino: str = ""
+    launch: Launch
     stop: threading.Event = field(default_factory=threading.Event)
     verbose: bool = False
     reloader: Reloader | None = None
@@ -93,7 +84,7 @@ class Supervisor:
             BusyError: Another `policyctl serve` runs on this repository.
             ServerError: The server never came up, or metrics cannot listen.
         """
-        path = self.control.repository.control / "server.lock"
+        path = endpoints.supervisor_lock(self.control.repository)
         self.control.repository.create()
         with self._only_one(path), stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
@@ -131,40 +122,34 @@ class Supervisor:
         attempt = 0
         on_log = TritonLog(self.control, self._known, self.verbose)
         while not self.stop.is_set():
-            started = time.monotonic()
-            process = TritonProcess(self.options, on_log=on_log)
+            started, came_up = time.monotonic(), False
+            engine = self.launch(on_log)
             try:
                 # What a recording left there goes with the server that wrote it.
                 empty(trace_folder(self.control.repository))
-                self.observed.server_starts()
-                process.start()
-                self._serve_once(process)
-            except ServerError as error:
-                if not self._was_ready:
+                if engine.manner.ours:
+                    self.observed.server_starts()
+                engine.start()
+                self._serve_once(engine)
+                came_up = not engine.manner.ours  # to ask again at once costs nothing; to start again may
+            except (ServerError, UnsupportedError) as error:
+                if engine.manner.ours and not self._was_ready:
                     raise
                 self._tell(f"The server failed: {error.problem}", LogLevel.ERROR, code=error.code)
             finally:
-                process.stop()
+                engine.stop()
             if self.stop.is_set():
                 return
-            attempt = 0 if time.monotonic() - started > STEADY_S else attempt + 1
-            delay = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-            self._tell(f"Starting the server again in {delay:.1f} s.", LogLevel.WARNING)
+            attempt = 0 if came_up or time.monotonic() - started > STEADY_S else attempt + 1
+            delay = min(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], engine.manner.longest_pause_s)
+            self._tell(f"{engine.manner.again} in {delay:.1f} s.", LogLevel.WARNING)
             self.stop.wait(delay)
 
-    def _serve_once(self, process: TritonProcess) -> None:
-        process.wait_live(timeout_s=30.0)
-        endpoint = Endpoint(
-            http=f"{self.options.host}:{self.options.http_port}",
-            grpc=f"{self.options.host}:{self.options.grpc_port}",
-            metrics=f"{self.options.host}:{self.options.metrics_port}",
-            api_key=self.options.api_key,
-            server_id=secrets.token_hex(8),
-            pid=process.pid,
-            supervisor_pid=os.getpid(),
-            openvino=self.openvino,
-            control_metrics=self._metrics_at,
-        )
+    def _serve_once(self, engine: Engine) -> None:
+        engine.wait(timeout_s=30.0)
+        if not engine.manner.ours:
+            self.observed.server_starts()  # somebody did, and it is here
+        endpoint = replace(engine.endpoint(), control_metrics=self._metrics_at)
         client = Triton(endpoint, timeout_s=PROBE_TIMEOUT_S, load_timeout_s=self.control.settings.server.load_timeout_s)
         levels = LiveLevels(self.control, client)
         try:
@@ -172,23 +157,24 @@ class Supervisor:
             self._bring_up(client)
             endpoints.write(self.control.repository, endpoint)
             self._was_ready = True
-            self.observed.server_is_up(process.pid)
+            self.observed.server_is_up(endpoint.pid, up=True)
             self._announce(endpoint)
-            self._watch(process, client, levels)
+            self._watch(engine, client, levels)
         finally:
             self.observed.server_is_up(0)
             endpoints.clear(self.control.repository)
             client.close()
 
-    def _watch(self, process: TritonProcess, client: Triton, levels: LiveLevels) -> None:
+    def _watch(self, engine: Engine, client: Triton, levels: LiveLevels) -> None:
         """Return when the server has to be stopped, or has ended."""
         prober = Prober(self.control, client, self.observed, self._known)
         sweep_at, probe_at = 0.0, time.monotonic()
         while not self.stop.wait(min(LOOK_INTERVAL_S, max(0.0, probe_at - time.monotonic()))):
-            if not process.is_running():
-                self._tell("The server's process has ended.", LogLevel.ERROR, exit_code=process.exit_code())
+            if not engine.is_running(self._served()):
+                words, exit_code = engine.ended()
+                self._tell(words, LogLevel.ERROR, exit_code=exit_code)
                 return
-            if time.monotonic() >= sweep_at:
+            if engine.manner.shares_memory and time.monotonic() >= sweep_at:
                 client_memory.sweep(client)
                 sweep_at = time.monotonic() + client_memory.EVERY_S
             levels.follow()
@@ -199,8 +185,12 @@ class Supervisor:
                 continue
             probe_at = time.monotonic() + self.control.settings.prober.interval_s
             if not prober.probe():
-                self._tell("The server does not answer; it is stopped and started again.", LogLevel.ERROR)
+                self._tell(engine.manner.silent, LogLevel.ERROR)
                 return
+
+    def _served(self) -> frozenset[str]:
+        """The Triton models that should be loaded."""
+        return frozenset(served_name(*key) for key in self._known.state().aliases if key not in self.observed.refused)
 
     def _bring_up(self, client: Triton) -> None:
         with self.control.repository.writer("start of the server", wait_s=120.0):
@@ -250,10 +240,10 @@ class Supervisor:
 
 
 def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings] | None = None) -> None:
-    """Run the embedded Triton on the repository until SIGTERM or SIGINT.
+    """Run or look after a Triton on the repository until SIGTERM or SIGINT.
 
     Args:
-        control: The control plane.
+        control: The control plane; ``server.engine`` says who runs the server.
         verbose: Pass on Triton's informational log lines as well.
         reading: How the settings came about, to take over what changes in their files; None: nothing is.
 
@@ -261,67 +251,12 @@ def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings]
         UnsupportedError: Something that the server needs is missing here; names all of it.
         BusyError: It is served already.
         ServerError: The server never came up.
+        UsageError: The settings contradict the engine.
     """
     api_key = control.settings.server.api_key.get_secret_value() or secrets.token_urlsafe(32)
     with serving(control, api_key=api_key) as speaking:
-        _serve(speaking, api_key, verbose=verbose, reading=reading)
-
-
-def _serve(control: Control, api_key: str, *, verbose: bool, reading: Reading[Settings] | None) -> None:
-    settings = control.settings.server
-    ports = _choose_ports(settings)
-    control.repository.create()
-    native = control.settings.serving.native
-    own = (settings.control_metrics_port,) if settings.control_metrics_port else ()
-    require(preflight(repository=control.repository.root, host=settings.host, ports=(*ports, *own), native=native))
-    announce(control)
-    choice = choose(native)
-    control.tell(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
-    backends = assemble(locate(), control.repository.control / "server" / "backends", native=choice.backend)
-    options = ServerOptions(
-        repository=control.repository.root,
-        backend_directory=backends,
-        host=settings.host,
-        http_port=ports[0],
-        grpc_port=ports[1],
-        metrics_port=ports[2],
-        api_key=api_key,
-        trace_file=trace_folder(control.repository) / "trace",
-        spans=_spans(control),
-        **_pools(settings),
-    )
-    supervisor = Supervisor(control, options, openvino=choice.words, verbose=verbose)
-    if reading is not None:
-        supervisor.reloader = Reloader(control, reading, supervisor.stop)
-    supervisor.run()
-
-
-def _spans(control: Control) -> Spans | None:
-    """Where OpenTelemetry spans go; None where they are off."""
-    chosen = control.settings.tracing
-    if not chosen.endpoint:
-        return None
-    which = f"one of {chosen.rate} requests" if chosen.rate else "requests that bring a traceparent"
-    control.tell(f"OpenTelemetry: spans of {which} go to {chosen.endpoint}; policyctl record is off meanwhile.")
-    return Spans(chosen.endpoint, chosen.rate, chosen.service)
-
-
-def _pools(settings: ServerSettings) -> dict[str, Any]:
-    """Sizes of Triton's memory pools: as set, else as the hardware has use for them."""
-    hardware = detect()
-    advised = pools(hardware)
-    pinned = advised.pinned_mib if settings.pinned_pool_mib is None else settings.pinned_pool_mib
-    cuda = advised.cuda_mib if settings.cuda_pool_mib is None else settings.cuda_pool_mib
-    return {
-        "pinned_pool_bytes": pinned << 20,
-        "cuda_pools_bytes": (cuda << 20,) * len(hardware.gpus),
-    }
-
-
-def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:
-    """The configured ports, with a free one for every 0."""
-    free = iter(free_ports(3, host=settings.host))
-    http, grpc, metrics = (
-        port or next(free) for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
-    )
-    return http, grpc, metrics
+        speaking.repository.create()
+        supervisor = Supervisor(speaking, launcher(speaking, api_key=api_key), verbose=verbose)
+        if reading is not None:
+            supervisor.reloader = Reloader(speaking, reading, supervisor.stop)
+        supervisor.run()

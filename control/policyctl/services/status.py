@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from policyctl.domain.names import is_pin, served_name
 from policyctl.domain.state import AliasState, State, fold
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
-from policyctl.services.explain import Note, explain
+from policyctl.services.explain import About, Note, explain
 from policyctl.services.room import ServedCost, costs
 from policyctl.services.scrub import ScrubState, last_state
 from policyctl.serving.hardware import MemoryLeft, memory_left
@@ -64,11 +65,30 @@ class Status:
     memory: MemoryLeft | None
     notes: tuple[Note, ...]
     scrub: ScrubState | None = None
+    engine: str = ""
 
     @property
     def healthy(self) -> bool:
         """Whether every alias is answered by the release that it names."""
         return all(a.answers == a.release for a in self.aliases) and self.unfinished is None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Status:
+        """Read what `to_json` wrote, here or elsewhere."""
+        scrub, memory = data["scrub"], data["memory"]
+        return cls(
+            repository=data["repository"],
+            server=data["server"],
+            server_live=data["server_live"],
+            openvino_backend=data["openvino_backend"],
+            releases=tuple(data["releases"]),
+            aliases=tuple(AliasStatus(**alias) for alias in data["aliases"]),
+            unfinished=data["unfinished"],
+            writer=data["writer"],
+            memory=None if memory is None else MemoryLeft(**memory),
+            notes=tuple(Note(About(note["about"]), note["model"], note["words"]) for note in data["notes"]),
+            scrub=None if scrub is None else ScrubState.from_json(scrub),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -76,6 +96,7 @@ class Status:
             "repository": self.repository,
             "server": self.server,
             "server_live": self.server_live,
+            "engine": self.engine,
             "openvino_backend": self.openvino_backend,
             "healthy": self.healthy,
             "releases": list(self.releases),
@@ -100,12 +121,13 @@ def status(control: Control, *, model: str | None = None) -> Status:
     if model is not None:
         state.require(model)
     aliases: tuple[AliasStatus, ...]
-    server, live, openvino = "none", False, ""
+    server, live, openvino, engine = "none", False, "", ""
     spent: dict[tuple[str, str], ServedCost] = {}
     left: MemoryLeft | None = None
     try:
         with control.triton() as client:
             server, live, openvino = client.endpoint.grpc, True, client.endpoint.openvino
+            engine = client.endpoint.engine
             spent = costs(state, client.endpoint)
             left = memory_left(process=str(client.endpoint.pid)) if client.endpoint.pid else None
             aliases = _aliases(control, state, client, model, spent)
@@ -118,13 +140,14 @@ def status(control: Control, *, model: str | None = None) -> Status:
         server=server,
         server_live=live,
         openvino_backend=openvino,
-        releases=_releases(state, model),
+        releases=releases(state, model),
         aliases=aliases,
         unfinished=None if unfinished is None else f"{unfinished.move.words} ({unfinished.phase})",
         writer=lock.holder(repository.lock_path) if held else None,
         memory=left,
         notes=explain(control, state, model=model, costs=spent, left=left),
         scrub=last_state(repository) if live else None,
+        engine=engine,
     )
 
 
@@ -164,7 +187,8 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
     return tuple(found)
 
 
-def _releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
+def releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
+    """Every release, or those of one model, by slot."""
     rows = sorted(state.releases.values(), key=lambda r: (r.model, r.slot))
     return tuple(
         {

@@ -17,7 +17,7 @@ from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import GateError, ServerError
 from policyctl.gates import golden, integrity, parity
 from policyctl.services.candidate import Check, loaded
-from policyctl.services.control import Control, OpenRelease, open_release, select_release
+from policyctl.services.control import Control, OpenRelease, open_release, preferred_format, select_release
 from policyctl.services.evidence import record_gate
 from policyctl.services.measuring import measuring
 from policyctl.services.moves import Mover, recover
@@ -179,7 +179,7 @@ def place(control: Control, state: State, opened: OpenRelease, wanted: Format | 
     from policyctl.adapters.pbtxt import render
 
     published = opened.published
-    chosen = opened.choose(wanted)
+    chosen = opened.choose(wanted or preferred_format(control, opened))
     config = render(
         opened.contract,
         release=published.release,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -100,8 +101,19 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         install: Where it is.
         shm_prefix: What its shared memory's names begin with.
     """
-    arguments = [
+    return [
         str(install.tritonserver),
+        *arguments(options),
+        f"--cache-directory={install.caches}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *(restrictions(options.restricted_apis, options.api_key) if options.api_key else ()),
+        *options.extra_args,
+    ]
+
+
+def arguments(options: ServerOptions) -> list[str]:
+    """What any tritonserver of ours is started with, wherever its binaries are."""
+    found = [
         f"--model-repository={options.repository.absolute()}",
         f"--backend-directory={options.backend_directory.absolute()}",
         # Only what we ask for is loaded, and only when we ask.
@@ -118,20 +130,23 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
         f"--metrics-port={options.metrics_port}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--log-verbose={options.log_verbose}",
-        f"--cache-directory={install.caches}",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
     ]
     if options.spans is not None:
-        arguments += _span_arguments(options.spans)
+        found += _span_arguments(options.spans)
     elif options.trace_file is not None:
-        arguments.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
+        found.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
     if options.pinned_pool_bytes is not None:
-        arguments.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
-    arguments += [f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu, size in enumerate(options.cuda_pools_bytes)]
-    if options.api_key:
-        rule = f"{','.join(options.restricted_apis)}:{KEY_HEADER}={options.api_key}"
-        arguments += [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
-    return [*arguments, *options.extra_args]
+        found.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
+    return [
+        *found,
+        *(f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu, size in enumerate(options.cuda_pools_bytes)),
+    ]
+
+
+def restrictions(apis: Sequence[str], key: str) -> list[str]:
+    """The arguments that open `apis` to whoever has the key alone."""
+    rule = f"{','.join(apis)}:{KEY_HEADER}={key}"
+    return [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
 
 
 def _span_arguments(spans: Spans) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 
 from world import World
 

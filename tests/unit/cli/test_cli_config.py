@@ -167,7 +167,6 @@ def test_diff_tells_what_the_running_server_and_triton_use(run, served_world, mo
     assert served == {
         "listens: http": ("127.0.0.1:8000", "127.0.0.1:9"),
         "walker: max_batch_size": (64, 32),
-        "walker: serving.max_batch_size": (64, 32),
         "walker: serving.max_queue_delay_us": (7, 0),
     }
     assert found["effective"] == {"walker": text}

@@ -49,6 +49,8 @@ def test_a_named_file_is_read_instead_and_must_be_there(monkeypatch) -> None:
     assert load(config=Path("etc/b.toml")).lock_wait_s == 3
     with pytest.raises(UsageError, match=r"c\.yaml is not a file"):
         load(config=Path("c.yaml"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        load(config=Path("x" * 300 + ".yaml"))
 
 
 def test_the_file_of_a_profile_lies_beside_the_base_file_and_over_it(monkeypatch) -> None:

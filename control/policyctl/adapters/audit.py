@@ -1,0 +1,69 @@
+"""The audit of the control API: one line for each call that would change something, refused ones too.
+
+Moves are in the journal as well, under the same name; what the journal cannot
+tell is who was refused, from where, and what was asked twice. The file is its
+owner's alone and bounded: a full one is put aside as ``audit.1.jsonl``, in the
+place of the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from policyctl.adapters import files
+from policyctl.adapters.repository import Repository
+
+MOST_BYTES: Final = 16 << 20
+FOLDER: Final = "api"
+
+
+class Audit:
+    """The audit file of one repository, written by one process."""
+
+    def __init__(self, repository: Repository, *, most_bytes: int = MOST_BYTES) -> None:
+        self._folder = repository.control / FOLDER
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._folder / "audit.jsonl"
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add one line, and have it on disk on return.
+
+        Raises:
+            UsageError: The disk refuses.
+        """
+        line = json.dumps(entry).encode() + b"\n"
+        with self._lock:
+            try:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if self.path.exists() and self.path.stat().st_size + len(line) > self._most_bytes:
+                    self.path.replace(self.path.with_name("audit.1.jsonl"))
+            except OSError as error:
+                raise files.storage_error(self.path, error) from error
+            files.append_durably(self.path, line, mode=0o600)
+
+    def last(self, count: int) -> list[dict[str, Any]]:
+        """The last `count` lines that can be read, oldest first."""
+        found: list[dict[str, Any]] = []
+        for path in (self.path, self.path.with_name("audit.1.jsonl")):
+            try:
+                lines = path.read_bytes().splitlines()
+            except OSError:
+                continue
+            parsed: list[dict[str, Any]] = []
+            for line in lines[-(count - len(found)) :]:
+                with suppress(ValueError):  # a crash may have cut one short
+                    parsed.append(json.loads(line))
+            found = parsed + found
+            if len(found) >= count:
+                break
+        return found

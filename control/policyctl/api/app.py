@@ -1,0 +1,112 @@
+"""The application: routes, refusals, and what stands before them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from policyctl import __version__
+from policyctl.api.context import Api
+from policyctl.api.describe import DESCRIPTION, describe
+from policyctl.api.edge import Edge
+from policyctl.api.problems import ProblemError, of_error, refusal
+from policyctl.api.routes import admin, health, look, moves
+from policyctl.errors import PolicyctlError
+
+CLOSE_S: Final = 30.0
+"""How long a stop waits for moves that are under way; the server settles what takes longer."""
+_MOST_ERRORS: Final = 20
+_ROUTING: Final = {404: ("not-found", "Not found"), 405: ("method", "Not that way")}
+
+
+def create(api: Api | None) -> FastAPI:
+    """The application of one control API; without one it can be described, and not called."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if api is not None:
+            api.close(timeout_s=CLOSE_S)
+
+    app = FastAPI(
+        title="policyctl control API",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=lifespan,
+        openapi_tags=[
+            {"name": "health", "description": "Does it live, can it work, how is everything."},
+            {"name": "look", "description": "What is published, named, served, and what happened."},
+            {"name": "move", "description": "Promote, roll back, abort; and what became of it."},
+            {"name": "admin", "description": "The audit and the tokens."},
+        ],
+    )
+    app.state.api = api
+    for router in (
+        health.probes,
+        health.look,
+        health.counts,
+        look.router,
+        moves.changes,
+        moves.looks,
+        admin.router,
+    ):
+        app.include_router(router)
+    _refusals(app)
+    if api is not None:
+        app.add_middleware(Edge, api=api)
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = describe(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+    return app
+
+
+def _refusals(app: FastAPI) -> None:
+    def told(request: Request, error: ProblemError) -> Response:
+        return error.problem.answer(request_id=request.state.request_id, path=request.url.path)
+
+    @app.exception_handler(ProblemError)
+    async def _of_http(request: Request, error: ProblemError) -> Response:
+        return told(request, error)
+
+    @app.exception_handler(PolicyctlError)
+    async def _of_service(request: Request, error: PolicyctlError) -> Response:
+        return told(request, ProblemError(of_error(error)))
+
+    @app.exception_handler(RequestValidationError)
+    async def _of_shape(request: Request, error: RequestValidationError) -> Response:
+        found = [{"field": _field(each["loc"]), "problem": str(each["msg"])} for each in error.errors()[:_MOST_ERRORS]]
+        words = "; ".join(f"{each['field']}: {each['problem']}" for each in found)
+        more = {"errors": found}
+        return told(
+            request,
+            refusal(422, "request", "Wrong request", words, "Correct it; /openapi.json says what is asked.", more=more),
+        )
+
+    @app.exception_handler(HTTPException)
+    async def _of_routing(request: Request, error: HTTPException) -> Response:
+        # What is no UTF-8 is 400 to FastAPI and what is no JSON 422; here both are a wrong request.
+        status = 422 if error.status_code == 400 else error.status_code
+        words = {
+            404: f"there is no {request.url.path}",
+            405: f"{request.url.path} knows no {request.method}",
+        }.get(status, "the request cannot be understood")
+        kind, title = _ROUTING.get(status, ("request", "Wrong request"))
+        remedy = "See /openapi.json for what there is."
+        return told(request, refusal(status, kind, title, words, remedy, headers=error.headers))
+
+
+def _field(location: Any) -> str:
+    return ".".join(str(part)[:64] for part in location)

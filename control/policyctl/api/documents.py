@@ -1,0 +1,289 @@
+"""What the control API answers, as OpenAPI shows it.
+
+These are the services' own documents, so a field that one of them gains is
+passed on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policyctl.domain.operations import MovePhase, OperationKind, OperationState
+from policyctl.domain.tokens import Scope
+from policyctl.services.health import Grade
+
+
+class Document(BaseModel):
+    """What every answer has in common."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorDocument(Document):
+    """An error, as the command line prints it with ``--json``."""
+
+    code: str = Field(examples=["gate"])
+    exit_code: int = Field(examples=[4])
+    problem: str
+    remedy: str
+
+
+class Problem(Document):
+    """RFC 9457; ``code`` and ``exit_code`` are those of the command line."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:policyctl:problem:server",
+                    "title": "No Triton answers",
+                    "status": 503,
+                    "detail": "no server is running on /srv/model_repository. Start one with: policyctl serve",
+                    "instance": "/v1/models/walker/rollbacks",
+                    "code": "server",
+                    "exit_code": 6,
+                    "problem": "no server is running on /srv/model_repository",
+                    "remedy": "Start one with: policyctl serve",
+                    "request_id": "5f0c4e2a9b7d1c36",
+                }
+            ]
+        }
+    )
+
+    type: str = Field(description="urn:policyctl:problem:..., the kind of problem")
+    title: str
+    status: int
+    detail: str = Field(description="problem and remedy in one")
+    instance: str = Field(description="the path that was called")
+    code: str = Field(description="usage, integrity, gate, parity, busy, server, move, unsupported or error")
+    exit_code: int = Field(description="what the command line would exit with")
+    problem: str
+    remedy: str
+    request_id: str
+    operation: str | None = Field(None, description="the operation that failed")
+    errors: list[dict[str, str]] | None = Field(None, description="each field that is wrong, and why")
+
+
+class Alive(Document):
+    """It lives, or is ready."""
+
+    status: str = Field(examples=["ok"])
+
+
+class CheckDocument(Document):
+    """One thing that was looked at; each kind has facts of its own."""
+
+    name: str = Field(description="server, alias, integrity, journal, disk, moves or prometheus", examples=["alias"])
+    status: Grade
+    detail: str = Field(examples=["answered"])
+
+
+class HealthDocument(Document):
+    """How everything is; degraded is not down."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "ok",
+                    "checks": [
+                        {
+                            "name": "server",
+                            "status": "ok",
+                            "detail": "1 of 1 aliases answered an inference",
+                            "address": "127.0.0.1:8001",
+                        },
+                        {
+                            "name": "alias",
+                            "status": "ok",
+                            "detail": "answered",
+                            "model": "walker",
+                            "alias": "production",
+                            "served": "walker",
+                            "release": "1.0.0",
+                            "slot": 1,
+                            "certified": "2026-11-20T10:00:00.000000+00:00",
+                        },
+                    ],
+                }
+            ]
+        }
+    )
+
+    status: Grade
+    checks: list[CheckDocument]
+
+
+class ModelDocument(Document):
+    """A model: its releases and what its aliases name."""
+
+    model: str = Field(examples=["walker"])
+    releases: list[str] = Field(description="by slot", examples=[["1.0.0", "1.1.0"]])
+    latest: str | None = Field(description="what `latest` selects", examples=["1.1.0"])
+    aliases: dict[str, str] = Field(examples=[{"production": "1.0.0"}])
+
+
+class ReleaseDocument(Document):
+    """A release, as `policyctl status --json` tells it."""
+
+    model: str
+    release: str
+    slot: int
+    published: str
+    by: str
+    manifest_digest: str
+    collected: str | None
+    gates: dict[str, str] = Field(examples=[{"integrity": "passed"}])
+    aliases: list[str]
+
+
+class CertifiedDocument(Document):
+    """Which server answered the golden set rightly, and when."""
+
+    server: str
+    time: str
+
+
+class MovingDocument(Document):
+    """A move that is under way."""
+
+    move: str
+    kind: str
+    started: str
+
+
+class AliasDocument(Document):
+    """What an alias names, by the journal; `/v1/status` tells what really answers."""
+
+    model: str
+    alias: str
+    served: str = Field(description="the Triton model that clients call")
+    release: str | None = Field(description="null while it is promoted for the first time")
+    slot: int | None
+    format: str | None
+    since: str | None
+    pinned: bool
+    certified: CertifiedDocument | None = Field(description="when its release was last certified")
+    moving: MovingDocument | None
+
+
+class EvidenceDocument(Document):
+    """What a gate saw; its content is found by its digest."""
+
+    what: str = Field(examples=["golden"])
+    verdict: str = Field(description="passed, failed, inconclusive or error; empty where nobody judged")
+    reason: str
+    time: str
+    actor: str
+    digest: str
+
+
+class RecordDocument(Document):
+    """A record of the journal; each kind has fields of its own."""
+
+    seq: int
+    time: str
+    actor: str
+    kind: str
+
+
+class HistoryDocument(Document):
+    """A page of the journal, oldest first."""
+
+    records: list[RecordDocument]
+    before: int | None = Field(description="give it as `before` for the page of earlier records; null: there are none")
+
+
+class AliasStatusDocument(Document):
+    """An alias, and what really answers."""
+
+    model: str
+    alias: str
+    release: str
+    answers: str | None
+
+
+class StatusDocument(Document):
+    """What `policyctl status --json` prints."""
+
+    repository: str
+    server: str
+    server_live: bool
+    healthy: bool
+    releases: list[ReleaseDocument]
+    aliases: list[AliasStatusDocument]
+
+
+class OperationDocument(Document):
+    """What was asked, and how it stands."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0f8a3c5d7e9b1a2c4d6e8f0a1b3c5d7e",
+                    "kind": "promotion",
+                    "model": "walker",
+                    "alias": "production",
+                    "state": "running",
+                    "phase": "certifying",
+                    "move": "8c1f0e2d3b4a5968",
+                    "by": "token:ci@edge-7",
+                    "accepted": "2026-11-20T10:00:00.000+00:00",
+                    "finished": None,
+                    "request": {"release": "1.1.0"},
+                    "result": None,
+                    "words": "",
+                    "error": None,
+                    "messages": ["Loading walker.candidate ..."],
+                }
+            ]
+        }
+    )
+
+    id: str
+    kind: OperationKind
+    model: str
+    alias: str
+    state: OperationState
+    phase: MovePhase = Field(description="how far the journal says that its move has come")
+    move: str = Field(description="its move in the journal, once it has begun")
+    by: str = Field(description="in whose name the journal tells it")
+    accepted: str
+    finished: str | None
+    request: dict[str, Any]
+    result: dict[str, Any] | None = Field(description="what the command line prints with --json")
+    words: str = Field(description="the same for people")
+    error: ErrorDocument | None
+    messages: list[str] = Field(description="what was said on the way")
+
+
+class PlanDocument(Document):
+    """What a dry run says."""
+
+    result: dict[str, Any]
+    words: str
+    messages: list[str] = Field(description="what was said on the way")
+
+
+class TokenDocument(Document):
+    """A token, without its secret."""
+
+    name: str
+    scope: Scope
+    last_four: str
+    created: str
+    by: str
+    expires: str | None
+    revoked: str | None
+    state: str = Field(description="good, expired or revoked")
+
+
+class AuditDocument(Document):
+    """A line of the audit."""
+
+    time: str
+    event: str = Field(description="asked or ended")
+    who: str | None

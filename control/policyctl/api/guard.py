@@ -1,0 +1,226 @@
+"""Who may ask: tokens, scopes, callers without a token, rates, and the size of what they send.
+
+A token goes before everything: one that does not count is refused also where
+none is needed, so nobody believes to act under it. Without one a caller may
+look, and only where all of this holds: the API listens on this machine alone,
+the setting `api.anonymous` says so, no proxy has passed the request on, and the
+name that was called is this machine's (a page in a browser that had its name
+moved here calls another).
+
+It stands before FastAPI reads a body, so that who may not ask learns nothing
+of what would have been right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from policyctl.api.context import LOGGER, Api, api_of
+from policyctl.api.problems import refusal, too_many
+from policyctl.domain.log_event import LogLevel
+from policyctl.domain.tokens import Scope, find
+from policyctl.errors import IntegrityError, ServerError
+from policyctl.settings import Anonymous
+
+ANONYMOUS: Final = "anonymous"
+SCHEME: Final = "token"
+"""The security scheme's name in the OpenAPI document."""
+BODY_TIMEOUT_S: Final = 10.0
+_PASSED_ON: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+_HERE: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        name: Of the token; ``anonymous`` without one.
+        scope: What it may do.
+    """
+
+    name: str
+    scope: Scope
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, as the guard found."""
+    found: Caller = request.state.caller
+    return found
+
+
+def guarded(needs: Scope, *, open_here: bool = False) -> type[APIRoute]:
+    """The class of routes that ask for a scope.
+
+    Args:
+        needs: The scope.
+        open_here: On this machine nobody needs a token.
+    """
+
+    class Guarded(APIRoute):
+        """A route behind the guard, and described as such."""
+
+        def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+            security: list[dict[str, list[str]]] = [{SCHEME: [needs.value]}]
+            extra = {"security": [{}, *security] if open_here else security}
+            super().__init__(path, endpoint, **{**options, "openapi_extra": extra})
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            """The guard, and then what FastAPI does."""
+            inner = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                api = api_of(request)
+                request.state.caller = caller = identify(api, request, open_here=open_here)
+                require_scope(caller, needs)
+                _require_rate(api, request, caller)
+                body = await _body(request, most_bytes=api.control.settings.api.max_body_bytes)
+                return await inner(Request(request.scope, _again(body, request)))
+
+            return handle
+
+    return Guarded
+
+
+def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
+    """Who asks.
+
+    Raises:
+        ProblemError: A token that does not count, or none where one is needed.
+    """
+    header = request.headers.get("authorization")
+    if header is None:
+        return _without_token(api, request, open_here=open_here)
+    try:
+        tokens = api.tokens.read()
+    except IntegrityError as error:
+        # Not for whoever asks to put right, and nobody is let in meanwhile.
+        words = f"Nobody is let in: {error.problem}. {error.remedy}"
+        api.control.tell(words, level=LogLevel.ERROR, logger=LOGGER)
+        raise ServerError("the tokens of this control API cannot be read", remedy="Its log says why.") from error
+    scheme, _, secret = header.partition(" ")
+    token = find(tokens, secret.strip()) if scheme.lower() == "bearer" else None
+    if token is None or not token.good(datetime.now(UTC)):
+        # After the look, not before: behind a proxy the address is everybody's.
+        if api.failures.take(request.client.host if request.client is not None else ""):
+            raise too_many("too many tokens that are none came from this address", "Wait a minute.", retry_s=60)
+        why = "is none" if token is None else f"is {token.state(datetime.now(UTC))}"
+        raise refusal(
+            401,
+            "unauthorized",
+            "No token that counts",
+            f"the token {why}" if scheme.lower() == "bearer" else "Authorization is not Bearer TOKEN",
+            "Ask whoever keeps the repository for one: policyctl token create NAME --scope read",
+            headers={"WWW-Authenticate": 'Bearer realm="policyctl", error="invalid_token"'},
+        )
+    return Caller(token.name, token.scope)
+
+
+def _without_token(api: Api, request: Request, *, open_here: bool) -> Caller:
+    may_look = open_here or api.control.settings.api.anonymous is Anonymous.READ
+    if api.local and may_look and not any(name in request.headers for name in _PASSED_ON) and _called_here(request):
+        return Caller(ANONYMOUS, Scope.READ)
+    raise refusal(
+        401,
+        "unauthorized",
+        "No token",
+        "this needs a token",
+        "Send Authorization: Bearer TOKEN. Create one where the repository is: policyctl token create NAME",
+        headers={"WWW-Authenticate": 'Bearer realm="policyctl"'},
+    )
+
+
+def _called_here(request: Request) -> bool:
+    host = request.headers.get("host", "").lower()
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return name in _HERE
+
+
+def require_scope(caller: Caller, needs: Scope, *, what: str = "this") -> None:
+    """Refuse whoever may not.
+
+    Raises:
+        ProblemError: The scope is not enough.
+    """
+    if caller.scope.allows(needs):
+        return
+    who = "a caller without a token" if caller.name == ANONYMOUS else f"token {caller.name}"
+    raise refusal(
+        403,
+        "forbidden",
+        "Not allowed",
+        f"{what} needs scope {needs}, {who} has {caller.scope}",
+        f"Create a token that may: policyctl token create NAME --scope {needs}",
+        headers={"WWW-Authenticate": f'Bearer realm="policyctl", error="insufficient_scope", scope="{needs}"'},
+    )
+
+
+def _require_rate(api: Api, request: Request, caller: Caller) -> None:
+    looks = request.method in {"GET", "HEAD"}
+    wait_s = (api.reads if looks else api.changes).take(caller.name)
+    if wait_s:
+        what = "looks" if looks else "changes"
+        raise too_many(f"{caller.name} {what} more often than is allowed", "Ask less often.", retry_s=math.ceil(wait_s))
+
+
+async def _body(request: Request, *, most_bytes: int) -> bytes:
+    """All that was sent, if it is not too much and comes in time."""
+    said = request.headers.get("content-length", "")
+    parts, size = [], int(said) if said.isdigit() else 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            if size <= most_bytes:
+                size = 0
+                async for part in request.stream():
+                    size += len(part)
+                    parts.append(part)
+                    if size > most_bytes:
+                        break
+    except (TimeoutError, ClientDisconnect) as error:
+        raise refusal(
+            408, "too-slow", "Too slow", f"the request did not come within {BODY_TIMEOUT_S:.0f} s", "Send it again."
+        ) from error
+    if size > most_bytes:
+        raise refusal(
+            413,
+            "too-large",
+            "Too large",
+            f"the request has more than {most_bytes} bytes",
+            "Send less, or raise POLICYCTL_API__MAX_BODY_BYTES.",
+        )
+    return b"".join(parts)
+
+
+def _again(body: bytes, request: Request) -> Callable[[], Coroutine[Any, Any, Message]]:
+    """The body once more, for FastAPI; then whatever else the connection says."""
+    told = False
+
+    async def receive() -> Message:
+        nonlocal told
+        if told:
+            return await request.receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach that address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

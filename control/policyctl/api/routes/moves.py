@@ -1,0 +1,249 @@
+"""Promote, roll back, abort; and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from policyctl.api.context import Api, api_of
+from policyctl.api.describe import problems
+from policyctl.api.documents import OperationDocument, PlanDocument
+from policyctl.api.guard import caller_of, guarded, require_scope
+from policyctl.api.problems import not_found, of_failure
+from policyctl.api.requests import (
+    KEY_PATTERN,
+    MODEL_PATTERN,
+    MOST_WAIT_S,
+    AbortRequest,
+    PromotionRequest,
+    RollbackRequest,
+)
+from policyctl.api.routes.look import Model, known_model
+from policyctl.domain.operations import MovePhase, Operation, OperationKind, move_told
+from policyctl.domain.tokens import Scope
+from policyctl.errors import PolicyctlError
+from policyctl.services.asked import Asked, Preview, preview
+from policyctl.services.operations import Submitted
+
+changes = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.PROMOTE))
+looks = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.READ))
+_POLL_S = 0.2
+
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=KEY_PATTERN,
+        description="The same key with the same request finds the same operation, also after a restart;"
+        " with another request it is refused (422).",
+    ),
+]
+OperationId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="Of the operation.")]
+
+
+class WaitQuery(BaseModel):
+    """How long to wait."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: float = Field(
+        0.0, ge=0, le=MOST_WAIT_S, allow_inf_nan=False, description="Seconds to wait for the operation's end."
+    )
+
+
+class ListQuery(BaseModel):
+    """Which operations."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, pattern=MODEL_PATTERN, description="Only this model's.")
+    limit: int = Field(20, ge=1, le=1000, description="Operations at most.")
+
+
+_LOCATION = {
+    "Location": {"schema": {"type": "string"}, "description": "The operation."},
+    "Idempotency-Replayed": {
+        "schema": {"type": "string", "enum": ["true"]},
+        "description": "It had been asked for before, under the same key; nothing was begun.",
+    },
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **problems(404, 409, 503),
+    200: {
+        "description": "It is done (`wait`), or what would be done (`dry_run`).",
+        "model": OperationDocument | PlanDocument,
+    },
+    202: {"description": "Begun. Its progress and outcome are at `Location`.", "headers": _LOCATION},
+}
+_POST: dict[str, Any] = {"status_code": 202, "response_model": OperationDocument, "responses": _RESPONSES}
+
+
+@changes.post("/models/{model}/promotions", **_POST)
+async def post_promotion(
+    request: Request, model: Model, body: PromotionRequest, query: Annotated[WaitQuery, Query()], key: Key = None
+) -> Response:
+    """Move an alias to a release without losing a request."""
+    asked = Asked(
+        kind=OperationKind.PROMOTION,
+        model=model,
+        alias=body.alias,
+        release=body.release,
+        format=body.format,
+        reason=body.reason,
+        gates=None if body.gates is None else tuple(body.gates),
+        lock_wait_s=body.lock_wait_s,
+    )
+    if body.gates is not None:
+        left_out = [g for g in api_of(request).control.settings.gates.promote_with if g not in body.gates]
+        if left_out:
+            require_scope(caller_of(request), Scope.ADMIN, what=f"promoting past the gate {', '.join(left_out)}")
+    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+
+
+@changes.post("/models/{model}/rollbacks", **_POST)
+async def post_rollback(
+    request: Request, model: Model, body: RollbackRequest, query: Annotated[WaitQuery, Query()], key: Key = None
+) -> Response:
+    """Move an alias back to the release before, or to an earlier one. No gate is asked."""
+    asked = Asked(
+        kind=OperationKind.ROLLBACK,
+        model=model,
+        alias=body.alias,
+        release=body.to,
+        reason=body.reason,
+        lock_wait_s=body.lock_wait_s,
+    )
+    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+
+
+@changes.post("/models/{model}/aborts", **_POST)
+async def post_abort(
+    request: Request, model: Model, body: AbortRequest, query: Annotated[WaitQuery, Query()], key: Key = None
+) -> Response:
+    """Stop the move that is under way. Before the switch it is reverted; after it, roll back instead."""
+    asked = Asked(kind=OperationKind.ABORT, model=model)
+    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+
+
+@looks.get("/operations", response_model=list[OperationDocument], responses=problems(503))
+async def get_operations(request: Request, query: Annotated[ListQuery, Query()]) -> Any:
+    """The last operations, newest first."""
+    return await api_of(request).run(_list, api_of(request), query)
+
+
+def _list(api: Api, query: ListQuery) -> list[dict[str, Any]]:
+    return [_document(api, each) for each in api.operations.recent(model=query.model, limit=query.limit)]
+
+
+@looks.get("/operations/{operation}", response_model=OperationDocument, responses=problems(404, 503))
+async def get_operation(request: Request, operation: OperationId, query: Annotated[WaitQuery, Query()]) -> Any:
+    """How an operation stands: 200 also where it failed, for then that is what is told."""
+    api = api_of(request)
+    found = await api.run(api.operations.get, operation)
+    if found is None:
+        hours = api.control.settings.api.keep_hours
+        raise not_found(
+            f"there is no operation {operation}", f"They are kept for {hours:g} hours. What happened: GET /v1/history"
+        )
+    return await api.run(_document, api, await _waited(api, found, query.wait))
+
+
+async def _answer(request: Request, asked: Asked, *, dry_run: bool, wait_s: float, key: str) -> Response:
+    api, caller = api_of(request), caller_of(request).name
+    if dry_run:
+        plan = await api.run(_preview, api, asked, caller, key)
+        document = {"result": dict(plan.result), "words": plan.words, "messages": list(plan.messages)}
+        return JSONResponse(document, 200)
+    submitted = await api.run(_submit, api, asked, caller, key)
+    operation = submitted.operation
+    request.state.operation, request.state.replayed = operation.id, submitted.replayed
+    location = {"Location": f"/v1/operations/{operation.id}"}
+    if submitted.replayed:
+        location["Idempotency-Replayed"] = "true"
+    found = await _waited(api, operation, wait_s) if wait_s else operation
+    if wait_s and found.error is not None:
+        problem = of_failure(found.error, operation=found.id)
+        answer = problem.answer(request_id=request.state.request_id, path=request.url.path)
+        answer.headers.update(location)
+        return answer
+    if wait_s and found.is_over:
+        return JSONResponse(await api.run(_document, api, found), 200, location)
+    # What was accepted is told the same each time, however far it has come: that is at its address.
+    return JSONResponse(_accepted(found), 202, location)
+
+
+def _preview(api: Api, asked: Asked, caller: str, key: str) -> Preview:
+    known_model(api.control, asked.model)
+    api.operations.require_unused(asked, caller=caller, key=key)
+    return preview(api.control, asked)
+
+
+def _submit(api: Api, asked: Asked, caller: str, key: str) -> Submitted:
+    known_model(api.control, asked.model)
+    return api.operations.submit(asked, caller=caller, key=key)
+
+
+async def _waited(api: Api, operation: Operation, wait_s: float) -> Operation:
+    """The operation when it is over, or when that time is."""
+    until = time.monotonic() + wait_s
+    while not operation.is_over and (left := until - time.monotonic()) > 0:
+        future = api.operations.future(operation.id)
+        if future is None:
+            # Its process is gone: the server settles its move, and the journal tells.
+            await asyncio.sleep(min(_POLL_S, left))
+        else:
+            await asyncio.wait([asyncio.wrap_future(future)], timeout=left)
+        now: Operation | None = await api.run(api.operations.get, operation.id)
+        operation = now or operation
+    return operation
+
+
+def _document(api: Api, operation: Operation) -> dict[str, Any]:
+    try:
+        phase = move_told(api.control.repository.journal.records(), operation.move).phase
+    except PolicyctlError:
+        phase = MovePhase.WAITING  # a journal that cannot be read tells nothing
+    if operation.is_over and phase is MovePhase.BAKING:  # somebody else moved the alias meanwhile
+        phase = MovePhase.OVER
+    return {
+        "id": operation.id,
+        "kind": operation.kind.value,
+        "model": operation.model,
+        "alias": operation.alias,
+        "state": operation.state.value,
+        "phase": phase.value,
+        "move": operation.move,
+        "by": operation.actor,
+        "accepted": operation.accepted,
+        "finished": operation.finished or None,
+        "request": {key: value for key, value in operation.request.items() if value is not None},
+        "result": None if operation.result is None else dict(operation.result),
+        "words": operation.words,
+        "error": None if operation.error is None else operation.error.to_json(),
+        "messages": list(operation.messages),
+    }
+
+
+def _accepted(operation: Operation) -> dict[str, Any]:
+    return {
+        "id": operation.id,
+        "kind": operation.kind.value,
+        "model": operation.model,
+        "alias": operation.alias,
+        "state": "running",
+        "phase": MovePhase.WAITING.value,
+        "move": operation.move,
+        "by": operation.actor,
+        "accepted": operation.accepted,
+        "finished": None,
+        "request": {key: value for key, value in operation.request.items() if value is not None},
+        "result": None,
+        "words": "",
+        "error": None,
+        "messages": [],
+    }

@@ -1,0 +1,148 @@
+"""Tokens of the control API: who may ask for what, and until when.
+
+A token is 256 random bits. What is kept is its SHA-256: nobody can guess a
+preimage of a value that was drawn from 2**256, so a slow hash, which protects
+passwords because people choose them, would protect nothing here and cost every
+request its time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+PREFIX: Final = "policyctl_"
+"""By which a person, or a scanner of files, knows what it is."""
+_RANDOM_BYTES: Final = 32
+_SHAPE: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
+SCHEMA: Final = 1
+
+
+class Scope(StrEnum):
+    """What a token lets its owner do; each allows what those before it allow."""
+
+    READ = "read"
+    """Look."""
+    PROMOTE = "promote"
+    """Move aliases: promote, roll back, abort."""
+    ADMIN = "admin"
+    """See the audit and the tokens, revoke one, and promote past the gates that the settings ask for."""
+
+    def allows(self, needed: Scope) -> bool:
+        """Whether it is enough where `needed` is asked."""
+        order = tuple(Scope)
+        return order.index(self) >= order.index(needed)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token, without its secret.
+
+    Attributes:
+        name: Names it in the journal and the audit; never given twice.
+        scope: What it is good for.
+        digest: SHA-256 of the secret, in hexadecimal.
+        last_four: The secret's last characters, to tell which one somebody holds.
+        created: When.
+        by: Who created it.
+        expires: When it ends; None for never.
+        revoked: When it was revoked; None where it was not.
+    """
+
+    name: str
+    scope: Scope
+    digest: str
+    last_four: str
+    created: datetime
+    by: str
+    expires: datetime | None = None
+    revoked: datetime | None = None
+
+    def good(self, now: datetime) -> bool:
+        """Whether it counts at that time."""
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+    def state(self, now: datetime) -> str:
+        """``good``, ``expired`` or ``revoked``."""
+        if self.revoked is not None:
+            return "revoked"
+        return "good" if self.good(now) else "expired"
+
+    def public(self) -> dict[str, Any]:
+        """A JSON object for whoever may look: everything but the digest."""
+        return {key: value for key, value in self.to_json().items() if key != "digest"}
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object for the file."""
+        return {
+            "name": self.name,
+            "scope": self.scope.value,
+            "digest": self.digest,
+            "last_four": self.last_four,
+            "created": self.created.isoformat(),
+            "by": self.by,
+            "expires": None if self.expires is None else self.expires.isoformat(),
+            "revoked": None if self.revoked is None else self.revoked.isoformat(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Token:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: It is no token.
+        """
+        try:
+            found = cls(
+                **{
+                    **data,
+                    "scope": Scope(data["scope"]),
+                    "created": _instant(data["created"]),
+                    "expires": None if data["expires"] is None else _instant(data["expires"]),
+                    "revoked": None if data["revoked"] is None else _instant(data["revoked"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a token ({error})") from error
+        if not all(isinstance(text, str) for text in (found.name, found.digest, found.last_four, found.by)):
+            raise ValueError("not a token")
+        return found
+
+
+def fresh_secret() -> str:
+    """A new secret: 256 bits from the operating system."""
+    return PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+
+
+def digest_of_secret(secret: str) -> str:
+    """What is kept of a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def find(tokens: Iterable[Token], secret: str) -> Token | None:
+    """The token of that secret, whether it still counts or not.
+
+    Every token is compared, each in a time that does not depend on where it
+    differs.
+    """
+    if _SHAPE.fullmatch(secret) is None:
+        return None
+    digest, found = digest_of_secret(secret), None
+    for token in tokens:
+        if hmac.compare_digest(token.digest, digest):
+            found = token
+    return found
+
+
+def _instant(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return found

@@ -1,0 +1,145 @@
+"""The command line's moves and looks, by a control API instead of a repository."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from policyctl.adapters.control_api import ControlApi, error_of
+from policyctl.errors import PolicyctlError
+from policyctl.services.status import Status
+
+_WAIT_S: Final = 2.0
+"""How long one look at an operation waits for its end: what is said on the way is passed on so often."""
+_PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a command prints.
+
+    Attributes:
+        document: With ``--json``.
+        words: Without.
+        refusal: Why it is not what was wanted after all: a bake took the release back.
+    """
+
+    document: Mapping[str, Any]
+    words: str
+    refusal: PolicyctlError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """The control plane of a repository elsewhere.
+
+    Attributes:
+        api: Where.
+        say: Where words for people go, a line a call.
+    """
+
+    api: ControlApi
+    say: Callable[[str], None]
+
+    def promote(
+        self,
+        *,
+        model: str,
+        release: str,
+        alias: str,
+        format: str | None,  # noqa: A002
+        reason: str,
+        dry_run: bool,
+        gates: Sequence[str] | None,
+        lock_wait_s: float | None,
+    ) -> Told:
+        """As `services.promote.promote`.
+
+        Raises:
+            PolicyctlError: As there; and `ServerError` where no control API answers.
+        """
+        body = {
+            "release": release,
+            "alias": alias,
+            "format": format,
+            "reason": reason,
+            "dry_run": dry_run,
+            "gates": None if gates is None else list(gates),
+            "lock_wait_s": lock_wait_s,
+        }
+        return self._operate(f"/v1/models/{_part(model)}/promotions", body)
+
+    def rollback(
+        self, *, model: str, alias: str, to: str | None, reason: str, dry_run: bool, lock_wait_s: float | None
+    ) -> Told:
+        """As `services.promote.rollback`.
+
+        Raises:
+            PolicyctlError: As there; and `ServerError` where no control API answers.
+        """
+        body = {"to": to, "alias": alias, "reason": reason, "dry_run": dry_run, "lock_wait_s": lock_wait_s}
+        return self._operate(f"/v1/models/{_part(model)}/rollbacks", body)
+
+    def abort(self, *, model: str) -> Told:
+        """As `services.promote.abort`.
+
+        Raises:
+            PolicyctlError: As there; and `ServerError` where no control API answers.
+        """
+        return self._operate(f"/v1/models/{_part(model)}/aborts", {})
+
+    def status(self, *, model: str | None) -> Status:
+        """As `services.status.status`.
+
+        Raises:
+            PolicyctlError: As there; and `ServerError` where no control API answers.
+        """
+        return Status.from_json(self.api.get("/v1/status", {"model": model}))
+
+    def history(self, *, model: str | None, limit: int | None) -> tuple[dict[str, Any], ...]:
+        """As `services.status.history`; only the last `limit` records where that is given.
+
+        Raises:
+            PolicyctlError: As there; and `ServerError` where no control API answers.
+        """
+        found: list[dict[str, Any]] = []
+        before: int | None = None
+        while limit is None or len(found) < limit:
+            asked = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            page = self.api.get("/v1/history", {"model": model, "limit": asked, "before": before})
+            found = page["records"] + found
+            before = page["before"]
+            if before is None:
+                break
+        return tuple(found)
+
+    def _operate(self, path: str, body: Mapping[str, Any]) -> Told:
+        answer = self.api.post(path, body)
+        if answer.status == 200:  # a dry run
+            for line in answer.document["messages"]:
+                self.say(line)
+            return Told(answer.document["result"], answer.document["words"])
+        name, said = answer.document["id"], 0
+        try:
+            while True:
+                operation = self.api.get(f"/v1/operations/{name}", {"wait": _WAIT_S}, wait_s=_WAIT_S, begun=True)
+                for line in operation["messages"][said:]:
+                    self.say(line)
+                said = max(said, len(operation["messages"]))
+                refusal = None if operation["error"] is None else error_of(operation["error"])
+                if operation["result"] is not None:
+                    return Told(operation["result"], operation["words"], refusal)
+                if refusal is not None:
+                    raise refusal
+                time.sleep(0.01)  # however quickly it answers
+        except KeyboardInterrupt:
+            self.say(f"Operation {name} goes on over there: {self.api.url}/v1/operations/{name}")
+            raise
+
+
+def _part(text: str) -> str:
+    """One part of a path, whatever was typed."""
+    return quote(text, safe="") or "%20"

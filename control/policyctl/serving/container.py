@@ -1,0 +1,231 @@
+"""Start, watch and stop one tritonserver in a container of NVIDIA's image.
+
+The twin of `policyctl.serving.process`, on Docker's API (the `docker` package,
+imported where it is needed); `policyctl.serving.container_request` says what
+is asked for, and what is promised of it.
+
+An image is never fetched here: it is some 10 GB, and which one runs is the
+operator's decision. A container outlives its supervisor where that is killed; it
+bears the repository's label, and whoever serves that repository next removes it
+first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from policyctl.errors import ServerError, UnsupportedError
+from policyctl.serving.command import ServerOptions
+from policyctl.serving.container_request import LABEL, Mounts, container_name, creation
+from policyctl.serving.logs import Level, LogLine, OnLog, ignore, parse
+from policyctl.settings import DockerSettings
+
+_POLL_S: Final = 0.1
+_KEPT_LINES: Final = 200
+_STOP_RESERVE_S: Final = 5
+
+
+class TritonContainer:
+    """One container: started once, stopped once. Its methods may be called from any thread.
+
+    Args:
+        options: How the server runs, as seen from this machine.
+        settings: Image, user and limits.
+        mounts: Key and traces.
+        gpu: Give it every NVIDIA GPU.
+        on_log: Called with every line of its log, on a thread of ours.
+        client: Docker's client; that of the environment (``DOCKER_HOST``) if not given.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        settings: DockerSettings,
+        mounts: Mounts,
+        *,
+        gpu: bool = False,
+        on_log: OnLog = ignore,
+        client: Any = None,
+    ) -> None:
+        self.options = options
+        self.settings = settings
+        self.mounts = mounts
+        self._gpu = gpu
+        self._on_log = on_log
+        self._client = client
+        self._container: Any = None
+        self._started_at = ""
+        self._last: deque[LogLine] = deque(maxlen=_KEPT_LINES)
+
+    def start(self) -> None:
+        """Remove what an earlier supervisor left, and start it; `wait_live` says when it answers.
+
+        Raises:
+            ServerError: It was started before, or Docker refuses.
+            UnsupportedError: No Docker answers, or the image is not there.
+            UsageError: The settings ask for root, or for a port that is not on loopback.
+        """
+        if self._container is not None:
+            raise ServerError("this container was started before", remedy="Make a new TritonContainer.")
+        called = creation(self.options, self.settings, self.mounts, gpu=self._gpu)
+        client = self._client = self._client or connect()
+        require_image(client, self.settings.image)
+        with _told(f"start {self.settings.image}"):
+            for left in client.containers.list(all=True, filters={"label": f"{LABEL}={called['labels'][LABEL]}"}):
+                left.remove(force=True, v=True)
+            self._container = client.containers.create(**called)
+            self._container.start()
+            self._container.reload()
+        self._started_at = str(self._state().get("StartedAt", ""))
+        threading.Thread(target=self._drain, name="container-log", daemon=True).start()
+
+    def wait_live(self, timeout_s: float) -> None:
+        """Return once it answers on its HTTP port.
+
+        Raises:
+            ServerError: It ended, or did not answer in time; names its last words.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if not self.is_running():
+                raise ServerError(f"the container ended ({self.ended()}) before it answered: {self._last_words()}")
+            if self._answers():
+                return
+            time.sleep(_POLL_S)
+        raise ServerError(
+            f"the container did not answer on {self.options.host}:{self.options.http_port} within {timeout_s:g} s:"
+            f" {self._last_words()}",
+            remedy=f"Look: docker logs {container_name(self.options.repository.absolute())}",
+        )
+
+    def is_running(self) -> bool:
+        """Whether this very run of the container is there; one that somebody restarted is another.
+
+        Docker's own silence says nothing about Triton, which may go on without it.
+        """
+        if self._container is None:
+            return False
+        try:
+            with _told("look at the container"):
+                self._container.reload()
+        except UnsupportedError:
+            return True
+        except ServerError:
+            return False  # it was removed
+        state = self._state()
+        return state.get("Status") == "running" and state.get("StartedAt") == self._started_at
+
+    def ended(self) -> str:
+        """How it ended, in words."""
+        state = self._state()
+        if state.get("OOMKilled"):
+            return f"out of memory: docker.memory_mib is {self.settings.memory_mib}"
+        if state.get("Status") == "running":
+            return "somebody restarted it"
+        return f"exit code {state.get('ExitCode', '?')}"
+
+    def exit_code(self) -> int | None:
+        """What it ended with; None where it runs, or is gone."""
+        state = self._state()
+        return None if state.get("Status") != "exited" else int(state.get("ExitCode", 0))
+
+    def stop(self) -> None:
+        """End and remove it, and the key's file; nothing happens where there is nothing."""
+        self.mounts.key.unlink(missing_ok=True)
+        container, self._container = self._container, None
+        if container is None:
+            return
+        # A daemon that is gone, or somebody who removed it first, leaves nothing to do here.
+        with contextlib.suppress(ServerError, UnsupportedError), _told("stop the container"):
+            container.stop(timeout=self.options.exit_timeout_s + _STOP_RESERVE_S)
+        with contextlib.suppress(ServerError, UnsupportedError), _told("remove the container"):
+            container.remove(force=True, v=True)
+
+    def _state(self) -> Mapping[str, Any]:
+        return {} if self._container is None else self._container.attrs.get("State", {})
+
+    def _drain(self) -> None:
+        key = self.options.api_key
+        with contextlib.suppress(ServerError, UnsupportedError), _told("read its log"):
+            rest = b""
+            for chunk in self._container.logs(stream=True, follow=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for raw in lines:
+                    text = raw.decode(errors="replace").rstrip("\r")
+                    line = parse(text.replace(key, "***") if key else text)
+                    self._last.append(line)
+                    with contextlib.suppress(Exception):  # a listener's defect must not end the reading
+                        self._on_log(line)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection(self.options.host, self.options.http_port, timeout=1.0)
+        try:
+            connection.request("GET", "/v2/health/live")
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _last_words(self) -> str:
+        lines = list(self._last)
+        chosen = [line for line in lines if line.level is Level.ERROR] or lines
+        return " | ".join(line.message for line in chosen[-3:]) or "it said nothing"
+
+
+def connect() -> Any:
+    """A client of the Docker that the environment names.
+
+    Raises:
+        UnsupportedError: The package is not installed, or no Docker answers.
+    """
+    try:
+        import docker
+    except ImportError:
+        raise UnsupportedError(
+            "the package docker is not installed", remedy="Install it: pip install 'policyctl[docker]'"
+        ) from None
+    with _told("reach Docker"):
+        client = docker.from_env()
+        client.ping()
+    return client
+
+
+def require_image(client: Any, image: str) -> None:
+    """Refuse where the image is not on Docker's machine.
+
+    Raises:
+        UnsupportedError: It is not.
+    """
+    from docker.errors import ImageNotFound
+
+    try:
+        with _told(f"look for {image}"):
+            client.images.get(image)
+    except ServerError as error:
+        if isinstance(error.__cause__, ImageNotFound):
+            raise UnsupportedError(
+                f"the image {image} is not on this machine", remedy=f"Fetch it (some 10 GB): docker pull {image}"
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def _told(doing: str) -> Iterator[None]:
+    """Docker's refusals as ours; a Docker that does not answer is something that is missing here."""
+    from docker.errors import APIError, DockerException
+    from requests.exceptions import RequestException
+
+    remedy = "Is Docker running, and may you use it? Try: docker info"
+    try:
+        yield
+    except APIError as error:
+        raise ServerError(f"Docker: cannot {doing}: {error.explanation or error}") from error
+    except (DockerException, RequestException) as error:
+        raise UnsupportedError(f"Docker: cannot {doing}: {error}", remedy=remedy) from error

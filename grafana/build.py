@@ -1,0 +1,62 @@
+"""Write the dashboards of `boards` as JSON, as Grafana reads them; `--check` says whether that was done.
+
+.venv/bin/python grafana/build.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder  # noqa: E402
+
+from boards import control_plane, one_model, overview, promotion  # noqa: E402
+
+BOARDS: Final = {
+    "overview": overview.build,
+    "model": one_model.build,
+    "promotion": promotion.build,
+    "control": control_plane.build,
+}
+
+
+def documents() -> dict[str, str]:
+    """The text of every file, by its name without suffix."""
+    made = {}
+    for name, build in BOARDS.items():
+        board = build().build()
+        for number, panel in enumerate(board.panels or (), start=1):
+            panel.id_val = number
+        made[name] = json.dumps(board, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    return made
+
+
+def main() -> int:
+    """Write them, or check them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is not as made")
+    check = parser.parse_args().check
+    stale = [name for name, text in documents().items() if _read(name) != text]
+    for name in stale:
+        print(f"{name}.json {'is not what the code makes' if check else 'written'}")
+        if not check:
+            _path(name).write_text(documents()[name])
+    return 1 if check and stale else 0
+
+
+def _path(name: str) -> Path:
+    return HERE / "dashboards" / f"{name}.json"
+
+
+def _read(name: str) -> str:
+    return _path(name).read_text() if _path(name).exists() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The control API on the real Triton: under load, twice, by URL, and killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from embedded import Embedded, exported, wait_for
+
+from policyctl_benchmarks.background_load import BackgroundLoad
+from policyctl_benchmarks.load import LoadOptions, read_expected
+
+pytestmark = pytest.mark.server
+
+EXPECTED = {"1.0.0": 1, "1.1.0": 2}
+
+
+class Running:
+    """`policyctl api` on a repository, as a process of its own."""
+
+    def __init__(self, repository: Path, log: Path) -> None:
+        self._log = log
+        log.write_text("")
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "policyctl", "api", "--port", "0", "-r", str(repository)],
+                stdout=stream,
+                stderr=stream,
+            )
+        wait_for(lambda: self.process.poll() is not None or "Ctrl-C stops" in log.read_text(), 30)
+        found = re.search(r"at (http://\S+), for", log.read_text())
+        assert found, log.read_text()
+        self.url = found[1]
+
+    def call(self, method: str, path: str, token: str, body: Any = None, *, key: str = "") -> tuple[int, Any]:
+        """One request: status and document."""
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        headers |= {"Idempotency-Key": key} if key else {}
+        content = None if body is None else json.dumps(body).encode()
+        answer = urllib3.request(method, self.url + path, body=content, headers=headers, retries=False, timeout=60)
+        return answer.status, answer.json()
+
+
+@contextmanager
+def running(repository: Path, log: Path) -> Iterator[Running]:
+    """A control API, stopped in good order at the end unless it has ended."""
+    api = Running(repository, log)
+    try:
+        yield api
+        if api.process.poll() is None:
+            api.process.terminate()
+            assert api.process.wait(20) == 0, log.read_text()
+    finally:
+        if api.process.poll() is None:
+            api.process.kill()
+            api.process.wait(10)
+
+
+def _load(server: Embedded) -> BackgroundLoad:
+    options = LoadOptions(model="walker", url=server.endpoint["grpc"], clients=4, deadline_s=5.0)
+    return BackgroundLoad(options, {r: read_expected(exported(seed)) for r, seed in EXPECTED.items()})
+
+
+def _intents(server: Embedded) -> int:
+    return sum(record.kind == "intent" for record in server.control.repository.journal.records())
+
+
+def test_moves_by_the_api_lose_no_request_and_outlive_its_process(served, tmp_path) -> None:
+    """Promoted once however often it is asked, rolled back by URL, killed in the middle: no answer fails or is wrong.
+
+    The API that is started after the kill tells what became of the move.
+    """
+    token = served.run("token", "create", "ci", "--scope", "promote").stdout.strip()
+    before, asked, path = _intents(served), {"release": "1.1.0"}, "/v1/models/walker/promotions?wait=60"
+    with _load(served) as load:
+        with running(served.root, tmp_path / "api.log") as api:
+            status, first = api.call("POST", path, token, asked, key="build-1")
+            assert (status, first["state"], served.answered_by()) == (200, "succeeded", "1.1.0"), first
+            assert api.call("POST", path, token, asked, key="build-1") == (200, first)
+            assert _intents(served) == before + 1
+            done = subprocess.run(
+                [sys.executable, "-m", "policyctl", "--api", api.url, "rollback", "walker", "--json"],
+                env={**os.environ, "POLICYCTL_API__TOKEN": token},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert (json.loads(done.stdout)["to"], served.answered_by()) == ("1.0.0", "1.0.0")
+            status, health = api.call("GET", "/healthz", token)
+            assert (status, health["status"]) == (200, "ok"), health
+            name = _killed_in_the_middle(api, token, asked)
+        with running(served.root, tmp_path / "again.log") as api:
+            _, told = api.call("GET", f"/v1/operations/{name}?wait=60", token)
+            assert told["state"] in {"succeeded", "failed"}, told
+            expected = {"succeeded": "1.1.0", "failed": "1.0.0"}[told["state"]]
+            assert served.answered_by() == expected
+            status, again = api.call("POST", path.partition("?")[0], token, asked, key="build-2")
+            assert (status, again["id"], _intents(served)) == (202, name, before + 3)
+    assert load.report.clean, load.report
+    assert set(load.report.by_release) == {"1.0.0", "1.1.0"}
+    actors = {record.actor.partition("@")[0] for record in served.control.repository.journal.records()[-3:]}
+    assert actors & {"token:ci"} or told["state"] == "failed"
+
+
+def _killed_in_the_middle(api: Running, token: str, asked: Any) -> str:
+    """Begin a promotion and kill the API when the journal has its intent; the operation."""
+    _, begun = api.call("POST", "/v1/models/walker/promotions", token, asked, key="build-2")
+    until = time.monotonic() + 30
+    while api.call("GET", f"/v1/operations/{begun['id']}", token)[1]["phase"] == "waiting":
+        assert time.monotonic() < until
+    api.process.send_signal(signal.SIGKILL)
+    api.process.wait(10)
+    return str(begun["id"])

@@ -1,0 +1,53 @@
+"""A control API in this process, on a repository on disk and the server of the move tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
+
+from api_world import ApiWorld
+from world import World
+
+from policyctl.services.promote import promote
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch, tmp_path) -> None:
+    for name in list(os.environ):
+        if name.startswith("POLICYCTL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> World:
+    """Two releases of walker, the first of them in production, and a server."""
+    found = World(tmp_path, monkeypatch)
+    found.publish("1.0.0", 1)
+    found.publish("1.1.0", 2)
+    promote(found.control, model="walker", release="1.0.0", alias="production")
+    return found
+
+
+@pytest.fixture
+def api(world) -> Iterator[ApiWorld]:
+    """Its control API, with a token of each scope."""
+    found = ApiWorld(world)
+    yield found
+    found.api.close(timeout_s=5.0)
+
+
+@pytest.fixture
+def client(api) -> TestClient:
+    """Calls it from this machine, without a token unless one is sent."""
+    return api.client
