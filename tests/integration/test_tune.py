@@ -58,11 +58,12 @@ def test_an_interrupt_leaves_the_incumbent_serving_and_no_candidate(served: Embe
     """Ctrl-C in the middle of a trial."""
     repository = served.control.repository
     command = [*COMMAND, "tune", "walker", "--time", "60s", "--repository", str(served.root)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(repository.candidates, 20)
     time.sleep(2.0)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130, said
     assert repository.candidates() == ()
     assert served.answered_by() == "1.0.0"
 

@@ -63,8 +63,10 @@ class Prometheus:
             UnsupportedError: prometheus-api-client is not installed.
         """
         labels = f'model="{served}",version="{slot}"'
+        # What its client took back is nobody's failure.
+        kept = {_FAILURE: f'{labels},reason!="CANCELED"'}
         succeeded, failed, took, refused = (
-            self._samples(f"{name}{{{labels}}}", since, until)
+            self._samples(f"{name}{{{kept.get(name, labels)}}}", since, until)
             for name in (_SUCCESS, _FAILURE, _DURATION, REFUSED_METRIC)
         )
         found = []

@@ -156,9 +156,9 @@ class Sampler:
             counters = {(c.name, c.slot): c for c in client.counters()}
             if client.endpoint.metrics:
                 # Triton takes these for answered.
-                for key, count in refused(client.endpoint.metrics).items():
-                    if seen := counters.get(key):
-                        counters[key] = replace(seen, succeeded=seen.succeeded - count, failed=seen.failed + count)
+                for slot, count in refused(client.endpoint.metrics).items():
+                    if seen := counters.get(slot):
+                        counters[slot] = replace(seen, succeeded=seen.succeeded - count, failed=seen.failed + count)
         except ServerError as error:
             problem, client = error.problem, None
             self._close()

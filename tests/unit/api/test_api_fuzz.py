@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import schemathesis
@@ -16,7 +17,7 @@ from api_world import ApiWorld
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from world import World
 
 from policyctl.adapters import endpoint
@@ -90,6 +91,9 @@ def test_every_answer_is_one_that_the_description_tells_of(fuzzed, label: str) -
         fuzzed.said.clear()
         response = case.call(headers=fuzzed.headers(Scope.ADMIN))
         assert response.status_code < 500 or response.status_code == 503, fuzzed.said
-        case.validate_response(response, additional_checks=[_told], excluded_checks=excluded)
+        sent = parse_qs(urlsplit(response.request.url).query, keep_blank_values=True)
+        # An unknown parameter whose value is an empty list is not sent at all, and then nothing was wrong.
+        lost = [negative_data_rejection] if set(case.query or {}) - set(sent) else []
+        case.validate_response(response, additional_checks=[_told], excluded_checks=excluded + lost)
 
     ask()

@@ -337,6 +337,7 @@ def test_operations_are_kept_for_a_bounded_time_and_number(world) -> None:
     files = {p.stem for p in (world.root / ".policyctl" / "api" / "operations").iterdir()}
     assert files == set(kept)
     assert api.api.operations.submit(asked, caller="ci", key="k0").replayed is False
+    api.api.operations.close(timeout_s=10)
     quick = ApiWorld(world, tokens=False, keep_hours=1e-9)
     quick.api.operations.submit(asked, caller="ci")
     assert len(quick.api.operations.recent(model=None, limit=1000)) == 1
