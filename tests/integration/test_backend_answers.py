@@ -293,7 +293,7 @@ def test_a_release_is_served_again_after_it_was_unloaded(server: Server, fmt: Ki
     shutil.rmtree(server.repository / model)
 
 
-def wait_until(true: Any, timeout_s: float = 5.0) -> None:
+def wait_until(true: Any, timeout_s: float = 20.0) -> None:
     """Wait for something that happens on another thread."""
     deadline = time.monotonic() + timeout_s
     while not true():
