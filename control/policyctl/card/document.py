@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policyctl.documents import yaml_text
-from policyctl.documents.yaml_text import MOST_BYTES, Path, Problem, dump, path_words, paths, shown
+from policyctl.documents import document, yaml_text
+from policyctl.documents.document import MOST_BYTES, Path, Problem, path_words, paths, shown
+from policyctl.documents.yaml_text import dump
 from policyctl.errors import UsageError
 
 __all__ = ["MOST_BYTES", "Document", "Path", "Problem", "dump", "parse", "path_words", "paths", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Document(yaml_text.Document):
+class Document(document.Document):
     """A card as it was read."""
 
     @property

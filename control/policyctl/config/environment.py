@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from policyctl.config.keys import FILE, flat, groups, holds, keys
 from policyctl.config.layers import Layer, LayerKind
 from policyctl.config.problems import SettingProblem
-from policyctl.documents.yaml_text import Path
+from policyctl.documents.document import Path
 
 # Kubernetes sets these by itself where a service is called policyctl.
 _NOT_OURS: Final = re.compile(r"(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?")

@@ -22,8 +22,8 @@ from pydantic import BaseModel
 from policyctl.config.keys import FILE, groups, holds, keys
 from policyctl.config.lineage import SCHEMA, lineage, misplaced
 from policyctl.config.problems import SettingProblem
-from policyctl.documents.yaml_text import Document
-from policyctl.documents.yaml_text import Path as Where
+from policyctl.documents.document import Document
+from policyctl.documents.document import Path as Where
 from policyctl.errors import UsageError
 
 SUFFIXES: Final = (".yaml", ".yml", ".toml")

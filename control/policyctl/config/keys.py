@@ -13,7 +13,7 @@ from typing import Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from policyctl.documents.yaml_text import Path
+from policyctl.documents.document import Path
 from policyctl.errors import UsageError
 
 APPLIES: Final = "x-applies"

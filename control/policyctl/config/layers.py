@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from policyctl.config.keys import flat
-from policyctl.documents.yaml_text import Path
+from policyctl.documents.document import Path
 
 
 class LayerKind(StrEnum):

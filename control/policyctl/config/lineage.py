@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from policyctl.config.keys import groups
-from policyctl.documents.yaml_text import Path
+from policyctl.documents.document import Path
 from policyctl.domain.schema import Document, Lineage, Step
 
 SCHEMA: Final = "schema"

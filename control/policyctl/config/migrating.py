@@ -21,8 +21,9 @@ from pydantic import BaseModel
 from policyctl.config.keys import groups
 from policyctl.config.lineage import SCHEMA, lineage
 from policyctl.documents import toml_text, yaml_text
+from policyctl.documents.document import Document
+from policyctl.documents.document import Path as Where
 from policyctl.documents.rewriting import comments, rewritten, with_comments
-from policyctl.documents.yaml_text import Path as Where
 from policyctl.errors import UsageError
 
 _PART: Final = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)"""
@@ -99,7 +100,7 @@ def _pieces(text: str, starts: Sequence[tuple[int, Where]]) -> Iterator[_Piece]:
         yield _Piece(path, lines[first : line - 1], lines[line - 1], lines[line:end])
 
 
-def _indented(text: str, document: yaml_text.Document, to: int) -> str:
+def _indented(text: str, document: Document, to: int) -> str:
     """The lines of a flat YAML text under their groups; where that cannot be, anything else."""
     starts = sorted((line, path) for path, line in document.lines.items() if len(path) == 1)
     tree: dict[str, Any] = {}
@@ -126,7 +127,7 @@ def _emitted(node: Mapping[str, Any], indent: str) -> str:
     return written
 
 
-def _flattened(model: type[BaseModel], text: str, document: yaml_text.Document, to: int) -> str:
+def _flattened(model: type[BaseModel], text: str, document: Document, to: int) -> str:
     """The lines of a nested YAML text without their groups; where that cannot be, anything else."""
     starts = sorted((line, path) for path, line in document.lines.items() if path and path[:-1] in groups(model))
     written = ""

@@ -32,9 +32,9 @@ from policyctl.config.files import (
 from policyctl.config.keys import groups, key_at, nearest, shown
 from policyctl.config.layers import ABSENT, Layer, LayerKind, at, merged
 from policyctl.config.problems import SettingProblem, refusal
+from policyctl.documents.document import Path as Where
+from policyctl.documents.document import path_words
 from policyctl.documents.expected import expectation
-from policyctl.documents.yaml_text import Path as Where
-from policyctl.documents.yaml_text import path_words
 from policyctl.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseSettings)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from policyctl.config.keys import Key, keys, value_at
-from policyctl.documents.yaml_text import Path
+from policyctl.documents.document import Path
 
 DEVELOPMENT: Final = "development"
 STAGING: Final = "staging"

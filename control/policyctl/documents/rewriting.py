@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from policyctl.documents.yaml_text import Path, parse
+from policyctl.documents.document import Path
+from policyctl.documents.yaml_text import parse
 from policyctl.errors import UnsupportedError, UsageError
 
 _LOST = "# Comments of before, which have lost their place:"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policyctl.documents.yaml_text import MOST_BYTES, Document, Path
+from policyctl.documents.document import MOST_BYTES, Document, Path
 from policyctl.errors import UsageError
 
 
