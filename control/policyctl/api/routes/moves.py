@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -24,7 +25,7 @@ from policyctl.api.requests import (
     RollbackRequest,
 )
 from policyctl.api.routes.look import Model, known_model
-from policyctl.domain.operations import MovePhase, Operation, OperationKind, move_told
+from policyctl.domain.operations import MovePhase, Operation, OperationKind, OperationState, move_told
 from policyctl.domain.tokens import Scope
 from policyctl.errors import PolicyctlError
 from policyctl.services.asked import Asked, Preview, preview
@@ -210,6 +211,16 @@ def _document(api: Api, operation: Operation) -> dict[str, Any]:
         phase = MovePhase.WAITING  # a journal that cannot be read tells nothing
     if operation.is_over and phase is MovePhase.BAKING:  # somebody else moved the alias meanwhile
         phase = MovePhase.OVER
+    return _told(operation, phase)
+
+
+def _accepted(operation: Operation) -> dict[str, Any]:
+    """An operation as it was when it was accepted."""
+    then = replace(operation, state=OperationState.RUNNING, finished="", result=None, words="", error=None, messages=())
+    return _told(then, MovePhase.WAITING)
+
+
+def _told(operation: Operation, phase: MovePhase) -> dict[str, Any]:
     return {
         "id": operation.id,
         "kind": operation.kind.value,
@@ -226,24 +237,4 @@ def _document(api: Api, operation: Operation) -> dict[str, Any]:
         "words": operation.words,
         "error": None if operation.error is None else operation.error.to_json(),
         "messages": list(operation.messages),
-    }
-
-
-def _accepted(operation: Operation) -> dict[str, Any]:
-    return {
-        "id": operation.id,
-        "kind": operation.kind.value,
-        "model": operation.model,
-        "alias": operation.alias,
-        "state": "running",
-        "phase": MovePhase.WAITING.value,
-        "move": operation.move,
-        "by": operation.actor,
-        "accepted": operation.accepted,
-        "finished": None,
-        "request": {key: value for key, value in operation.request.items() if value is not None},
-        "result": None,
-        "words": "",
-        "error": None,
-        "messages": [],
     }
