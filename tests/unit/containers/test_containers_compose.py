@@ -175,9 +175,6 @@ def test_our_services_run_commands_that_there_are(name: str) -> None:
 
 def test_the_settings_of_our_services_are_settings(monkeypatch, tmp_path) -> None:
     """Each variable is known and its value allowed; Triton is found by the name that the network gives it."""
-    for name in list(os.environ):
-        if name.startswith("POLICYCTL_"):
-            monkeypatch.delenv(name)
     for name, value in SERVICES["control"]["environment"].items():
         monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value).replace("/run/secrets", str(tmp_path)))
     (tmp_path / "triton_key").write_text("a-key-of-a-file\n")
