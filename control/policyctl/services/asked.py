@@ -16,7 +16,7 @@ from policyctl.domain.artifacts import Format
 from policyctl.domain.moves import Move
 from policyctl.domain.names import PRODUCTION, check_model_name, check_movable_alias
 from policyctl.domain.operations import OperationKind
-from policyctl.errors import PolicyctlError, UsageError
+from policyctl.errors import PolicyctlError
 from policyctl.services.control import Control
 from policyctl.services.promote import abort, promote, rollback
 from policyctl.settings import Settings
@@ -64,10 +64,7 @@ def check(control: Control, asked: Asked) -> Move | None:
     state = control.repository.journal.state()
     state.require(asked.model)
     if asked.kind is OperationKind.ABORT:
-        unfinished = state.unfinished
-        if unfinished is None or unfinished.move.model != asked.model:
-            raise UsageError(f"no move of {asked.model} is under way", remedy=f"See: policyctl status {asked.model}")
-        return unfinished.move
+        return state.under_way(asked.model).move
     check_movable_alias(asked.alias)
     if asked.release is not None:
         state.select(asked.model, asked.release)

@@ -283,24 +283,28 @@ def traffic_after(
         for_s: How long the bake takes.
     """
     span_s = max(WINDOW_S, for_s / 300)
-    if scraped and (url := control.settings.bake.prometheus):
-        prometheus = Prometheus(url, control.settings.bake.prometheus_token.get_secret_value())
+    if scraped and (prometheus := _named(control)):
         return ScrapedTraffic(prometheus, key, target.slot, span_s, since, lambda: min(time.time(), since + for_s))
     return OwnTraffic(served_name(*key), target.slot, span_s, _supervisors_probes_per_s(control))
 
 
 def prometheus_of(control: Control) -> Prometheus | None:
     """The Prometheus of the settings; None where there is none, or it does not answer now."""
-    chosen = control.settings.bake
-    if not chosen.prometheus:
+    prometheus = _named(control)
+    if prometheus is None:
         return None
-    prometheus = Prometheus(chosen.prometheus, chosen.prometheus_token.get_secret_value())
     try:
         prometheus.require()
     except ServerError as error:
         control.tell(f"{error.problem}. The bake goes by {OWN}.")
         return None
     return prometheus
+
+
+def _named(control: Control) -> Prometheus | None:
+    """The Prometheus of the settings, whether it answers or not."""
+    chosen = control.settings.bake
+    return Prometheus(chosen.prometheus, chosen.prometheus_token.get_secret_value()) if chosen.prometheus else None
 
 
 def _supervisors_probes_per_s(control: Control) -> float:
