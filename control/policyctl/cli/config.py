@@ -244,7 +244,7 @@ def init(
     """Write a settings file in which every setting stands as a comment. Never overwrites one.
 
     With --profile before the command, the file of that profile: what its
-    rules ask for is in it.
+    rules ask for is in it, and for production a bake of five minutes.
 
     Examples:
 
