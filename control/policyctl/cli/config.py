@@ -277,8 +277,7 @@ def migrate(
 ) -> None:
     """Write settings files in today's schema, with every comment.
 
-    Files of earlier schemas are read for ever; nobody has to migrate. In YAML
-    it needs ruamel.yaml (pip install 'policyctl[card]').
+    Files of earlier schemas are read for ever; nobody has to migrate.
 
     Examples:
 
