@@ -207,16 +207,30 @@ def test_prometheus_scrapes_every_metrics_port_under_the_names_that_the_rules_us
 
 
 def test_alertmanager_routes_as_outside_but_for_the_receivers_address() -> None:
-    """Which is a secret here; routes and inhibitions are those of alerts/alertmanager.yml."""
+    """Which is a secret here; routes and inhibitions are written once, in alerts/alertmanager.yml."""
     ours = yaml.safe_load((ROOT / "containers" / "alertmanager.yml").read_text())
     (receiver,) = ours["receivers"]
     assert receiver["webhook_configs"][0]["url_file"] == "/run/secrets/webhook_url"
     assert SERVICES["alertmanager"]["secrets"] == ["webhook_url"]
-    theirs = ROOT / "alerts" / "alertmanager.yml"
-    if not theirs.exists():
-        pytest.skip("alerts/ is not in this tree yet")
-    other = yaml.safe_load(theirs.read_text())
+    other = yaml.safe_load((ROOT / "alerts" / "alertmanager.yml").read_text())
     assert (ours["route"], ours["inhibit_rules"]) == (other["route"], other["inhibit_rules"])
+    assert [r["name"] for r in ours["receivers"]] == [r["name"] for r in other["receivers"]]
+
+
+def test_a_change_of_the_routes_is_written_for_the_containers_too(tmp_path) -> None:
+    """The file that is kept is the one that alerts/for_compose.py makes; one that is not is told, and made anew."""
+
+    def made(root: Path, *arguments: str) -> int:
+        command = [sys.executable, str(root / "alerts" / "for_compose.py"), *arguments]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert made(ROOT, "--check") == 0, "python alerts/for_compose.py"
+    for folder in ("alerts", "containers"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    source, target = (tmp_path / folder / "alertmanager.yml" for folder in ("alerts", "containers"))
+    source.write_text(source.read_text().replace("repeat_interval: 12h", "repeat_interval: 7h"))
+    assert [made(tmp_path, "--check"), made(tmp_path), made(tmp_path, "--check")] == [1, 0, 0]
+    assert yaml.safe_load(target.read_text())["route"]["repeat_interval"] == "7h"
 
 
 def test_grafana_finds_prometheus_and_its_dashboards() -> None:
