@@ -134,7 +134,13 @@ def test_triton_is_started_as_the_engines_start_it(name: str, tmp_path) -> None:
     """The same arguments, and the key from its file in the same rules, through a real shell."""
     http, grpc, metrics = INSIDE
     options = ServerOptions(
-        Path("/models"), BACKENDS, host="0.0.0.0", http_port=http, grpc_port=grpc, metrics_port=metrics
+        Path("/models"),
+        BACKENDS,
+        host="0.0.0.0",
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        trace_file=Path("/traces/trace"),
     )
     service = SERVICES[name]
     assert sorted(service["command"]) == sorted(arguments(options))
@@ -154,6 +160,24 @@ def test_triton_is_started_as_the_engines_start_it(name: str, tmp_path) -> None:
     )
     rules = restrictions(RESTRICTED, "the-key-of-a-test")
     assert done.stdout.splitlines() == [*service["command"], *rules]
+
+
+@pytest.mark.parametrize("name", TRITONS)
+def test_recordings_are_made_from_what_triton_writes_to_memory(name: str) -> None:
+    """One folder in memory, at one path, of the one user of both, and no other service's."""
+    (trace,) = [word for word in SERVICES[name]["command"] if word.startswith("--trace-config=triton,file=")]
+    folder = Path(trace.rpartition("=")[2]).parent
+    mounts = {
+        service: found["volumes"] for service, found in SERVICES.items() if f"traces:{folder}" in found["volumes"]
+    }
+    assert mounts.keys() == {*TRITONS, "control"}
+    assert "models:/models" in mounts["control"]
+    volume = COMPOSE["volumes"]["traces"]["driver_opts"]
+    uid, gid = SERVICES[name]["user"].split(":")
+    assert SERVICES["control"]["user"] == SERVICES[name]["user"]
+    assert (volume["type"], volume["device"]) == ("tmpfs", "tmpfs")
+    assert {f"uid={uid}", f"gid={gid}", "mode=0700", "noexec"} <= set(volume["o"].split(","))
+    assert any(part.startswith("size=") for part in volume["o"].split(","))
 
 
 def _understood(words: list[str]) -> None:
