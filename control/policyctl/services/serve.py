@@ -21,13 +21,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.exporter import exporting
+from policyctl.adapters.repository import Repository
 from policyctl.adapters.triton import Triton
 from policyctl.config.reading import Reading
 from policyctl.domain.log_event import LogLevel
@@ -81,12 +81,9 @@ class Supervisor:
         """Serve until `stop` is set.
 
         Raises:
-            BusyError: Another `policyctl serve` runs on this repository.
             ServerError: The server never came up, or metrics cannot listen.
         """
-        path = endpoints.supervisor_lock(self.control.repository)
-        self.control.repository.create()
-        with self._only_one(path), stop_on_signal(self.stop):
+        with stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
             scrubber = Scrubber(self.control, self.stop)
             metrics = Metrics(self.control, self._known, self.observed, scrub=lambda: scrubber.state)
@@ -100,17 +97,6 @@ class Supervisor:
                 self._reloading(),
             ):
                 self._keep_serving()
-
-    @contextlib.contextmanager
-    def _only_one(self, path: Path) -> Iterator[None]:
-        try:
-            with lock.hold(path, doing="policyctl serve"):
-                yield
-        except BusyError as error:
-            raise BusyError(
-                f"{self.control.repository.root} is served already: {lock.holder(path)}",
-                remedy="Use the server that runs (policyctl status), or stop it first.",
-            ) from error
 
     def _reloading(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.reloader is None else self.reloader.running()
@@ -239,6 +225,20 @@ class Supervisor:
         self._last_words = words
 
 
+@contextlib.contextmanager
+def _only_one(repository: Repository) -> Iterator[None]:
+    repository.create()
+    path = endpoints.supervisor_lock(repository)
+    try:
+        with lock.hold(path, doing="policyctl serve"):
+            yield
+    except BusyError as error:
+        raise BusyError(
+            f"{repository.root} is served already: {lock.holder(path)}",
+            remedy="Use the server that runs (policyctl status), or stop it first.",
+        ) from error
+
+
 def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings] | None = None) -> None:
     """Run or look after a Triton on the repository until SIGTERM or SIGINT.
 
@@ -254,8 +254,8 @@ def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings]
         UsageError: The settings contradict the engine.
     """
     api_key = control.settings.server.api_key.get_secret_value() or secrets.token_urlsafe(32)
-    with serving(control, api_key=api_key) as speaking:
-        speaking.repository.create()
+    # First of all, for whoever runs it twice would else be told of ports only.
+    with _only_one(control.repository), serving(control, api_key=api_key) as speaking:
         supervisor = Supervisor(speaking, launcher(speaking, api_key=api_key), verbose=verbose)
         if reading is not None:
             supervisor.reloader = Reloader(speaking, reading, supervisor.stop)
