@@ -19,7 +19,6 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -27,7 +26,6 @@ from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.exporter import exporting
-from policyctl.adapters.repository import Repository
 from policyctl.adapters.triton import Triton
 from policyctl.config.reading import Reading
 from policyctl.domain.log_event import LogLevel
@@ -225,20 +223,6 @@ class Supervisor:
         self._last_words = words
 
 
-@contextlib.contextmanager
-def _only_one(repository: Repository) -> Iterator[None]:
-    repository.create()
-    path = endpoints.supervisor_lock(repository)
-    try:
-        with lock.hold(path, doing="policyctl serve"):
-            yield
-    except BusyError as error:
-        raise BusyError(
-            f"{repository.root} is served already: {lock.holder(path)}",
-            remedy="Use the server that runs (policyctl status), or stop it first.",
-        ) from error
-
-
 def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings] | None = None) -> None:
     """Run or look after a Triton on the repository until SIGTERM or SIGINT.
 
@@ -254,8 +238,16 @@ def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings]
         UsageError: The settings contradict the engine.
     """
     api_key = control.settings.server.api_key.get_secret_value() or secrets.token_urlsafe(32)
-    # First of all, for whoever runs it twice would else be told of ports only.
-    with _only_one(control.repository), serving(control, api_key=api_key) as speaking:
+    repository = control.repository
+    repository.create()
+    # Before anything is looked at: whoever runs it twice would else be told of ports only.
+    alone = lock.hold_alone(
+        endpoints.supervisor_lock(repository),
+        doing="policyctl serve",
+        taken=f"{repository.root} is served already",
+        remedy="Use the server that runs (policyctl status), or stop it first.",
+    )
+    with alone, serving(control, api_key=api_key) as speaking:
         supervisor = Supervisor(speaking, launcher(speaking, api_key=api_key), verbose=verbose)
         if reading is not None:
             supervisor.reloader = Reloader(speaking, reading, supervisor.stop)
