@@ -23,6 +23,7 @@ from policyctl.serving.native import choose
 from policyctl.serving.shared_memory import prefix_base
 from policyctl.settings import NativeMode
 from policyctl_benchmarks.background_load import BackgroundLoad
+from policyctl_benchmarks.background_server import policyctl
 from policyctl_benchmarks.load import LoadOptions, read_expected
 
 pytestmark = pytest.mark.server
@@ -139,7 +140,7 @@ def test_the_repository_api_needs_the_key_and_everything_listens_on_loopback(ser
 def test_a_second_server_on_the_same_repository_is_refused(served) -> None:
     """Two supervisors would fight: the second is told who serves."""
     ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-metrics-port", "0")
-    done = served.run("serve", *ports, check=False)
+    done = policyctl(served.root, "serve", *ports)
     assert done.returncode == 5
     assert "served already" in done.stderr
 
