@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <string>
 
 constexpr size_t kAllFinite = SIZE_MAX;
 
@@ -42,10 +41,21 @@ inline size_t first_not_finite(const std::byte* bytes, size_t count, size_t widt
 }
 
 // In words: nan, inf or -inf.
-inline std::string not_finite_text(const std::byte* bytes, size_t at, size_t width) {
+inline const char* not_finite_text(const std::byte* bytes, size_t at, size_t width) {
   uint64_t bits = 0;
   std::memcpy(&bits, bytes + at * width, width);  // little-endian, as x86 and ARM are
   const int fraction = width == 2 ? 10 : width == 4 ? 23 : 52;
   if (bits & ((uint64_t{1} << fraction) - 1)) return "nan";
   return bits >> (8 * width - 1) ? "-inf" : "inf";
+}
+
+// Index of the first that is NaN; infinity is passed over.
+inline size_t first_nan(const std::byte* bytes, size_t count, size_t width) {
+  for (size_t at = 0; at < count; ++at) {
+    const size_t ahead = first_not_finite(bytes + at * width, count - at, width);
+    if (ahead == kAllFinite) break;
+    at += ahead;
+    if (not_finite_text(bytes, at, width)[0] == 'n') return at;
+  }
+  return kAllFinite;
 }

@@ -13,7 +13,6 @@ namespace {
 // quicker than telling OpenVINO of another address, which takes 2 us.
 constexpr size_t kDirectBytes = 64 << 10;
 constexpr size_t kAlignment = 16;
-constexpr const char* kAction = "action";
 
 uint64_t now_ns() {
   using std::chrono::steady_clock;
@@ -26,9 +25,10 @@ std::string shape_text(const int64_t* shape, uint32_t dimensions) {
   return "[" + out + "]";
 }
 
-void refuse_what_is_not_finite(const Tensor& tensor, const std::byte* bytes, size_t rows, const char* before,
-                               const char* after) {
-  const size_t elements = tensor.elements(), at = first_not_finite(bytes, rows * elements, tensor.type.size());
+// Refuses the first bad element that `find` finds, if it finds one.
+void refuse(size_t (*find)(const std::byte*, size_t, size_t), const Tensor& tensor, const std::byte* bytes,
+            size_t rows, const char* before, const char* after) {
+  const size_t elements = tensor.elements(), at = find(bytes, rows * elements, tensor.type.size());
   if (at == kAllFinite) return;
   throw Refused(before + tensor.feature(at % elements) + " of row " + std::to_string(at / elements) + " as " +
                 not_finite_text(bytes, at, tensor.type.size()) + after);
@@ -169,7 +169,7 @@ size_t Instance::take_input(Job& job, size_t index, bool alone) {
                   shape_text(shape, dimensions) + " needs " + std::to_string(rows * input.row_bytes));
   direct_[index] = fetch(job, index, found, rows, buffers, alone);
   if (input.floating)
-    refuse_what_is_not_finite(input, direct_[index], rows, "the request has ", "; send finite observations");
+    refuse(first_not_finite, input, direct_[index], rows, "the request has ", "; send finite observations");
   return rows;
 }
 
@@ -202,9 +202,12 @@ const std::byte* Instance::fetch(Job& job, size_t index, TRITONBACKEND_Input* in
 void Instance::answer(Job& job, size_t first) {
   for (size_t i = 0; i < model_.outputs.size(); ++i) {
     const Tensor& output = model_.outputs[i];
-    if (output.floating && (output.name == kAction || output.state))
-      refuse_what_is_not_finite(output, session_.output(i) + first * output.row_bytes, job.rows, "the policy gave ",
-                                "; the action is withheld");
+    const std::byte* bytes = session_.output(i) + first * output.row_bytes;
+    const char *before = "the policy gave ", *after = "; the action is withheld";
+    if (!output.floating) continue;
+    if (output.action || output.state) refuse(first_not_finite, output, bytes, job.rows, before, after);
+    // Infinite scores are how a policy rules a choice out.
+    if (output.scores) refuse(first_nan, output, bytes, job.rows, before, after);
   }
   for (size_t i = 0; i < model_.outputs.size(); ++i) {
     const Tensor& output = model_.outputs[i];

@@ -124,6 +124,8 @@ Tensor tensor_of(const Json& spec) {
   tensor.triton = type.triton;
   tensor.type = type.type;
   tensor.floating = type.type.is_real();
+  tensor.action = tensor.name == "action";
+  tensor.scores = tensor.name == "logits" || tensor.name == "q_values";
   for (const int64_t dimension : integers(spec.at("shape"))) {
     if (dimension < 1 || dimension > 1 << 24) throw Refused("contract: " + tensor.name + " has an impossible shape");
     tensor.item.push_back(dimension);

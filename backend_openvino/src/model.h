@@ -25,6 +25,8 @@ struct Tensor {
   size_t position;                    // among the artifact's own inputs or outputs
   bool floating;                      // can hold what is not a finite number
   bool state;                         // Triton keeps it from one request of a sequence to the next
+  bool action;
+  bool scores;                        // what the action was chosen by
   std::vector<std::string> features;  // what each element of a row is called; or empty
   std::vector<double> low, high;      // bounds: none, one for all, or one an element
 

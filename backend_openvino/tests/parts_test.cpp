@@ -91,7 +91,9 @@ void finite_of(const std::string& name) {
                                     std::pair{-Limits::infinity(), "-inf"}}) {
       values[count - 1] = bad;
       expect(first_not_finite(bytes, count, kWidth) == count - 1, name + ": finds " + word);
-      expect(not_finite_text(bytes, count - 1, kWidth) == word, name + ": says " + word);
+      expect(not_finite_text(bytes, count - 1, kWidth) == std::string(word), name + ": says " + word);
+      const size_t nan = std::string(word) == "nan" ? count - 1 : kAllFinite;
+      expect(first_nan(bytes, count, kWidth) == nan, name + ": tells nan from " + word);
     }
   }
 }
@@ -103,6 +105,8 @@ void what_is_not_finite_is_found() {
   const auto* bytes = reinterpret_cast<const std::byte*>(half);
   expect(first_not_finite(bytes, 3, 2) == 2, "float16: finds -inf");
   expect(first_not_finite(bytes, 2, 2) == kAllFinite, "float16: the largest number is finite");
+  const float masked[] = {-HUGE_VALF, 1, NAN, NAN};
+  expect(first_nan(reinterpret_cast<const std::byte*>(masked), 4, 4) == 2, "finds nan behind infinity");
 }
 
 int run_tests() {

@@ -107,7 +107,9 @@ def unpack(root: Path, commit: str, folder: Path) -> None:
         UnsupportedError: git refuses.
     """
     with tarfile.open(fileobj=io.BytesIO(_git(root, "archive", "--format=tar", commit))) as archive:
-        archive.extractall(folder, filter="data")
+        # Not every Python 3.11 has the filter; git's own archive of this repository needs it least of all.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
 
 
 def copy(root: Path, folder: Path) -> None:

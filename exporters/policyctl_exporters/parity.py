@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ActionKind, Contract
-from policyctl.domain.parity import SCORES, Comparison, OutputDifference, Tolerance, compare
+from policyctl.domain.contract import SCORES, ActionKind, Contract
+from policyctl.domain.parity import Comparison, OutputDifference, Tolerance, compare
 from policyctl.errors import ParityError
 from policyctl_exporters.observations import Batch, take
 from policyctl_exporters.runtimes import Runner

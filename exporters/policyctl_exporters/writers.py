@@ -16,6 +16,7 @@ import numpy as np
 from policyctl.domain.artifacts import FILES, Format
 from policyctl.domain.contract import Contract
 from policyctl.errors import UnsupportedError
+from policyctl_exporters.openvino_nan import keep_nan
 
 OPSET: Final = 17
 
@@ -72,7 +73,7 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
 
 
 def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
-    """Convert ONNX to OpenVINO IR, weights in float32.
+    """Convert ONNX to OpenVINO IR, weights in float32, that keeps NaN (see `openvino_nan`).
 
     Args:
         onnx_path: The ONNX file.
@@ -87,6 +88,7 @@ def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
     wanted = {spec.name for spec in (*contract.observations, *contract.outputs)}
     try:
         model = openvino.Core().read_model(str(onnx_path))
+        keep_nan(model)
         # Conversion leaves the names of fused operations on inputs and outputs as well.
         for port in (*model.inputs, *model.outputs):
             names = port.get_names() & wanted

@@ -35,6 +35,7 @@ from policyctl.domain.artifacts import CONTRACT_FILE, Format
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.tensor import TensorSpec
+from policyctl_exporters.writers import write_openvino
 
 pytestmark = pytest.mark.server
 
@@ -153,21 +154,45 @@ def test_a_withheld_action_does_not_hurt_the_rest_of_its_batch(server: Server, f
     assert largest_difference(last.result(), 1, observations(3, seed=2)) < 1e-5
 
 
-def lookup_table(server: Server, model: str, fmt: Kind) -> None:
-    """Serve a policy that looks its action up in a table of 4, and raises beyond it."""
+def serve_table(server: Server, model: str, fmt: Kind, contract: Contract, policy: Any) -> None:
+    """Serve a torch module that takes one int64 observation of shape (1,)."""
     import torch
 
-    contract = Contract(
-        observations=(TensorSpec("observation", "int64", (1,)),),
-        outputs=(TensorSpec("action", "float32", (2,)),),
-        action_kind=ActionKind.CONTINUOUS,
-    )
     slot = server.repository / model / "1"
     fill_slot(slot, seed=1, release="1.0.0")
     for file in slot.iterdir():
         file.unlink()
+    names = [spec.name for spec in contract.outputs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            policy,
+            (torch.zeros(2, 1, dtype=torch.int64),),
+            str(slot / "model.onnx"),
+            dynamo=False,
+            input_names=["observation"],
+            output_names=names,
+            dynamic_axes={name: {0: "n"} for name in ("observation", *names)},
+        )
+    if fmt != Format.ONNX:
+        write_openvino(slot / "model.onnx", slot, contract)
+    (slot / CONTRACT_FILE).write_bytes(canonical_json(contract.to_json()))
+    digest = seal(slot, release="1.0.0").digest
+    text = config(fmt, version=1, release="1.0.0", digest=digest, batching=TOGETHER, of=contract)
+    (server.repository / model / "config.pbtxt").write_text(text)
+    assert server.load(model) == ""
+
+
+def test_a_request_that_stops_the_runtime_fails_alone(server: Server) -> None:
+    """When the batch raises, each request is computed alone, and only the culprit gets the error.
+
+    The runtime's words hold the observation's value: the client reads them, the log has the request's id alone.
+    """
+    import torch
 
     class Table(torch.nn.Module):
+        """Looks its action up in a table of 4; ONNX Runtime raises beyond it."""
+
         def __init__(self) -> None:
             super().__init__()
             self.table = torch.nn.Embedding.from_pretrained(torch.arange(8.0).reshape(4, 2))
@@ -175,36 +200,17 @@ def lookup_table(server: Server, model: str, fmt: Kind) -> None:
         def forward(self, observation: Any) -> Any:
             return self.table(observation[:, 0])
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Table(),
-            (torch.zeros(2, 1, dtype=torch.int64),),
-            str(slot / "model.onnx"),
-            dynamo=False,
-            input_names=["observation"],
-            output_names=["action"],
-            dynamic_axes={"observation": {0: "n"}, "action": {0: "n"}},
-        )
-    (slot / CONTRACT_FILE).write_bytes(canonical_json(contract.to_json()))
-    digest = seal(slot, release="1.0.0").digest
-    text = config(Format.ONNX, version=1, release="1.0.0", digest=digest, batching=TOGETHER, of=contract)
-    (server.repository / model / "config.pbtxt").write_text(text)
-    assert server.load(model) == ""
-
-
-@pytest.mark.parametrize("fmt", OWN_AND_NATIVE)
-def test_a_request_that_stops_the_runtime_fails_alone(server: Server, fmt: Kind) -> None:
-    """When the batch raises, each request is computed alone, and only the culprit gets the error.
-
-    The runtime's words hold the observation's value: the client reads them, the log has the request's id alone.
-    """
-    model, canary = f"{MODEL}.table_{fmt}", 987654321
-    lookup_table(server, model, fmt)
+    contract = Contract(
+        observations=(TensorSpec("observation", "int64", (1,)),),
+        outputs=(TensorSpec("action", "float32", (2,)),),
+        action_kind=ActionKind.CONTINUOUS,
+    )
+    model, canary = f"{MODEL}.table", 987654321
+    serve_table(server, model, Format.ONNX, contract, Table())
     asked = [np.array([[i]], dtype=np.int64) for i in (0, 3, canary, 1)]
 
     def ask(inputs: np.ndarray) -> Any:
-        return server.infer(model, {"observation": inputs}, outputs=["action"], request_id=f"{fmt}-row-{len(inputs)}")
+        return server.infer(model, {"observation": inputs}, outputs=["action"], request_id=f"row-{len(inputs)}")
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(ask, asked))
@@ -214,9 +220,41 @@ def test_a_request_that_stops_the_runtime_fails_alone(server: Server, fmt: Kind)
     for index in (0, 1, 3):
         row = int(asked[index][0, 0])
         assert found[index].outputs["action"].tolist() == [[2.0 * row, 2.0 * row + 1]]
-    wait_until(lambda: server.said(f"{fmt}-row-1"))
-    assert "its words went to the client alone" in server.said(f"{fmt}-row-1")[0]
+    wait_until(lambda: server.said("row-1"))
+    assert "its words went to the client alone" in server.said("row-1")[0]
     assert not server.said(str(canary))
+
+
+@pytest.mark.parametrize("fmt", [Format.OPENVINO, *OWN_AND_NATIVE])
+def test_a_choice_between_scores_that_are_not_numbers_is_withheld(server: Server, fmt: Kind) -> None:
+    """An index cannot be NaN, so its scores are looked at; infinite ones are how a policy rules a choice out."""
+    import torch
+
+    class Chooser(torch.nn.Module):
+        """Scores of three choices: ordinary ones for 0, one ruled out for 1, a NaN for 2."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            rows = [[0.0, 1.0, 2.0], [0.0, 1.0, -np.inf], [0.0, np.nan, -np.inf]]
+            self.register_buffer("scores", torch.tensor(rows))
+
+        def forward(self, observation: Any) -> Any:
+            scores = torch.index_select(self.scores, 0, observation[:, 0])
+            return torch.argmax(scores, dim=1, keepdim=True), scores
+
+    contract = Contract(
+        observations=(TensorSpec("observation", "int64", (1,)),),
+        outputs=(TensorSpec("action", "int64", (1,), 0, 2), TensorSpec("logits", "float32", (3,))),
+        action_kind=ActionKind.DISCRETE,
+    )
+    model = f"{MODEL}.chooser_{fmt}"
+    serve_table(server, model, fmt, contract, Chooser())
+    for row, chosen in ((0, 2), (1, 1)):
+        found = server.infer(model, {"observation": np.array([[row]])}, outputs=["action"])
+        assert found.outputs["action"].tolist() == [[chosen]]
+    found = server.infer(model, {"observation": np.array([[0], [2]])}, outputs=["action"])
+    assert found.status == 500
+    assert "logits[1] of row 1 as nan" in found.error
 
 
 @pytest.mark.parametrize("fmt", OWN_AND_NATIVE)

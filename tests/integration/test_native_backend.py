@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,7 +259,10 @@ def test_several_instances_answer_alike(server: Server) -> None:
 
 
 def test_triton_s_statistics_count_every_request_row_and_error(server: Server) -> None:
-    """What the metrics are made of: successes, failures, rows, executions and compute time."""
+    """What the metrics are made of: successes, failures, rows, executions and compute time.
+
+    What the backend refuses has the reason BACKEND there, as the runbook of availability says.
+    """
     model = f"{MODEL}.counted"
     server.serve(model, NATIVE, batching="")
     for rows in (1, 4):
@@ -272,6 +277,13 @@ def test_triton_s_statistics_count_every_request_row_and_error(server: Server) -
     assert (found["inference_count"], found["execution_count"]) == (5, 2)
     assert found["inference_stats"]["compute_infer"]["ns"] > 0
     assert {batch["batch_size"] for batch in found["batch_stats"]} == {1, 4}
+    address = f"http://127.0.0.1:{server.process.options.metrics_port}/metrics"
+    with urllib.request.urlopen(address, timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    failed = [line for line in lines if line.startswith("nv_inference_request_failure") and f'"{model}"' in line]
+    counts = {re.search(r'reason="(\w+)"', line)[1]: float(line.split()[-1]) for line in failed}
+    assert counts.pop("BACKEND") == 1
+    assert not any(counts.values())
 
 
 def test_a_request_that_was_cancelled_on_its_way_is_not_computed(server: Server) -> None:

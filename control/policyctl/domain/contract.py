@@ -27,6 +27,9 @@ SCHEMA_VERSION: Final = 1
 
 ACTION: Final = "action"
 
+SCORES: Final = ("logits", "q_values")
+"""Outputs that a discrete action is chosen by."""
+
 
 class ActionKind(StrEnum):
     """What the environment takes."""

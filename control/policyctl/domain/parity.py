@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.contract import SCORES, ActionKind, Contract
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
 Arrays = Mapping[str, NDArray[Any]]
-
-SCORES = ("logits", "q_values")
 
 
 @dataclass(frozen=True, slots=True)

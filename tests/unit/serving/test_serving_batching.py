@@ -94,6 +94,20 @@ def test_an_action_that_is_not_finite_is_withheld_and_a_value_is_not() -> None:
         CHECKER.finite(answer)
 
 
+def test_an_action_chosen_by_scores_of_which_one_is_nan_is_withheld() -> None:
+    """An index looks sound whatever it was chosen by; minus infinity rules a choice out and is sound."""
+    discrete = Contract(
+        observations=CONTRACT.observations,
+        outputs=(TensorSpec("action", "int64", (1,), 0, 2), TensorSpec("q_values", "float32", (3,))),
+        action_kind=ActionKind.DISCRETE,
+    )
+    answer = [np.zeros((2, 1), np.int64), np.array([[0, 1, -np.inf], [-np.inf, 0, 1]], np.float32)]
+    Checker(discrete).finite(answer)
+    answer[1][1, 2] = np.nan
+    with pytest.raises(BadAnswerError, match=r"q_values\[2\] of row 1 as nan; the action is withheld"):
+        Checker(discrete).finite(answer)
+
+
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
 def test_splitting_is_the_inverse_of_joining(rows: list[int]) -> None:
     """Whatever sizes come together, each request gets back exactly its own rows, in order."""

@@ -4,8 +4,9 @@ Pure array work, without Triton: a request is a list of arrays in the order of
 the model's inputs, an answer a list of arrays in the order of its outputs.
 
 What it promises: an array that is not what the contract says never reaches
-the policy, and an action that is not a finite number never leaves it. Both are
-found per request, so one bad request does not hurt those that came with it.
+the policy, and an action that is not a finite number never leaves it, nor one
+that was chosen by scores of which one is NaN. Both are found per request, so
+one bad request does not hurt those that came with it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, Contract
+from policyctl.domain.contract import ACTION, SCORES, Contract
 from policyctl.domain.tensor import TensorSpec
 
 Arrays = list[NDArray[Any]]
@@ -71,7 +72,9 @@ class Checker:
                 raise BadRequestError(f"input {spec.name} has {array.shape[0]} rows, the inputs before it have {rows}")
             rows = array.shape[0]
             if tensor.floating and not np.isfinite(array).all():
-                raise BadRequestError(f"the request has {_where(spec, array)}; send finite observations")
+                raise BadRequestError(
+                    f"the request has {_where(spec, array, ~np.isfinite(array))}; send finite observations"
+                )
         if rows < 1:
             raise BadRequestError("the request has no rows")
         return rows
@@ -94,12 +97,17 @@ class Checker:
     def finite(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Hold one request's action against the least that an action must be.
 
+        Scores may be infinite, which is how a policy rules a choice out.
+
         Raises:
-            BadAnswerError: An element of the action is not finite.
+            BadAnswerError: An element of the action is not finite, or one of the scores that chose it is NaN.
         """
         for tensor, array in zip(self._outputs, arrays, strict=True):
-            if tensor.floating and tensor.spec.name == ACTION and not np.isfinite(array).all():
-                raise BadAnswerError(f"the policy gave {_where(tensor.spec, array)}; the action is withheld")
+            if not tensor.floating or tensor.spec.name not in (ACTION, *SCORES):
+                continue
+            bad = ~np.isfinite(array) if tensor.spec.name == ACTION else np.isnan(array)
+            if bad.any():
+                raise BadAnswerError(f"the policy gave {_where(tensor.spec, array, bad)}; the action is withheld")
 
 
 def join(requests: Sequence[Arrays]) -> Arrays:
@@ -141,8 +149,8 @@ def _prepare(spec: TensorSpec) -> _Tensor:
     return _Tensor(spec, dtype, bool(np.issubdtype(dtype, np.floating)))
 
 
-def _where(spec: TensorSpec, array: NDArray[Any]) -> str:
-    """The first element that is not finite, in words."""
-    row, element = (int(i) for i in np.argwhere(~np.isfinite(array.reshape(array.shape[0], -1)))[0])
+def _where(spec: TensorSpec, array: NDArray[Any], bad: NDArray[np.bool_]) -> str:
+    """The first bad element, in words."""
+    row, element = (int(i) for i in np.argwhere(bad.reshape(array.shape[0], -1))[0])
     value = array.reshape(array.shape[0], -1)[row, element]
     return f"{spec.feature(element)} of row {row} as {value}"
