@@ -8,6 +8,7 @@ command runs through: nearly all of what one takes is the start of Python.
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import functools
 import io
@@ -42,7 +43,9 @@ def exported(seed: int) -> Path:
 
     torch.manual_seed(seed)
     module = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2), torch.nn.Tanh())
-    folder = Path(tempfile.mkdtemp(prefix="policyctl-tests-")) / f"seed{seed}"
+    parent = Path(tempfile.mkdtemp(prefix="policyctl-tests-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    folder = parent / f"seed{seed}"
     export_policy(
         module,
         folder,
