@@ -139,11 +139,13 @@ def test_the_repository_api_needs_the_key_and_everything_listens_on_loopback(ser
 
 
 def test_a_second_server_on_the_same_repository_is_refused(served) -> None:
-    """Two supervisors would fight: the second is told who serves."""
-    ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-metrics-port", "0")
-    done = policyctl(served.root, "serve", *ports)
-    assert done.returncode == 5
-    assert "served already" in done.stderr
+    """Two supervisors would fight: the second is told who serves, and not which ports are taken."""
+    free = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-metrics-port", "0")
+    taken = ("--http-port", served.endpoint["http"].rpartition(":")[2])
+    for ports in (free, taken):
+        done = policyctl(served.root, "serve", *ports)
+        assert done.returncode == 5
+        assert "served already" in done.stderr
 
 
 KILLER = """

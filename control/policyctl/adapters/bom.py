@@ -12,6 +12,7 @@ card cites, so it grows when more was measured.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
@@ -116,9 +117,15 @@ def _libraries(card: Card) -> Iterator[Component]:
                 name=clean,
                 version=number,
                 bom_ref=f"{role}:{clean}@{number}",
-                purl=None if clean in {"python", "policyctl"} else PackageURL("pypi", None, clean.lower(), number),
+                purl=PackageURL("pypi", None, clean.lower(), number) if _is_on_pypi(clean) else None,
                 properties=[Property(name="policyctl:role", value=role)],
             )
+
+
+def _is_on_pypi(name: str) -> bool:
+    """Whether a library can be there by its name (PEP 508), as one in somebody's own words cannot."""
+    named = re.fullmatch(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", name, re.ASCII | re.IGNORECASE)
+    return named is not None and name not in {"python", "policyctl"}
 
 
 def _model_card(card: Card) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,6 +79,29 @@ def hold(path: Path, *, doing: str, wait_s: float = 0.0, actor: str = "") -> Ite
         _describe(descriptor, b"")
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def hold_alone(path: Path, *, doing: str, taken: str, remedy: str) -> Iterator[None]:
+    """Hold the lock of something that only one process may do at a time, at once or not at all.
+
+    Args:
+        path: The lock file; made if need be.
+        doing: What for, told to whoever finds it held.
+        taken: What to say of it where somebody else holds it; who that is is added.
+        remedy: What to do then.
+
+    Raises:
+        BusyError: Somebody else holds it.
+        UsageError: The lock file cannot be made.
+    """
+    with ExitStack() as stack:
+        # Around the lock alone: what the block finds busy is something else.
+        try:
+            stack.enter_context(hold(path, doing=doing))
+        except BusyError as error:
+            raise BusyError(f"{taken}: {holder(path)}", remedy=remedy) from error
+        yield
 
 
 def _describe(descriptor: int, text: bytes) -> None:

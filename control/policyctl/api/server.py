@@ -22,7 +22,7 @@ from policyctl.api.context import LOGGER, Api
 from policyctl.api.guard import is_loopback
 from policyctl.config.reading import Reading
 from policyctl.domain.log_event import LogLevel
-from policyctl.errors import BusyError, UsageError
+from policyctl.errors import UsageError
 from policyctl.services.control import Control
 from policyctl.services.log_serve import serving
 from policyctl.services.reload import Reloader
@@ -122,16 +122,13 @@ def _require_token(control: Control, host: str) -> None:
     )
 
 
-@contextlib.contextmanager
-def _only_one(control: Control, path: Path) -> Iterator[None]:
-    try:
-        with lock.hold(path, doing="policyctl api"):
-            yield
-    except BusyError as error:
-        raise BusyError(
-            f"{control.repository.root} has a control API already: {lock.holder(path)}",
-            remedy="Use the one that runs, or stop it first.",
-        ) from error
+def _only_one(control: Control, path: Path) -> contextlib.AbstractContextManager[None]:
+    return lock.hold_alone(
+        path,
+        doing="policyctl api",
+        taken=f"{control.repository.root} has a control API already",
+        remedy="Use the one that runs, or stop it first.",
+    )
 
 
 @contextlib.contextmanager

@@ -262,4 +262,4 @@ def _move(kind: str, record: dict[str, object]) -> str:
             return f"{alias} to {target}"
         case "outcome":
             return f"{record['move_kind']} of {alias} to {target}: {record['result']}"
-    return f"{record['move_kind']} of {alias} from {record['from']} to {target}"
+    return f"{record['move_kind']} of {alias} from {record['from'] or 'nothing'} to {target}"

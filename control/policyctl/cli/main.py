@@ -10,31 +10,8 @@ from typing import Annotated
 import typer
 
 from policyctl import __version__
-from policyctl.cli import (
-    api,
-    bench,
-    calibrate,
-    card,
-    config,
-    lifecycle,
-    look,
-    measure,
-    memory,
-    move,
-    observe,
-    options,
-    past,
-    prepare,
-    probe,
-    release,
-    run,
-    shadow,
-    signing,
-    token,
-    top,
-    trust,
-    tune,
-)
+from policyctl.cli import options
+from policyctl.cli.commands import MARKUP, Commands
 from policyctl.cli.output import Output
 from policyctl.errors import PolicyctlError, UsageError
 
@@ -46,10 +23,11 @@ _INTERRUPTED_MOVE = (
 
 app = typer.Typer(
     name="policyctl",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=MARKUP,
     help="Publish, gate, promote, roll back and serve reinforcement-learning policies on NVIDIA Triton.",
     epilog="Exit codes: 0 done, 2 wrong usage, 3 integrity, 4 a gate did not pass, 5 somebody else is at work,"
     " 6 no server, 7 the move failed and the incumbent was kept, 8 not possible on this machine.",
@@ -100,30 +78,6 @@ def _root(
     options.begin(options.Root(config_file, profile, api, context.invoked_subcommand or ""))
     if api and context.invoked_subcommand is not None and context.invoked_subcommand not in BY_URL:
         raise options.by_url_refused(context.invoked_subcommand, api)
-
-
-prepare.register(app)
-release.register(app)
-run.register(app)
-api.register(app)
-token.register(app)
-move.register(app)
-look.register(app)
-top.register(app)
-past.register(app)
-probe.register(app)
-observe.register(app)
-lifecycle.register(app)
-measure.register(app)
-shadow.register(app)
-bench.register(app)
-memory.register(app)
-tune.register(app)
-calibrate.register(app)
-card.register(app)
-config.register(app)
-signing.register(app)
-trust.register(app)
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -267,16 +266,13 @@ def _unmark(repository: Repository) -> None:
     marker_path(repository).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _alone(repository: Repository) -> Iterator[None]:
-    path = repository.control / "recording.lock"
-    try:
-        with lock.hold(path, doing="policyctl record"):
-            yield
-    except BusyError as error:
-        raise BusyError(
-            f"somebody records from this server already: {lock.holder(path)}", remedy="Wait until it is done."
-        ) from error
+def _alone(repository: Repository) -> contextlib.AbstractContextManager[None]:
+    return lock.hold_alone(
+        repository.control / "recording.lock",
+        doing="policyctl record",
+        taken="somebody records from this server already",
+        remedy="Wait until it is done.",
+    )
 
 
 def _trace_files(settings: dict[str, tuple[str, ...]], served: str) -> TraceFiles:

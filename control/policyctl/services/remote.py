@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from policyctl.adapters.control_api import ControlApi, error_of
 from policyctl.errors import PolicyctlError
-from policyctl.services.status import Status
+
+if TYPE_CHECKING:
+    from policyctl.services.status import Status
 
 _WAIT_S: Final = 2.0
 """How long one look at an operation waits for its end: what is said on the way is passed on so often."""
@@ -97,6 +99,8 @@ class Remote:
         Raises:
             PolicyctlError: As there; and `ServerError` where no control API answers.
         """
+        from policyctl.services.status import Status
+
         return Status.from_json(self.api.get("/v1/status", {"model": model}))
 
     def history(self, *, model: str | None, limit: int | None) -> tuple[dict[str, Any], ...]:

@@ -93,7 +93,8 @@ class ScrubState:
             )
         if not self.passes:
             return f"first pass under way since {self.started[:19]}, {self.files} files intact so far"
-        return f"{self.passes} passes, the last ended {self.last_pass[:19]} after {self.last_pass_s:.0f} s: intact"
+        passes = "1 pass, it" if self.passes == 1 else f"{self.passes} passes, the last"
+        return f"{passes} ended {self.last_pass[:19]} after {self.last_pass_s:.0f} s: intact"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

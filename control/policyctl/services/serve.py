@@ -19,9 +19,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 from policyctl.adapters import endpoint as endpoints
@@ -81,12 +79,9 @@ class Supervisor:
         """Serve until `stop` is set.
 
         Raises:
-            BusyError: Another `policyctl serve` runs on this repository.
             ServerError: The server never came up, or metrics cannot listen.
         """
-        path = endpoints.supervisor_lock(self.control.repository)
-        self.control.repository.create()
-        with self._only_one(path), stop_on_signal(self.stop):
+        with stop_on_signal(self.stop):
             endpoints.clear(self.control.repository)
             scrubber = Scrubber(self.control, self.stop)
             metrics = Metrics(self.control, self._known, self.observed, scrub=lambda: scrubber.state)
@@ -100,17 +95,6 @@ class Supervisor:
                 self._reloading(),
             ):
                 self._keep_serving()
-
-    @contextlib.contextmanager
-    def _only_one(self, path: Path) -> Iterator[None]:
-        try:
-            with lock.hold(path, doing="policyctl serve"):
-                yield
-        except BusyError as error:
-            raise BusyError(
-                f"{self.control.repository.root} is served already: {lock.holder(path)}",
-                remedy="Use the server that runs (policyctl status), or stop it first.",
-            ) from error
 
     def _reloading(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.reloader is None else self.reloader.running()
@@ -254,8 +238,16 @@ def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings]
         UsageError: The settings contradict the engine.
     """
     api_key = control.settings.server.api_key.get_secret_value() or secrets.token_urlsafe(32)
-    with serving(control, api_key=api_key) as speaking:
-        speaking.repository.create()
+    repository = control.repository
+    repository.create()
+    # Before anything is looked at: whoever runs it twice would else be told of ports only.
+    alone = lock.hold_alone(
+        endpoints.supervisor_lock(repository),
+        doing="policyctl serve",
+        taken=f"{repository.root} is served already",
+        remedy="Use the server that runs (policyctl status), or stop it first.",
+    )
+    with alone, serving(control, api_key=api_key) as speaking:
         supervisor = Supervisor(speaking, launcher(speaking, api_key=api_key), verbose=verbose)
         if reading is not None:
             supervisor.reloader = Reloader(speaking, reading, supervisor.stop)

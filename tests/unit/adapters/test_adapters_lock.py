@@ -90,6 +90,23 @@ def test_waiting_ends_with_the_lock_or_with_the_time(tmp_path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(waiting, 0)[1]) == 0
 
 
+def test_what_only_one_may_do_is_refused_in_its_own_words(tmp_path) -> None:
+    """With who does it; and what the block itself finds busy keeps the words that it was told in."""
+    path = tmp_path / "lock"
+    alone = {"doing": "test", "taken": "it is served already", "remedy": "Stop it."}
+    child, release = _holder(path, doing="policyctl serve")
+    try:
+        with pytest.raises(BusyError, match=rf"^it is served already: .*\(process {child}\): policyctl serve") as said:
+            lock.hold_alone(path, **alone).__enter__()
+        assert said.value.remedy == "Stop it."
+    finally:
+        release()
+    with pytest.raises(BusyError, match=r"^a writer$"), lock.hold_alone(path, **alone):
+        assert lock.is_held(path)
+        raise BusyError("a writer")
+    assert not lock.is_held(path)
+
+
 def test_an_error_inside_frees_it(tmp_path) -> None:
     """The lock ends with its block, however that ends."""
     path = tmp_path / "lock"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 import typer
 
 from policyctl import __version__
+from policyctl.cli.commands import MODULES, commands_of
 from policyctl.cli.main import app
+from policyctl.errors import ServerError
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -68,6 +71,30 @@ sys.stderr.write(json.dumps([codes, sorted(heavy & set(sys.modules))]))
     codes, heavy = json.loads(done.stderr)
     assert codes == [0] * (len(COMMANDS) + 1)
     assert heavy == []
+
+
+def test_every_module_registers_the_commands_that_it_is_looked_up_for() -> None:
+    """None is missing from the table, and none stands under another module."""
+    for module in set(MODULES.values()):
+        assert list(commands_of(module)) == [command for command in MODULES if MODULES[command] == module]
+
+
+def test_a_rollback_by_the_api_imports_what_it_needs() -> None:
+    """It is asked for when seconds count: nothing of the other commands, no numpy, no reader of YAML."""
+    code = """
+import json, sys
+from policyctl.cli.main import main
+sys.argv = ["policyctl", "--api", "http://127.0.0.1:9", "rollback", "walker"]
+try:
+    main()
+except SystemExit as stop:
+    sys.stdout.write(json.dumps([stop.code, sorted(sys.modules)]))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("POLICYCTL_")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    exit_code, modules = json.loads(done.stdout)
+    assert exit_code == ServerError.exit_code, done.stderr
+    assert {"numpy", "yaml", "tritonclient", "policyctl.cli.bench", "policyctl.cli.look"}.isdisjoint(modules)
 
 
 def test_the_root_help_tells_the_exit_codes(run) -> None:

@@ -200,9 +200,9 @@ def test_what_is_in_force_is_written_down_for_its_owner_alone() -> None:
 
 
 def test_a_hangup_has_the_files_read_at_once(monkeypatch) -> None:
-    """Without the second look; the process goes on."""
+    """Without the second look; the process goes on, and afterwards a hangup means what it meant before."""
     monkeypatch.setattr("policyctl.services.reload.LOOK_S", 30.0)
-    serving = Serving()
+    serving, before = Serving(), signal.getsignal(signal.SIGHUP)
     with serving.reloader.running():
         FILE.write_text(FIRST.replace("600", "60"))
         os.kill(os.getpid(), signal.SIGHUP)
@@ -210,7 +210,7 @@ def test_a_hangup_has_the_files_read_at_once(monkeypatch) -> None:
         while serving.settings.scrub.pause_s != 60.0:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) is before
     assert not (serving.control.repository.control / running.FILE).exists()
 
 
