@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 NATIVE = $(VENV)/.native
-# Tests on the real server want the machine for themselves; the others share it.
 UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 8 --dist worksteal
+# On the real server: they mostly wait. What wants the machine for itself is marked `alone`, and has it.
+INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration --numprocesses 2 --dist loadfile
 
 .PHONY: help setup native demo test performance compare observe lint check format clean
 .DEFAULT_GOAL := help
@@ -34,7 +35,7 @@ demo: setup  ## Export, publish, serve, promote under load, measure, roll back
 
 test: setup  ## Run the tests, those on the real Triton too
 	@$(UNIT_TESTS)
-	@$(BIN)/python -m pytest tests/integration
+	@$(INTEGRATION_TESTS)
 
 performance: setup  ## Run the tests of what measures and watches: slow-downs, leaks and faults that must be found
 	@$(BIN)/python -m pytest tests/performance

@@ -1,23 +1,34 @@
 """A real repository with real releases, and `policyctl serve` on it, for tests.
 
-Releases are tiny policies exported once a session; `policyctl` is run as a
-person runs it, in a process of its own.
+Releases are tiny policies exported once a session. The server is a process of
+its own, as are the commands that a test kills, interrupts or measures. Any
+other command runs in this process, through the entry point that a person's
+command runs through: nearly all of what one takes is the start of Python.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextvars
 import functools
+import io
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
+from policyctl.cli.main import main
 from policyctl.services.control import Control
+from policyctl.serving import shared_memory
 from policyctl.settings import load
 from policyctl_benchmarks.background_server import BackgroundServer, policyctl
 
@@ -32,7 +43,9 @@ def exported(seed: int) -> Path:
 
     torch.manual_seed(seed)
     module = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2), torch.nn.Tanh())
-    folder = Path(tempfile.mkdtemp(prefix="policyctl-tests-")) / f"seed{seed}"
+    parent = Path(tempfile.mkdtemp(prefix="policyctl-tests-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    folder = parent / f"seed{seed}"
     export_policy(
         module,
         folder,
@@ -43,12 +56,32 @@ def exported(seed: int) -> Path:
     return folder
 
 
-class Embedded(BackgroundServer):
-    """One repository; its server may be started and stopped."""
+def here(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `policyctl` in this process; it may refuse."""
+    command, out, err = ["policyctl", *arguments], io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        patch.setenv("POLICYCTL_REPOSITORY", str(repository))
+        try:
+            # What a command binds for its log lines ends with it.
+            contextvars.copy_context().run(main)
+        except SystemExit as stop:
+            return subprocess.CompletedProcess(command, int(stop.code or 0), out.getvalue(), err.getvalue())
+    raise AssertionError("main() always exits")
 
-    def __init__(self, folder: Path) -> None:
+
+class Embedded(BackgroundServer):
+    """One repository; its server may be started and stopped.
+
+    Args:
+        folder: Where the repository and the server's log are.
+        apart: Run every command in a process of its own, for whoever measures.
+    """
+
+    def __init__(self, folder: Path, *, apart: bool = False) -> None:
         super().__init__(folder / "model_repository", folder / "serve.log")
         self.root = self.repository
+        self._apart = apart
 
     @property
     def control(self) -> Control:
@@ -57,13 +90,26 @@ class Embedded(BackgroundServer):
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `policyctl`; with `check`, a refusal fails the test."""
-        done = policyctl(self.root, *arguments, timeout_s=120)
+        done = policyctl(self.root, *arguments, timeout_s=120) if self._apart else here(self.root, *arguments)
         assert not check or done.returncode == 0, done.stderr + self.log_text
         return done
 
     def json(self, *arguments: str) -> Any:
         """Run `policyctl ... --json` and read what it prints."""
         return json.loads(self.run(*arguments, "--json").stdout)
+
+    def end(self) -> None:
+        """Leave nothing of the server, at once: whoever tests an orderly stop has stopped it by now."""
+        if self.process is None or not self.is_running:
+            return
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait(10)
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        wait_for(lambda: not any(map(runs, family)), 10)
+        shared_memory.cleanup_stale(self.root)
 
     def publish(self, release: str, seed: int) -> None:
         """Publish the policy of `seed` as `release` of walker."""
@@ -73,6 +119,14 @@ class Embedded(BackgroundServer):
         """The release that answers an inference now."""
         (row,) = [a for a in self.json("status")["aliases"] if a["alias"] == alias]
         return row["answers"]
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it is there and no zombie: whoever inherits one may take its time to reap it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float, *, every_s: float = 0.05) -> None:
@@ -88,12 +142,11 @@ def wait_for(condition: Callable[[], object], timeout_s: float, *, every_s: floa
 
 
 @contextmanager
-def embedded(folder: Path) -> Iterator[Embedded]:
+def embedded(folder: Path, *, apart: bool = False) -> Iterator[Embedded]:
     """A repository in `folder`; whatever serves it at the end is stopped."""
-    server = Embedded(folder)
+    server = Embedded(folder, apart=apart)
     try:
         yield server
     finally:
-        if server.is_running:
-            server.stop()
+        server.end()
         shutil.rmtree(folder, ignore_errors=True)

@@ -350,4 +350,4 @@ def serving(repository: Path, backends: Path, *, key: str = KEY, **options: Any)
         yield Server(process, repository, lines)
     finally:
         # Whoever tests an orderly stop has stopped it by now; the others need not wait for one.
-        process.stop(timeout_s=1.0)
+        process.stop(timeout_s=0.2)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,12 +121,16 @@ def test_a_bake_whose_process_is_killed_is_carried_out_by_the_server(baked) -> N
     assert "Nobody carries out the bake of walker" in baked.log_text
 
 
-@contextmanager
-def _prometheus(folder: Path, target: str) -> Iterator[str]:
-    """The real Prometheus, scraping `target` every half second."""
-    binary = shutil.which("prometheus")
+@pytest.fixture(scope="module", autouse=True)
+def prometheus(baked, tmp_path_factory) -> Iterator[str]:
+    """The real Prometheus, scraping the server every half second; empty where it is not installed.
+
+    It takes seconds to begin, so it is there from the start.
+    """
+    binary, folder, target = shutil.which("prometheus"), tmp_path_factory.mktemp("scraped"), baked.endpoint["metrics"]
     if binary is None:
-        pytest.skip("prometheus is not installed: apt-get install prometheus")
+        yield ""
+        return
     (port,) = free_ports(1)
     config = folder / "prometheus.yml"
     config.write_text(
@@ -145,30 +150,35 @@ def _prometheus(folder: Path, target: str) -> Iterator[str]:
             stderr=log,
         )
     try:
-        wait_for(lambda: _ready(url), 30)
         yield url
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _ready(url: str) -> bool:
+def _scrapes(url: str) -> int:
+    """How often the incumbent was scraped lately."""
+    query = urllib.parse.quote('count_over_time(nv_inference_request_success{model="walker"}[10s])')
     try:
-        return urllib.request.urlopen(f"{url}/-/ready", timeout=1).status == 200
+        with urllib.request.urlopen(f"{url}/api/v1/query?query={query}", timeout=1) as answer:
+            found = json.load(answer)["data"]["result"]
     except OSError:
-        return False
+        return 0
+    return max((int(series["value"][1]) for series in found), default=0)
 
 
-def test_a_real_prometheus_tells_which_release_does_harm(baked, tmp_path, monkeypatch) -> None:
+def test_a_real_prometheus_tells_which_release_does_harm(baked, prometheus, monkeypatch) -> None:
     """What Triton exports and Prometheus scrapes keeps a good release, and takes back one that fails requests."""
-    with _prometheus(tmp_path, baked.endpoint["metrics"]) as url:
-        monkeypatch.setenv("POLICYCTL_BAKE__PROMETHEUS", url)
-        with _asked(baked, beyond=True):
-            time.sleep(3)
-            # 4 s are too few to prove one failure in a hundred wrong, and on a busy machine for the latency.
-            good = _promoted(baked, "1.1.0", "--bake", "4", "--on-inconclusive", "keep", code=0)
-            harmful = _promoted(baked, "1.2.0", "--bake", "60", *ONNX, code=7)
-    assert good["source"] == harmful["source"] == f"Prometheus at {url.removeprefix('http://')}"
+    if not prometheus:
+        pytest.skip("prometheus is not installed: apt-get install prometheus")
+    monkeypatch.setenv("POLICYCTL_BAKE__PROMETHEUS", prometheus)
+    with _asked(baked, beyond=True):
+        wait_for(lambda: _scrapes(prometheus) > 1, 30)
+        time.sleep(3)  # as long as a bake looks back
+        # 4 s are too few to prove one failure in a hundred wrong, and on a busy machine for the latency.
+        good = _promoted(baked, "1.1.0", "--bake", "4", "--on-inconclusive", "keep", code=0)
+        harmful = _promoted(baked, "1.2.0", "--bake", "60", *ONNX, code=7)
+    assert good["source"] == harmful["source"] == f"Prometheus at {prometheus.removeprefix('http://')}"
     assert good["verdict"] in {"passed", "inconclusive"}
     assert (good["checks"][0]["failed"], good["checks"][0]["requests"] > 50) == (0, True)
     assert harmful["checks"][0]["verdict"] == "failed", harmful

@@ -31,6 +31,7 @@ GRACE_S = 4.0
 """Starting Python, and ending perf_analyzer politely."""
 
 
+@pytest.mark.alone  # perf_analyzer's regions in /dev/shm have the same names in every process
 def test_one_run_measures_keeps_and_draws(served: Embedded, tmp_path: Path) -> None:
     """Both protocols, two levels, two batches; the same figures in JSON, in the store and in both reports."""
     files = ("--report", str(tmp_path / "walker.html"), "--markdown", str(tmp_path / "walker.md"))
@@ -55,6 +56,7 @@ def test_one_run_measures_keeps_and_draws(served: Embedded, tmp_path: Path) -> N
     assert f"| {result.points[0].measurement.p50_us:.0f} |" in (tmp_path / "walker.md").read_text()
 
 
+@pytest.mark.alone
 def test_rates_open_the_loop_and_two_runs_can_be_compared(served: Embedded) -> None:
     """At a rate that can be kept the rate is kept; two runs of one release show the machine's drift."""
     first, second = (

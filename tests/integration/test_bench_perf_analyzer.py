@@ -91,6 +91,7 @@ def test_each_level_of_concurrency_becomes_a_measurement(
         json.dumps(m.to_json())
 
 
+@pytest.mark.alone  # perf_analyzer's regions in /dev/shm have the same names in every process
 def test_a_batch_counts_observations_beside_requests(server: ToyTriton, tool: dict[str, Path]) -> None:
     """At batch 4, four observations are answered for each request; here through shared memory."""
     options = PerfAnalyzerOptions(

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from embedded import runs, wait_for
 from serving_fixtures import KEY, MODEL, Server, observations, publish, serving
 
 from policyctl.domain.artifacts import Format
@@ -55,12 +56,7 @@ def processes_of(server: Server) -> list[psutil.Process]:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    found = []
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+    return [process for process in processes if runs(process)]
 
 
 def regions(prefix: str) -> list[str]:
@@ -149,8 +145,7 @@ def test_a_killed_parent_leaves_no_server(tmp_path: Path) -> None:
         assert len(processes) == 2
         child.kill()
         child.wait()
-    _, left = psutil.wait_procs(processes, timeout=8)
-    assert alive(left) == []
+    wait_for(lambda: alive(processes) == [], 8)
     assert is_free(int(port), host="127.0.0.1")
     assert regions(prefix), "nothing was left behind, so clearing is not tested"
     with serving(tmp_path / "repository", tmp_path / "backends"):

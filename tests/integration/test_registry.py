@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from policyctl.services.control import Control
 from policyctl.services.repair import repair
 from policyctl.services.signing import sign
 from policyctl.services.transfer import export_release, import_release
+from policyctl.serving.ports import free_ports
 from policyctl.settings import RegistrySettings, load
 
 PROGRAM = shutil.which("docker-registry") or ""
@@ -42,9 +42,7 @@ HTPASSWD = "ann:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
 @contextmanager
 def registry(folder: Path, *, more: str = "") -> Iterator[str]:
     """A registry on this machine; its ``host:port``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     folder.mkdir(exist_ok=True)
     (folder / "config.yml").write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from policyctl.serving.native import choose
 from policyctl.serving.shared_memory import prefix_base
 from policyctl.settings import NativeMode
 from policyctl_benchmarks.background_load import BackgroundLoad
+from policyctl_benchmarks.background_server import policyctl
 from policyctl_benchmarks.load import LoadOptions, read_expected
 
 pytestmark = pytest.mark.server
@@ -141,38 +143,82 @@ def test_a_second_server_on_the_same_repository_is_refused(served) -> None:
     free = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-metrics-port", "0")
     taken = ("--http-port", served.endpoint["http"].rpartition(":")[2])
     for ports in (free, taken):
-        done = served.run("serve", *ports, check=False)
+        done = policyctl(served.root, "serve", *ports)
         assert done.returncode == 5
         assert "served already" in done.stderr
 
 
-KILL_AT = """
-import os, sys
+KILLER = """
+import os, sys, traceback
+from policyctl.adapters import triton
 from policyctl.services import moves
 from policyctl.services.control import Control
 from policyctl.services.promote import promote, rollback
 from policyctl.settings import load
 
-point, kind, release = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-apply, count = moves.Mover._apply, [0]
+def move(point, kind, release):
+    apply, count = moves.Mover._apply, [0]
 
-def killed_after(self, move, effect):
-    apply(self, move, effect)
-    count[0] += 1
-    if count[0] == point:
-        os._exit(137)
+    def killed_after(self, move, effect):
+        apply(self, move, effect)
+        count[0] += 1
+        if count[0] == point:
+            os._exit(137)
 
-moves.Mover._apply = killed_after
-control = Control.of(load())
-if kind == "promotion":
-    promote(control, model="walker", release=release, alias="production")
-else:
-    rollback(control, model="walker", alias="production")
+    moves.Mover._apply = killed_after
+    control = Control.of(load())
+    if kind == "promotion":
+        promote(control, model="walker", release=release, alias="production")
+    else:
+        rollback(control, model="walker", alias="production")
+
+for line in sys.stdin:
+    point, kind, release = line.split()
+    child = os.fork()
+    if child == 0:
+        try:
+            move(int(point), kind, release)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
+@pytest.fixture
+def killed(served, tmp_path) -> Iterator[Callable[[int, str, str], bool]]:
+    """Carry out a move in a process that dies after its n-th effect; whether it got that far.
+
+    The processes are forked from one that has imported everything and talked to nobody.
+    """
+    errors = tmp_path / "errors"
+    with (
+        errors.open("wb") as stream,
+        subprocess.Popen(
+            [sys.executable, "-c", KILLER],
+            env={**os.environ, "POLICYCTL_REPOSITORY": str(served.root)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        asked, answers = process.stdin, process.stdout
+
+        def carry_out(point: int, kind: str, release: str) -> bool:
+            asked.write(f"{point} {kind} {release}\n")
+            asked.flush()
+            code = answers.readline().strip()
+            assert code in {"0", "137"}, errors.read_text()
+            return code == "137"
+
+        yield carry_out
+
+
 @pytest.mark.parametrize("kind", ["promotion", "rollback"])
-def test_a_move_killed_after_any_effect_keeps_serving_and_is_settled(kind, served) -> None:
+def test_a_move_killed_after_any_effect_keeps_serving_and_is_settled(kind, served, killed) -> None:
     """At each effect boundary on the real server: no request fails, one of the two answers, and it gets settled."""
     options = LoadOptions(
         model="walker", url=served.endpoint["grpc"], clients=2, rate_per_client=50, deadline_s=5.0, duration_s=300
@@ -180,19 +226,11 @@ def test_a_move_killed_after_any_effect_keeps_serving_and_is_settled(kind, serve
     expected = {r: read_expected(exported(seed)) for r, seed in {"1.0.0": 1, "1.1.0": 2}.items()}
     start, target = ("1.0.0", "1.1.0") if kind == "promotion" else ("1.1.0", "1.0.0")
     with BackgroundLoad(options, expected) as load:
-        point, killed = 0, True
-        while killed:
+        point, reached = 0, True
+        while reached:
             point += 1
             promote(served.control, model="walker", release=start, alias="production")
-            done = subprocess.run(
-                [sys.executable, "-c", KILL_AT, str(point), kind, target],
-                env={**os.environ, "POLICYCTL_REPOSITORY": str(served.root)},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode in {0, 137}, done.stderr
-            killed = done.returncode == 137
+            reached = killed(point, kind, target)
             assert status(served.control).aliases[0].answers in {start, target}
             wait_for(lambda: status(served.control).unfinished is None, 20)
             wait_for(lambda: status(served.control).healthy, 20)

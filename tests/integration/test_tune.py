@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 from embedded import Embedded, wait_for
 
@@ -22,8 +23,9 @@ def config(served: Embedded) -> str:
     return served.control.repository.journal.state().aliases[("walker", "production")].placement.config
 
 
-def test_a_bounded_search_moves_nothing_and_is_resumed(served: Embedded, tmp_path) -> None:
+def test_a_bounded_search_moves_nothing_and_is_resumed(served: Embedded, tmp_path, monkeypatch) -> None:
     """It ends in time, measures what it promises, withdraws its candidate; what was tried is not tried again."""
+    monkeypatch.setattr("policyctl.services.tune_bench.BATCHES", (1, 64))
     before, file = config(served), tmp_path / "trials"
     arguments = ["tune", "walker", "--p99-limit", "1000ms", "--clients", "2", "--resume", str(file), "--gain", "9"]
     began = time.monotonic()
@@ -60,7 +62,8 @@ def test_an_interrupt_leaves_the_incumbent_serving_and_no_candidate(served: Embe
     command = [*COMMAND, "tune", "walker", "--time", "60s", "--repository", str(served.root)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(repository.candidates, 20)
-    time.sleep(2.0)
+    measures = psutil.Process(process.pid)
+    wait_for(lambda: any(child.name() == "perf_analyzer" for child in measures.children(recursive=True)), 20)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130, said

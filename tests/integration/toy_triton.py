@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -36,6 +35,7 @@ from tritonclient.utils import InferenceServerException
 
 from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.tensor import TensorSpec
+from policyctl.serving.ports import free_ports
 
 SLEEPY = 999.0
 SLEEP_S = 1.0
@@ -136,7 +136,7 @@ class ToyTriton:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.http_port, self.grpc_port, self.metrics_port = _free_ports(3)
+        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
         self._prefix = f"toy{uuid.uuid4().hex[:8]}_"
         self._process: subprocess.Popen[bytes] | None = None
         self._family: list[psutil.Process] = []
@@ -296,14 +296,6 @@ def _config(name: str, model: ToyModel, slot: int) -> str:
     lines.append("dynamic_batching { }")
     lines.append(f"version_policy {{ specific {{ versions: [{slot}] }} }}")
     return "\n".join(lines) + "\n"
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @contextlib.contextmanager

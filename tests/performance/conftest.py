@@ -18,7 +18,7 @@ from policyctl.serving.backends.injected import VARIABLE
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Embedded]:
     """Releases 1.0.0 and 1.1.0 of walker, the same policy twice; 1.0.0 in production."""
-    with pytest.MonkeyPatch.context() as patch, embedded(tmp_path_factory.mktemp("performance")) as found:
+    with pytest.MonkeyPatch.context() as patch, embedded(tmp_path_factory.mktemp("performance"), apart=True) as found:
         patch.setenv(VARIABLE, "1")
         patch.setenv("POLICYCTL_SERVING__NATIVE", "off")  # the native backend cannot be slowed down
         for release in ("1.0.0", "1.1.0"):

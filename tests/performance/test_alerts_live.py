@@ -39,7 +39,7 @@ SLOW_US = 60_000
 def watched(tmp_path_factory) -> Iterator[Watched]:
     """1.0.0 of walker in production, asked by a client; 1.1.0 in staging, slowed down; a move there and back."""
     folder = tmp_path_factory.mktemp("watched")
-    with pytest.MonkeyPatch.context() as patch, embedded(folder / "served") as server:
+    with pytest.MonkeyPatch.context() as patch, embedded(folder / "served", apart=True) as server:
         (folder / "served").mkdir()
         for name, value in (
             (VARIABLE, "1"),

@@ -210,7 +210,7 @@ def rate_bound_above(hits: int, trials: int, *, alpha: float) -> float:
     Raises:
         ValueError: As `rate_bound_below`.
     """
-    if not 0 <= hits < trials or hits > MOST_HITS or trials - hits <= MOST_HITS or not 0.0 < alpha <= 0.5:
+    if not 0 <= hits < trials or hits > MOST_HITS or not 0.0 < alpha <= 0.5:
         return 1.0 - rate_bound_below(trials - hits, trials, alpha=alpha)
     return _bisect(lambda rate: alpha - _binomial_cdf(hits, trials, rate))
 

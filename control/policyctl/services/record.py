@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ POLL_S: Final = 0.2
 CHUNK: Final = 100
 """Requests in a file of Triton's: what a crash of the server can lose."""
 DRAIN_S: Final = 3.0
+SETTLED_S: Final = 0.5
+"""How long after tracing ended the requests that were under way may still leave a file."""
 _OFF: Final[dict[str, Any]] = {"trace_level": "OFF"}
 _UNSET: Final[dict[str, Any]] = dict.fromkeys(("trace_level", "trace_rate", "trace_count", "log_frequency"))
 
@@ -131,7 +134,8 @@ class _Session:
 
     def run(self, client: Triton) -> tuple[list[Traced], int]:
         """Trace until there is enough; the requests, and how many more were traced and not read."""
-        settle(self.control, client)
+        while not settle(self.control, client):
+            time.sleep(POLL_S / 4)
         settings = client.trace(self.served)
         folder = _trace_files(settings, self.served)
         _mark(self.control.repository, self.served, client.endpoint.server_id)
@@ -197,31 +201,42 @@ class _Session:
         return sampled
 
 
-def settle(control: Control, client: Triton) -> None:
-    """Switch off what a recorder that was killed left on; nothing happens where there is none.
+def settle(control: Control, client: Triton) -> bool:
+    """Switch off what a recorder that was killed left on, and remove what it traced; nothing where there is none.
 
-    The caller holds the recording lock.
+    The caller holds the recording lock. It takes more than one call, and none
+    waits: what was under way when tracing ended is written a moment later.
+
+    Returns:
+        Whether all is done.
 
     Raises:
         ServerError: The server does not answer, or does not have the model loaded; the marker stays.
     """
-    marker = marker_path(control.repository)
+    repository, folder = control.repository, trace_folder(control.repository)
     try:
-        left: dict[str, Any] = json.loads(marker.read_text())
-        served, server = str(left["served"]), str(left["server"])
+        left: dict[str, Any] = json.loads(marker_path(repository).read_text())
+        served, server, off_at = str(left["served"]), str(left["server"]), float(left.get("off_at", math.inf))
     except FileNotFoundError:
-        return
+        return True
     except (ValueError, KeyError, TypeError):
-        _unmark(control.repository)
-        return
+        _unmark(repository)
+        return True
     # A server that was started since has tracing off, as it starts.
     if server == client.endpoint.server_id:
-        prefix = client.trace(served, _OFF)["trace_file"][0]
-        client.trace(served, _UNSET)
-        if Path(prefix).parent == trace_folder(control.repository):
-            empty(trace_folder(control.repository))
-    _unmark(control.repository)
+        now = time.monotonic()
+        if off_at > now:
+            client.trace(served, _OFF)
+            client.trace(served, _UNSET)
+            _mark(repository, served, server, off_at=now)
+        # The embedded server alone writes there.
+        if folder.is_dir():
+            empty(folder)
+        if off_at > now - SETTLED_S:
+            return False
+    _unmark(repository)
     control.tell(f"Tracing of {served} was left on by a recorder that is gone, and is off now.")
+    return True
 
 
 def settle_if_left(control: Control, client: Triton) -> None:
@@ -258,8 +273,9 @@ def marker_path(repository: Repository) -> Path:
     return repository.control / "recording.json"
 
 
-def _mark(repository: Repository, served: str, server: str) -> None:
-    repository.write(marker_path(repository), json.dumps({"served": served, "server": server}).encode(), mode=0o600)
+def _mark(repository: Repository, served: str, server: str, **more: float) -> None:
+    content = json.dumps({"served": served, "server": server, **more}).encode()
+    repository.write(marker_path(repository), content, mode=0o600)
 
 
 def _unmark(repository: Repository) -> None:

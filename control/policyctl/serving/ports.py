@@ -29,15 +29,23 @@ def is_free(port: int, *, host: str) -> bool:
 def free_ports(count: int, *, host: str = "127.0.0.1") -> tuple[int, ...]:
     """Ports that nobody listened on a moment ago, all different.
 
-    Another process may take one before the caller does; so use it for tests
-    and trials, and configure ports where a client has to find the server.
+    Each has just had a connection, which winds down for a minute. Meanwhile the
+    kernel gives the port to nobody who asks for any, such as another caller of
+    this function, while a server that sets SO_REUSEADDR may have it. Whoever
+    asks for that very port can still come first; so use it for tests and
+    trials, and configure ports where a client has to find the server.
     """
     with contextlib.ExitStack() as stack:
         ports = []
         for _ in range(count):
             probe = stack.enter_context(socket.socket(_family(host), socket.SOCK_STREAM))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, 0))
+            probe.listen(1)
             ports.append(int(probe.getsockname()[1]))
+            with socket.create_connection((host, ports[-1]), timeout=1.0):
+                # Who hangs up first keeps the port in TIME_WAIT.
+                probe.accept()[0].close()
     return tuple(ports)
 
 

@@ -178,7 +178,7 @@ class TritonProcess:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
                 self._wait_exit(deadline)
-                psutil.wait_procs(stubs, timeout=max(0.1, deadline - time.monotonic()))
+                _wait_ended(stubs, max(deadline, time.monotonic() + 0.1))
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=max(0.1, deadline - time.monotonic()))
             self._release_memory()
@@ -268,6 +268,19 @@ class TritonProcess:
             self._claim.remove()
             self._claim.close()
             self._claim = None
+
+
+def _wait_ended(processes: list[psutil.Process], deadline: float) -> None:
+    """Wait until none of them runs. A zombie does not, and whoever inherited it may never ask after it."""
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _group(leader: int) -> list[psutil.Process]:

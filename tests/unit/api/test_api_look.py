@@ -171,7 +171,7 @@ def test_a_prometheus_that_a_setting_names_is_looked_at(world, monkeypatch, stat
         def log_message(self, *_args) -> None: ...
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Answers)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     if status is None:
         server.shutdown()

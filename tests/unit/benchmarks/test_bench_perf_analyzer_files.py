@@ -215,12 +215,12 @@ def test_golden_observations_become_the_input_file_value_by_value() -> None:
             np.testing.assert_array_equal(np.array(step[name]["content"], array.dtype), array[row].ravel())
 
 
-def stand_in(folder: Path, *, empty_exports: int) -> Path:
-    """A program that writes perf_analyzer's files, the first exports empty."""
+def stand_in(folder: Path, *, cut_exports: int, kept_bytes: int) -> Path:
+    """A program that writes perf_analyzer's files, the first exports cut off."""
     program = folder / "perf_analyzer"
     (folder / "report").write_text(REPORT)
     (folder / "export").write_text(export([[100.0] * 5]))
-    (folder / "left").write_text("x" * empty_exports)
+    (folder / "left").write_text("x" * cut_exports)
     program.write_text(
         f"""#!/bin/sh
 while [ "$#" -gt 1 ]; do
@@ -228,21 +228,22 @@ while [ "$#" -gt 1 ]; do
   shift
 done
 cd "{folder}" && cp report "$report" && left=$(cat left)
-if [ -n "$left" ]; then printf %s "${{left#x}}" > left; : > "$out"; else cp export "$out"; fi
+if [ -n "$left" ]; then printf %s "${{left#x}}" > left; head -c {kept_bytes} export > "$out"; else cp export "$out"; fi
 """
     )
     program.chmod(0o755)
     return program
 
 
-def test_a_profile_that_came_out_empty_is_measured_once_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [0, 60])
+def test_a_profile_that_came_out_cut_off_is_measured_once_more(tmp_path: Path, kept: int) -> None:
     """perf_analyzer does that now and then; twice in a row it is an error of its own."""
     options = PerfAnalyzerOptions(model="walker", url="127.0.0.1:1", time_limit_s=10.0)
-    for empty in (0, 1):
-        (found,) = run(options, binary=stand_in(tmp_path, empty_exports=empty), library_path=tmp_path)
+    for cut in (0, 1):
+        (found,) = run(options, binary=stand_in(tmp_path, cut_exports=cut, kept_bytes=kept), library_path=tmp_path)
         assert found.p50_us == 100.0
-    with pytest.raises(ServerError, match="wrote no profile"):
-        run(options, binary=stand_in(tmp_path, empty_exports=2), library_path=tmp_path)
+    with pytest.raises(ServerError, match="wrote no whole profile"):
+        run(options, binary=stand_in(tmp_path, cut_exports=2, kept_bytes=kept), library_path=tmp_path)
 
 
 def test_a_time_out_does_not_repeat_the_settings(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from world import World, write_export
@@ -19,12 +18,6 @@ def publish_large(world: World, release: str, seed: int, *, model: str = "walker
     (source / "sub").mkdir()
     (source / "sub" / "weights.bin").write_bytes(large)
     return publish(world.control, source, model=model, release=release)
-
-
-def copied(template: World, folder: Path, monkeypatch) -> World:
-    """The same world in another place; hard links stay hard links."""
-    subprocess.run(["cp", "-a", template.folder, folder], check=True)
-    return World(folder, monkeypatch)
 
 
 def tree(root: Path) -> dict[str, tuple[int, bytes]]:

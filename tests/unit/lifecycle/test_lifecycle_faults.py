@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lifecycle_exports import LARGE, copied, not_intact, publish_large, spoil, tree
-from world import World, write_export
+from lifecycle_exports import LARGE, not_intact, publish_large, spoil, tree
+from world import World, copied, write_export
 
 from policyctl.adapters import files
 from policyctl.domain.retention import Policy

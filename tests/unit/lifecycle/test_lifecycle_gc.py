@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lifecycle_exports import copied
-from world import World, write_export
+from world import World, copied, write_export
 
 from policyctl.domain.artifacts import Format
 from policyctl.domain.journal import GENESIS, Record, RecordKind

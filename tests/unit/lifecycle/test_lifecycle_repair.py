@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from lifecycle_exports import copied, not_intact, publish_large, spoil, tree
-from world import World
+from lifecycle_exports import not_intact, publish_large, spoil, tree
+from world import World, copied
 
 from policyctl.domain.retention import Policy
 from policyctl.errors import IntegrityError, UsageError

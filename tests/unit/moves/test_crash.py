@@ -74,29 +74,45 @@ def _arm(world, point: int) -> None:
     sys.addaudithook(audit)
 
 
-def _scenario(world, name: str) -> tuple[Callable[[], object], str, str | None, str | None]:
-    """A command, the Triton model that it moves, what is served before, and what it moves to."""
+def _prepare(world, name: str) -> None:
+    """What has happened before the command of a scenario."""
     world.publish("1.0.0", 1)
     world.publish("1.1.0", 2)
     control = world.control
     if name == "first promotion":
-        return lambda: promote(control, model="walker", release="1.0.0", alias="production"), "walker", None, "1.0.0"
+        return
     promote(control, model="walker", release="1.0.0", alias="production")
-    if name == "pin":
-        return lambda: pin(control, model="walker", release="1.1.0"), "walker.1.1.0", None, "1.1.0"
     if name == "removal of a pin":
         pin(control, model="walker", release="1.1.0")
-        return lambda: unpin(control, model="walker", release="1.1.0"), "walker.1.1.0", "1.1.0", None
-    if name == "promotion":
-        command = lambda: promote(control, model="walker", release="1.1.0", alias="production")  # noqa: E731
-        return command, "walker", "1.0.0", "1.1.0"
-    if name == "promotion of staging":
+    elif name == "promotion of staging":
         promote(control, model="walker", release="1.0.0", alias="staging")
-        command = lambda: promote(control, model="walker", release="1.1.0", alias="staging")  # noqa: E731
-        return command, "walker.staging", "1.0.0", "1.1.0"
-    promote(control, model="walker", release="1.1.0", alias="production")
-    if name == "rollback on another server":
-        object.__setattr__(world.server.endpoint, "server_id", "s2")
+    elif name.startswith("rollback"):
+        promote(control, model="walker", release="1.1.0", alias="production")
+
+
+def _scenario(world, name: str) -> tuple[Callable[[], object], str, str | None, str | None]:
+    """A command, the Triton model that it moves, what is served before, and what it moves to."""
+    control = world.control
+    match name:
+        case "first promotion":
+            return (
+                lambda: promote(control, model="walker", release="1.0.0", alias="production"),
+                "walker",
+                None,
+                "1.0.0",
+            )
+        case "pin":
+            return lambda: pin(control, model="walker", release="1.1.0"), "walker.1.1.0", None, "1.1.0"
+        case "removal of a pin":
+            return lambda: unpin(control, model="walker", release="1.1.0"), "walker.1.1.0", "1.1.0", None
+        case "promotion":
+            command = lambda: promote(control, model="walker", release="1.1.0", alias="production")  # noqa: E731
+            return command, "walker", "1.0.0", "1.1.0"
+        case "promotion of staging":
+            command = lambda: promote(control, model="walker", release="1.1.0", alias="staging")  # noqa: E731
+            return command, "walker.staging", "1.0.0", "1.1.0"
+        case "rollback on another server":
+            object.__setattr__(world.server.endpoint, "server_id", "s2")
     return lambda: rollback(control, model="walker", alias="production"), "walker", "1.1.0", "1.0.0"
 
 
@@ -109,12 +125,14 @@ SCENARIOS = (
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_move_killed_anywhere_leaves_the_incumbent_or_the_target(name, tmp_path, monkeypatch) -> None:
     """At every crash point the alias answers as one of the two; the next command settles it and says so."""
-    from world import World
+    from world import World, copied
 
+    template = World(tmp_path / "template", monkeypatch)
+    _prepare(template, name)
     point, killed, settled = 0, True, set()
     while killed:
         point += 1
-        world = World(tmp_path / str(point), monkeypatch)
+        world = copied(template, tmp_path / str(point), monkeypatch)
         command, served, incumbent, target = _scenario(world, name)
         killed = run_and_kill_at(world, point, command)
         assert world.answered(served) in {incumbent, target}, f"crash point {point}"
@@ -135,15 +153,16 @@ def test_a_move_killed_anywhere_leaves_the_incumbent_or_the_target(name, tmp_pat
 
 def test_a_publish_killed_anywhere_leaves_a_whole_release_or_none(tmp_path, monkeypatch) -> None:
     """After any crash the release is published intact, or can be published again."""
-    from world import World, write_export
+    from world import World, copied, write_export
 
     from policyctl.services.publish import publish
 
+    template = World(tmp_path / "template", monkeypatch)
+    template.publish("1.0.0", 1)
     point, killed = 0, True
     while killed:
         point += 1
-        world = World(tmp_path / str(point), monkeypatch)
-        world.publish("1.0.0", 1)
+        world = copied(template, tmp_path / str(point), monkeypatch)
         source = write_export(tmp_path / f"source{point}", 2)
         killed = run_and_kill_at(
             world, point, lambda w=world, s=source: publish(w.control, s, model="walker", release="1.1.0")

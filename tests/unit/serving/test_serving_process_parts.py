@@ -83,6 +83,15 @@ def test_free_ports_are_all_different() -> None:
     assert all(ports.is_free(port, host="127.0.0.1") for port in found)
 
 
+def test_the_kernel_gives_a_free_port_to_nobody_else_before_the_server_takes_it() -> None:
+    """Whoever asks for any port gets another one; a server that sets SO_REUSEADDR gets this one."""
+    (port,) = ports.free_ports(1)
+    with socket.socket() as chance, pytest.raises(OSError, match="in use"):
+        chance.bind(("127.0.0.1", port))
+    with socket.create_server(("127.0.0.1", port)):
+        assert not ports.is_free(port, host="127.0.0.1")
+
+
 def test_the_command_line_promises_what_serving_relies_on() -> None:
     """Loading is explicit, readiness is lenient, and all three ports are on the given address."""
     options = ServerOptions(repository=Path("/r"), backend_directory=Path("/b"), api_key=KEY)
