@@ -250,7 +250,7 @@ def _confirm(bench: Bench, choice: Choice, claim: Claim) -> GateResult:
 
 
 def _require_uninterrupted(error: BaseException) -> None:
-    """Be interrupted also where the candidate could not be withdrawn thereupon, which looks like a trial that failed."""
+    """Be interrupted also where withdrawing the candidate failed thereupon, which looks like a trial that failed."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):
