@@ -21,7 +21,6 @@ from tritonclient.grpc import model_config_pb2
 
 from policyctl.services.control import Control
 from policyctl.services.promote import promote, rollback
-from policyctl.services.publish import publish
 from policyctl.settings import load as load_settings
 from policyctl_benchmarks.background_server import BackgroundServer
 from policyctl_benchmarks.perf_analyzer import (
@@ -31,9 +30,8 @@ from policyctl_benchmarks.perf_analyzer import (
     locate_perf_analyzer,
     run,
 )
-from policyctl_exporters import export_policy
+from promotions import published
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 CLIENTS = (1, 8, 32)
 
 
@@ -59,9 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="policyctl-alias-") as name:
         folder = Path(name)
         control = Control.of(load_settings(repository=folder / "model_repository"))
-        for release in ("1.0.0", "1.1.0"):
-            export_policy(EXAMPLES / f"ppo-{release}.zip", folder / release, trust_pickle=True)
-            publish(control, folder / release, model="cartpole", release=release)
+        published(control, folder)
         with BackgroundServer(control.repository.root, folder / "serve.log") as server:
             promote(control, model="cartpole", release="1.0.0", alias="production")
             promote(control, model="cartpole", release="1.1.0", alias="production")

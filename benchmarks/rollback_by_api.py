@@ -25,13 +25,10 @@ import urllib3
 from policyctl.domain.tokens import Scope
 from policyctl.services.control import Control
 from policyctl.services.promote import promote
-from policyctl.services.publish import publish
 from policyctl.services.tokens import create
 from policyctl.settings import load as load_settings
 from policyctl_benchmarks.background_server import COMMAND, BackgroundServer
-from policyctl_exporters import export_policy
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
+from promotions import published
 
 
 def main() -> None:
@@ -42,9 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="policyctl-rollback-") as name:
         folder = Path(name)
         control = Control.of(load_settings(repository=folder / "model_repository"))
-        for release in ("1.0.0", "1.1.0"):
-            export_policy(EXAMPLES / f"ppo-{release}.zip", folder / release, trust_pickle=True)
-            publish(control, folder / release, model="cartpole", release=release)
+        published(control, folder)
         with BackgroundServer(control.repository.root, folder / "serve.log"):
             promote(control, model="cartpole", release="1.0.0", alias="production")
             report(control, folder, given.rounds)

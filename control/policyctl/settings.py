@@ -387,7 +387,10 @@ class ApiSettings(BaseModel):
     anonymous: Anonymous = Field(Anonymous.READ, description="callers of this machine without a token: none or read")
     max_body_bytes: int = Field(64 << 10, ge=1024, le=16 << 20, description="of one request")
     max_operations: int = Field(
-        4, ge=1, le=64, description="promotions under way; rollbacks and aborts have as many places of their own"
+        4,
+        ge=1,
+        le=64,
+        description="promotions and pins under way; rollbacks, removals and aborts have as many places of their own",
     )
     reads_per_s: float = Field(50.0, gt=0, allow_inf_nan=False, description="of one token, on average")
     changes_per_minute: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one token, on average")

@@ -1,11 +1,34 @@
-"""What holds for every unit test."""
+"""What every unit test starts from, and the command line in this process."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Its stdout as one strict JSON document."""
+
+        def refuse(name: str) -> None:
+            raise AssertionError(f"{name} is no JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,3 +40,36 @@ def _power_stays_on() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch) -> None:
+    """No setting of whoever runs the tests reaches one, and what is printed is as wide everywhere."""
+    for name in list(os.environ):
+        if name.upper().startswith("POLICYCTL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path) -> Path:
+    """The working directory is a folder without files."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[..., Ran]:
+    """Run `policyctl` with arguments, up to its exit code."""
+    from policyctl.cli.main import main
+
+    def call(*arguments: str | Path) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["policyctl", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        seen = capsys.readouterr()
+        return Ran(stop.value.code or 0, seen.out, seen.err)
+
+    return call

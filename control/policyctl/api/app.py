@@ -45,7 +45,10 @@ def create(api: Api | None) -> FastAPI:
         openapi_tags=[
             {"name": "health", "description": "Does it live, can it work, how is everything."},
             {"name": "look", "description": "What is published, named, served, and what happened."},
-            {"name": "move", "description": "Promote, roll back, abort; and what became of it."},
+            {
+                "name": "move",
+                "description": "Promote, roll back, pin, remove, abort; and what became of it.",
+            },
             {"name": "admin", "description": "The audit and the tokens."},
         ],
     )
@@ -56,6 +59,7 @@ def create(api: Api | None) -> FastAPI:
         health.counts,
         look.router,
         moves.changes,
+        moves.removals,
         moves.looks,
         admin.router,
     ):

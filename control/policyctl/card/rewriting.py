@@ -32,7 +32,6 @@ def migrate(content: bytes, *, to: int = SCHEMA_VERSION) -> str:
 
     Raises:
         UsageError: It is no card, or holds what no card may hold.
-        UnsupportedError: The library that keeps comments is not installed.
     """
     if to not in {1, SCHEMA_VERSION}:
         raise UsageError(f"schema_version {to} is not known", remedy=f"Choose 1 or {SCHEMA_VERSION}.")
@@ -64,7 +63,6 @@ def extended(content: bytes, added: Mapping[str, list[Any]]) -> str:
 
     Raises:
         UsageError: It is no card, or holds what no card may hold.
-        UnsupportedError: The library that keeps comments is not installed.
     """
     document = parse(content)
     require(document.complaints, "the model card", remedy="Correct it first; nothing was changed.")

@@ -35,7 +35,7 @@ def api(
     repository: options.RepositoryOption = None,
     url: options.UrlOption = None,
 ) -> None:
-    """Answer the control API over HTTP until Ctrl-C or SIGTERM: look, promote, roll back, abort.
+    """Answer the control API over HTTP until Ctrl-C or SIGTERM: look, promote, roll back, pin, abort.
 
     It stands beside `policyctl serve`, which may run or not. Whoever changes
     something needs a token. It speaks plain HTTP, on this machine alone.

@@ -244,7 +244,7 @@ def init(
     """Write a settings file in which every setting stands as a comment. Never overwrites one.
 
     With --profile before the command, the file of that profile: what its
-    rules ask for is in it.
+    rules ask for is in it, and for production a bake of five minutes.
 
     Examples:
 
@@ -277,8 +277,7 @@ def migrate(
 ) -> None:
     """Write settings files in today's schema, with every comment.
 
-    Files of earlier schemas are read for ever; nobody has to migrate. In YAML
-    it needs ruamel.yaml (pip install 'policyctl[card]').
+    Files of earlier schemas are read for ever; nobody has to migrate.
 
     Examples:
 

@@ -40,7 +40,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-BY_URL = frozenset({"promote", "rollback", "abort", "status", "history"})
+BY_URL = frozenset({"promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history"})
 """Commands that a control API can carry out."""
 
 
@@ -52,8 +52,8 @@ def _root(
         typer.Option(
             "--api",
             metavar="<url>",
-            help="Use a control API instead of a repository: promote, rollback, abort, status, history."
-            " Its token: POLICYCTL_API__TOKEN. [env: POLICYCTL_API__URL]",
+            help="Use a control API instead of a repository: promote, rollback, abort, pin, unpin, unserve,"
+            " status, history. Its token: POLICYCTL_API__TOKEN. [env: POLICYCTL_API__URL]",
         ),
     ] = None,
     version: Annotated[

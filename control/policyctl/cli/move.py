@@ -16,6 +16,7 @@ from policyctl.errors import PolicyctlError, UsageError
 
 if TYPE_CHECKING:
     from policyctl.services.promote import Moved
+    from policyctl.services.remote import Told
 
 
 def register(app: typer.Typer) -> None:
@@ -83,14 +84,9 @@ def promote(
     if no_bake and bake:
         raise UsageError("--bake and --no-bake are given", remedy="Give one of them.")
     output = Output(as_json, quiet)
-    baking = {"for_s": 0.0 if no_bake else bake, "on_inconclusive": on_inconclusive}
     chosen = None if gates is None else options.gate_names(gates)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        if no_bake or bake is not None or on_inconclusive is not None:
-            raise UsageError(
-                "--bake, --no-bake and --on-inconclusive do not go by --api",
-                remedy="How a release bakes there is a setting of the control API: bake.for_s, bake.on_inconclusive.",
-            )
+        asks = no_bake or bake is not None or on_inconclusive is not None
         told = remote.promote(
             model=model,
             release=release,
@@ -100,11 +96,13 @@ def promote(
             dry_run=dry_run,
             gates=chosen,
             lock_wait_s=wait,
+            bake={"for_s": bake, "on_inconclusive": on_inconclusive, "end": no_bake} if asks else None,
         )
-        _print(output, told.document, told.words, told.refusal)
+        _pass_on(output, told)
         return
     from policyctl.services import promote as service
 
+    baking = {"for_s": 0.0 if no_bake else bake, "on_inconclusive": on_inconclusive}
     settings = options.read_settings(repository, url, lock_wait_s=wait, bake=baking)
     control = options.control_of(settings, output)
     moved = service.promote(
@@ -147,7 +145,7 @@ def rollback(
     output = Output(as_json, quiet)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
         told = remote.rollback(model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait)
-        _print(output, told.document, told.words, told.refusal)
+        _pass_on(output, told)
         return
     from policyctl.services import promote as service
 
@@ -173,7 +171,7 @@ def abort(
     output = Output(as_json, quiet)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
         told = remote.abort(model=model)
-        _print(output, told.document, told.words, told.refusal)
+        _pass_on(output, told)
         return
     from policyctl.services import promote as service
 
@@ -208,18 +206,25 @@ def pin(
 
         policyctl pin walker production --dry-run
     """
+    output = Output(as_json, quiet)
+    chosen = None if gates is None else options.gate_names(gates)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.pin(
+            model=model,
+            release=release,
+            format=format,
+            reason=reason,
+            dry_run=dry_run,
+            gates=chosen,
+            lock_wait_s=wait,
+        )
+        _pass_on(output, told)
+        return
     from policyctl.services import pins as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     moved = service.pin(
-        control,
-        model=model,
-        release=release,
-        format=format,
-        reason=reason,
-        dry_run=dry_run,
-        gates=None if gates is None else options.gate_names(gates),
+        control, model=model, release=release, format=format, reason=reason, dry_run=dry_run, gates=chosen
     )
     _report(output, moved)
 
@@ -243,9 +248,13 @@ def unpin(
 
         policyctl unpin walker 1.2.0 --dry-run
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.unpin(model=model, release=release, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        _pass_on(output, told)
+        return
     from policyctl.services import pins as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     _report(output, service.unpin(control, model=model, release=release, reason=reason, dry_run=dry_run))
 
@@ -274,9 +283,13 @@ def unserve(
 
         policyctl unserve walker --alias production --reason "retired" --dry-run
     """
+    output = Output(as_json, quiet)
+    if (remote := options.remote(output, repository=repository, url=url)) is not None:
+        told = remote.unserve(model=model, alias=alias, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        _pass_on(output, told)
+        return
     from policyctl.services import pins as service
 
-    output = Output(as_json, quiet)
     control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
     _report(output, service.unserve(control, model=model, alias=alias, reason=reason, dry_run=dry_run))
 
@@ -285,6 +298,10 @@ def _report(output: Output, moved: Moved) -> None:
     if moved.recovered:
         output.say(moved.recovered.words)
     _print(output, moved.to_json(), moved.words, moved.refusal)
+
+
+def _pass_on(output: Output, told: Told) -> None:
+    _print(output, told.document, told.words, told.refusal)
 
 
 def _print(output: Output, document: Mapping[str, Any], words: str, refusal: PolicyctlError | None) -> None:

@@ -178,8 +178,8 @@ def by_url_refused(command: str, url: str) -> UsageError:
     """What to say to a command that cannot go by URL."""
     return UsageError(
         f"policyctl {command} works on a repository of this machine, and cannot go by --api {url}",
-        remedy="By URL go promote, rollback, abort, status and history. For a repository here: policyctl --api ''"
-        f" {command} ..., or unset POLICYCTL_API__URL.",
+        remedy="By URL go promote, rollback, abort, pin, unpin, unserve, status and history. For a repository here:"
+        f" policyctl --api '' {command} ..., or unset POLICYCTL_API__URL.",
     )
 
 

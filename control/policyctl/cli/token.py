@@ -42,7 +42,9 @@ def token_create(
     scope: Annotated[
         Scope,
         typer.Option(
-            "--scope", "-s", help="read; promote: also promote, roll back, abort; admin: also audit and tokens."
+            "--scope",
+            "-s",
+            help="read; promote: also promote, roll back, pin, abort; admin: also unserve, audit, tokens.",
         ),
     ] = Scope.READ,
     days: Annotated[

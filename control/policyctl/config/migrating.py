@@ -44,7 +44,6 @@ def migrated(model: type[BaseModel], content: bytes, *, suffix: str, to: int) ->
 
     Raises:
         UsageError: It is no settings file.
-        UnsupportedError: It is YAML, and the library that keeps comments is not installed.
     """
     toml = suffix == ".toml"
     document = (toml_text if toml else yaml_text).parse(content, what="the settings file")

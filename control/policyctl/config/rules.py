@@ -117,9 +117,15 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
 
 STARTER: Final[Mapping[str, Mapping[Path, Any]]] = {
     STAGING: {("integrity", "signatures"): "warn"},
-    PRODUCTION: {("integrity", "signatures"): "required", ("security", "unpickle"): False},
+    PRODUCTION: {
+        ("integrity", "signatures"): "required",
+        ("security", "unpickle"): False,
+        # No rule asks for a bake: nobody should have to edit a file to promote without one. The rule about
+        # `bake.on_inconclusive` means something only where there is one, though.
+        ("bake", "for_s"): 300,
+    },
 }
-"""What `policyctl config init` writes into the file of a profile, so that its rules hold."""
+"""What `policyctl config init` writes into the file of a profile, so that its rules hold, and mean something."""
 
 NO_PLAIN_SECRETS: Final = frozenset({PRODUCTION})
 """Where no settings file may hold a secret."""

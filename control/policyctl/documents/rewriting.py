@@ -17,7 +17,7 @@ import yaml
 
 from policyctl.documents.document import Path
 from policyctl.documents.yaml_text import parse
-from policyctl.errors import UnsupportedError, UsageError
+from policyctl.errors import UsageError
 
 _LOST = "# Comments of before, which have lost their place:"
 
@@ -52,9 +52,6 @@ def rewritten(
         before: What it says.
         after: What it is to say.
         origins: Where in `before` a field of `after` may have stood, likeliest first.
-
-    Raises:
-        UnsupportedError: The library that keeps comments is not installed.
     """
     writer = yaml_writer()
     from ruamel.yaml.comments import CommentedMap
@@ -92,18 +89,10 @@ def rewritten(
 
 
 def yaml_writer() -> Any:
-    """What reads and writes YAML with its comments.
+    """What reads and writes YAML with its comments."""
+    # Here, because no other command should wait for it.
+    from ruamel.yaml import YAML
 
-    Raises:
-        UnsupportedError: It is not installed.
-    """
-    try:
-        from ruamel.yaml import YAML
-    except ImportError as error:
-        raise UnsupportedError(
-            "editing YAML without losing its comments needs ruamel.yaml, which is not installed",
-            remedy="pip install 'policyctl[card]'",
-        ) from error
     writer = YAML()
     writer.preserve_quotes = True
     writer.width = 100

@@ -23,6 +23,9 @@ class OperationKind(StrEnum):
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
     ABORT = "abort"
+    PIN = "pin"
+    UNPIN = "unpin"
+    REMOVAL = "removal"
 
 
 class OperationState(StrEnum):
@@ -60,7 +63,7 @@ class Operation:
         id: Names it in its address.
         kind: What was asked.
         model: Of which model.
-        alias: Of which alias; of an abort, that of the move that it stops.
+        alias: Of which alias; of an abort, that of the move that it stops; of a pin, the release's own number.
         request: What was asked for, as it came.
         move: Names its move in the journal; of an abort, the move that it stops. Empty where none is known.
         caller: Name of the token that asked.

@@ -198,6 +198,16 @@ class State:
             f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
         )
 
+    def under_way(self, model: str) -> Unfinished:
+        """The move of `model` that has no outcome yet.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if self.unfinished is not None and self.unfinished.move.model == model:
+            return self.unfinished
+        raise UsageError(f"no move of {model} is under way", remedy=f"See: policyctl status {model}")
+
     def previous(self, model: str, alias: str) -> Placement:
         """Where a rollback without a target goes.
 

@@ -31,9 +31,10 @@ class Scope(StrEnum):
     READ = "read"
     """Look."""
     PROMOTE = "promote"
-    """Move aliases: promote, roll back, abort."""
+    """Move aliases: promote, roll back, pin and unpin, abort."""
     ADMIN = "admin"
-    """See the audit and the tokens, revoke one, and promote past the gates that the settings ask for."""
+    """See the audit and the tokens, revoke one, take an alias out of service, and promote past the settings' gates and
+    bake."""
 
     def allows(self, needed: Scope) -> bool:
         """Whether it is enough where `needed` is asked."""

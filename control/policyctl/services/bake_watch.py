@@ -27,11 +27,10 @@ from policyctl.adapters.triton_metrics import refused
 from policyctl.domain.bake import WINDOW_S, Figures, Probes, Reading, Window, windows
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
-from policyctl.domain.parity import compare
 from policyctl.errors import PolicyctlError, ServerError
-from policyctl.services.control import Control, open_release
+from policyctl.services.control import Control
 from policyctl.services.observed import AliasKey, ProbeOutcome
-from policyctl.services.prober import Question
+from policyctl.services.question import Questions, ask_golden
 
 OWN: Final = "Triton's statistics, read by this process"
 PROBES_A_LOOK: Final = 5
@@ -165,46 +164,6 @@ class ScrapedTraffic:
         return self._probes
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One golden question.
-
-    Attributes:
-        outcome: What became of it; None where the server does not even say that it lives.
-        slot: Who answered; None where nobody did.
-        took_us: From question to answer, as this process saw it.
-        words: Why there was no answer.
-    """
-
-    outcome: ProbeOutcome | None
-    slot: int | None
-    took_us: float
-    words: str = ""
-
-
-def ask_golden(client: Triton, served: str, question: Question, number: int) -> Asked:
-    """Ask one row of a golden set, alone.
-
-    Args:
-        client: The server.
-        served: The Triton model.
-        question: Whose golden set.
-        number: Which row; it starts over at the end.
-    """
-    observation, golden = question.row(number)
-    began = time.perf_counter_ns()
-    try:
-        answer = client.infer(served, observation, question.outputs)
-    except ServerError as error:
-        return Asked(ProbeOutcome.FAILED if client.is_live() else None, None, 0.0, error.problem)
-    took_us = (time.perf_counter_ns() - began) / 1e3
-    try:
-        agrees = compare(question.contract, golden, answer.outputs, question.golden.tolerance).agrees
-    except ValueError:
-        agrees = False  # not even of the right shape
-    return Asked(ProbeOutcome.ANSWERED if agrees else ProbeOutcome.WRONG, answer.slot, took_us)
-
-
 @dataclass(slots=True)
 class Watch:
     """One slot under watch; a context manager, for it keeps a connection.
@@ -222,10 +181,13 @@ class Watch:
     traffic: Traffic
     _client: Triton | None = None
     _endpoint: Endpoint | None = None
-    _question: Question | None = None
     _asked: int = 0
     _probes: Probes = field(default_factory=Probes)
     _crashes: int = 0
+    _questions: Questions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._questions = Questions(self.control)
 
     def __enter__(self) -> Watch:
         return self
@@ -272,7 +234,7 @@ class Watch:
 
     def _probe(self, client: Triton) -> bool:
         """Ask one golden row and say whether it was answered; an answer of another slot is none of this release's."""
-        question = self._asking()
+        question = self._questions.find(self.key[0], self.placement)
         if question is None:
             return False
         said = ask_golden(client, served_name(*self.key), question, self._asked)
@@ -286,15 +248,6 @@ class Watch:
                 )
             )
         return said.slot is not None
-
-    def _asking(self) -> Question | None:
-        """What to ask; None where the release is not intact on disk, which says nothing of what the server holds."""
-        if self._question is None:
-            with contextlib.suppress(PolicyctlError):
-                state = self.control.repository.journal.state()
-                opened = open_release(self.control.repository, state.release(self.key[0], self.placement.release))
-                self._question = Question(opened.contract, opened.golden)
-        return self._question
 
 
 def _died(before: Endpoint, after: Endpoint) -> bool:
@@ -330,24 +283,28 @@ def traffic_after(
         for_s: How long the bake takes.
     """
     span_s = max(WINDOW_S, for_s / 300)
-    if scraped and (url := control.settings.bake.prometheus):
-        prometheus = Prometheus(url, control.settings.bake.prometheus_token.get_secret_value())
+    if scraped and (prometheus := _named(control)):
         return ScrapedTraffic(prometheus, key, target.slot, span_s, since, lambda: min(time.time(), since + for_s))
     return OwnTraffic(served_name(*key), target.slot, span_s, _supervisors_probes_per_s(control))
 
 
 def prometheus_of(control: Control) -> Prometheus | None:
     """The Prometheus of the settings; None where there is none, or it does not answer now."""
-    chosen = control.settings.bake
-    if not chosen.prometheus:
+    prometheus = _named(control)
+    if prometheus is None:
         return None
-    prometheus = Prometheus(chosen.prometheus, chosen.prometheus_token.get_secret_value())
     try:
         prometheus.require()
     except ServerError as error:
         control.tell(f"{error.problem}. The bake goes by {OWN}.")
         return None
     return prometheus
+
+
+def _named(control: Control) -> Prometheus | None:
+    """The Prometheus of the settings, whether it answers or not."""
+    chosen = control.settings.bake
+    return Prometheus(chosen.prometheus, chosen.prometheus_token.get_secret_value()) if chosen.prometheus else None
 
 
 def _supervisors_probes_per_s(control: Control) -> float:

@@ -132,7 +132,6 @@ def migrate(path: Path, *, to: int = NEWEST, dry_run: bool) -> Written:
 
     Raises:
         UsageError: It is no settings file, or the disk refuses; it is as it was.
-        UnsupportedError: It is YAML, and ruamel.yaml is not installed.
     """
     target = path.resolve()
     found = read_file(Settings, target)

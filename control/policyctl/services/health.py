@@ -26,9 +26,9 @@ from policyctl.adapters.triton import Triton
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import PolicyctlError, ServerError
-from policyctl.services.control import Control, open_release
+from policyctl.services.control import Control
 from policyctl.services.journal import at
-from policyctl.services.prober import Question, disagreement
+from policyctl.services.question import Questions, disagreement
 from policyctl.services.scrub import last_state
 
 ASK_TIMEOUT_S: Final = 2.0
@@ -93,9 +93,12 @@ class Looker:
     """Looks, and remembers what to ask each release."""
 
     control: Control
-    _questions: dict[str, Question] = field(default_factory=dict)
+    _questions: Questions = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _last: tuple[float, Health] | None = None
+
+    def __post_init__(self) -> None:
+        self._questions = Questions(self.control)
 
     def look(self) -> Health:
         """How everything is now; never raises for what it finds."""
@@ -128,7 +131,7 @@ class Looker:
             with control.triton() as client:
                 until = time.monotonic() + LOOK_S
                 aliases = [
-                    self._alias(key, named, certified, self._ask(client, state, key, named, until))
+                    self._alias(key, named, certified, self._ask(client, key, named, until))
                     for key, named in sorted(state.aliases.items())
                 ]
                 return (self._server(client, aliases), *aliases)
@@ -144,26 +147,19 @@ class Looker:
         words = f"{answering} of {len(aliases)} aliases answered an inference"
         return Check("server", Grade.OK if answering else Grade.DOWN, words, facts)
 
-    def _ask(self, client: Triton, state: State, key: tuple[str, str], named: AliasState, until: float) -> str:
+    def _ask(self, client: Triton, key: tuple[str, str], named: AliasState, until: float) -> str:
         """Why an alias does not answer as named; empty where it does."""
         if time.monotonic() >= until:
             return f"it was not asked: the others took {LOOK_S:.0f} s"
         try:
-            question = self._question(state, key[0], named)
+            question = self._questions.of(key[0], named.placement)
             observation, golden = question.row(0)
             answer = client.infer(served_name(*key), observation, question.outputs)
         except PolicyctlError as error:
             return error.problem
         if answer.slot != named.placement.slot:
             return f"slot {answer.slot} answers"
-        return disagreement(question, golden, answer, named.placement.release)
-
-    def _question(self, state: State, model: str, named: AliasState) -> Question:
-        digest = named.placement.manifest_digest
-        if digest not in self._questions:
-            opened = open_release(self.control.repository, state.release(model, named.placement.release))
-            self._questions[digest] = Question(opened.contract, opened.golden)
-        return self._questions[digest]
+        return disagreement(question, golden, answer)
 
     def _certified(self) -> Mapping[tuple[str, str], str]:
         """When each alias's release was last certified."""

@@ -79,11 +79,15 @@ class Observed:
             self.refused.clear()
             self.withdrawn.clear()
 
-    def server_is_up(self, pid: int, *, up: bool | None = None) -> None:
-        """It is announced; `pid` 0 says that it is not any more, unless `up` says that it cannot be seen."""
+    def server_is_up(self, pid: int) -> None:
+        """It is announced; `pid` is 0 where its process cannot be seen from here."""
         with self._lock:
-            self._pid = pid
-            self._up = bool(pid) if up is None else up
+            self._pid, self._up = pid, True
+
+    def server_is_gone(self) -> None:
+        """It is not announced any more."""
+        with self._lock:
+            self._pid, self._up = 0, False
 
     def probed(self, key: AliasKey, outcome: ProbeOutcome, duration_s: float) -> None:
         """One golden observation was asked."""

@@ -6,9 +6,9 @@ finds the first one, also after a restart, and the outcome of an operation whose
 process was killed is what the journal says of that move.
 
 Each runs in a thread of its own with a control plane of its own, which writes
-in the name of the token that asked. Promotions may take long (gates measure),
-so rollbacks and aborts have places of their own: what takes a bad release back
-is never refused because others promote.
+in the name of the token that asked. Promotions and pins may take long (gates
+measure), so rollbacks, removals and aborts have places of their own: what takes
+a bad release back is never refused because others promote.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from policyctl.services.promote import Moved, fresh_move_id
 
 _MOST_MESSAGES: Final = 100
 _MOST_CHARACTERS: Final = 2000
+_PROMOTING: Final = frozenset({OperationKind.PROMOTION, OperationKind.PIN})
 
 
 class KeyReusedError(UsageError):
@@ -91,23 +92,23 @@ class Operations:
         Raises:
             KeyReusedError: The key names another request.
             LimitError: Too many are under way.
-            UsageError: No such model, alias or release; or the disk refuses.
+            UsageError: No such model, alias or release, or a rule of the profile forbids it; or the disk refuses.
             IntegrityError: The journal was tampered with.
         """
         with self._lock:
             found = self._find(asked, caller, key)
             if found is not None:
                 return Submitted(found, True)
-            move = check(self.control, asked)
+            checked = check(self.control, asked)
             self._require_place(asked.kind)
             self._sweep()
             operation = Operation(
                 id=secrets.token_hex(16),
                 kind=asked.kind,
                 model=asked.model,
-                alias=move.alias if move is not None else asked.alias,
+                alias=checked.alias,
                 request={**asdict(asked), "kind": asked.kind.value},
-                move=fresh_move_id() if move is None else move.id,
+                move=fresh_move_id() if checked.stops is None else checked.stops.id,
                 caller=caller,
                 actor=f"token:{caller}@{socket.gethostname()}",
                 accepted=_now(),
@@ -244,10 +245,10 @@ class Operations:
 
     def _require_place(self, kind: OperationKind) -> None:
         most = self.control.settings.api.max_operations
-        promotes = kind is OperationKind.PROMOTION
-        mine = sum((self._known[name].kind is OperationKind.PROMOTION) is promotes for name in self._running)
+        promotes = kind in _PROMOTING
+        mine = sum((self._known[name].kind in _PROMOTING) is promotes for name in self._running)
         if mine >= most:
-            what = "promotions" if promotes else "rollbacks and aborts"
+            what = "promotions and pins" if promotes else "removals, rollbacks and aborts"
             raise LimitError(
                 f"{mine} {what} are under way, as many as may be at a time", remedy="Try again when one has ended."
             )
@@ -271,7 +272,12 @@ class Operations:
 
 def _ended(operation: Operation, done: Done, now: str) -> Operation:
     """The operation with what was done."""
-    named = replace(operation, move=str(done.result.get("move", operation.move)))
+    named = replace(
+        operation,
+        move=str(done.result.get("move", operation.move)),
+        # What a pin's selector means may be another release than when it was asked.
+        alias=str(done.result.get("alias", operation.alias)),
+    )
     if done.refusal is not None:
         return named.failed(done.refusal, now, result=done.result, words=done.words)
     return named.succeeded(done.result, done.words, now)

@@ -8,7 +8,6 @@ an alias or a pin out of service is a move without a target.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
 from policyctl.domain import moves
@@ -19,7 +18,7 @@ from policyctl.domain.state import AliasState, State
 from policyctl.errors import UsageError
 from policyctl.services.control import Control, operation, select_release
 from policyctl.services.moves import Timings, execute, recover
-from policyctl.services.promote import Moved, describe, promote
+from policyctl.services.promote import Moved, describe, fresh_move_id, promote
 
 
 @operation("pin")
@@ -32,6 +31,7 @@ def pin(
     reason: str = "",
     dry_run: bool = False,
     gates: Sequence[str] | None = None,
+    move_id: str = "",
 ) -> Moved:
     """Serve a release under its own number, beside whatever aliases name.
 
@@ -43,6 +43,7 @@ def pin(
         reason: Why, kept in the journal.
         dry_run: Say what would be done; changes nothing.
         gates: As for `promote`.
+        move_id: Names the move in the journal; empty for a fresh one.
 
     Raises:
         PolicyctlError: As `promote`.
@@ -58,11 +59,14 @@ def pin(
         reason=reason,
         dry_run=dry_run,
         gates=gates,
+        move_id=move_id,
     )
 
 
 @operation("unpin")
-def unpin(control: Control, *, model: str, release: str, reason: str = "", dry_run: bool = False) -> Moved:
+def unpin(
+    control: Control, *, model: str, release: str, reason: str = "", dry_run: bool = False, move_id: str = ""
+) -> Moved:
     """Take a pin out of service.
 
     Args:
@@ -71,17 +75,20 @@ def unpin(control: Control, *, model: str, release: str, reason: str = "", dry_r
         release: Selects the release (`State.select`).
         reason: Why, kept in the journal.
         dry_run: Say what would be done; changes nothing.
+        move_id: Names the move in the journal; empty for a fresh one.
 
     Raises:
         PolicyctlError: As `unserve`.
     """
     check_model_name(model)
     chosen = select_release(control, model, release)
-    return unserve(control, model=model, alias=pin_name(chosen), reason=reason, dry_run=dry_run)
+    return unserve(control, model=model, alias=pin_name(chosen), reason=reason, dry_run=dry_run, move_id=move_id)
 
 
 @operation("unserve")
-def unserve(control: Control, *, model: str, alias: str, reason: str = "", dry_run: bool = False) -> Moved:
+def unserve(
+    control: Control, *, model: str, alias: str, reason: str = "", dry_run: bool = False, move_id: str = ""
+) -> Moved:
     """Take an alias, or a pin, out of service: its clients are told that it is not served.
 
     Requests that are under way are answered. The release stays published, and
@@ -94,6 +101,7 @@ def unserve(control: Control, *, model: str, alias: str, reason: str = "", dry_r
         alias: Which alias, or the number of a pinned release.
         reason: Why, kept in the journal.
         dry_run: Say what would be done; changes nothing.
+        move_id: Names the move in the journal; empty for a fresh one.
 
     Raises:
         UsageError: No such model or alias; names those that are served.
@@ -105,7 +113,7 @@ def unserve(control: Control, *, model: str, alias: str, reason: str = "", dry_r
     control.repository.require()
     state = control.repository.journal.state()
     state.require(model)
-    _served(state, model, alias)
+    require_served(state, model, alias)
     with (
         control.repository.writer(f"take {alias} of {model} out of service", wait_s=control.settings.lock_wait_s),
         control.triton() as client,
@@ -113,9 +121,9 @@ def unserve(control: Control, *, model: str, alias: str, reason: str = "", dry_r
         recovered = None if dry_run else recover(control, client)
         if recovered is not None and _is_this(recovered.move, model, alias) and recovered.finished:
             return Moved(recovered.move, changed=True, timings=Timings(), recovered=recovered)
-        named = _served(control.repository.journal.state(), model, alias)
+        named = require_served(control.repository.journal.state(), model, alias)
         move = Move(
-            id=secrets.token_hex(8),
+            id=move_id or fresh_move_id(),
             kind=MoveKind.REMOVAL,
             model=model,
             alias=alias,
@@ -133,7 +141,12 @@ def _is_this(move: Move, model: str, alias: str) -> bool:
     return (move.kind, move.model, move.alias) == (MoveKind.REMOVAL, model, alias)
 
 
-def _served(state: State, model: str, alias: str) -> AliasState:
+def require_served(state: State, model: str, alias: str) -> AliasState:
+    """What an alias, or a pin, names.
+
+    Raises:
+        UsageError: It names nothing; names those that do.
+    """
     found = state.alias(model, alias)
     if found is not None:
         return found

@@ -16,25 +16,23 @@ that has to be done.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from policyctl.adapters.triton import Answer, Triton
-from policyctl.domain.contract import Contract
-from policyctl.domain.golden import Golden
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
-from policyctl.domain.parity import compare
 from policyctl.domain.state import AliasState
 from policyctl.errors import BusyError, IntegrityError, PolicyctlError, ServerError
 from policyctl.services.aliases import WrongAnswersError, load_alias
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.known_journal import KnownJournal
 from policyctl.services.observed import AliasKey, Observed, ProbeOutcome
+from policyctl.services.question import Question, Questions, disagreement
 
 FAILURES_BEFORE_RELOAD: Final = 2
 RELOADS_BEFORE_RESTART: Final = 2
@@ -43,38 +41,6 @@ RETRY_S: Final = 5.0
 _LOGGER: Final = "policyctl.prober"
 WRONG_AGAIN_S: Final = 3600.0
 """A second wrong answer within this time of the first withdraws an alias."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """The golden set of one release, to be asked row by row."""
-
-    contract: Contract
-    golden: Golden
-
-    def row(self, number: int) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        """One observation and its golden answer; after the last row comes the first."""
-        at = number % self.golden.rows
-        return _rows(self.golden.observations, at), _rows(self.golden.outputs, at)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What to ask for: all that certification compares."""
-        return tuple(spec.name for spec in self.contract.outputs)
-
-
-def disagreement(question: Question, golden: Mapping[str, NDArray[Any]], answer: Answer, release: str) -> str:
-    """What is wrong with an answer, held against the golden one by the release's tolerance; empty if nothing is."""
-    try:
-        found = compare(question.contract, golden, answer.outputs, question.golden.tolerance).worst
-    except ValueError as error:
-        return str(error)
-    if found.agrees:
-        return ""
-    return (
-        f"output {found.name} of {release} differs by {found.max_abs:.3g} from the golden answer,"
-        f" {found.excess:.3g} times what is allowed"
-    )
 
 
 @dataclass(slots=True)
@@ -113,9 +79,12 @@ class Prober:
     known: KnownJournal
     clock: Callable[[], float] = time.monotonic
     _health: dict[AliasKey, Health] = field(default_factory=dict)
-    _questions: dict[str, Question] = field(default_factory=dict)
+    _questions: Questions = field(init=False)
     _next_look: dict[str, float] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._questions = Questions(self.control)
 
     def probe(self) -> bool:
         """Ask every alias once.
@@ -178,17 +147,17 @@ class Prober:
             if moving or now.aliases.get(key) != state:
                 return ""
             return f"slot {answer.slot} answers, expected {state.placement.slot} ({state.placement.release})"
-        return disagreement(question, golden, answer, state.placement.release)
+        return disagreement(question, golden, answer)
 
     def _question(self, key: AliasKey, state: AliasState) -> Question | None:
         """What to ask an alias; None while its files are not intact.
 
         What the server holds in memory was verified when it was loaded, and serves on.
         """
-        digest = state.placement.manifest_digest
-        if digest not in self._questions and (opened := self._open(key, state)) is not None:
-            self._questions[digest] = Question(opened.contract, opened.golden)
-        return self._questions.get(digest)
+        if (known := self._questions.known(state.placement)) is not None:
+            return known
+        opened = self._open(key, state)
+        return None if opened is None else self._questions.remember(opened)
 
     def _open(self, key: AliasKey, state: AliasState) -> OpenRelease | None:
         """Read an alias's release; None where it is not intact, or was looked at a moment ago."""
@@ -296,7 +265,3 @@ class Prober:
     def _accept(self, key: AliasKey) -> None:
         del self.observed.refused[key]
         self.observed.withdrawn.pop(key, None)
-
-
-def _rows(arrays: Mapping[str, NDArray[Any]], at: int) -> dict[str, NDArray[Any]]:
-    return {name: array[at : at + 1] for name, array in arrays.items()}

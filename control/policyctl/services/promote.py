@@ -19,7 +19,7 @@ from policyctl.domain.moves import Move, MoveKind, Placement
 from policyctl.domain.names import check_alias, check_model_name, check_movable_alias, is_pin, pin_name
 from policyctl.domain.state import State
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import BusyError, MoveError, PolicyctlError, UsageError
+from policyctl.errors import BusyError, MoveError, PolicyctlError
 from policyctl.services.aborting import request_abort
 from policyctl.services.aliases import load_alias
 from policyctl.services.control import Control, open_release, operation, select_release
@@ -298,9 +298,7 @@ def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
     repository = control.repository
     state = repository.journal.state()
     state.require(model)
-    unfinished = state.unfinished
-    if unfinished is None or unfinished.move.model != model:
-        raise UsageError(f"no move of {model} is under way", remedy=f"See: policyctl status {model}")
+    unfinished = state.under_way(model)
     words = f"the {unfinished.move.words} by {unfinished.actor}"
     request_abort(repository, unfinished.move)
     deadline = time.monotonic() + wait_s

@@ -57,8 +57,9 @@ class Remote:
         dry_run: bool,
         gates: Sequence[str] | None,
         lock_wait_s: float | None,
+        bake: Mapping[str, Any] | None = None,
     ) -> Told:
-        """As `services.promote.promote`.
+        """As `services.promote.promote`; `bake` is how it is watched, None for as the settings over there say.
 
         Raises:
             PolicyctlError: As there; and `ServerError` where no control API answers.
@@ -71,6 +72,7 @@ class Remote:
             "dry_run": dry_run,
             "gates": None if gates is None else list(gates),
             "lock_wait_s": lock_wait_s,
+            "bake": None if bake is None else dict(bake),
         }
         return self._operate(f"/v1/models/{_part(model)}/promotions", body)
 
@@ -84,6 +86,50 @@ class Remote:
         """
         body = {"to": to, "alias": alias, "reason": reason, "dry_run": dry_run, "lock_wait_s": lock_wait_s}
         return self._operate(f"/v1/models/{_part(model)}/rollbacks", body)
+
+    def pin(
+        self,
+        *,
+        model: str,
+        release: str,
+        format: str | None,  # noqa: A002
+        reason: str,
+        dry_run: bool,
+        gates: Sequence[str] | None,
+        lock_wait_s: float | None,
+    ) -> Told:
+        """As `services.pins.pin`.
+
+        Raises:
+            PolicyctlError: As there; and `ServerError` where no control API answers.
+        """
+        body = {
+            "release": release,
+            "format": format,
+            "reason": reason,
+            "dry_run": dry_run,
+            "gates": None if gates is None else list(gates),
+            "lock_wait_s": lock_wait_s,
+        }
+        return self._operate(f"/v1/models/{_part(model)}/pins", body)
+
+    def unpin(self, *, model: str, release: str, reason: str, dry_run: bool, lock_wait_s: float | None) -> Told:
+        """As `services.pins.unpin`.
+
+        Raises:
+            PolicyctlError: As there; and `ServerError` where no control API answers.
+        """
+        body = {"release": release, "reason": reason, "dry_run": dry_run, "lock_wait_s": lock_wait_s}
+        return self._operate(f"/v1/models/{_part(model)}/unpins", body)
+
+    def unserve(self, *, model: str, alias: str, reason: str, dry_run: bool, lock_wait_s: float | None) -> Told:
+        """As `services.pins.unserve`.
+
+        Raises:
+            PolicyctlError: As there; and `ServerError` where no control API answers.
+        """
+        body = {"alias": alias, "reason": reason, "dry_run": dry_run, "lock_wait_s": lock_wait_s}
+        return self._operate(f"/v1/models/{_part(model)}/removals", body)
 
     def abort(self, *, model: str) -> Told:
         """As `services.promote.abort`.

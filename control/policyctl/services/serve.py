@@ -141,11 +141,11 @@ class Supervisor:
             self._bring_up(client)
             endpoints.write(self.control.repository, endpoint)
             self._was_ready = True
-            self.observed.server_is_up(endpoint.pid, up=True)
+            self.observed.server_is_up(endpoint.pid)
             self._announce(endpoint)
             self._watch(engine, client, levels)
         finally:
-            self.observed.server_is_up(0)
+            self.observed.server_is_gone()
             endpoints.clear(self.control.repository)
             client.close()
 

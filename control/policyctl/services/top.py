@@ -8,7 +8,6 @@ not there is a thing to be said, not an error.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,9 +22,8 @@ from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import PolicyctlError, ServerError
-from policyctl.services.bake_watch import Asked, ask_golden
-from policyctl.services.control import Control, open_release
-from policyctl.services.prober import Question
+from policyctl.services.control import Control
+from policyctl.services.question import Asked, Questions, ask_golden
 
 TIMEOUT_S = 2.0
 
@@ -123,7 +121,10 @@ class Sampler:
     _before: dict[tuple[str, int], Counters] = field(default_factory=dict)
     _before_at: float = 0.0
     _looks: int = 0
-    _questions: dict[str, Question] = field(default_factory=dict)
+    _questions: Questions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._questions = Questions(self.control)
 
     def __enter__(self) -> Sampler:
         return self
@@ -196,13 +197,7 @@ class Sampler:
 
     def _ask(self, client: Triton, key: tuple[str, str], named: AliasState) -> Asked | None:
         """One golden question; None where the release is not intact on disk."""
-        digest = named.placement.manifest_digest
-        if digest not in self._questions:
-            with contextlib.suppress(PolicyctlError):
-                published = self.control.repository.journal.state().release(key[0], named.placement.release)
-                opened = open_release(self.control.repository, published)
-                self._questions[digest] = Question(opened.contract, opened.golden)
-        question = self._questions.get(digest)
+        question = self._questions.find(key[0], named.placement)
         return None if question is None else ask_golden(client, served_name(*key), question, self._looks)
 
     def _row(

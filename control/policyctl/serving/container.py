@@ -13,7 +13,6 @@ first.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import threading
 import time
 from collections import deque
@@ -21,9 +20,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from policyctl.errors import ServerError, UnsupportedError
+from policyctl.serving import ports
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.container_request import LABEL, Mounts, container_name, creation
-from policyctl.serving.logs import Level, LogLine, OnLog, ignore, parse
+from policyctl.serving.logs import LogLine, OnLog, ignore, last_words, parse
 from policyctl.settings import DockerSettings
 
 _POLL_S: Final = 0.1
@@ -91,16 +91,16 @@ class TritonContainer:
         Raises:
             ServerError: It ended, or did not answer in time; names its last words.
         """
+        host, http_port = self.options.host, self.options.http_port
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if not self.is_running():
-                raise ServerError(f"the container ended ({self.ended()}) before it answered: {self._last_words()}")
-            if self._answers():
+                raise ServerError(f"the container ended ({self.ended()}) before it answered: {last_words(self._last)}")
+            if ports.is_live(http_port, host=host):
                 return
             time.sleep(_POLL_S)
         raise ServerError(
-            f"the container did not answer on {self.options.host}:{self.options.http_port} within {timeout_s:g} s:"
-            f" {self._last_words()}",
+            f"the container did not answer on {host}:{http_port} within {timeout_s:g} s: {last_words(self._last)}",
             remedy=f"Look: docker logs {container_name(self.options.repository.absolute())}",
         )
 
@@ -151,32 +151,15 @@ class TritonContainer:
         return {} if self._container is None else self._container.attrs.get("State", {})
 
     def _drain(self) -> None:
-        key = self.options.api_key
         with contextlib.suppress(ServerError, UnsupportedError), _told("read its log"):
             rest = b""
             for chunk in self._container.logs(stream=True, follow=True):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for raw in lines:
-                    text = raw.decode(errors="replace").rstrip("\r")
-                    line = parse(text.replace(key, "***") if key else text)
+                    line = parse(raw.decode(errors="replace").rstrip("\r"), secret=self.options.api_key)
                     self._last.append(line)
                     with contextlib.suppress(Exception):  # a listener's defect must not end the reading
                         self._on_log(line)
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.options.host, self.options.http_port, timeout=1.0)
-        try:
-            connection.request("GET", "/v2/health/live")
-            return connection.getresponse().status == http.client.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def _last_words(self) -> str:
-        lines = list(self._last)
-        chosen = [line for line in lines if line.level is Level.ERROR] or lines
-        return " | ".join(line.message for line in chosen[-3:]) or "it said nothing"
 
 
 def connect() -> Any:

@@ -7,7 +7,7 @@ print) belong to what came before and are read as information.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -53,8 +53,10 @@ class LogLine:
     stamp: str = field(default="", compare=False)
 
 
-def parse(text: str) -> LogLine:
-    """Read one line, without its line feed."""
+def parse(text: str, *, secret: str = "") -> LogLine:
+    """Read one line, without its line feed; `secret` is masked wherever it stands."""
+    if secret:
+        text = text.replace(secret, "***")
     match = _HEADER.fullmatch(text)
     if match is None:
         failing = _UNHEADED_ERROR.match(text) and not text.startswith(_WITHOUT_GPU)
@@ -63,6 +65,13 @@ def parse(text: str) -> LogLine:
     if len(message) > 1 and message.startswith('"') and message.endswith('"'):
         message = message[1:-1].replace('\\"', '"').replace("\\\\", "\\")
     return LogLine(Level.INFO if message.startswith(_WITHOUT_GPU) else _LEVELS[letter], source, message, stamp)
+
+
+def last_words(lines: Iterable[LogLine]) -> str:
+    """The last errors of a server's log, or where there are none its last lines; another thread may add to it."""
+    seen = list(lines)
+    chosen = [line for line in seen if line.level is Level.ERROR] or seen
+    return " | ".join(line.message for line in chosen[-3:]) or "it said nothing"
 
 
 OnLog = Callable[[LogLine], None]

@@ -1,8 +1,9 @@
-"""Which TCP ports are free, and who holds one that is not."""
+"""Which TCP ports are free, who holds one that is not, and whether a Triton answers there."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 from typing import Any
 
@@ -68,6 +69,18 @@ def listens(pid: int, port: int) -> bool:
     except (psutil.Error, OSError):
         return False
     return any(_listens_on(connection, port) for connection in connections)
+
+
+def is_live(port: int, *, host: str) -> bool:
+    """Whether a Triton says by HTTP on `port` of `host` that it lives; whose it is, it does not say."""
+    connection = http.client.HTTPConnection(host, port, timeout=1.0)
+    try:
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _listens_on(connection: Any, port: int) -> bool:

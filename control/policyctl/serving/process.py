@@ -21,7 +21,6 @@ each start; and where the kernel forbids the write (``ptrace_scope`` 2 or 3)
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import signal
 import subprocess
@@ -38,7 +37,7 @@ from policyctl.errors import ServerError
 from policyctl.serving import ports, shared_memory
 from policyctl.serving.command import ServerOptions, command, environment, hide_argument
 from policyctl.serving.locate import TritonInstall, locate
-from policyctl.serving.logs import Level, LogLine, OnLog, ignore, parse
+from policyctl.serving.logs import Level, LogLine, OnLog, ignore, last_words, parse
 from policyctl.serving.memory import Memory, measure
 
 STOP_TIMEOUT_S: Final = 10.0
@@ -121,6 +120,7 @@ class TritonProcess:
         Raises:
             ServerError: It ended, or did not answer in time; names its last words.
         """
+        host, http_port = self.options.host, self.options.http_port
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if not self.is_running():
@@ -129,14 +129,13 @@ class TritonProcess:
                     remedy="Run policyctl doctor.",
                 )
             # Another server on the port would answer as well, so it has to be ours that listens.
-            if self._answers() and ports.listens(self.pid, self.options.http_port):
+            if ports.is_live(http_port, host=host) and ports.listens(self.pid, http_port):
                 if self.options.api_key and not self.key_hidden:
                     self._hide_key(self.pid)  # a server that logs nothing gave no sign before
                 return
             time.sleep(_POLL_S)
         raise ServerError(
-            f"tritonserver did not answer on {self.options.host}:{self.options.http_port}"
-            f" within {timeout_s:g} s: {self._last_words()}",
+            f"tritonserver did not answer on {host}:{http_port} within {timeout_s:g} s: {self._last_words()}",
             remedy="Run policyctl doctor: an unusable libpython or library makes it wait for ever.",
         )
 
@@ -232,12 +231,10 @@ class TritonProcess:
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
         """Forward every line; a full pipe would stop the server."""
         assert process.stdout is not None  # noqa: S101 - made with a pipe
-        key = self.options.api_key
-        shows = bool(key)
+        shows = bool(self.options.api_key)
         with process.stdout as stream:
             for raw in stream:
-                text = raw.decode(errors="replace").rstrip("\n")
-                line = parse(text.replace(key, "***") if key else text)
+                line = parse(raw.decode(errors="replace").rstrip("\n"), secret=self.options.api_key)
                 if shows and line.source:
                     self._hide_key(process.pid)
                     shows = False
@@ -257,27 +254,14 @@ class TritonProcess:
         with contextlib.suppress(Exception):
             self._on_log(line)
 
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.options.host, self.options.http_port, timeout=1.0)
-        try:
-            connection.request("GET", "/v2/health/live")
-            return connection.getresponse().status == http.client.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
     def _wait_exit(self, deadline: float) -> None:
         while self.is_running() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
     def _last_words(self) -> str:
-        """The last errors, or where there are none the last lines."""
         if not self.is_running() and self._thread is not None:
             self._thread.join(timeout=1.0)  # it may not have read everything yet
-        lines = list(self._last)
-        chosen = [line for line in lines if line.level is Level.ERROR] or lines
-        return " | ".join(line.message for line in chosen[-3:]) or "it said nothing"
+        return last_words(self._last)
 
     def _release_memory(self) -> None:
         if self._claim is not None:

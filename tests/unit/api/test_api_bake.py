@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from api_world import ApiWorld
 
+from policyctl.domain.bake import Then
+from policyctl.domain.operations import OperationKind
+from policyctl.services.asked import Asked, AskedBake
 from policyctl.services.promote import promote
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bake"))
@@ -82,3 +85,69 @@ def test_a_rollback_wins_over_a_bake(baked) -> None:
     assert (done.status_code, done.json()["exit_code"], baked.world.named()) == (409, 5, "1.0.0")
     told = baked.client.get(done.headers["location"]).json()
     assert (told["phase"], told["result"]["bake"]["verdict"]) == ("over", None)
+
+
+@pytest.fixture
+def unwatched(tmp_path, monkeypatch) -> Iterator[ApiWorld]:
+    """A control API whose settings ask for no bake."""
+    api = ApiWorld(BakeWorld(tmp_path, monkeypatch))
+    yield api
+    api.api.close(timeout_s=5.0)
+
+
+def test_a_request_says_how_its_release_bakes(unwatched) -> None:
+    """As the command line's --bake and --on-inconclusive; a dry run tells it as a step."""
+    bake = {"for_s": 60, "on_inconclusive": "keep"}
+    would = unwatched.post("/promotions", {"release": "1.1.0", "bake": bake, "dry_run": True}).json()
+    assert would["result"]["steps"][-1] == "bake: watch walker for 60 s; roll back where it fails"
+    unwatched.world.idle = True
+    kept = unwatched.post("/promotions?wait=20", {"release": "1.1.0", "bake": bake})
+    assert (kept.status_code, kept.json()["result"]["bake"]["verdict"]) == (200, "inconclusive")
+    gone = unwatched.post("/promotions?wait=20", {"release": "1.2.0", "bake": {"for_s": 60}})
+    assert (gone.status_code, gone.json()["code"]) == (409, "move")
+    assert unwatched.world.verdicts() == [
+        ("1.1.0", "inconclusive", "keep"),
+        ("1.2.0", "inconclusive", "rollback"),
+    ]
+    assert unwatched.world.named() == "1.1.0"
+
+
+@pytest.mark.parametrize("bake", [{"for_s": 59.0}, {"for_s": 0}, {"end": True}, {"on_inconclusive": "keep"}])
+def test_only_an_admin_asks_for_less_of_a_bake_than_the_settings(baked, bake) -> None:
+    """Shorter, none, or one that keeps what nobody knows anything of; a longer one is anybody's to ask for."""
+    asked = {"release": "1.1.0", "bake": bake, "dry_run": True}
+    refused = baked.post("/promotions", asked)
+    assert (refused.status_code, "less of a bake" in refused.json()["problem"]) == (403, True)
+    assert baked.post("/promotions", asked, scope="admin").status_code == 200
+    assert baked.post("/promotions", {**asked, "bake": {"for_s": 61}}).status_code == 200
+
+
+def test_a_bake_that_is_under_way_is_ended_by_a_request(baked) -> None:
+    """The same release once more with `end`: it stays, and the journal says by whose word."""
+    ends = []
+    asked = {"release": "1.1.0", "bake": {"end": True}}
+    baked.world.meanwhile[2] = lambda: ends.append(baked.post("/promotions?wait=20", asked, scope="admin"))
+    baked.post("/promotions?wait=20", {"release": "1.1.0"})
+    assert [e.json()["result"]["bake"]["reason"] for e in ends] == ["ended by hand before its time"]
+    assert (baked.world.verdicts(), baked.world.named()) == ([("1.1.0", "inconclusive", "keep")], "1.1.0")
+
+
+def test_a_bake_that_the_profile_forbids_is_refused_at_once(baked) -> None:
+    """A request asks for nothing that a settings file could not; nothing is begun."""
+    integrity = baked.control.settings.integrity.model_copy(update={"signatures": "required"})
+    security = baked.control.settings.security.model_copy(update={"unpickle": False})
+    changed = {"profile": "production", "integrity": integrity, "security": security}
+    baked.control.settings = baked.control.settings.model_copy(update=changed)
+    for bake, word in (({"on_inconclusive": "keep"}, "bake.on_inconclusive"), ({"for_s": 9, "end": True}, "9 s")):
+        refused = baked.post("/promotions", {"release": "1.1.0", "bake": bake}, scope="admin")
+        assert (refused.status_code, word in refused.json()["problem"]) == (422, True)
+    assert baked.client.get("/v1/operations").json() == []
+
+
+def test_a_key_tells_bakes_apart_and_still_names_what_was_asked_without_one() -> None:
+    """The digest of a request that says nothing of a bake is what it was before one could."""
+    plain = Asked(OperationKind.PROMOTION, "walker", release="1.1.0")
+    assert plain.fingerprint == "1cbc50c91d5af999e60e700517466a57547ded3c548376025f4568ffeaa0857c"
+    bakes = [AskedBake(), AskedBake(for_s=0.0), AskedBake(end=True), AskedBake(on_inconclusive=Then.KEEP)]
+    told = [Asked(OperationKind.PROMOTION, "walker", release="1.1.0", bake=b).fingerprint for b in bakes]
+    assert len({plain.fingerprint, *told}) == 5

@@ -50,7 +50,7 @@ def fuzzed(tmp_path_factory) -> ApiWorld:
 
 
 @pytest.fixture(autouse=True)
-def _where_hypothesis_keeps_its_tables(_clean, monkeypatch) -> None:
+def _where_hypothesis_keeps_its_tables(elsewhere, monkeypatch) -> None:
     monkeypatch.chdir(HERE)
 
 

@@ -1,14 +1,9 @@
-"""The command line in this process, and the world of the move tests."""
+"""The world of the move tests, for the command line."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,51 +14,12 @@ from world import World
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.triton import Triton
-from policyctl.cli.main import main
 from policyctl.services import control
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What one command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """Its stdout as one strict JSON document."""
-
-        def refuse(name: str) -> None:
-            raise AssertionError(f"{name} is no JSON")
-
-        return json.loads(self.out, parse_constant=refuse)
-
-
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch, tmp_path) -> None:
-    for name in list(os.environ):
-        if name.startswith("POLICYCTL_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys) -> Callable[..., Ran]:
-    """Run `policyctl` with arguments, up to its exit code."""
-
-    def call(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["policyctl", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        seen = capsys.readouterr()
-        return Ran(stop.value.code or 0, seen.out, seen.err)
-
-    return call
+def _elsewhere(elsewhere) -> None:
+    """Whatever lies in the folder of whoever runs the tests is none of theirs."""
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from policyctl.adapters.pbtxt import config_differences
 from policyctl.services import running
+from policyctl.settings import load
 
 KEY = "s3cret"
 
@@ -106,8 +107,20 @@ def test_init_writes_a_file_that_works_and_never_overwrites(run, name: str) -> N
     assert (refused.code, Path(name).read_text()) == (2, "mine")
     Path(name).unlink()
     for profile in ("production", "staging", "lab"):
-        assert run("--profile", profile, "config", "init", f"policyctl.{profile}.yaml").code == 0
+        assert run("--profile", profile, "config", "init", f"policyctl.{profile}{Path(name).suffix}").code == 0
         assert run("--profile", profile, "config", "show").code == 0
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".toml"])
+def test_the_file_of_production_has_a_bake_whose_rule_holds(run, suffix: str) -> None:
+    """Five minutes, and a release of which it saw too little goes back; another profile's has none."""
+    for profile, bake in (("production", (300.0, "rollback")), ("staging", (0.0, "rollback"))):
+        assert run("--profile", profile, "config", "init", f"policyctl.{profile}{suffix}").code == 0
+        found = load(profile=profile).bake
+        assert (found.for_s, found.on_inconclusive) == bake
+    path = Path(f"policyctl.production{suffix}")
+    path.write_text(path.read_text().replace("300", "60"))
+    assert load(profile="production").bake.for_s == 60.0
 
 
 def test_migrate_writes_every_file_that_would_be_read(run) -> None:

@@ -64,7 +64,8 @@ for name in [None, *{COMMANDS!r}]:
         codes.append(stop.code or 0)
 heavy = {{"torch", "onnx", "onnxruntime", "openvino", "tritonclient", "tensorrt", "stable_baselines3", "gymnasium",
           "grpc", "gevent", "fastapi", "uvicorn",
-          "prometheus_client", "scipy", "pandas", "matplotlib", "model_signing", "cryptography", "sigstore"}}
+          "prometheus_client", "scipy", "pandas", "matplotlib", "model_signing", "cryptography", "sigstore",
+          "ruamel.yaml"}}
 sys.stderr.write(json.dumps([codes, sorted(heavy & set(sys.modules))]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

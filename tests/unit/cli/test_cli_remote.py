@@ -48,10 +48,21 @@ def _alike(text: str) -> str:
         (("rollback", "walker"), 2),
         (("rollback", "walker", "--to", "1.0.0", "--json"), 0),
         (("abort", "walker"), 2),
+        (("promote", "walker", "1.1.0", "--bake", "60", "--dry-run"), 0),
+        (("promote", "walker", "1.0.0", "--no-bake"), 0),
+        (("promote", "walker", "1.1.0", "--bake", "5", "--no-bake"), 2),
+        (("pin", "walker", "^1.1", "--dry-run"), 0),
+        (("pin", "walker", "production", "--dry-run", "--json"), 0),
+        (("pin", "walker", "9.9.9"), 2),
+        (("unpin", "walker", "1.1.0"), 2),
+        (("unserve", "walker", "--alias", "staging"), 2),
+        (("unserve", "walker", "--alias", "production", "--dry-run", "--json"), 0),
     ],
 )
-def test_a_command_by_url_says_what_it_says_here(remote, run, command, code) -> None:
+def test_a_command_by_url_says_what_it_says_here(remote, run, monkeypatch, command, code) -> None:
     """What it prints, what it says, and its exit code."""
+    if command[0] == "unserve":
+        monkeypatch.setenv("POLICYCTL_API__TOKEN", remote.secrets[Scope.ADMIN])
     there = run(*command)
     here = run("--api", "", *command, "--repository", remote.world.root)
     assert (there.code, _alike(there.out), _alike(there.err)) == (code, _alike(here.out), _alike(here.err))
@@ -70,6 +81,26 @@ def test_a_move_by_url_says_what_it_says_here(remote, run) -> None:
     assert remote.world.named() == "1.0.0"
     actors = [r.actor for r in remote.world.control.repository.journal.records() if r.kind == "intent"]
     assert [a.startswith("token:my-promote@") for a in actors] == [False, True, True, True, True, False, False]
+
+
+def test_pins_and_their_end_by_url_say_what_they_say_here(remote, run, monkeypatch) -> None:
+    """Pinned, unpinned, taken out of service and promoted again: there, and the same once more here."""
+    monkeypatch.setenv("POLICYCTL_API__TOKEN", remote.secrets[Scope.ADMIN])
+    commands = (
+        ("pin", "walker", "1.1.0", "-m", "robot 7"),
+        ("unpin", "walker", "1.1.0", "--json"),
+        ("unserve", "walker", "--alias", "production", "-m", "retired"),
+        ("promote", "walker", "1.0.0", "--json"),
+    )
+    words = {}
+    for where, before in (("first", ()), ("there", ()), ("here", ("--api", ""))):
+        repository = ("--repository", remote.world.root) if before else ()
+        ran = [run(*before, *command, *repository) for command in commands]
+        assert [r.code for r in ran] == [0, 0, 0, 0], [r.err for r in ran]
+        words[where] = [(_alike(r.out), _alike(r.err)) for r in ran]
+    assert words["there"] == words["here"], "the first of all ran the gates as well"
+    kinds = [r.body["move_kind"] for r in remote.world.control.repository.journal.records() if r.kind == "intent"]
+    assert kinds[1:5] == ["pin", "removal", "removal", "promotion"]
 
 
 def test_refusals_by_url_exit_as_they_do_here(remote, run, monkeypatch) -> None:
@@ -93,6 +124,9 @@ def test_refusals_by_url_exit_as_they_do_here(remote, run, monkeypatch) -> None:
     monkeypatch.setenv("POLICYCTL_API__TOKEN", remote.secrets[Scope.READ])
     assert run("rollback", "walker").code == 2
     assert run("status").code == 0
+    monkeypatch.setenv("POLICYCTL_API__TOKEN", remote.secrets[Scope.PROMOTE])
+    refused = run("unserve", "walker", "--alias", "production")
+    assert (refused.code, "needs scope admin" in refused.err) == (2, True)
 
 
 def test_no_control_api_is_told_as_no_server(run, monkeypatch) -> None:
@@ -119,7 +153,7 @@ def test_a_token_does_not_travel_in_clear(run, monkeypatch) -> None:
 def test_what_cannot_go_by_url_says_so(run, monkeypatch, tmp_path) -> None:
     """Nothing works on a repository here while another was meant; '' brings it back."""
     monkeypatch.setenv("POLICYCTL_API__URL", "http://127.0.0.1:1")
-    for command in (("verify",), ("pin", "walker", "1.0.0"), ("gc",), ("serve",), ("history", "--verify")):
+    for command in (("verify",), ("validate", "walker", "1.0.0"), ("gc",), ("serve",), ("history", "--verify")):
         refused = run(*command)
         assert (refused.code, "cannot go by --api" in refused.err) == (2, True), command
         assert f"--api '' {command[0]}" in refused.err
@@ -127,7 +161,7 @@ def test_what_cannot_go_by_url_says_so(run, monkeypatch, tmp_path) -> None:
     assert "two different things" in run("status", "--repository", tmp_path).err
     assert "two different things" in run("rollback", "walker", "--url", "x:1").err
     assert "holds no published policy" in run("--api", "", "verify").err
-    assert {"promote", "rollback", "abort", "status", "history"} == BY_URL
+    assert {"promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history"} == BY_URL
 
 
 def test_tokens_are_made_listed_and_revoked(run, tmp_path) -> None:

@@ -134,7 +134,13 @@ def test_triton_is_started_as_the_engines_start_it(name: str, tmp_path) -> None:
     """The same arguments, and the key from its file in the same rules, through a real shell."""
     http, grpc, metrics = INSIDE
     options = ServerOptions(
-        Path("/models"), BACKENDS, host="0.0.0.0", http_port=http, grpc_port=grpc, metrics_port=metrics
+        Path("/models"),
+        BACKENDS,
+        host="0.0.0.0",
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        trace_file=Path("/traces/trace"),
     )
     service = SERVICES[name]
     assert sorted(service["command"]) == sorted(arguments(options))
@@ -156,6 +162,24 @@ def test_triton_is_started_as_the_engines_start_it(name: str, tmp_path) -> None:
     assert done.stdout.splitlines() == [*service["command"], *rules]
 
 
+@pytest.mark.parametrize("name", TRITONS)
+def test_recordings_are_made_from_what_triton_writes_to_memory(name: str) -> None:
+    """One folder in memory, at one path, of the one user of both, and no other service's."""
+    (trace,) = [word for word in SERVICES[name]["command"] if word.startswith("--trace-config=triton,file=")]
+    folder = Path(trace.rpartition("=")[2]).parent
+    mounts = {
+        service: found["volumes"] for service, found in SERVICES.items() if f"traces:{folder}" in found["volumes"]
+    }
+    assert mounts.keys() == {*TRITONS, "control"}
+    assert "models:/models" in mounts["control"]
+    volume = COMPOSE["volumes"]["traces"]["driver_opts"]
+    uid, gid = SERVICES[name]["user"].split(":")
+    assert SERVICES["control"]["user"] == SERVICES[name]["user"]
+    assert (volume["type"], volume["device"]) == ("tmpfs", "tmpfs")
+    assert {f"uid={uid}", f"gid={gid}", "mode=0700", "noexec"} <= set(volume["o"].split(","))
+    assert any(part.startswith("size=") for part in volume["o"].split(","))
+
+
 def _understood(words: list[str]) -> None:
     group: Any = typer.main.get_command(app)
     command, *rest = words
@@ -175,9 +199,6 @@ def test_our_services_run_commands_that_there_are(name: str) -> None:
 
 def test_the_settings_of_our_services_are_settings(monkeypatch, tmp_path) -> None:
     """Each variable is known and its value allowed; Triton is found by the name that the network gives it."""
-    for name in list(os.environ):
-        if name.startswith("POLICYCTL_"):
-            monkeypatch.delenv(name)
     for name, value in SERVICES["control"]["environment"].items():
         monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value).replace("/run/secrets", str(tmp_path)))
     (tmp_path / "triton_key").write_text("a-key-of-a-file\n")
@@ -210,16 +231,30 @@ def test_prometheus_scrapes_every_metrics_port_under_the_names_that_the_rules_us
 
 
 def test_alertmanager_routes_as_outside_but_for_the_receivers_address() -> None:
-    """Which is a secret here; routes and inhibitions are those of alerts/alertmanager.yml."""
+    """Which is a secret here; routes and inhibitions are written once, in alerts/alertmanager.yml."""
     ours = yaml.safe_load((ROOT / "containers" / "alertmanager.yml").read_text())
     (receiver,) = ours["receivers"]
     assert receiver["webhook_configs"][0]["url_file"] == "/run/secrets/webhook_url"
     assert SERVICES["alertmanager"]["secrets"] == ["webhook_url"]
-    theirs = ROOT / "alerts" / "alertmanager.yml"
-    if not theirs.exists():
-        pytest.skip("alerts/ is not in this tree yet")
-    other = yaml.safe_load(theirs.read_text())
+    other = yaml.safe_load((ROOT / "alerts" / "alertmanager.yml").read_text())
     assert (ours["route"], ours["inhibit_rules"]) == (other["route"], other["inhibit_rules"])
+    assert [r["name"] for r in ours["receivers"]] == [r["name"] for r in other["receivers"]]
+
+
+def test_a_change_of_the_routes_is_written_for_the_containers_too(tmp_path) -> None:
+    """The file that is kept is the one that alerts/for_compose.py makes; one that is not is told, and made anew."""
+
+    def made(root: Path, *arguments: str) -> int:
+        command = [sys.executable, str(root / "alerts" / "for_compose.py"), *arguments]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert made(ROOT, "--check") == 0, "python alerts/for_compose.py"
+    for folder in ("alerts", "containers"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    source, target = (tmp_path / folder / "alertmanager.yml" for folder in ("alerts", "containers"))
+    source.write_text(source.read_text().replace("repeat_interval: 12h", "repeat_interval: 7h"))
+    assert [made(tmp_path, "--check"), made(tmp_path), made(tmp_path, "--check")] == [1, 0, 0]
+    assert yaml.safe_load(target.read_text())["route"]["repeat_interval"] == "7h"
 
 
 def test_grafana_finds_prometheus_and_its_dashboards() -> None:

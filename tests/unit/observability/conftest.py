@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -65,43 +61,3 @@ def watched(world) -> Watched:
     world.publish("1.1.0", 2)
     promote(world.control, model="walker", release="1.0.0", alias="production")
     return Watched(world)
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What one command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """Its stdout as one JSON document."""
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys) -> Callable[..., Ran]:
-    """Run `policyctl` with arguments, up to its exit code."""
-    from policyctl.cli.main import main
-
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["policyctl", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        seen = capsys.readouterr()
-        return Ran(stop.value.code or 0, seen.out, seen.err)
-
-    return call
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("POLICYCTL_"):
-            monkeypatch.delenv(name)

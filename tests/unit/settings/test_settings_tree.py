@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from policyctl.errors import UsageError
 from policyctl.settings import Settings, load
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch) -> None:
-    for name in list(os.environ):
-        if name.upper().startswith("POLICYCTL_"):
-            monkeypatch.delenv(name)
 
 
 def test_the_defaults_are_local_and_safe() -> None:

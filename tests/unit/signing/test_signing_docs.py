@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -26,8 +25,6 @@ def lines(page: str) -> list[str]:
 @pytest.fixture
 def shell(monkeypatch, capsys, tmp_path):
     """Run one line as a shell would: comments, `export` and `>` are all that the page uses."""
-    for name in [n for n in os.environ if n.startswith("POLICYCTL_")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("POLICYCTL_INTEGRITY__PASSPHRASE", "for the test")
     monkeypatch.chdir(tmp_path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from exports import export_of
@@ -16,39 +14,26 @@ ADDED = replace(CONTRACT, outputs=(*CONTRACT.outputs, TensorSpec("value", "float
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, served):
-    """Run `policyctl` on the served world; exit code, stdout, stderr."""
-    from policyctl.cli.main import main
-
+def run(run, monkeypatch, served):
+    """Run `policyctl` on the served world."""
     monkeypatch.setenv("POLICYCTL_REPOSITORY", str(served.root))
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["policyctl", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        seen = capsys.readouterr()
-        return stop.value.code or 0, seen.out, seen.err
-
-    return call
+    return run
 
 
-def document(ran: tuple[int, str, str]):
-    import json
-
-    assert ran[0] == 0, ran[2]
-    return json.loads(ran[1])
+def document(ran):
+    """What a command that succeeded printed."""
+    assert ran.code == 0, ran.err
+    return ran.document
 
 
 def test_release_next_prints_the_number_alone_and_the_reasons_beside_it(served, run) -> None:
     """A script can publish what stdout says; people read why on stderr; a machine gets both."""
     source = export_of(served.folder / "added", ADDED)
-    code, out, err = run("release", "next", "walker", source)
-    assert (code, out) == (0, "1.3.0\n")
-    assert "Against 1.2.0 it needs MINOR" in err
-    assert "output 'value' was added (needs MINOR)" in err
-    assert f"policyctl publish {source} --model walker --release 1.3.0" in err
+    ran = run("release", "next", "walker", source)
+    assert (ran.code, ran.out) == (0, "1.3.0\n")
+    assert "Against 1.2.0 it needs MINOR" in ran.err
+    assert "output 'value' was added (needs MINOR)" in ran.err
+    assert f"policyctl publish {source} --model walker --release 1.3.0" in ran.err
     found = document(run("release", "next", "walker", source, "--json"))
     assert found == {
         "model": "walker",
@@ -58,11 +43,11 @@ def test_release_next_prints_the_number_alone_and_the_reasons_beside_it(served, 
         "differences": [{"what": "output", "name": "value", "change": "was added", "needs": "minor"}],
         "newest": "1.2.0",
     }
-    assert run("release", "next", "walker", source, "--after", "~1.0", "--pre", "rc")[1] == "1.3.0-rc.1\n"
-    assert run("release", "next", "nobody", source)[1] == "1.0.0\n"
+    assert run("release", "next", "walker", source, "--after", "~1.0", "--pre", "rc").out == "1.3.0-rc.1\n"
+    assert run("release", "next", "nobody", source).out == "1.0.0\n"
     same = export_of(served.folder / "same", CONTRACT)
-    code, out, err = run("release", "next", "walker", same)
-    assert (out, "Its contract is that of 1.2.0" in err) == ("1.2.1\n", True)
+    ran = run("release", "next", "walker", same)
+    assert (ran.out, "Its contract is that of 1.2.0" in ran.err) == ("1.2.1\n", True)
 
 
 def test_publishing_twice_gives_the_same_document_twice(served, run) -> None:
@@ -71,7 +56,7 @@ def test_publishing_twice_gives_the_same_document_twice(served, run) -> None:
     command = ("publish", source, "-n", "walker", "--release", "1.3.0", "--json")
     first, again = run(*command), run(*command)
     assert document(first) == document(again)
-    assert "these very bytes" in again[2]
+    assert "these very bytes" in again.err
 
 
 def test_a_release_is_pinned_looked_at_and_unpinned(served, run) -> None:
@@ -80,21 +65,21 @@ def test_a_release_is_pinned_looked_at_and_unpinned(served, run) -> None:
     assert (would["dry_run"], would["kind"], would["alias"]) == (True, "pin", "1.1.0")
     done = document(run("pin", "walker", "~1.1.0", "--reason", "kept", "--json"))
     assert (done["to"], done["changed"], done["dry_run"]) == ("1.1.0", True, False)
-    assert "already" in run("pin", "walker", "1.1.0")[1]
+    assert "already" in run("pin", "walker", "1.1.0").out
     found = document(run("status", "--json"))
     assert [(a["alias"], a["served"], a["pinned"]) for a in found["aliases"]] == [
         ("1.1.0", "walker.1.1.0", True),
         ("production", "walker", False),
     ]
-    assert "1.1.0" in run("status")[1]
+    assert "1.1.0" in run("status").out
     would = document(run("unpin", "walker", "1.1.0", "--dry-run", "--json"))
     assert any(step == "withdraw: walker.1.1.0" for step in would["steps"])
-    code, out, _ = run("unpin", "walker", "1.1.0")
-    assert (code, out) == (0, "walker.1.1.0 is not served any more; it was 1.1.0.\n")
+    ran = run("unpin", "walker", "1.1.0")
+    assert (ran.code, ran.out) == (0, "walker.1.1.0 is not served any more; it was 1.1.0.\n")
     done = document(run("unserve", "walker", "--alias", "production", "--reason", "retired", "--json"))
     assert (done["kind"], done["from"], done["to"]) == ("removal", "1.0.0", None)
     assert document(run("status", "--json"))["aliases"] == []
-    shown = run("history", "walker")[1]
+    shown = run("history", "walker").out
     assert "removal of production, which names 1.0.0" in shown
     assert "removal of 1.1.0: done" in shown
     assert "retired" in shown
@@ -104,14 +89,13 @@ def test_promote_and_validate_take_selectors(served, run) -> None:
     """The document names the release that was meant."""
     assert document(run("validate", "walker", "latest", "--gates", "none", "--json"))["release"] == "1.2.0"
     assert document(run("promote", "walker", "^1.1", "--alias", "staging", "--json"))["to"] == "1.2.0"
-    code, _, err = run("promote", "walker", "staging")
-    assert code == 0
-    assert "staging of walker is 1.2.0." in err
+    ran = run("promote", "walker", "staging")
+    assert ran.code == 0
+    assert "staging of walker is 1.2.0." in ran.err
     assert document(run("rollback", "walker", "--to", "~1.1.0", "--json"))["to"] == "1.1.0"
 
 
 def test_status_prints_its_notes(served, run) -> None:
     """The sentences about conflicts stand below the tables."""
     run("pin", "walker", "production")
-    _, out, _ = run("status")
-    assert "Conflict: walker.1.0.0 and walker serve the same release" in out
+    assert "Conflict: walker.1.0.0 and walker serve the same release" in run("status").out

@@ -1,9 +1,10 @@
-"""Promote, roll back, abort; and what became of it."""
+"""Promote, roll back, pin, take out of service, abort; and what became of it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -20,17 +21,21 @@ from policyctl.api.requests import (
     MODEL_PATTERN,
     MOST_WAIT_S,
     AbortRequest,
+    PinRequest,
     PromotionRequest,
+    RemovalRequest,
     RollbackRequest,
+    UnpinRequest,
 )
 from policyctl.api.routes.look import Model, known_model
-from policyctl.domain.operations import MovePhase, Operation, OperationKind, move_told
+from policyctl.domain.operations import MovePhase, Operation, OperationKind, OperationState, move_told
 from policyctl.domain.tokens import Scope
 from policyctl.errors import PolicyctlError
-from policyctl.services.asked import Asked, Preview, preview
+from policyctl.services.asked import Asked, AskedBake, Preview, preview
 from policyctl.services.operations import Submitted
 
 changes = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.PROMOTE))
+removals = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.ADMIN))
 looks = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.READ))
 _POLL_S = 0.2
 
@@ -87,7 +92,7 @@ _POST: dict[str, Any] = {"status_code": 202, "response_model": OperationDocument
 async def post_promotion(
     request: Request, model: Model, body: PromotionRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
-    """Move an alias to a release without losing a request."""
+    """Move an alias to a release without losing a request, and watch it there."""
     asked = Asked(
         kind=OperationKind.PROMOTION,
         model=model,
@@ -97,11 +102,9 @@ async def post_promotion(
         reason=body.reason,
         gates=None if body.gates is None else tuple(body.gates),
         lock_wait_s=body.lock_wait_s,
+        bake=None if body.bake is None else AskedBake(**body.bake.model_dump()),
     )
-    if body.gates is not None:
-        left_out = [g for g in api_of(request).control.settings.gates.promote_with if g not in body.gates]
-        if left_out:
-            require_scope(caller_of(request), Scope.ADMIN, what=f"promoting past the gate {', '.join(left_out)}")
+    _require_right(request, asked)
     return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
 
 
@@ -115,6 +118,54 @@ async def post_rollback(
         model=model,
         alias=body.alias,
         release=body.to,
+        reason=body.reason,
+        lock_wait_s=body.lock_wait_s,
+    )
+    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+
+
+@changes.post("/models/{model}/pins", **_POST)
+async def post_pin(
+    request: Request, model: Model, body: PinRequest, query: Annotated[WaitQuery, Query()], key: Key = None
+) -> Response:
+    """Serve a release under its own number, whatever aliases name."""
+    asked = Asked(
+        kind=OperationKind.PIN,
+        model=model,
+        release=body.release,
+        format=body.format,
+        reason=body.reason,
+        gates=None if body.gates is None else tuple(body.gates),
+        lock_wait_s=body.lock_wait_s,
+    )
+    _require_right(request, asked)
+    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+
+
+@changes.post("/models/{model}/unpins", **_POST)
+async def post_unpin(
+    request: Request, model: Model, body: UnpinRequest, query: Annotated[WaitQuery, Query()], key: Key = None
+) -> Response:
+    """Take a pinned release out of service. It stays published, and aliases that name it stay."""
+    asked = Asked(
+        kind=OperationKind.UNPIN,
+        model=model,
+        release=body.release,
+        reason=body.reason,
+        lock_wait_s=body.lock_wait_s,
+    )
+    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+
+
+@removals.post("/models/{model}/removals", **_POST)
+async def post_removal(
+    request: Request, model: Model, body: RemovalRequest, query: Annotated[WaitQuery, Query()], key: Key = None
+) -> Response:
+    """Take an alias, or a pin, out of service: its clients are told that it is not served."""
+    asked = Asked(
+        kind=OperationKind.REMOVAL,
+        model=model,
+        alias=body.alias,
         reason=body.reason,
         lock_wait_s=body.lock_wait_s,
     )
@@ -151,6 +202,16 @@ async def get_operation(request: Request, operation: OperationId, query: Annotat
             f"there is no operation {operation}", f"They are kept for {hours:g} hours. What happened: GET /v1/history"
         )
     return await api.run(_document, api, await _waited(api, found, query.wait))
+
+
+def _require_right(request: Request, asked: Asked) -> None:
+    """Ask for scope admin where less is looked at than the settings say."""
+    caller, settings = caller_of(request), api_of(request).control.settings
+    left_out = [g for g in settings.gates.promote_with if asked.gates is not None and g not in asked.gates]
+    if left_out:
+        require_scope(caller, Scope.ADMIN, what=f"promoting past the gate {', '.join(left_out)}")
+    if asked.bake is not None and asked.bake.is_less_than(settings.bake):
+        require_scope(caller, Scope.ADMIN, what="promoting with less of a bake than the settings ask for")
 
 
 async def _answer(request: Request, asked: Asked, *, dry_run: bool, wait_s: float, key: str) -> Response:
@@ -210,6 +271,16 @@ def _document(api: Api, operation: Operation) -> dict[str, Any]:
         phase = MovePhase.WAITING  # a journal that cannot be read tells nothing
     if operation.is_over and phase is MovePhase.BAKING:  # somebody else moved the alias meanwhile
         phase = MovePhase.OVER
+    return _told(operation, phase)
+
+
+def _accepted(operation: Operation) -> dict[str, Any]:
+    """An operation as it was when it was accepted."""
+    then = replace(operation, state=OperationState.RUNNING, finished="", result=None, words="", error=None, messages=())
+    return _told(then, MovePhase.WAITING)
+
+
+def _told(operation: Operation, phase: MovePhase) -> dict[str, Any]:
     return {
         "id": operation.id,
         "kind": operation.kind.value,
@@ -226,24 +297,4 @@ def _document(api: Api, operation: Operation) -> dict[str, Any]:
         "words": operation.words,
         "error": None if operation.error is None else operation.error.to_json(),
         "messages": list(operation.messages),
-    }
-
-
-def _accepted(operation: Operation) -> dict[str, Any]:
-    return {
-        "id": operation.id,
-        "kind": operation.kind.value,
-        "model": operation.model,
-        "alias": operation.alias,
-        "state": "running",
-        "phase": MovePhase.WAITING.value,
-        "move": operation.move,
-        "by": operation.actor,
-        "accepted": operation.accepted,
-        "finished": None,
-        "request": {key: value for key, value in operation.request.items() if value is not None},
-        "result": None,
-        "words": "",
-        "error": None,
-        "messages": [],
     }

@@ -1,0 +1,63 @@
+"""Write containers/alertmanager.yml, which docker-compose.yml mounts; `--check` says whether that was done.
+
+.venv/bin/python alerts/for_compose.py
+
+Alertmanager reads one file and includes none. So routes and inhibitions are
+written once, in the alertmanager.yml beside this file, and only what differs in
+a container stands here: the receiver's address is a secret of its own there
+(most chats and pagers give one that nobody else may know).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+SOURCE: Final = Path(__file__).resolve().parent / "alertmanager.yml"
+TARGET: Final = SOURCE.parents[1] / "containers" / "alertmanager.yml"
+_HEAD: Final = """\
+# Alertmanager in docker-compose.yml. Written by alerts/for_compose.py from alerts/alertmanager.yml: change that one.
+# The receiver's address is a secret.
+"""
+_RECEIVERS: Final = """\
+receivers:
+  - name: webhook
+    webhook_configs:
+      - url_file: /run/secrets/webhook_url
+        send_resolved: true
+
+"""
+
+
+def text() -> str:
+    """What the file has to be.
+
+    Raises:
+        ValueError: alerts/alertmanager.yml is laid out otherwise than this expects.
+    """
+    found = re.fullmatch(
+        r"(?:#.*\n)*(route:\n.*?\n)receivers:\n.*?\n(inhibit_rules:\n.*)", SOURCE.read_text(), re.DOTALL
+    )
+    if found is None:
+        raise ValueError(f"{SOURCE} is not a comment, route, receivers and inhibit_rules, in this order")
+    return _HEAD + found[1] + _RECEIVERS + found[2]
+
+
+def main() -> int:
+    """Write it, or check it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where it is not as made")
+    check = parser.parse_args().check
+    if TARGET.read_text() == text():
+        return 0
+    if not check:
+        TARGET.write_text(text())
+    print(f"{TARGET.name} {'is not what alerts/alertmanager.yml makes' if check else 'written'}")
+    return 1 if check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
