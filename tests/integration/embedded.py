@@ -99,17 +99,25 @@ class Embedded(BackgroundServer):
         return json.loads(self.run(*arguments, "--json").stdout)
 
     def end(self) -> None:
-        """Leave nothing of the server, at once: whoever tests an orderly stop has stopped it by now."""
-        if self.process is None or not self.is_running:
-            return
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.kill()
-        self.process.wait(10)
+        """Leave nothing of the server, at once: whoever tests an orderly stop has stopped it by now.
+
+        Raises:
+            AssertionError: Some of its processes or of its shared memory stays.
+        """
+        family = psutil.Process(self.process.pid).children(recursive=True) if self.is_running else []
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         wait_for(lambda: not any(map(runs, family)), 10)
+        wait_for(self._has_no_memory, 10)
+
+    def _has_no_memory(self) -> bool:
+        """Remove what is nobody's; a process that was killed lets go of its claim a little after it is a zombie."""
         shared_memory.cleanup_stale(self.root)
+        return not list(shared_memory.FOLDER.glob(f"{shared_memory.prefix_base(self.root)}*"))
 
     def publish(self, release: str, seed: int) -> None:
         """Publish the policy of `seed` as `release` of walker."""

@@ -207,6 +207,7 @@ def _try(bench: Bench, choice: Choice) -> Trial:
     except MovedError:
         raise
     except PolicyctlError as error:
+        _require_uninterrupted(error)
         return Trial(choice, None, None, error.problem)
     if len(found) < _FEWEST_SEARCHED:
         return Trial(choice, None, None, "too slow to be measured in time")
@@ -240,11 +241,21 @@ def _confirm(bench: Bench, choice: Choice, claim: Claim) -> GateResult:
     except MovedError:
         raise
     except PolicyctlError as error:
+        _require_uninterrupted(error)
         return GateResult(superiority.NAME, Verdict.ERROR, f"measuring broke: {error.problem}", {})
     result = superiority.judge(found, claim, is_over=True)
     if result is None:
         raise AssertionError("the last look always says something")
     return result
+
+
+def _require_uninterrupted(error: BaseException) -> None:
+    """Be interrupted also where withdrawing the candidate failed thereupon, which looks like a trial that failed."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        cause = cause.__context__
 
 
 def _study(bench: Bench) -> Any:
