@@ -10,12 +10,15 @@ takes no part in the build.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -53,14 +56,15 @@ def build(folder: Path, *, sanitize: str = "", targets: tuple[str, ...] = ()) ->
         *(f"-DOPENVINO={_openvino()}", f"-DSANITIZE={sanitize}"),
     ]
     chosen = [word for target in targets for word in ("--target", target)]
-    for command in (configure, [cmake, "--build", str(folder), *chosen]):
-        # By variable and not by -D: cmake forgets the rest of its cache when it is given a compiler anew.
-        environment = {**os.environ, "CXX": compiler}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise CannotBuildError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-        if "warning:" in done.stdout:
-            sys.stderr.write(done.stdout)
+    with _alone(folder):
+        for command in (configure, [cmake, "--build", str(folder), *chosen]):
+            # By variable and not by -D: cmake forgets the rest of its cache when it is given a compiler anew.
+            environment = {**os.environ, "CXX": compiler}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise CannotBuildError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+            if "warning:" in done.stdout:
+                sys.stderr.write(done.stdout)
     return folder
 
 
@@ -75,6 +79,15 @@ def install(folder: Path, into: Path = BESIDE) -> Path:
     shutil.copyfile(folder / LIBRARY, fresh)
     fresh.replace(into / LIBRARY)
     return into / LIBRARY
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two who build in one folder at once would run what the other is still writing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _program(name: str) -> str:
