@@ -39,6 +39,7 @@ removals = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.ADMI
 looks = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.READ))
 _POLL_S = 0.2
 
+Move = PromotionRequest | RollbackRequest | PinRequest | UnpinRequest | RemovalRequest | AbortRequest
 Key = Annotated[
     str | None,
     Header(
@@ -93,19 +94,7 @@ async def post_promotion(
     request: Request, model: Model, body: PromotionRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Move an alias to a release without losing a request, and watch it there."""
-    asked = Asked(
-        kind=OperationKind.PROMOTION,
-        model=model,
-        alias=body.alias,
-        release=body.release,
-        format=body.format,
-        reason=body.reason,
-        gates=None if body.gates is None else tuple(body.gates),
-        lock_wait_s=body.lock_wait_s,
-        bake=None if body.bake is None else AskedBake(**body.bake.model_dump()),
-    )
-    _require_right(request, asked)
-    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+    return await _begin(request, OperationKind.PROMOTION, model, body, query, key)
 
 
 @changes.post("/models/{model}/rollbacks", **_POST)
@@ -113,15 +102,7 @@ async def post_rollback(
     request: Request, model: Model, body: RollbackRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Move an alias back to the release before, or to an earlier one. No gate is asked."""
-    asked = Asked(
-        kind=OperationKind.ROLLBACK,
-        model=model,
-        alias=body.alias,
-        release=body.to,
-        reason=body.reason,
-        lock_wait_s=body.lock_wait_s,
-    )
-    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+    return await _begin(request, OperationKind.ROLLBACK, model, body, query, key)
 
 
 @changes.post("/models/{model}/pins", **_POST)
@@ -129,17 +110,7 @@ async def post_pin(
     request: Request, model: Model, body: PinRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Serve a release under its own number, whatever aliases name."""
-    asked = Asked(
-        kind=OperationKind.PIN,
-        model=model,
-        release=body.release,
-        format=body.format,
-        reason=body.reason,
-        gates=None if body.gates is None else tuple(body.gates),
-        lock_wait_s=body.lock_wait_s,
-    )
-    _require_right(request, asked)
-    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+    return await _begin(request, OperationKind.PIN, model, body, query, key)
 
 
 @changes.post("/models/{model}/unpins", **_POST)
@@ -147,14 +118,7 @@ async def post_unpin(
     request: Request, model: Model, body: UnpinRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Take a pinned release out of service. It stays published, and aliases that name it stay."""
-    asked = Asked(
-        kind=OperationKind.UNPIN,
-        model=model,
-        release=body.release,
-        reason=body.reason,
-        lock_wait_s=body.lock_wait_s,
-    )
-    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+    return await _begin(request, OperationKind.UNPIN, model, body, query, key)
 
 
 @removals.post("/models/{model}/removals", **_POST)
@@ -162,14 +126,7 @@ async def post_removal(
     request: Request, model: Model, body: RemovalRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Take an alias, or a pin, out of service: its clients are told that it is not served."""
-    asked = Asked(
-        kind=OperationKind.REMOVAL,
-        model=model,
-        alias=body.alias,
-        reason=body.reason,
-        lock_wait_s=body.lock_wait_s,
-    )
-    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+    return await _begin(request, OperationKind.REMOVAL, model, body, query, key)
 
 
 @changes.post("/models/{model}/aborts", **_POST)
@@ -177,8 +134,7 @@ async def post_abort(
     request: Request, model: Model, body: AbortRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Stop the move that is under way. Before the switch it is reverted; after it, roll back instead."""
-    asked = Asked(kind=OperationKind.ABORT, model=model)
-    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+    return await _begin(request, OperationKind.ABORT, model, body, query, key)
 
 
 @looks.get("/operations", response_model=list[OperationDocument], responses=problems(503))
@@ -212,6 +168,25 @@ def _require_right(request: Request, asked: Asked) -> None:
         require_scope(caller, Scope.ADMIN, what=f"promoting past the gate {', '.join(left_out)}")
     if asked.bake is not None and asked.bake.is_less_than(settings.bake):
         require_scope(caller, Scope.ADMIN, what="promoting with less of a bake than the settings ask for")
+
+
+async def _begin(
+    request: Request, kind: OperationKind, model: str, body: Move, query: WaitQuery, key: str | None
+) -> Response:
+    asked = _asked(kind, model, body)
+    _require_right(request, asked)
+    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+
+
+def _asked(kind: OperationKind, model: str, body: Move) -> Asked:
+    given = body.model_dump(exclude={"dry_run"})
+    if "to" in given:
+        given["release"] = given.pop("to")
+    if given.get("gates") is not None:
+        given["gates"] = tuple(given["gates"])
+    if given.get("bake") is not None:
+        given["bake"] = AskedBake(**given["bake"])
+    return Asked(kind, model, **given)
 
 
 async def _answer(request: Request, asked: Asked, *, dry_run: bool, wait_s: float, key: str) -> Response:
