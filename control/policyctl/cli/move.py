@@ -87,7 +87,8 @@ def promote(
     chosen = None if gates is None else options.gate_names(gates)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
         asks = no_bake or bake is not None or on_inconclusive is not None
-        told = remote.promote(
+        told = remote.move(
+            "promotions",
             model=model,
             release=release,
             alias=alias,
@@ -144,7 +145,9 @@ def rollback(
     """
     output = Output(as_json, quiet)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.rollback(model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        told = remote.move(
+            "rollbacks", model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait
+        )
         _pass_on(output, told)
         return
     from policyctl.services import promote as service
@@ -170,7 +173,7 @@ def abort(
     """
     output = Output(as_json, quiet)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.abort(model=model)
+        told = remote.move("aborts", model=model)
         _pass_on(output, told)
         return
     from policyctl.services import promote as service
@@ -209,7 +212,8 @@ def pin(
     output = Output(as_json, quiet)
     chosen = None if gates is None else options.gate_names(gates)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.pin(
+        told = remote.move(
+            "pins",
             model=model,
             release=release,
             format=format,
@@ -250,7 +254,7 @@ def unpin(
     """
     output = Output(as_json, quiet)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.unpin(model=model, release=release, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        told = remote.move("unpins", model=model, release=release, reason=reason, dry_run=dry_run, lock_wait_s=wait)
         _pass_on(output, told)
         return
     from policyctl.services import pins as service
@@ -285,7 +289,7 @@ def unserve(
     """
     output = Output(as_json, quiet)
     if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.unserve(model=model, alias=alias, reason=reason, dry_run=dry_run, lock_wait_s=wait)
+        told = remote.move("removals", model=model, alias=alias, reason=reason, dry_run=dry_run, lock_wait_s=wait)
         _pass_on(output, told)
         return
     from policyctl.services import pins as service

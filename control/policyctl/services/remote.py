@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -46,98 +46,18 @@ class Remote:
     api: ControlApi
     say: Callable[[str], None]
 
-    def promote(
-        self,
-        *,
-        model: str,
-        release: str,
-        alias: str,
-        format: str | None,  # noqa: A002
-        reason: str,
-        dry_run: bool,
-        gates: Sequence[str] | None,
-        lock_wait_s: float | None,
-        bake: Mapping[str, Any] | None = None,
-    ) -> Told:
-        """As `services.promote.promote`; `bake` is how it is watched, None for as the settings over there say.
+    def move(self, kind: str, *, model: str, **request: Any) -> Told:
+        """Have something moved, added or removed over there.
+
+        Args:
+            kind: As the API names it: promotions, rollbacks, pins, unpins, removals or aborts.
+            model: Of which model.
+            request: What the API takes for it (see docs/api.md).
 
         Raises:
-            PolicyctlError: As there; and `ServerError` where no control API answers.
+            PolicyctlError: As the service that does it; and `ServerError` where no control API answers.
         """
-        body = {
-            "release": release,
-            "alias": alias,
-            "format": format,
-            "reason": reason,
-            "dry_run": dry_run,
-            "gates": None if gates is None else list(gates),
-            "lock_wait_s": lock_wait_s,
-            "bake": None if bake is None else dict(bake),
-        }
-        return self._operate(f"/v1/models/{_part(model)}/promotions", body)
-
-    def rollback(
-        self, *, model: str, alias: str, to: str | None, reason: str, dry_run: bool, lock_wait_s: float | None
-    ) -> Told:
-        """As `services.promote.rollback`.
-
-        Raises:
-            PolicyctlError: As there; and `ServerError` where no control API answers.
-        """
-        body = {"to": to, "alias": alias, "reason": reason, "dry_run": dry_run, "lock_wait_s": lock_wait_s}
-        return self._operate(f"/v1/models/{_part(model)}/rollbacks", body)
-
-    def pin(
-        self,
-        *,
-        model: str,
-        release: str,
-        format: str | None,  # noqa: A002
-        reason: str,
-        dry_run: bool,
-        gates: Sequence[str] | None,
-        lock_wait_s: float | None,
-    ) -> Told:
-        """As `services.pins.pin`.
-
-        Raises:
-            PolicyctlError: As there; and `ServerError` where no control API answers.
-        """
-        body = {
-            "release": release,
-            "format": format,
-            "reason": reason,
-            "dry_run": dry_run,
-            "gates": None if gates is None else list(gates),
-            "lock_wait_s": lock_wait_s,
-        }
-        return self._operate(f"/v1/models/{_part(model)}/pins", body)
-
-    def unpin(self, *, model: str, release: str, reason: str, dry_run: bool, lock_wait_s: float | None) -> Told:
-        """As `services.pins.unpin`.
-
-        Raises:
-            PolicyctlError: As there; and `ServerError` where no control API answers.
-        """
-        body = {"release": release, "reason": reason, "dry_run": dry_run, "lock_wait_s": lock_wait_s}
-        return self._operate(f"/v1/models/{_part(model)}/unpins", body)
-
-    def unserve(self, *, model: str, alias: str, reason: str, dry_run: bool, lock_wait_s: float | None) -> Told:
-        """As `services.pins.unserve`.
-
-        Raises:
-            PolicyctlError: As there; and `ServerError` where no control API answers.
-        """
-        body = {"alias": alias, "reason": reason, "dry_run": dry_run, "lock_wait_s": lock_wait_s}
-        return self._operate(f"/v1/models/{_part(model)}/removals", body)
-
-    def abort(self, *, model: str) -> Told:
-        """As `services.promote.abort`.
-
-        Raises:
-            PolicyctlError: As there; and `ServerError` where no control API answers.
-        """
-        return self._operate(f"/v1/models/{_part(model)}/aborts", {})
+        return self._operate(f"/v1/models/{_part(model)}/{kind}", request)
 
     def status(self, *, model: str | None) -> Status:
         """As `services.status.status`.
