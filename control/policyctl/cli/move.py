@@ -15,8 +15,8 @@ from policyctl.domain.names import PRODUCTION
 from policyctl.errors import PolicyctlError, UsageError
 
 if TYPE_CHECKING:
+    from policyctl.domain.operations import Done
     from policyctl.services.promote import Moved
-    from policyctl.services.remote import Told
 
 
 def register(app: typer.Typer) -> None:
@@ -304,8 +304,8 @@ def _report(output: Output, moved: Moved) -> None:
     _print(output, moved.to_json(), moved.words, moved.refusal)
 
 
-def _pass_on(output: Output, told: Told) -> None:
-    _print(output, told.document, told.words, told.refusal)
+def _pass_on(output: Output, told: Done) -> None:
+    _print(output, told.result, told.words, told.refusal)
 
 
 def _print(output: Output, document: Mapping[str, Any], words: str, refusal: PolicyctlError | None) -> None:

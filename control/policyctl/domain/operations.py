@@ -56,6 +56,21 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """What was done.
+
+    Attributes:
+        result: The document that the command line prints.
+        words: The same for people.
+        refusal: Why it is not what was wanted after all: a bake took the release back.
+    """
+
+    result: Mapping[str, Any]
+    words: str
+    refusal: PolicyctlError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One request and its outcome.
 

@@ -18,8 +18,8 @@ from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
 from policyctl.domain.moves import Move
 from policyctl.domain.names import PRODUCTION, check_model_name, check_movable_alias, pin_name
-from policyctl.domain.operations import OperationKind
-from policyctl.errors import PolicyctlError, UsageError
+from policyctl.domain.operations import Done, OperationKind
+from policyctl.errors import UsageError
 from policyctl.services.control import Control
 from policyctl.services.pins import pin, require_served, unpin, unserve
 from policyctl.services.promote import abort, promote, rollback
@@ -137,21 +137,6 @@ def check(control: Control, asked: Asked) -> Checked:
             elif asked.kind is OperationKind.ROLLBACK:
                 state.previous(asked.model, asked.alias)
     return Checked(asked.alias)
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What was done.
-
-    Attributes:
-        result: The document that the command line prints.
-        words: The same for people.
-        refusal: Why it is not what was wanted after all: a bake took the release back.
-    """
-
-    result: Mapping[str, Any]
-    words: str
-    refusal: PolicyctlError | None = None
 
 
 @dataclass(frozen=True, slots=True)

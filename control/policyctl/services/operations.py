@@ -28,9 +28,9 @@ from policyctl import correlation
 from policyctl.adapters.operation_store import OperationStore
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Result
-from policyctl.domain.operations import Operation, OperationKind, move_told, settled
+from policyctl.domain.operations import Done, Operation, OperationKind, move_told, settled
 from policyctl.errors import BusyError, PolicyctlError, UsageError
-from policyctl.services.asked import Asked, Done, carry_out, check, settings_of
+from policyctl.services.asked import Asked, carry_out, check, settings_of
 from policyctl.services.baked import ended as bake_ended
 from policyctl.services.control import Control
 from policyctl.services.moves import Timings

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from policyctl.adapters.control_api import ControlApi, error_of
-from policyctl.errors import PolicyctlError
+from policyctl.domain.operations import Done
 
 if TYPE_CHECKING:
     from policyctl.services.status import Status
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 _WAIT_S: Final = 2.0
 """How long one look at an operation waits for its end: what is said on the way is passed on so often."""
 _PAGE: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a command prints.
-
-    Attributes:
-        document: With ``--json``.
-        words: Without.
-        refusal: Why it is not what was wanted after all: a bake took the release back.
-    """
-
-    document: Mapping[str, Any]
-    words: str
-    refusal: PolicyctlError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +31,7 @@ class Remote:
     api: ControlApi
     say: Callable[[str], None]
 
-    def move(self, kind: str, *, model: str, **request: Any) -> Told:
+    def move(self, kind: str, *, model: str, **request: Any) -> Done:
         """Have something moved, added or removed over there.
 
         Args:
@@ -57,7 +42,27 @@ class Remote:
         Raises:
             PolicyctlError: As the service that does it; and `ServerError` where no control API answers.
         """
-        return self._operate(f"/v1/models/{_part(model)}/{kind}", request)
+        answer = self.api.post(f"/v1/models/{_part(model)}/{kind}", request)
+        if answer.status == 200:  # a dry run
+            for line in answer.document["messages"]:
+                self.say(line)
+            return Done(answer.document["result"], answer.document["words"])
+        name, said = answer.document["id"], 0
+        try:
+            while True:
+                operation = self.api.get(f"/v1/operations/{name}", {"wait": _WAIT_S}, wait_s=_WAIT_S, begun=True)
+                for line in operation["messages"][said:]:
+                    self.say(line)
+                said = max(said, len(operation["messages"]))
+                refusal = None if operation["error"] is None else error_of(operation["error"])
+                if operation["result"] is not None:
+                    return Done(operation["result"], operation["words"], refusal)
+                if refusal is not None:
+                    raise refusal
+                time.sleep(0.01)  # however quickly it answers
+        except KeyboardInterrupt:
+            self.say(f"Operation {name} goes on over there: {self.api.url}/v1/operations/{name}")
+            raise
 
     def status(self, *, model: str | None) -> Status:
         """As `services.status.status`.
@@ -85,29 +90,6 @@ class Remote:
             if before is None:
                 break
         return tuple(found)
-
-    def _operate(self, path: str, body: Mapping[str, Any]) -> Told:
-        answer = self.api.post(path, body)
-        if answer.status == 200:  # a dry run
-            for line in answer.document["messages"]:
-                self.say(line)
-            return Told(answer.document["result"], answer.document["words"])
-        name, said = answer.document["id"], 0
-        try:
-            while True:
-                operation = self.api.get(f"/v1/operations/{name}", {"wait": _WAIT_S}, wait_s=_WAIT_S, begun=True)
-                for line in operation["messages"][said:]:
-                    self.say(line)
-                said = max(said, len(operation["messages"]))
-                refusal = None if operation["error"] is None else error_of(operation["error"])
-                if operation["result"] is not None:
-                    return Told(operation["result"], operation["words"], refusal)
-                if refusal is not None:
-                    raise refusal
-                time.sleep(0.01)  # however quickly it answers
-        except KeyboardInterrupt:
-            self.say(f"Operation {name} goes on over there: {self.api.url}/v1/operations/{name}")
-            raise
 
 
 def _part(text: str) -> str:
