@@ -11,7 +11,7 @@ one bad request does not hurt those that came with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from policyctl.domain.contract import ACTION, SCORES, Contract
 from policyctl.domain.tensor import TensorSpec
 
 Arrays = list[NDArray[Any]]
+_Look = Callable[[NDArray[Any]], NDArray[np.bool_]]
 
 
 class BadRequestError(ValueError):
@@ -38,15 +39,18 @@ class _Tensor:
 
     spec: TensorSpec
     dtype: np.dtype[Any]
-    floating: bool
+    good: _Look | None
+    """Which elements may pass; None: all."""
 
 
 class Checker:
     """Holds requests and answers against one contract."""
 
     def __init__(self, contract: Contract) -> None:
-        self._inputs = [_prepare(spec) for spec in contract.observations]
-        self._outputs = [_prepare(spec) for spec in contract.outputs]
+        self._inputs = [_prepare(spec, np.isfinite) for spec in contract.observations]
+        # Scores may be infinite, which is how a policy rules a choice out.
+        looked_at: dict[str, _Look] = {ACTION: np.isfinite, **dict.fromkeys(SCORES, _is_number)}
+        self._outputs = [_prepare(spec, looked_at.get(spec.name)) for spec in contract.outputs]
 
     def request(self, arrays: Sequence[NDArray[Any] | None]) -> int:
         """How many rows a request has.
@@ -71,10 +75,8 @@ class Checker:
             if rows not in (-1, array.shape[0]):
                 raise BadRequestError(f"input {spec.name} has {array.shape[0]} rows, the inputs before it have {rows}")
             rows = array.shape[0]
-            if tensor.floating and not np.isfinite(array).all():
-                raise BadRequestError(
-                    f"the request has {_where(spec, array, ~np.isfinite(array))}; send finite observations"
-                )
+            if tensor.good is not None and not (good := tensor.good(array)).all():
+                raise BadRequestError(f"the request has {_where(spec, array, ~good)}; send finite observations")
         if rows < 1:
             raise BadRequestError("the request has no rows")
         return rows
@@ -97,17 +99,12 @@ class Checker:
     def finite(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Hold one request's action against the least that an action must be.
 
-        Scores may be infinite, which is how a policy rules a choice out.
-
         Raises:
             BadAnswerError: An element of the action is not finite, or one of the scores that chose it is NaN.
         """
         for tensor, array in zip(self._outputs, arrays, strict=True):
-            if not tensor.floating or tensor.spec.name not in (ACTION, *SCORES):
-                continue
-            bad = ~np.isfinite(array) if tensor.spec.name == ACTION else np.isnan(array)
-            if bad.any():
-                raise BadAnswerError(f"the policy gave {_where(tensor.spec, array, bad)}; the action is withheld")
+            if tensor.good is not None and not (good := tensor.good(array)).all():
+                raise BadAnswerError(f"the policy gave {_where(tensor.spec, array, ~good)}; the action is withheld")
 
 
 def join(requests: Sequence[Arrays]) -> Arrays:
@@ -144,9 +141,14 @@ def example(contract: Contract) -> Arrays:
     return arrays
 
 
-def _prepare(spec: TensorSpec) -> _Tensor:
+def _prepare(spec: TensorSpec, good: _Look | None) -> _Tensor:
     dtype = np.dtype(spec.dtype)
-    return _Tensor(spec, dtype, bool(np.issubdtype(dtype, np.floating)))
+    return _Tensor(spec, dtype, good if np.issubdtype(dtype, np.floating) else None)
+
+
+def _is_number(array: NDArray[Any]) -> NDArray[np.bool_]:
+    number: NDArray[np.bool_] = ~np.isnan(array)
+    return number
 
 
 def _where(spec: TensorSpec, array: NDArray[Any], bad: NDArray[np.bool_]) -> str:
