@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,24 @@ def test_closing_leaves_nothing_on_either_side(url: str) -> None:
     assert set(mine()) <= registered(url)
     client.close()
     assert mine() == []
+    assert not [name for name in registered(url) if name.startswith(f"{regions.PREFIX}{os.getpid()}-")]
+
+
+@pytest.mark.parametrize("kind", [PolicyClient, AsyncPolicyClient])
+def test_closing_waits_for_a_request_that_still_has_a_region(
+    url: str, kind: type[PolicyClient | AsyncPolicyClient]
+) -> None:
+    """Triton refuses to forget a region that is in use: it is asked again until it is not."""
+
+    async def leave() -> None:
+        client = kind("walker", url=url, shared_memory=True)
+        with pytest.raises(DeadlineError):
+            if isinstance(asked := client.act([SLEEPY, 0.0, 0.0, 0.0], deadline_s=SLEEP_S * 0.7), Awaitable):
+                await asked
+        if (closed := client.close()) is not None:
+            await closed
+
+    asyncio.run(leave())
     assert not [name for name in registered(url) if name.startswith(f"{regions.PREFIX}{os.getpid()}-")]
 
 

@@ -26,6 +26,7 @@ _ANSWERED: Final = {"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}
 
 _UNKNOWN: Final = "Unable to find shared memory region"
 _ALREADY: Final = "already in manager"
+_IN_USE: Final = "currently in use"
 _PREPARED: Final = 16
 
 
@@ -98,6 +99,11 @@ class SharedTensors:
     def is_registered(error: InferenceServerException) -> bool:
         """Whether the server knows the region already."""
         return _ALREADY in str(error.message())
+
+    @staticmethod
+    def is_in_use(error: InferenceServerException) -> bool:
+        """Whether a request still has the region, be it one whose answer has just come (Triton before 2.52)."""
+        return _IN_USE in str(error.message())
 
     def outputs(self, result: Any, loan: Loan) -> dict[str, NDArray[Any]]:
         """Copies of the outputs, of the shapes and types that the server says."""

@@ -7,6 +7,7 @@ call; with shared memory the tensors' memory is too (`grpc_memory`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,9 @@ from policyctl.client.served import ModelConfig
 from policyctl.client.trace_context import HEADER
 
 _UNREGISTER_S: Final = 1.0
+"""How long `close` waits in all for the server to let go of the regions."""
+
+_UNREGISTER_EVERY_S: Final = 0.01
 _KEPT_SHAPES: Final = 64
 
 _CHANNEL = (
@@ -119,20 +123,23 @@ class GrpcTransport(_Common):
 
     def _infer(self, call: Infer, timeout_s: float) -> Answer:
         if self._shared is not None:
+            until = time.monotonic() + timeout_s
             for region in self._shared.regions.cooled():
-                self._give_up(region)
+                if not self._let_go(self._shared, region, until):
+                    self._shared.regions.lay_aside(region)
             with self._shared.loan(call) as loan:
                 if loan is not None:
-                    return self._infer_shared(self._shared, call, loan, timeout_s)
+                    return self._infer_shared(self._shared, call, loan, until)
+            timeout_s = _left_s(until)
         with self._inputs(call) as inputs:
             begin = time.perf_counter_ns()
             result = self._client.infer(**self._arguments(call, inputs, self._outputs(call.outputs), timeout_s))
             return _answer(result, call, time.perf_counter_ns() - begin)
 
-    def _infer_shared(self, shared: SharedTensors, call: Infer, loan: Loan, timeout_s: float) -> Answer:
-        begin, until = time.perf_counter_ns(), time.monotonic() + timeout_s
+    def _infer_shared(self, shared: SharedTensors, call: Infer, loan: Loan, until: float) -> Answer:
+        begin = time.perf_counter_ns()
         if not loan.region.registered:
-            self._register(shared, loan, timeout_s)
+            self._register(shared, loan, _left_s(until))
         try:
             result = self._client.infer(**self._arguments(call, loan.inputs, loan.outputs, _left_s(until)))
         except InferenceServerException as error:
@@ -152,17 +159,22 @@ class GrpcTransport(_Common):
                 raise (shared.refused(error) or error) from error
         loan.region.registered = True
 
-    def _give_up(self, region: Region) -> None:
-        with contextlib.suppress(InferenceServerException):
-            self._client.unregister_system_shared_memory(region.name, client_timeout=_UNREGISTER_S)
-        if self._shared is not None:
-            self._shared.regions.drop(region)
+    def _let_go(self, shared: SharedTensors, region: Region, until: float) -> bool:
+        try:
+            self._client.unregister_system_shared_memory(region.name, client_timeout=_left_s(until))
+        except InferenceServerException as error:
+            if shared.is_in_use(error):
+                return False
+        shared.regions.drop(region)
+        return True
 
     def close(self) -> None:
         """Close the channel; the server lets go of every region first."""
         if self._shared is not None:
+            until = time.monotonic() + _UNREGISTER_S
             for region in self._shared.regions.all():
-                self._give_up(region)
+                while not self._let_go(self._shared, region, until) and time.monotonic() < until:
+                    time.sleep(_UNREGISTER_EVERY_S)
             self._shared.regions.close()
         self._client.close()
 
@@ -201,20 +213,23 @@ class AioGrpcTransport(_Common):
 
     async def _infer(self, call: Infer, timeout_s: float) -> Answer:
         if self._shared is not None:
+            until = time.monotonic() + timeout_s
             for region in self._shared.regions.cooled():
-                await self._give_up(region)
+                if not await self._let_go(self._shared, region, until):
+                    self._shared.regions.lay_aside(region)
             with self._shared.loan(call) as loan:
                 if loan is not None:
-                    return await self._infer_shared(self._shared, call, loan, timeout_s)
+                    return await self._infer_shared(self._shared, call, loan, until)
+            timeout_s = _left_s(until)
         with self._inputs(call) as inputs:
             begin = time.perf_counter_ns()
             result = await self._client.infer(**self._arguments(call, inputs, self._outputs(call.outputs), timeout_s))
             return _answer(result, call, time.perf_counter_ns() - begin)
 
-    async def _infer_shared(self, shared: SharedTensors, call: Infer, loan: Loan, timeout_s: float) -> Answer:
-        begin, until = time.perf_counter_ns(), time.monotonic() + timeout_s
+    async def _infer_shared(self, shared: SharedTensors, call: Infer, loan: Loan, until: float) -> Answer:
+        begin = time.perf_counter_ns()
         if not loan.region.registered:
-            await self._register(shared, loan, timeout_s)
+            await self._register(shared, loan, _left_s(until))
         try:
             result = await self._client.infer(**self._arguments(call, loan.inputs, loan.outputs, _left_s(until)))
         except InferenceServerException as error:
@@ -234,17 +249,22 @@ class AioGrpcTransport(_Common):
                 raise (shared.refused(error) or error) from error
         loan.region.registered = True
 
-    async def _give_up(self, region: Region) -> None:
-        with contextlib.suppress(InferenceServerException):
-            await self._client.unregister_system_shared_memory(region.name, client_timeout=_UNREGISTER_S)
-        if self._shared is not None:
-            self._shared.regions.drop(region)
+    async def _let_go(self, shared: SharedTensors, region: Region, until: float) -> bool:
+        try:
+            await self._client.unregister_system_shared_memory(region.name, client_timeout=_left_s(until))
+        except InferenceServerException as error:
+            if shared.is_in_use(error):
+                return False
+        shared.regions.drop(region)
+        return True
 
     async def close(self) -> None:
         """Close the channel; the server lets go of every region first."""
         if self._shared is not None:
+            until = time.monotonic() + _UNREGISTER_S
             for region in self._shared.regions.all():
-                await self._give_up(region)
+                while not await self._let_go(self._shared, region, until) and time.monotonic() < until:
+                    await asyncio.sleep(_UNREGISTER_EVERY_S)
             self._shared.regions.close()
         await self._client.close()
 
