@@ -187,10 +187,17 @@ class Scrubber:
                 if self._confirmed(what, folder, release, name):
                     wrong[what] = wrong.get(what, problem)
                     self._tell(what, problem)
-        self._repaired(wrong)
-        taken = self.clock() - started
-        self.state = replace(self.state, passes=self.state.passes + 1, last_pass=_now(), last_pass_s=round(taken, 3))
+        repaired = [w.what for w in self.state.wrong if w.what not in wrong]
+        self.state = replace(
+            self.state,
+            wrong=tuple(w for w in self.state.wrong if w.what in wrong),
+            passes=self.state.passes + 1,
+            last_pass=_now(),
+            last_pass_s=round(self.clock() - started, 3),
+        )
         self._keep()
+        for what in repaired:
+            self.control.tell(f"{what} is intact again, or gone.", logger=_LOGGER)
 
     def _problems(self, folder: Path, release: PublishedRelease) -> Iterator[tuple[str, str]]:
         """Path and problem of everything in `folder` that is not as published."""
@@ -230,21 +237,15 @@ class Scrubber:
     def _tell(self, what: str, problem: str) -> None:
         if any(w.what == what for w in self.state.wrong):
             return
+        wrong = (*self.state.wrong, Wrong(what, problem, _now()))
+        self.state = replace(self.state, wrong=wrong, found=self.state.found + 1)
+        self._keep()  # before the line: whoever reads it and asks `status` finds the same there
         self.control.tell(
             f"CORRUPT {what}: {problem}. What is served was verified when it was loaded and goes on;"
             " see policyctl verify, and policyctl repair --dry-run.",
             level=LogLevel.ERROR,
             logger=_LOGGER,
         )
-        wrong = (*self.state.wrong, Wrong(what, problem, _now()))
-        self.state = replace(self.state, wrong=wrong, found=self.state.found + 1)
-        self._keep()
-
-    def _repaired(self, wrong: dict[str, str]) -> None:
-        for each in self.state.wrong:
-            if each.what not in wrong:
-                self.control.tell(f"{each.what} is intact again, or gone.", logger=_LOGGER)
-        self.state = replace(self.state, wrong=tuple(w for w in self.state.wrong if w.what in wrong))
 
     def _wait(self, count: int) -> None:
         """Let the time pass that `count` bytes may take."""
