@@ -1,4 +1,4 @@
-"""Compile the native OpenVINO backend, and put it where `policyctl serve` finds it.
+"""Compile the native OpenVINO backend and the guard of Triton's tracing, and put both where `policyctl serve` looks.
 
     python backend_openvino/build.py [--optional] [--sanitize address,undefined] [--into FOLDER]
 
@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Final
 
 SOURCE: Final = Path(__file__).resolve().parent
-BESIDE: Final = SOURCE.parent / "control/policyctl/serving/backends/openvino"
+SERVING: Final = SOURCE.parent / "control/policyctl/serving"
+BESIDE: Final = SERVING / "backends/openvino"
 LIBRARY: Final = "libtriton_openvino.so"
+GUARD: Final = "libtriton_trace_guard.so"
 FLOOR: Final = "libtriton_floor.so"
 
 
@@ -68,17 +70,17 @@ def build(folder: Path, *, sanitize: str = "", targets: tuple[str, ...] = ()) ->
     return folder
 
 
-def install(folder: Path, into: Path = BESIDE) -> Path:
-    """Put the library of a build tree into `into`; a server that has the old one loaded keeps it.
+def install(folder: Path, into: Path = BESIDE, *, library: str = LIBRARY) -> Path:
+    """Put a library of a build tree into `into`; a server that has the old one loaded keeps it.
 
     Returns:
         The library.
     """
     into.mkdir(parents=True, exist_ok=True)
-    fresh = into / f".{LIBRARY}.{os.getpid()}"
-    shutil.copyfile(folder / LIBRARY, fresh)
-    fresh.replace(into / LIBRARY)
-    return into / LIBRARY
+    fresh = into / f".{library}.{os.getpid()}"
+    shutil.copyfile(folder / library, fresh)
+    fresh.replace(into / library)
+    return into / library
 
 
 @contextlib.contextmanager
@@ -121,9 +123,14 @@ def main() -> int:
     except CannotBuildError as error:
         sys.stderr.write(f"The native OpenVINO backend is not built: {error}\n")
         if arguments.optional:
-            sys.stderr.write("The Python-based backend of the same name will serve. Later: make native\n")
+            sys.stderr.write(
+                "The Python-based backend of the same name will serve; nothing can be recorded or traced."
+                " Later: make native\n"
+            )
         return 0 if arguments.optional else 1
     sys.stdout.write(f"Native OpenVINO backend: {install(folder, arguments.into or BESIDE)}\n")
+    if not arguments.into:
+        sys.stdout.write(f"Guard of Triton's tracing: {install(folder, SERVING, library=GUARD)}\n")
     return 0
 
 

@@ -15,25 +15,18 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 
-from policyctl.adapters.endpoint import Endpoint
-from policyctl.adapters.triton import Triton
 from policyctl.services.control import Control, open_release
 from policyctl.services.promote import promote
 from policyctl.services.publish import publish
-from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import Spans
-from policyctl.serving.locate import locate
-from policyctl.serving.ports import free_ports
-from policyctl.serving.process import ServerOptions, TritonProcess
+from policyctl.serving.native import choose
 from policyctl.settings import load as load_settings
 from policyctl_benchmarks.background_server import COMMAND, BackgroundServer
 from policyctl_benchmarks.perf_analyzer import (
@@ -43,58 +36,12 @@ from policyctl_benchmarks.perf_analyzer import (
     locate_perf_analyzer,
     run,
 )
+from policyctl_benchmarks.traced_servers import bare_server, receiver
 from policyctl_exporters import export_policy
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 WAYS = ("plain", "off", "one of 100", "every request", "spans of one of 100", "spans of every request")
 SPANS = {"spans of one of 100": 100, "spans of every request": 1}
-
-
-@contextmanager
-def receiver() -> Iterator[str]:
-    """Takes spans and throws them away; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1/traces"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@contextmanager
-def plain_server(control: Control, folder: Path, slot: int, spans: Spans | None = None) -> Iterator[str]:
-    """A server without a trace file, with `spans` or nothing; its gRPC address."""
-    ports = free_ports(3)
-    options = ServerOptions(
-        repository=control.repository.root,
-        backend_directory=assemble(locate(), folder / f"backends-{ports[0]}"),
-        spans=spans,
-        http_port=ports[0],
-        grpc_port=ports[1],
-        metrics_port=ports[2],
-    )
-    process = TritonProcess(options, on_log=lambda _: None)
-    process.start()
-    try:
-        process.wait_live(timeout_s=30)
-        url = f"127.0.0.1:{ports[1]}"
-        client = Triton(Endpoint(http="", grpc=url))
-        client.load("cartpole", slot)
-        client.close()
-        yield url
-    finally:
-        process.stop(timeout_s=2.0)
 
 
 @contextmanager
@@ -140,12 +87,13 @@ def main() -> None:
             libraries, binary = link_libraries(folder / "libraries"), locate_perf_analyzer()
             seen: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
             with ExitStack() as stack:
-                slot, target = opened.published.slot, stack.enter_context(receiver())
-                urls = {"plain": stack.enter_context(plain_server(control, folder, slot))}
-                for way, one_of in SPANS.items():
-                    if way in given.ways:
-                        spans = Spans(target, one_of, "benchmark")
-                        urls[way] = stack.enter_context(plain_server(control, folder, slot, spans))
+                target, urls = stack.enter_context(receiver()), {}
+                for way in ["plain", *(way for way in SPANS if way in given.ways)]:
+                    spans = Spans(target, SPANS[way], "benchmark") if way in SPANS else None
+                    native = choose(control.settings.serving.native).backend
+                    root, slot = control.repository.root, opened.published.slot
+                    bare = bare_server(root, folder, "cartpole", slot, spans=spans, native=native)
+                    urls[way] = f"127.0.0.1:{stack.enter_context(bare).options.grpc_port}"
                 for _ in range(given.rounds):
                     for way in rng.permutation(["plain", *given.ways]):
                         with recording(control.repository.root, folder, way):

@@ -250,6 +250,9 @@ class TracingSettings(BaseModel):
         1000, ge=0, le=_INT32, description="one of so many requests; 0: only those that bring a sampled traceparent"
     )
     service: str = Field("policyctl", pattern=r"^[\w.-]+$", description="service.name of the spans")
+    unguarded: bool = Field(
+        False, description="trace and record although Triton can crash of it: before 25.05, without its guard"
+    )
 
 
 class ScrubSettings(BaseModel):

@@ -28,7 +28,7 @@ import pytest
 
 from policyctl.cli.main import main
 from policyctl.services.control import Control
-from policyctl.serving import shared_memory
+from policyctl.serving import shared_memory, trace_guard
 from policyctl.settings import load
 from policyctl_benchmarks.background_server import BackgroundServer, policyctl
 
@@ -68,6 +68,11 @@ def here(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         except SystemExit as stop:
             return subprocess.CompletedProcess(command, int(stop.code or 0), out.getvalue(), err.getvalue())
     raise AssertionError("main() always exits")
+
+
+needs_trace_guard = pytest.mark.skipif(
+    trace_guard.find() is None, reason="the guard of Triton's tracing is not built: make native"
+)
 
 
 class Embedded(BackgroundServer):

@@ -41,7 +41,9 @@ def test_traffic_of_somebody_elses_triton_is_recorded_from_a_folder_that_both_se
         api_key=KEY,
         trace_file=traces / "trace",
     )
-    control = Control.of(load(repository=root, server={"url": f"127.0.0.1:{grpc}", "api_key": KEY}))
+    control = Control.of(
+        load(repository=root, server={"url": f"127.0.0.1:{grpc}", "api_key": KEY}, tracing={"unguarded": True})
+    )
     publish(control, exported(1), model="walker", release="1.0.0")
     server, done = TritonProcess(options), threading.Event()
     try:

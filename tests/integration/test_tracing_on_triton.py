@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from embedded import embedded, wait_for
+from embedded import embedded, needs_trace_guard, wait_for
 from otlp_receiver import otlp_receiver
 
 from policyctl.client import PolicyClient
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, needs_trace_guard]
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -29,8 +29,6 @@ def test_spans_carry_the_request_id_and_join_the_callers_trace(tmp_path, monkeyp
                 client.act([0.0] * 4, request_id=f"asked-{protocol}", traceparent=f"00-{TRACE}-{PARENT}-01")
         wait_for(lambda: all(receiver.of_request(f"asked-{p}") for p in ("grpc", "http")), 20)
         refused = server.run("record", "walker", "-o", str(tmp_path / "r.npz"), "--for", "2s", check=False)
-        warned = [line for line in server.log_text.splitlines() if "WARNING tracing.rate is 0: Triton" in line]
-    assert len(warned) == 1, "dense spans crash this Triton, and nobody was told"
     assert refused.returncode == 8
     assert "OpenTelemetry spans" in refused.stderr
     assert {s["traceId"] for s in receiver.spans} == {TRACE}

@@ -231,6 +231,14 @@ class Triton:
         )
         return {key: tuple(setting.value) for key, setting in found.settings.items()}
 
+    def version(self) -> str:
+        """Triton's own version, as ``2.51.0``.
+
+        Raises:
+            ServerError: No answer.
+        """
+        return str(self._call("ask the version", self._client.get_server_metadata).version)
+
     def log_level(self, level: LogLevel) -> LogLevel:
         """Change how much the server logs, and tell how much it does now.
 

@@ -16,11 +16,13 @@ from typing import Any, Final
 
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.domain.recommendations import pools
+from policyctl.errors import UnsupportedError
 from policyctl.services.control import Control
 from policyctl.services.engine import Launch, Manner
 from policyctl.services.external import external
 from policyctl.services.hardware import announce
 from policyctl.services.record import trace_folder
+from policyctl.serving import trace_guard
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.container import TritonContainer, connect, require_image
@@ -113,6 +115,7 @@ class EmbeddedEngine:
             pid=self.process.pid,
             openvino=self.openvino,
             backends=OURS_VERIFY,
+            guard="loaded" if trace_guard.is_loaded(self.process.pid) else "",
         )
 
 
@@ -162,6 +165,7 @@ def _embedded(control: Control, api_key: str) -> Launch:
     ports = _choose_ports(settings)
     native = control.settings.serving.native
     own = (settings.control_metrics_port,) if settings.control_metrics_port else ()
+    _require_trace_guard(control)
     require(preflight(repository=control.repository.root, host=settings.host, ports=(*ports, *own), native=native))
     announce(control)
     choice = choose(native)
@@ -203,6 +207,16 @@ def _options(
     )
 
 
+def _require_trace_guard(control: Control) -> None:
+    """Spans are of every request that brings a context, whatever the rate: the embedded Triton needs its guard."""
+    chosen = control.settings.tracing
+    if chosen.endpoint and not chosen.unguarded and trace_guard.find() is None:
+        raise UnsupportedError(
+            "the embedded Triton can crash where it sends spans, and the guard that prevents it is not built",
+            remedy=trace_guard.REMEDY,
+        )
+
+
 def _spans(control: Control) -> Spans | None:
     """Where OpenTelemetry spans go; None where they are off."""
     chosen = control.settings.tracing
@@ -214,7 +228,14 @@ def _spans(control: Control) -> Spans | None:
 
 
 def _endpoint(
-    options: ServerOptions, server_id: str, manner: Manner, *, pid: int = 0, openvino: str = "", backends: str
+    options: ServerOptions,
+    server_id: str,
+    manner: Manner,
+    *,
+    pid: int = 0,
+    openvino: str = "",
+    backends: str,
+    guard: str = "",
 ) -> Endpoint:
     return Endpoint(
         http=f"{options.host}:{options.http_port}",
@@ -227,6 +248,7 @@ def _endpoint(
         openvino=openvino,
         engine=manner.kind.value,
         backends=backends,
+        trace_guard=guard,
     )
 
 

@@ -31,6 +31,7 @@ from policyctl.domain.names import served_name
 from policyctl.domain.recording import Origin, Recording, Traced, build
 from policyctl.errors import BusyError, ServerError, UnsupportedError, UsageError
 from policyctl.services.control import Control, open_release
+from policyctl.serving import trace_guard
 
 POLL_S: Final = 0.2
 CHUNK: Final = 100
@@ -138,6 +139,7 @@ class _Session:
             time.sleep(POLL_S / 4)
         settings = client.trace(self.served)
         folder = _trace_files(settings, self.served)
+        self._require_safe(client)
         _mark(self.control.repository, self.served, client.endpoint.server_id)
         sampled = 0
         try:
@@ -150,6 +152,15 @@ class _Session:
         finally:
             sampled = self._end(client, folder)
         return self._traced, max(0, sampled - len(self._traced))
+
+    def _require_safe(self, client: Triton) -> None:
+        if client.endpoint.trace_guard or self.control.settings.tracing.unguarded:
+            return
+        if not trace_guard.is_mended(version := client.version()):
+            raise UnsupportedError(
+                f"Triton {version} can crash while it traces, and nothing guards this server against it",
+                remedy=trace_guard.REMEDY,
+            )
 
     def _on(self) -> dict[str, Any]:
         return {

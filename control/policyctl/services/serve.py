@@ -57,10 +57,6 @@ STEADY_S: Final = 20.0
 """A server that has lived this long starts again without delay."""
 
 
-_SPARSE: Final = 100
-"""Of so many requests one may have a span: no server crashed in the runs of docs/tracing.md."""
-
-
 @dataclass(slots=True)
 class Supervisor:
     """Keeps one server answering until told to stop; `launch` makes each run of it."""
@@ -252,18 +248,7 @@ def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings]
         remedy="Use the server that runs (policyctl status), or stop it first.",
     )
     with alone, serving(control, api_key=api_key) as speaking:
-        _warn_of_spans(speaking)
         supervisor = Supervisor(speaking, launcher(speaking, api_key=api_key), verbose=verbose)
         if reading is not None:
             supervisor.reloader = Reloader(speaking, reading, supervisor.stop)
         supervisor.run()
-
-
-def _warn_of_spans(control: Control) -> None:
-    tracing = control.settings.tracing
-    if tracing.endpoint and tracing.rate < _SPARSE:
-        control.tell(
-            f"WARNING tracing.rate is {tracing.rate}: Triton 2.51 can crash where it sends spans of many requests at"
-            f" once, and requests are lost until it is up again. Take {_SPARSE} or more where that matters.",
-            level=LogLevel.WARNING,
-        )

@@ -176,6 +176,15 @@ def disk(folder: Path, *, free_bytes: int, writable: bool) -> Check:
     return Check("repository", Status.OK, detail)
 
 
+def trace_guard(*, built: bool) -> Check:
+    """Whether anything can be recorded and traced without the risk that Triton crashes of it."""
+    if built:
+        return Check("trace guard", Status.OK, "built: recording and tracing cannot crash the server")
+    return Check(
+        "trace guard", Status.WARNING, "not built: policyctl record and tracing are refused", "make native (needs g++)"
+    )
+
+
 def shared_memory(*, free_bytes: int, writable: bool) -> Check:
     """Whether Triton and its stubs find room for what they pass each other."""
     fix = "Give it more: docker run --shm-size=256m, or mount -o remount,size=256m /dev/shm"
