@@ -107,6 +107,12 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
             lambda value, _: value == "rollback",
         ),
         Rule(
+            ("tracing", "unguarded"),
+            "nothing is traced or recorded that the server can crash of: `false`",
+            "false: the server can crash of it",
+            lambda value, _: value is False,
+        ),
+        Rule(
             ("server", "api_key"),
             "a Triton that somebody else runs (`server.url`) has a key for its control API",
             _KEYLESS,

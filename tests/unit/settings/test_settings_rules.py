@@ -26,6 +26,8 @@ def over(base: dict, more: dict) -> dict:
         ("production", {}, None),
         ("production", {"integrity": {"signatures": "warn"}}, "integrity.signatures"),
         ("production", {"security": {"unpickle": True}}, "security.unpickle"),
+        ("staging", {"tracing": {"unguarded": True}}, None),
+        ("production", {"tracing": {"unguarded": True}}, "tracing.unguarded"),
         ("production", {"server": {"host": "0.0.0.0"}}, "server.host"),
         ("production", {"server": {"host": "robots.example.org"}}, "server.host"),
         ("production", {"server": {"host": "127.0.0.2"}}, None),
