@@ -36,8 +36,8 @@ from policyctl_benchmarks.perf_analyzer import (
     locate_perf_analyzer,
     run,
 )
-from policyctl_benchmarks.traced_servers import bare_server, receiver
 from policyctl_exporters import export_policy
+from traced_servers import bare_server, receiver
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 WAYS = ("plain", "off", "one of 100", "every request", "spans of one of 100", "spans of every request")
