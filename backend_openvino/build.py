@@ -1,4 +1,4 @@
-"""Compile the native OpenVINO backend and the guard of Triton's tracing, and put both where `policyctl serve` looks.
+"""Compile the native OpenVINO backend and the guard of Triton, and put both where `policyctl serve` looks.
 
     python backend_openvino/build.py [--optional] [--sanitize address,undefined] [--into FOLDER]
 
@@ -26,7 +26,7 @@ SOURCE: Final = Path(__file__).resolve().parent
 SERVING: Final = SOURCE.parent / "control/policyctl/serving"
 BESIDE: Final = SERVING / "backends/openvino"
 LIBRARY: Final = "libtriton_openvino.so"
-GUARD: Final = "libtriton_trace_guard.so"
+GUARD: Final = "libtriton_guard.so"
 FLOOR: Final = "libtriton_floor.so"
 
 
@@ -124,13 +124,14 @@ def main() -> int:
         sys.stderr.write(f"The native OpenVINO backend is not built: {error}\n")
         if arguments.optional:
             sys.stderr.write(
-                "The Python-based backend of the same name will serve; nothing can be recorded or traced."
+                "The Python-based backend of the same name will serve, without the guard of Triton: nothing can be"
+                " recorded or traced, and cancelled gRPC calls can crash the server."
                 " Later: make native\n"
             )
         return 0 if arguments.optional else 1
     sys.stdout.write(f"Native OpenVINO backend: {install(folder, arguments.into or BESIDE)}\n")
     if not arguments.into:
-        sys.stdout.write(f"Guard of Triton's tracing: {install(folder, SERVING, library=GUARD)}\n")
+        sys.stdout.write(f"Guard of Triton: {install(folder, SERVING, library=GUARD)}\n")
     return 0
 
 

@@ -15,26 +15,20 @@ import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bare_servers import bare_server, prepared, receiver, unguarded
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.errors import ServerError
-from policyctl.services.control import Control, open_release
-from policyctl.services.promote import promote
-from policyctl.services.publish import publish
-from policyctl.serving import trace_guard
+from policyctl.services.control import Control
 from policyctl.serving.command import Spans
 from policyctl.serving.native import choose
 from policyctl.serving.process import TritonProcess
 from policyctl.settings import NativeMode
-from policyctl.settings import load as load_settings
-from policyctl_benchmarks.background_server import BackgroundServer
 from policyctl_benchmarks.perf_analyzer import (
     PerfAnalyzerOptions,
     input_data_json,
@@ -42,10 +36,7 @@ from policyctl_benchmarks.perf_analyzer import (
     locate_perf_analyzer,
     run,
 )
-from policyctl_exporters import export_policy
-from traced_servers import bare_server, receiver
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 CLIENTS = 8
 RECORDING = {"trace_level": ["TIMESTAMPS", "TENSORS"], "trace_rate": "1", "trace_count": "-1", "log_frequency": "1000"}
 
@@ -63,18 +54,6 @@ class Outcome:
 
     requests: float
     ended: str
-
-
-@contextmanager
-def unguarded(really: bool) -> Iterator[None]:
-    """Servers that start meanwhile have no guard."""
-    kept = trace_guard.find
-    if really:
-        trace_guard.find = lambda library=Path(): None
-    try:
-        yield
-    finally:
-        trace_guard.find = kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +122,7 @@ def main() -> None:
     rng = np.random.default_rng(time.time_ns())
     with tempfile.TemporaryDirectory(prefix="policyctl-traced-") as name, receiver() as target:
         folder = Path(name)
-        control = Control.of(load_settings(repository=folder / "model_repository"))
-        export_policy(EXAMPLES / "ppo-1.0.0.zip", folder / "1.0.0", trust_pickle=True)
-        publish(control, folder / "1.0.0", model="cartpole", release="1.0.0")
-        with BackgroundServer(control.repository.root, folder / "serve.log"):
-            promote(control, model="cartpole", release="1.0.0", alias="production")
-        opened = open_release(control.repository, control.repository.journal.state().release("cartpole", "1.0.0"))
+        control, opened = prepared(folder)
         data = folder / "observations.json"
         data.write_text(input_data_json(opened.golden))
         bench = Bench(control, folder, opened.published.slot, data, target, given.seconds)

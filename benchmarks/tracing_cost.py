@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bare_servers import bare_server, receiver
 from policyctl.services.control import Control, open_release
 from policyctl.services.promote import promote
 from policyctl.services.publish import publish
@@ -37,7 +38,6 @@ from policyctl_benchmarks.perf_analyzer import (
     run,
 )
 from policyctl_exporters import export_policy
-from traced_servers import bare_server, receiver
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 WAYS = ("plain", "off", "one of 100", "every request", "spans of one of 100", "spans of every request")

@@ -28,7 +28,7 @@ import pytest
 
 from policyctl.cli.main import main
 from policyctl.services.control import Control
-from policyctl.serving import shared_memory, trace_guard
+from policyctl.serving import shared_memory, triton_guard
 from policyctl.settings import load
 from policyctl_benchmarks.background_server import BackgroundServer, policyctl
 
@@ -70,9 +70,7 @@ def here(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     raise AssertionError("main() always exits")
 
 
-needs_trace_guard = pytest.mark.skipif(
-    trace_guard.find() is None, reason="the guard of Triton's tracing is not built: make native"
-)
+needs_guard = pytest.mark.skipif(triton_guard.find() is None, reason="the guard of Triton is not built: make native")
 
 
 class Embedded(BackgroundServer):

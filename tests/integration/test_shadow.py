@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from embedded import Embedded, embedded, needs_trace_guard, wait_for
+from embedded import Embedded, embedded, needs_guard, wait_for
 
 from policyctl.client import PolicyClient
 from policyctl.domain.manifest import canonical_json, digest_of
@@ -27,7 +27,7 @@ from policyctl.hashing import hash_file
 from policyctl.serving.memory import measure
 from policyctl_benchmarks.background_server import COMMAND
 
-pytestmark = [pytest.mark.server, needs_trace_guard]
+pytestmark = [pytest.mark.server, needs_guard]
 
 
 def _export(folder: Path, *, bias: float) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from embedded import embedded, needs_trace_guard, wait_for
+from embedded import embedded, needs_guard, wait_for
 from otlp_receiver import otlp_receiver
 
 from policyctl.client import PolicyClient
 
-pytestmark = [pytest.mark.server, needs_trace_guard]
+pytestmark = [pytest.mark.server, needs_guard]
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

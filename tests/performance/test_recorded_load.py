@@ -7,17 +7,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from embedded import Embedded, needs_trace_guard
+from embedded import Embedded, needs_guard
 
 from policyctl.domain.recording import Recording
 from policyctl_benchmarks.background_server import COMMAND
 
-pytestmark = [pytest.mark.server, needs_trace_guard]
+pytestmark = [pytest.mark.server, needs_guard]
 
 
 def test_a_recording_under_load_does_not_crash_the_server(served: Embedded, tmp_path: Path) -> None:
     """Without its guard this Triton ends by a signal within seconds: benchmarks/traced_load.py."""
-    assert served.endpoint["trace_guard"] == "loaded"
+    assert served.endpoint["triton_guard"] == "loaded"
     pid, output = served.endpoint["pid"], tmp_path / "walker.npz"
     asked = ["record", "walker", "-o", str(output), "--for", "25s", "--count", "1000000"]
     recorder = subprocess.Popen(

@@ -32,7 +32,7 @@ class Endpoint:
         control_metrics: ``host:port`` of the control plane's own metrics, empty where it is not ours.
         engine: Who runs it: ``embedded``, ``docker`` or ``external``; empty where no supervisor looks after it.
         backends: ``policyctl`` where they verify what they load; else NVIDIA's, or unknown.
-        trace_guard: ``loaded`` where a Triton that crashes of tracing is kept from it; else empty.
+        triton_guard: ``loaded`` where Triton is kept from crashing of traces and cancelled calls; else empty.
     """
 
     http: str
@@ -46,7 +46,7 @@ class Endpoint:
     control_metrics: str = ""
     engine: str = ""
     backends: str = ""
-    trace_guard: str = ""
+    triton_guard: str = ""
 
     @property
     def verifies(self) -> bool:

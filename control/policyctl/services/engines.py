@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from policyctl.adapters.endpoint import Endpoint
+from policyctl.domain.log_event import LogLevel
 from policyctl.domain.recommendations import pools
 from policyctl.errors import UnsupportedError
 from policyctl.services.control import Control
@@ -22,7 +23,7 @@ from policyctl.services.engine import Launch, Manner
 from policyctl.services.external import external
 from policyctl.services.hardware import announce
 from policyctl.services.record import trace_folder
-from policyctl.serving import trace_guard
+from policyctl.serving import triton_guard
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.container import TritonContainer, connect, require_image
@@ -115,7 +116,7 @@ class EmbeddedEngine:
             pid=self.process.pid,
             openvino=self.openvino,
             backends=OURS_VERIFY,
-            guard="loaded" if trace_guard.is_loaded(self.process.pid) else "",
+            guard="loaded" if triton_guard.is_loaded(self.process.pid) else "",
         )
 
 
@@ -165,11 +166,17 @@ def _embedded(control: Control, api_key: str) -> Launch:
     ports = _choose_ports(settings)
     native = control.settings.serving.native
     own = (settings.control_metrics_port,) if settings.control_metrics_port else ()
-    _require_trace_guard(control)
+    _require_guard(control)
     require(preflight(repository=control.repository.root, host=settings.host, ports=(*ports, *own), native=native))
     announce(control)
     choice = choose(native)
     control.tell(f"OpenVINO backend: {choice.words}. {choice.remedy}".rstrip())
+    if triton_guard.find() is None:
+        control.tell(
+            "WARNING without its guard, this Triton can crash when clients cancel gRPC calls at their deadlines:"
+            " make native (needs g++). Until then let them ask over HTTP.",
+            level=LogLevel.WARNING,
+        )
     backends = assemble(locate(), control.repository.control / "server" / "backends", native=choice.backend)
     options = _options(control, ports, backends, api_key=api_key, gpu=True)
     return lambda on_log: EmbeddedEngine(TritonProcess(options, on_log=on_log), choice.words)
@@ -207,13 +214,13 @@ def _options(
     )
 
 
-def _require_trace_guard(control: Control) -> None:
+def _require_guard(control: Control) -> None:
     """Spans are of every request that brings a context, whatever the rate: the embedded Triton needs its guard."""
     chosen = control.settings.tracing
-    if chosen.endpoint and not chosen.unguarded and trace_guard.find() is None:
+    if chosen.endpoint and not chosen.unguarded and triton_guard.find() is None:
         raise UnsupportedError(
             "the embedded Triton can crash where it sends spans, and the guard that prevents it is not built",
-            remedy=trace_guard.REMEDY,
+            remedy=triton_guard.REMEDY,
         )
 
 
@@ -248,7 +255,7 @@ def _endpoint(
         openvino=openvino,
         engine=manner.kind.value,
         backends=backends,
-        trace_guard=guard,
+        triton_guard=guard,
     )
 
 

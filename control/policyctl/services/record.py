@@ -31,7 +31,7 @@ from policyctl.domain.names import served_name
 from policyctl.domain.recording import Origin, Recording, Traced, build
 from policyctl.errors import BusyError, ServerError, UnsupportedError, UsageError
 from policyctl.services.control import Control, open_release
-from policyctl.serving import trace_guard
+from policyctl.serving import triton_guard
 
 POLL_S: Final = 0.2
 CHUNK: Final = 100
@@ -154,12 +154,12 @@ class _Session:
         return self._traced, max(0, sampled - len(self._traced))
 
     def _require_safe(self, client: Triton) -> None:
-        if client.endpoint.trace_guard or self.control.settings.tracing.unguarded:
+        if client.endpoint.triton_guard or self.control.settings.tracing.unguarded:
             return
-        if not trace_guard.is_mended(version := client.version()):
+        if not triton_guard.is_mended(version := client.version()):
             raise UnsupportedError(
                 f"Triton {version} can crash while it traces, and nothing guards this server against it",
-                remedy=trace_guard.REMEDY,
+                remedy=triton_guard.REMEDY,
             )
 
     def _on(self) -> dict[str, Any]:

@@ -176,12 +176,15 @@ def disk(folder: Path, *, free_bytes: int, writable: bool) -> Check:
     return Check("repository", Status.OK, detail)
 
 
-def trace_guard(*, built: bool) -> Check:
-    """Whether anything can be recorded and traced without the risk that Triton crashes of it."""
+def triton_guard(*, built: bool) -> Check:
+    """Whether Triton is kept from crashing of traces and of cancelled calls."""
     if built:
-        return Check("trace guard", Status.OK, "built: recording and tracing cannot crash the server")
+        return Check("triton guard", Status.OK, "built: traces and cancelled gRPC calls cannot crash the server")
     return Check(
-        "trace guard", Status.WARNING, "not built: policyctl record and tracing are refused", "make native (needs g++)"
+        "triton guard",
+        Status.WARNING,
+        "not built: cancelled gRPC calls can crash the server, policyctl record and tracing are refused",
+        "make native (needs g++)",
     )
 
 

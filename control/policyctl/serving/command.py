@@ -11,7 +11,7 @@ from typing import Final
 
 from policyctl.domain.recommendations import THREAD_VARIABLES
 from policyctl.errors import UsageError
-from policyctl.serving import trace_guard
+from policyctl.serving import triton_guard
 from policyctl.serving.locate import TritonInstall
 
 KEY_HEADER: Final = "policyctl-key"
@@ -168,7 +168,7 @@ def environment(install: TritonInstall) -> dict[str, str]:
     for name, value in THREAD_VARIABLES.items():
         variables.setdefault(name, value)
     libraries = [str(path) for path in install.library_path]
-    if (guard := trace_guard.find()) is not None:
+    if (guard := triton_guard.find()) is not None:
         # Behind what is there, for a sanitizer's runtime must come first; by its name, for a space would end a path.
         variables["LD_PRELOAD"] = _joined([variables.get("LD_PRELOAD", ""), guard.name])
         libraries.append(str(guard.parent))

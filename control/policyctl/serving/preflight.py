@@ -22,7 +22,7 @@ from typing import Final
 
 from policyctl.claims import FOLDER
 from policyctl.errors import UnsupportedError
-from policyctl.serving import checks, trace_guard
+from policyctl.serving import checks, triton_guard
 from policyctl.serving.backend_directory import MODULES
 from policyctl.serving.checks import Check, Status, require
 from policyctl.serving.command import environment
@@ -58,7 +58,7 @@ def preflight(
         checks.numpy(_version("numpy")),
         *checks.runtimes([(module, _version(module)) for module in MODULES.values()]),
         _openvino_backend(native),
-        checks.trace_guard(built=trace_guard.find() is not None),
+        checks.triton_guard(built=triton_guard.find() is not None),
         _repository(repository),
         checks.shared_memory(free_bytes=_free(FOLDER), writable=os.access(FOLDER, os.W_OK | os.X_OK)),
         *(_port(number, host) for number in ports),

@@ -12,9 +12,9 @@ from test_serving_process_parts import INSTALL
 from policyctl.errors import UnsupportedError
 from policyctl.services import engines
 from policyctl.services.record import RecordOptions, _Session
-from policyctl.serving import trace_guard
+from policyctl.serving import triton_guard
 from policyctl.serving.checks import Status
-from policyctl.serving.checks import trace_guard as check
+from policyctl.serving.checks import triton_guard as check
 from policyctl.serving.command import environment
 from policyctl.settings import load
 
@@ -22,16 +22,16 @@ from policyctl.settings import load
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A guard that was built."""
-    found = tmp_path / trace_guard.LIBRARY
+    found = tmp_path / triton_guard.LIBRARY
     found.touch()
-    monkeypatch.setattr(trace_guard.find, "__defaults__", (found,))
+    monkeypatch.setattr(triton_guard.find, "__defaults__", (found,))
     return found
 
 
 @pytest.fixture
 def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No guard."""
-    monkeypatch.setattr(trace_guard.find, "__defaults__", (tmp_path / "none.so",))
+    monkeypatch.setattr(triton_guard.find, "__defaults__", (tmp_path / "none.so",))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_newer_tritons_need_no_guard(version: str, mended: bool) -> None:
     """What says nothing of its version is not trusted."""
-    assert trace_guard.is_mended(version) is mended
+    assert triton_guard.is_mended(version) is mended
 
 
 def test_the_server_gets_the_guard_behind_what_is_preloaded_already(
@@ -49,7 +49,7 @@ def test_the_server_gets_the_guard_behind_what_is_preloaded_already(
     """By its name and the folder to look in: a path may hold spaces."""
     monkeypatch.setenv("LD_PRELOAD", "libasan.so")
     variables = environment(INSTALL)
-    assert variables["LD_PRELOAD"] == f"libasan.so:{trace_guard.LIBRARY}"
+    assert variables["LD_PRELOAD"] == f"libasan.so:{triton_guard.LIBRARY}"
     assert variables["LD_LIBRARY_PATH"].split(":")[:3] == ["/w/libs", "/py/lib", str(library.parent)]
 
 
@@ -62,8 +62,8 @@ def test_without_a_guard_nothing_is_preloaded(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_process_without_it_has_it_not() -> None:
     """Neither has one that is gone."""
-    assert not trace_guard.is_loaded(os.getpid())
-    assert not trace_guard.is_loaded(2**22 + 1)
+    assert not triton_guard.is_loaded(os.getpid())
+    assert not triton_guard.is_loaded(2**22 + 1)
 
 
 @pytest.mark.usefixtures("unbuilt")
@@ -72,7 +72,7 @@ def test_spans_are_refused_where_they_could_crash_the_server(tmp_path: Path) -> 
 
     def asked(**tracing: object) -> None:
         settings = load(repository=tmp_path, tracing=tracing)
-        engines._require_trace_guard(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
+        engines._require_guard(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
 
     with pytest.raises(UnsupportedError, match="can crash") as caught:
         asked(endpoint="http://127.0.0.1:4318/v1/traces")
@@ -96,7 +96,7 @@ def test_a_recording_that_could_crash_the_server_is_refused(
 ) -> None:
     """Before anything is switched on."""
     control = SimpleNamespace(settings=load(repository=tmp_path, tracing={"unguarded": unguarded}))
-    client = SimpleNamespace(endpoint=SimpleNamespace(trace_guard=guard), version=lambda: version)
+    client = SimpleNamespace(endpoint=SimpleNamespace(triton_guard=guard), version=lambda: version)
     session = _Session(control, RecordOptions(), "walker", None)  # type: ignore[arg-type]
     if not refused:
         session._require_safe(client)  # type: ignore[arg-type]

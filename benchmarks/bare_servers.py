@@ -1,4 +1,4 @@
-"""Bare servers that trace in one way each, and a receiver of their spans, for benchmarks."""
+"""Servers with nobody to look after them, with the guard of Triton or without, and a receiver of their spans."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from pathlib import Path
 
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
+from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.services.promote import promote
+from policyctl.services.publish import publish
+from policyctl.serving import triton_guard
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.locate import locate
 from policyctl.serving.native import NativeBackend
 from policyctl.serving.ports import free_ports
 from policyctl.serving.process import TritonProcess
+from policyctl.settings import load
+from policyctl_benchmarks.background_server import BackgroundServer
+from policyctl_exporters import export_policy
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 
 
 @contextmanager
@@ -38,6 +47,28 @@ def receiver() -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def prepared(folder: Path) -> tuple[Control, OpenRelease]:
+    """A repository in `folder` whose ``cartpole`` can be loaded, and its release."""
+    control = Control.of(load(repository=folder / "model_repository"))
+    export_policy(EXAMPLES / "ppo-1.0.0.zip", folder / "1.0.0", trust_pickle=True)
+    publish(control, folder / "1.0.0", model="cartpole", release="1.0.0")
+    with BackgroundServer(control.repository.root, folder / "serve.log"):
+        promote(control, model="cartpole", release="1.0.0", alias="production")
+    return control, open_release(control.repository, control.repository.journal.state().release("cartpole", "1.0.0"))
+
+
+@contextmanager
+def unguarded(really: bool) -> Iterator[None]:
+    """Servers that start meanwhile have no guard."""
+    kept = triton_guard.find
+    if really:
+        triton_guard.find = lambda library=Path(): None
+    try:
+        yield
+    finally:
+        triton_guard.find = kept
 
 
 @contextmanager

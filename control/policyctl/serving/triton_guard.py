@@ -1,9 +1,10 @@
-"""Whether Triton may trace: up to 25.04 it can crash of it, unless a small library that `make native` builds is there.
+"""Whether the embedded Triton is kept from crashing, by a small library that `make native` builds.
 
-Triton deletes a trace while it holds the lock inside it, and unlocks what may be
-somebody else's memory by then (its pull request 8144 mended it). The library
-is preloaded into the embedded server, whose environment `command` makes, and
-keeps each trace alive for that moment: ``backend_openvino/src/trace_guard.cpp``.
+Triton before 25.05 unlocks a trace's mutex in memory that it has freed (its
+pull request 8144), and gives the state of a cancelled gRPC call back while
+another thread is about to use it (7840, 8078). The library is preloaded into
+the embedded server, whose environment `command` makes, and keeps both alive:
+``backend_openvino/src/trace_guard.cpp`` and ``cancel_guard.cpp``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-LIBRARY: Final = "libtriton_trace_guard.so"
+LIBRARY: Final = "libtriton_guard.so"
 MENDED: Final = (2, 58)
 """Triton 25.05; the mending came when 25.04 was on its way out."""
 
