@@ -34,21 +34,28 @@ constexpr int kEvents = 3;
 using Process = bool (*)(void* handler, void* state, bool ok);
 Process tritons_process = nullptr;
 
-// The two threads of Triton seldom meet in one of so many.
-struct Stripe {
+// The two threads of Triton seldom meet in one of so many. A state that was given back stays in its map with no events:
+// Triton uses the memory again.
+struct alignas(64) Stripe {
   std::mutex lock;
   std::unordered_map<void*, int> events;
 };
-std::array<Stripe, 64> stripes;
+std::array<Stripe, 256> stripes;
+
+// By Fibonacci hashing: states lie at regular distances.
+Stripe& stripe_of(const void* state) {
+  return stripes[(reinterpret_cast<std::uintptr_t>(state) >> 4) * 0x9E3779B97F4A7C15u >> 56];
+}
 
 bool process(void* handler, void* state, bool ok) {
-  auto& stripe = stripes[(reinterpret_cast<std::uintptr_t>(state) >> 6) % stripes.size()];
+  auto& stripe = stripe_of(state);
   // Held while Triton works on the event: the last one must not give the state back under an earlier one.
   const std::lock_guard<std::mutex> held(stripe.lock);
-  const int event = ++stripe.events[state];
+  auto& event = stripe.events[state];
+  ++event;
   const bool more = tritons_process(handler, state, ok);
   if (event < kEvents && (more || event > 1)) return true;
-  stripe.events.erase(state);
+  event = 0;
   return false;
 }
 
