@@ -22,13 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bare_servers import bare_server, receiver
-from policyctl.services.control import Control, open_release
-from policyctl.services.promote import promote
-from policyctl.services.publish import publish
+from bare_servers import bare_server, prepared, receiver
 from policyctl.serving.command import Spans
 from policyctl.serving.native import choose
-from policyctl.settings import load as load_settings
 from policyctl_benchmarks.background_server import COMMAND, BackgroundServer
 from policyctl_benchmarks.perf_analyzer import (
     PerfAnalyzerOptions,
@@ -37,9 +33,7 @@ from policyctl_benchmarks.perf_analyzer import (
     locate_perf_analyzer,
     run,
 )
-from policyctl_exporters import export_policy
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 WAYS = ("plain", "off", "one of 100", "every request", "spans of one of 100", "spans of every request")
 SPANS = {"spans of one of 100": 100, "spans of every request": 1}
 
@@ -76,27 +70,23 @@ def main() -> None:
     rng = np.random.default_rng(time.time_ns())
     with tempfile.TemporaryDirectory(prefix="policyctl-tracing-") as name:
         folder = Path(name)
-        control = Control.of(load_settings(repository=folder / "model_repository"))
-        export_policy(EXAMPLES / "ppo-1.0.0.zip", folder / "1.0.0", trust_pickle=True)
-        publish(control, folder / "1.0.0", model="cartpole", release="1.0.0")
+        control, opened = prepared(folder)
         with BackgroundServer(control.repository.root, folder / "serve.log") as server:
-            promote(control, model="cartpole", release="1.0.0", alias="production")
-            opened = open_release(control.repository, control.repository.journal.state().release("cartpole", "1.0.0"))
             data = folder / "observations.json"
             data.write_text(input_data_json(opened.golden))
             libraries, binary = link_libraries(folder / "libraries"), locate_perf_analyzer()
             seen: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
             with ExitStack() as stack:
                 target, urls = stack.enter_context(receiver()), {}
+                root, slot = control.repository.root, opened.published.slot
+                native = choose(control.settings.serving.native).backend
                 for way in ["plain", *(way for way in SPANS if way in given.ways)]:
                     spans = Spans(target, SPANS[way], "benchmark") if way in SPANS else None
-                    native = choose(control.settings.serving.native).backend
-                    root, slot = control.repository.root, opened.published.slot
                     bare = bare_server(root, folder, "cartpole", slot, spans=spans, native=native)
                     urls[way] = f"127.0.0.1:{stack.enter_context(bare).options.grpc_port}"
                 for _ in range(given.rounds):
                     for way in rng.permutation(["plain", *given.ways]):
-                        with recording(control.repository.root, folder, way):
+                        with recording(root, folder, way):
                             for clients in given.clients:
                                 options = PerfAnalyzerOptions(
                                     model="cartpole",
