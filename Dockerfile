@@ -13,12 +13,11 @@ WORKDIR /build
 COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
 COPY control ./control
 COPY exporters ./exporters
-COPY benchmarks ./benchmarks
 # Every dependency has a wheel for this Python: nothing is compiled, so no compiler is needed even here.
 RUN python -m pip wheel --no-cache-dir --disable-pip-version-check --no-deps --wheel-dir dist . \
     && python -m venv --without-pip /opt/policyctl \
     && python -m pip --python /opt/policyctl/bin/python install --no-cache-dir --disable-pip-version-check \
-        --only-binary :all: --constraint constraints.txt "$(echo dist/policyctl-*.whl)[observe,sign,api]"
+        --only-binary :all: --constraint constraints.txt "$(echo dist/policyctl-*.whl)[sign,api]"
 
 FROM base
 LABEL org.opencontainers.image.title="policyctl" \

@@ -4,11 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 NATIVE = $(VENV)/.native
-UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 8 --dist worksteal
+# Tests start hundreds of interpreters: what these compile is kept, also where the environment says otherwise.
+export PYTHONDONTWRITEBYTECODE =
+UNIT_TESTS = $(BIN)/python -m pytest tests/unit -m 'not long' --numprocesses logical --maxprocesses 8 --dist worksteal
 # On the real server: they mostly wait. What wants the machine for itself is marked `alone`, and has it.
-INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration --numprocesses 2 --dist loadfile
+INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration -m 'not long' --numprocesses 3 --dist loadfile
 
-.PHONY: help setup native demo test performance compare observe lint check format clean
+.PHONY: help setup native demo test cases performance observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -37,20 +39,22 @@ test: setup  ## Run the tests, those on the real Triton too
 	@$(UNIT_TESTS)
 	@$(INTEGRATION_TESTS)
 
-performance: setup  ## Run the tests of what measures and watches: slow-downs, leaks and faults that must be found
-	@$(BIN)/python -m pytest tests/performance
+cases: setup  ## Run what failed once: the inputs of ../shared/cases, where that folder is
+	@$(BIN)/python -m pytest tests/unit tests/integration -m case
 
-compare: setup  ## Measure this tree beside the last release (or BASE=REF), each served by its own code
-	@$(BIN)/python benchmarks/against_release.py $(if $(BASE),--base '$(BASE)')
+performance: setup  ## Run the long tests, and those of what measures and watches: slow-downs, leaks and faults that must be found
+	@$(BIN)/python -m pytest tests/unit tests/integration -m long --numprocesses 2
+	@$(BIN)/python -m pytest tests/performance
 
 observe: setup  ## Run Prometheus and Alertmanager on the running server; prints alerts
 	@$(BIN)/python alerts/observe.py
 
-lint: setup  ## Lint, types, layers
+lint: setup  ## Lint, types, layers, words
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/python tests/prose.py
 
 check: lint  ## The fast loop: lint, types, layers, unit tests
 	@$(UNIT_TESTS)

@@ -2,10 +2,10 @@
 
 .venv/bin/python alerts/for_compose.py
 
-Alertmanager reads one file and includes none. So routes and inhibitions are
-written once, in the alertmanager.yml beside this file, and only what differs in
-a container stands here: the receiver's address is a secret of its own there
-(most chats and pagers give one that nobody else may know).
+Alertmanager reads one file and includes no other. So routes and inhibitions are
+written once, in the alertmanager.yml of this folder, and only what differs in a
+container stands here. There the receiver's address is a secret, which the
+Alertmanager of Debian cannot read from a file.
 """
 
 from __future__ import annotations

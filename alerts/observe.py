@@ -1,9 +1,8 @@
-"""Run Prometheus and Alertmanager with the files beside this one, for one machine; what `make observe` does.
+"""Run Prometheus and Alertmanager with the files of this folder, for one machine; what `make observe` does.
 
-The configuration is copied to a folder of its own, where the ports of the
-running server stand in for the default ones. Alerts are printed as they come,
-by a receiver that stands for whatever one's own pager listens with. Everything
-listens on 127.0.0.1 and ends with this process.
+The configuration is copied to another folder, where the ports of the running
+server replace the default ones. A receiver prints alerts as they come, in the
+place of a pager. Everything listens on 127.0.0.1 and ends with this process.
 
 Needs Prometheus and Alertmanager: `apt install prometheus prometheus-alertmanager`.
 """
@@ -65,7 +64,7 @@ def prepare(folder: Path, *, ports: Ports, targets: Mapping[str, str] = DEFAULT_
     """Copy the configuration to `folder`, for these ports and targets.
 
     Args:
-        folder: Made anew, but for what Prometheus and Alertmanager keep in it.
+        folder: Written again, but for what Prometheus and Alertmanager keep in it.
         ports: Instead of the default ones.
         targets: ``host:port`` by job.
     """
@@ -97,7 +96,7 @@ def targets_of(repository: Path) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Webhook:
-    """Keeps what Alertmanager sends, and refuses whoever does not know the token.
+    """Keeps what Alertmanager sends, and refuses senders that do not know the token.
 
     Attributes:
         port: Where it listens.
@@ -138,12 +137,12 @@ def _handler(webhook: Webhook) -> type[http.server.BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             known = secrets.compare_digest(self.headers.get("Authorization", ""), f"Bearer {webhook.token}")
-            self.send_response(200 if known else 401)
-            self.end_headers()
             for alert in json.loads(body)["alerts"] if known else ():
                 webhook.seen.append(alert)
                 if webhook.on_alert:
                     webhook.on_alert(alert)
+            self.send_response(200 if known else 401)  # last: what was answered is kept
+            self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
             pass
@@ -236,7 +235,7 @@ def main() -> int:
     for part in fields(Ports):
         parser.add_argument(f"--{part.name}-port", type=int, help=f"[{part.default}, or a free one if that is taken]")
     given = parser.parse_args()
-    # Debian's packages start services of their own on the default ports.
+    # Debian's packages start services on the default ports.
     free = iter(free_ports(3))
     defaults = asdict(Ports())
     ports = Ports(*(_port(getattr(given, f"{name}_port"), port, next(free)) for name, port in defaults.items()))

@@ -27,7 +27,6 @@ SERVING: Final = SOURCE.parent / "control/policyctl/serving"
 BESIDE: Final = SERVING / "backends/openvino"
 LIBRARY: Final = "libtriton_openvino.so"
 GUARD: Final = "libtriton_guard.so"
-FLOOR: Final = "libtriton_floor.so"
 
 
 class CannotBuildError(Exception):
@@ -124,8 +123,8 @@ def main() -> int:
         sys.stderr.write(f"The native OpenVINO backend is not built: {error}\n")
         if arguments.optional:
             sys.stderr.write(
-                "The Python-based backend of the same name will serve, without the guard of Triton: nothing can be"
-                " recorded or traced, and cancelled gRPC calls can crash the server."
+                "The Python-based backend of the same name will serve, without the guard of Triton: HTTP is off,"
+                " nothing can be recorded or traced, and gRPC clients can crash the server."
                 " Later: make native\n"
             )
         return 0 if arguments.optional else 1

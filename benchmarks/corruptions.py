@@ -36,15 +36,15 @@ from policyctl.domain.parity import Tolerance
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import PolicyctlError
 from policyctl.integrity import build_manifest
-from policyctl.services import trust
 from policyctl.services.control import Control
-from policyctl.services.journal import prove
-from policyctl.services.keys import keygen
-from policyctl.services.publish import publish
-from policyctl.services.signatures import trust_path
-from policyctl.services.signing import sign
-from policyctl.services.validate import validate
-from policyctl.services.verify import verify
+from policyctl.services.integrity.journal import prove
+from policyctl.services.integrity.verify import verify
+from policyctl.services.moves.validate import validate
+from policyctl.services.releases.publish import publish
+from policyctl.services.trust import store as trust
+from policyctl.services.trust.keys import keygen
+from policyctl.services.trust.signatures import trust_path
+from policyctl.services.trust.signing import sign
 from policyctl.settings import load
 
 CONTRACT = Contract(
@@ -79,14 +79,14 @@ class Repository:
 
     def _sign(self) -> list[Path]:
         """Have two releases signed by somebody who is trusted, and one of them by a second one."""
-        found = []
+        signatures = []
         for name, releases in (("alice", ("1.0.0", "2.0.0")), ("bob", ("1.0.0",))):
             pair = keygen(self.folder / f"{name}.pem", passphrase="")
             trust.add(trust_path(self.control.settings), name=name, public=pair.public)
             signer = open_signer(pair.private, certificate=None, passphrase=str)
             for release in releases:
-                found.append(sign(self.control, signer, model="walker", release=release).file)
-        return [path if path.is_absolute() else self.root / ".policyctl" / path for path in found]
+                signatures.append(sign(self.control, signer, model="walker", release=release).file)
+        return [path if path.is_absolute() else self.root / ".policyctl" / path for path in signatures]
 
     def slot(self) -> Path:
         """Any slot."""
@@ -94,8 +94,8 @@ class Repository:
 
     def file(self, folder: Path | None = None, *, manifest: bool = False) -> Path:
         """Any file of a release."""
-        found = sorted(p for p in (folder or self.slot()).iterdir() if p.is_file())
-        return self.rng.choice([p for p in found if (p.name == "manifest.json") is manifest])
+        files = sorted(p for p in (folder or self.slot()).iterdir() if p.is_file())
+        return self.rng.choice([p for p in files if (p.name == "manifest.json") is manifest])
 
     def refusals(self) -> str:
         """What is said against the repository as it is; empty where nothing is."""
@@ -122,7 +122,7 @@ def _export(folder: Path, seed: int) -> Path:
     listed = {"model.onnx": digest_of((folder / "model.onnx").read_bytes())}
     comparisons = {"onnx": {"comparisons": [{"agrees": True, "rows": 4}], "files": listed}}
     (folder / "parity.json").write_bytes(canonical_json({"schema": 1, "formats": comparisons}))
-    (folder / "model_card.yaml").write_text(f"schema: 1\nseed: {seed}\n")
+    (folder / "model_card.yaml").write_text(f"schema_version: 2\nname: seed {seed}\n")
     return folder
 
 
@@ -224,7 +224,7 @@ def stranger(r: Repository) -> tuple[str, Undo]:
 
 
 def edited_manifest(r: Repository) -> tuple[str, Undo]:
-    """A manifest with another bit, or one that was made anew to fit a changed file."""
+    """A manifest with another bit, or one that was made again to fit a changed file."""
     folder = r.slot()
     path = folder / "manifest.json"
     if r.rng.random() < 0.5:

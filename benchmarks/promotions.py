@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.background_load import BackgroundLoad
+from harness.background_server import BackgroundServer
+from harness.load import LoadOptions, read_expected
+from harness.load_records import AliasSpan, answers_outside_aliases
 from policyctl.services.control import Control
-from policyctl.services.promote import Moved, promote, rollback
-from policyctl.services.publish import publish
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.releases.publish import publish
+from policyctl.services.rollout.promote import Moved, promote
 from policyctl.settings import load as load_settings
-from policyctl_benchmarks.background_load import BackgroundLoad
-from policyctl_benchmarks.background_server import BackgroundServer
-from policyctl_benchmarks.load import LoadOptions, read_expected
-from policyctl_benchmarks.load_records import AliasSpan, answers_outside_aliases
 from policyctl_exporters import export_policy
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
@@ -43,13 +44,13 @@ def main() -> int:
         control = Control.of(load_settings(repository=folder / "model_repository"))
         published(control, folder)
         with BackgroundServer(control.repository.root, folder / "serve.log") as server:
-            found = measure(control, server, folder, moves=given.moves, clients=given.clients)
+            measured = measure(control, server, folder, moves=given.moves, clients=given.clients)
     if given.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(measured, indent=1))
     else:
-        for key, value in found.items():
+        for key, value in measured.items():
             print(f"{key:<28} {value}")
-    return 0 if not found["failed"] and not found["wrong"] and not found["answers outside aliases"] else 1
+    return 0 if not measured["failed"] and not measured["wrong"] and not measured["answers outside aliases"] else 1
 
 
 def published(control: Control, folder: Path) -> None:
@@ -83,7 +84,7 @@ def measure(control: Control, server: BackgroundServer, folder: Path, *, moves: 
             print(f"\r{number + 1}/{moves} moves", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     report = load.report
-    found: dict[str, object] = {
+    measured: dict[str, object] = {
         "moves": moves,
         "clients": clients,
         "requests": report.requests,
@@ -95,9 +96,9 @@ def measure(control: Control, server: BackgroundServer, folder: Path, *, moves: 
         "p50 / p99 / max us": f"{report.p50_us:.0f} / {report.p99_us:.0f} / {report.max_us:.0f}",
     }
     for kind in ("promotion", "rollback"):
-        found[f"{kind} switch ms"] = spread(switch_ms[kind])
-        found[f"{kind} in all ms"] = spread(total_ms[kind])
-    return found
+        measured[f"{kind} switch ms"] = spread(switch_ms[kind])
+        measured[f"{kind} in all ms"] = spread(total_ms[kind])
+    return measured
 
 
 def move_once(control: Control, before: AliasSpan, *, forward: bool) -> tuple[Moved, list[AliasSpan]]:

@@ -19,11 +19,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from policyctl_benchmarks.background_load import BackgroundLoad
-from policyctl_benchmarks.background_server import BackgroundServer
-from policyctl_benchmarks.background_server import policyctl as run
-from policyctl_benchmarks.load import LoadOptions, read_expected
-from policyctl_benchmarks.load_records import LoadReport
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from harness.background_load import BackgroundLoad
+from harness.background_server import BackgroundServer
+from harness.background_server import policyctl as run
+from harness.load import LoadOptions, read_expected
+from harness.load_records import LoadReport
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -34,7 +36,7 @@ MODEL, ENV = "cartpole", "CartPole-v1"
 CLIENTS = 8
 SECONDS_AROUND_A_MOVE = 1.5
 
-# A pipe has no width of its own, and the tables need some.
+# A pipe has no width, and the tables need one.
 console = Console(highlight=False, soft_wrap=True, width=max(110, Console().width))
 
 
@@ -53,9 +55,9 @@ def policyctl(*arguments: str, show: bool = True, may_exit: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
-def step(number: int, words: str) -> None:
+def step(number: int, title: str) -> None:
     """A heading."""
-    console.print(f"\n[bold]{number}. {words}[/]")
+    console.print(f"\n[bold]{number}. {title}[/]")
 
 
 def start_afresh() -> None:
@@ -94,11 +96,11 @@ def export_and_publish(release: str) -> None:
 
 
 def ask_gates(release: str) -> None:
-    """Show each gate's verdict; on a busy machine what is measured may be inconclusive, which is no failure."""
-    found = policyctl("validate", MODEL, release, may_exit=NOT_PASSED)
-    for gate in found["gates"]:
+    """Show each gate's verdict; on a busy machine a measurement may be inconclusive, which does not fail the demo."""
+    validation = policyctl("validate", MODEL, release, may_exit=NOT_PASSED)
+    for gate in validation["gates"]:
         console.print(f"   gate {gate['gate']:<13} {gate['verdict']}: {gate['reason']}")
-    if found["verdict"] in {"failed", "error"}:
+    if validation["verdict"] in {"failed", "error"}:
         sys.exit(f"The demo stopped: {MODEL} {release} did not pass its gates.")
 
 
@@ -120,10 +122,10 @@ def say_moved(moved: dict[str, Any]) -> None:
 
 def evaluate() -> str:
     """What the served policy earns."""
-    found = policyctl("evaluate", MODEL, "--env", ENV, "--episodes", "20")["served"]["mean"]
-    words = f"{found['mean']:.1f} ({found['low']:.1f} .. {found['high']:.1f})"
-    console.print(f"   return {words} in {ENV}, 20 episodes, 95 % interval")
-    return words
+    interval = policyctl("evaluate", MODEL, "--env", ENV, "--episodes", "20")["served"]["mean"]
+    summary = f"{interval['mean']:.1f} ({interval['low']:.1f} .. {interval['high']:.1f})"
+    console.print(f"   return {summary} in {ENV}, 20 episodes, 95 % interval")
+    return summary
 
 
 def final_table(parts: list[tuple[str, LoadReport, dict[str, Any]]], bench: list[dict[str, Any]]) -> None:
@@ -155,7 +157,9 @@ def main() -> None:
     step(2, "Serve the repository with the embedded Triton, ask the gates, promote")
     console.print("\n[bold cyan]$ policyctl serve &[/]")
     with BackgroundServer(REPOSITORY, BUILD / "serve.log") as server:
-        console.print(f"   Triton answers on HTTP {server.endpoint['http']} and gRPC {server.endpoint['grpc']}")
+        console.print(
+            f"   Triton answers on HTTP {server.endpoint['http'] or '(off)'} and gRPC {server.endpoint['grpc']}"
+        )
         ask_gates("1.0.0")
         say_moved(policyctl("promote", MODEL, "1.0.0", "--reason", "first release"))
         first = evaluate()

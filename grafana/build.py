@@ -1,4 +1,4 @@
-"""Write the dashboards of `boards` as JSON, as Grafana reads them; `--check` says whether that was done.
+"""Write the dashboards of `boards/*.yml` as JSON, as Grafana reads them; `--check` says whether that was done.
 
 .venv/bin/python grafana/build.py
 """
@@ -15,25 +15,19 @@ HERE: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder  # noqa: E402
+from ruamel.yaml import YAML  # noqa: E402
 
-from boards import control_plane, one_model, overview, promotion  # noqa: E402
-
-BOARDS: Final = {
-    "overview": overview.build,
-    "model": one_model.build,
-    "promotion": promotion.build,
-    "control": control_plane.build,
-}
+from panels import board  # noqa: E402
 
 
 def documents() -> dict[str, str]:
     """The text of every file, by its name without suffix."""
     made = {}
-    for name, build in BOARDS.items():
-        board = build().build()
-        for number, panel in enumerate(board.panels or (), start=1):
+    for path in sorted((HERE / "boards").glob("*.yml")):
+        built = board(YAML(typ="safe").load(path)).build()
+        for number, panel in enumerate(built.panels or (), start=1):
             panel.id_val = number
-        made[name] = json.dumps(board, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+        made[path.stem] = json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
     return made
 
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import shutil
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+_CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
+
+# Each worker has one core. The threads of a policy would spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that runs the tests in the background lets them ignore Ctrl-C, and so every process that a test starts to
 # interrupt.
@@ -14,3 +27,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes says something about the machine only, and nothing about a promise.
 settings.register_profile("unhurried", settings.default, deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and their modules stay to the end: no collection of garbage walks over them again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Callable[[str], Path]:
+    """Copy one case to a folder of the test, and run its `make.py` there if it has one."""
+
+    def copy(name: str) -> Path:
+        if not _CASES.is_dir():
+            pytest.skip("the folder of cases that failed once is absent")
+        folder = tmp_path / name
+        shutil.copytree(_CASES / name, folder, copy_function=shutil.copyfile)
+        folder.chmod(0o755)
+        if (folder / "make.py").exists():
+            subprocess.run([sys.executable, "make.py"], cwd=folder, check=True, timeout=300)
+        return folder
+
+    return copy

@@ -7,20 +7,13 @@
 //
 // So the events are counted: a state is given back at the third, whatever the first two said; an event that says at
 // once that there is no call (the server stops) is the only one. What is replaced is the one virtual function through
-// which all events go, in the table of `ModelInferHandler`: its address and the table's are read from the symbols of
-// the executable, and where both are not exactly as in Triton 2.51, nothing is replaced.
-#include <elf.h>
-#include <fcntl.h>
-#include <link.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
+// which all events go, in the table of `ModelInferHandler`.
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <mutex>
 #include <unordered_map>
+
+#include "guard.h"
 
 namespace {
 
@@ -59,84 +52,12 @@ bool process(void* handler, void* state, bool ok) {
   return false;
 }
 
-std::uintptr_t executable_base() {
-  std::uintptr_t base = 0;
-  const auto first = [](dl_phdr_info* info, std::size_t, void* found) {
-    *static_cast<std::uintptr_t*>(found) = info->dlpi_addr;
-    return 1;
-  };
-  dl_iterate_phdr(first, &base);
-  return base;
-}
-
-struct Symbols {
-  std::uintptr_t table = 0;
-  std::uint64_t table_bytes = 0;
-  std::uintptr_t process = 0;
-};
-
-Symbols symbols_of(const char* file, std::uint64_t size) {
-  Symbols found;
-  const auto* header = reinterpret_cast<const Elf64_Ehdr*>(file);
-  if (size < sizeof *header || std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0 ||
-      header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_shoff > size ||
-      size - header->e_shoff < header->e_shnum * sizeof(Elf64_Shdr)) {
-    return found;
-  }
-  const auto* sections = reinterpret_cast<const Elf64_Shdr*>(file + header->e_shoff);
-  for (int i = 0; i < header->e_shnum; ++i) {
-    if (sections[i].sh_type != SHT_SYMTAB || sections[i].sh_link >= header->e_shnum) continue;
-    const auto& names = sections[sections[i].sh_link];
-    if (sections[i].sh_offset + sections[i].sh_size > size || names.sh_offset + names.sh_size > size) return found;
-    const auto* symbol = reinterpret_cast<const Elf64_Sym*>(file + sections[i].sh_offset);
-    for (const auto* end = symbol + sections[i].sh_size / sizeof *symbol; symbol != end; ++symbol) {
-      if (symbol->st_name >= names.sh_size) continue;
-      const char* name = file + names.sh_offset + symbol->st_name;
-      if (std::strcmp(name, kTable) == 0) {
-        found.table = symbol->st_value;
-        found.table_bytes = symbol->st_size;
-      } else if (std::strcmp(name, kProcess) == 0) {
-        found.process = symbol->st_value;
-      }
-    }
-  }
-  return found;
-}
-
-Symbols symbols_of_executable() {
-  const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-  struct stat status {};
-  if (file < 0 || fstat(file, &status) != 0) {
-    if (file >= 0) close(file);
-    return {};
-  }
-  const auto size = static_cast<std::uint64_t>(status.st_size);
-  void* content = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
-  close(file);
-  if (content == MAP_FAILED) return {};
-  const auto found = symbols_of(static_cast<const char*>(content), size);
-  munmap(content, size);
-  return found;
-}
-
-// The table is among what the loader has made read-only.
-void replace(std::uintptr_t* entry) {
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  auto* start = reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(entry) / page * page);
-  if (mprotect(start, page, PROT_READ | PROT_WRITE) != 0) return;
-  tritons_process = reinterpret_cast<Process>(*entry);
-  *entry = reinterpret_cast<std::uintptr_t>(&process);
-  mprotect(start, page, PROT_READ);
-}
-
-__attribute__((constructor)) void guard_cancelled_calls() {
-  const auto symbols = symbols_of_executable();
-  if (symbols.table == 0 || symbols.process == 0) return;  // every other program that inherits the preload
-  const auto base = executable_base();
-  auto* entries = reinterpret_cast<std::uintptr_t*>(base + symbols.table);
-  for (std::uint64_t i = 0; i < symbols.table_bytes / sizeof *entries; ++i) {
-    if (entries[i] == base + symbols.process) return replace(&entries[i]);
-  }
+bool install(const Symbols& symbols) {
+  tritons_process = reinterpret_cast<Process>(
+      replace_entry(symbols.at(kTable), symbols.at(kProcess), reinterpret_cast<void*>(&process)));
+  return tritons_process != nullptr;
 }
 
 }  // namespace
+
+Part cancelled_calls() { return {"cancelled calls", {kTable, kProcess}, install}; }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "finite.h"
+#include "range.h"
 #include "triton_calls.h"
 
 namespace {
@@ -32,6 +33,30 @@ void refuse(size_t (*find)(const std::byte*, size_t, size_t), const Tensor& tens
   if (at == kAllFinite) return;
   throw Refused(before + tensor.feature(at % elements) + " of row " + std::to_string(at / elements) + " as " +
                 not_finite_text(bytes, at, tensor.type.size()) + after);
+}
+
+// Refuses the first integer that the contract does not allow: an artifact computes with it all the same.
+void refuse_outside(const Tensor& tensor, const std::byte* bytes, size_t rows) {
+  if (!tensor.range.limits()) return;
+  const auto search = [&](auto number) {
+    const size_t elements = tensor.elements();
+    const size_t at = first_outside<decltype(number)>(bytes, rows * elements, elements, tensor.range);
+    if (at == kAllWithin) return;
+    const size_t element = at % elements;
+    throw Refused("the request has " + tensor.feature(element) + " of row " + std::to_string(at / elements) + " as " +
+                  std::to_string(whole<decltype(number)>(bytes, at)) + ", its range is " +
+                  std::to_string(tensor.range.low_of(element)) + " to " + std::to_string(tensor.range.high_of(element)));
+  };
+  switch (tensor.triton) {
+    case TRITONSERVER_TYPE_UINT8: return search(uint8_t{});
+    case TRITONSERVER_TYPE_UINT16: return search(uint16_t{});
+    case TRITONSERVER_TYPE_UINT32: return search(uint32_t{});
+    case TRITONSERVER_TYPE_UINT64: return search(uint64_t{});
+    case TRITONSERVER_TYPE_INT8: return search(int8_t{});
+    case TRITONSERVER_TYPE_INT16: return search(int16_t{});
+    case TRITONSERVER_TYPE_INT32: return search(int32_t{});
+    default: return search(int64_t{});
+  }
 }
 
 bool asks_for(TRITONBACKEND_Request* request, const std::string& output) {
@@ -170,6 +195,7 @@ size_t Instance::take_input(Job& job, size_t index, bool alone) {
   direct_[index] = fetch(job, index, found, rows, buffers, alone);
   if (input.floating)
     refuse(first_not_finite, input, direct_[index], rows, "the request has ", "; send finite observations");
+  refuse_outside(input, direct_[index], rows);
   return rows;
 }
 

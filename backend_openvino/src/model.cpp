@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "errors.h"
@@ -116,6 +117,30 @@ std::vector<double> bounds(const Json& bound, double unbounded) {
   return found;
 }
 
+// A bound in whole numbers, within what the type holds; `inwards` is ceil or floor.
+std::vector<int64_t> whole_bounds(const std::vector<double>& bounds, double (*inwards)(double), int64_t least,
+                                  int64_t most) {
+  std::vector<int64_t> found;
+  for (const double bound : bounds) {
+    const double inner = inwards(bound);
+    // 2^63 is the first double that int64 does not hold.
+    found.push_back(inner >= 0x1p63 ? most : inner < -0x1p63 ? least : std::clamp(static_cast<int64_t>(inner), least, most));
+  }
+  return found;
+}
+
+Range range_of(const Tensor& tensor) {
+  if (!tensor.type.is_integral_number()) return {};
+  const int bits = 8 * static_cast<int>(tensor.type.size()) - (tensor.type.is_signed() ? 1 : 0);
+  const int64_t most = bits >= 63 ? std::numeric_limits<int64_t>::max() : (int64_t{1} << bits) - 1;
+  const int64_t least = tensor.type.is_signed() ? -most - 1 : 0;
+  Range range{whole_bounds(tensor.low, std::ceil, least, most), whole_bounds(tensor.high, std::floor, least, most)};
+  const auto all = [](const std::vector<int64_t>& bounds, int64_t bound) {
+    return std::all_of(bounds.begin(), bounds.end(), [&](int64_t each) { return each == bound; });
+  };
+  return all(range.low, least) && all(range.high, most) ? Range{} : range;
+}
+
 Tensor tensor_of(const Json& spec) {
   Tensor tensor{};
   tensor.name = spec.at("name").string();
@@ -137,6 +162,7 @@ Tensor tensor_of(const Json& spec) {
   tensor.high = bounds(spec.at("high"), kInfinity);
   for (const size_t count : {tensor.low.size(), tensor.high.size(), std::max<size_t>(tensor.features.size(), 1)})
     if (count != 1 && count != tensor.elements()) throw Refused("contract: " + tensor.name + " does not fit its shape");
+  tensor.range = range_of(tensor);
   return tensor;
 }
 
@@ -198,6 +224,12 @@ void hold_against_artifact(const std::string& file, const char* kind, const std:
   // An output that nobody asked for costs little; an input that nobody sends is never right.
   if (std::string(kind) == "input" && ports.size() != tensors.size())
     throw Refused(file + " wants inputs " + names + ", which are not those of config.pbtxt");
+}
+
+// Most rows that one inference may have; where the contract sets no limit, `otherwise`.
+int64_t largest_batch(const Json& contract, int64_t otherwise) {
+  const Json* limit = contract.find("max_batch");
+  return limit ? limit->integer() : otherwise;
 }
 
 std::string parameter(const Json& config, const char* name, bool required) {
@@ -297,6 +329,10 @@ std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std:
   if (!shown.empty() && !(parse_json(shown) == contract))
     throw Refused(std::string("config.pbtxt: parameter 'contract' is not the contract of the release") + kRemedy);
   model->max_batch = config.at("max_batch_size").integer();
+  const int64_t allowed = largest_batch(contract, std::numeric_limits<int64_t>::max());
+  if (contract.find("max_batch") && (model->max_batch < 1 || model->max_batch > allowed))
+    throw Refused("config.pbtxt has max_batch_size " + std::to_string(model->max_batch) + ", the contract allows " +
+                  std::to_string(allowed) + " rows" + kRemedy);
   model->inputs = tensors_of(contract, "observations");
   model->outputs = tensors_of(contract, "outputs");
   hold_against_contract(config, "inputs", "input", "input_name", model->max_batch, model->inputs);
@@ -329,6 +365,6 @@ bool complete(Json& config, const std::string& folder, const std::string& slot) 
     }
     config.set(key, std::move(list));
   }
-  if (config.at("max_batch_size").integer() == 0) config.set("max_batch_size", Json::of(kCompletedBatch));
+  if (config.at("max_batch_size").integer() == 0) config.set("max_batch_size", Json::of(largest_batch(contract, kCompletedBatch)));
   return true;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "json.h"
+#include "range.h"
 #include "release.h"
 #include "triton.h"
 
@@ -29,8 +30,10 @@ struct Tensor {
   bool scores;                        // what the action was chosen by
   std::vector<std::string> features;  // what each element of a row is called; or empty
   std::vector<double> low, high;      // bounds: none, one for all, or one an element
+  Range range;                        // the same for integers, which are held against them
 
   size_t elements() const { return ov::shape_size(item); }
+  bool wide() const { return type == ov::element::f64; }
   std::string feature(size_t index) const;
   std::string text() const;  // float32[n, 12]
 };

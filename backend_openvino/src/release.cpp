@@ -75,7 +75,7 @@ Entry read_file(int file, const std::string& path, const std::string& shown, std
 
 class Walk {
  public:
-  Walk(const std::set<std::string>& listed, const std::set<std::string>& keep, Release& release)
+  Walk(const std::map<std::string, Entry>& listed, const std::set<std::string>& keep, Release& release)
       : listed_(listed), keep_(keep), release_(release) {}
 
   std::vector<Entry> found;
@@ -92,10 +92,12 @@ class Walk {
         folder(Descriptor(file.release()), path + "/", full, depth + 1);
       } else if (!S_ISREG(status.st_mode)) {
         throw Refused(full + " is neither a file nor a folder");
-      } else if (!listed_.count(path)) {
-        found.push_back({path, 0, ""});  // reading it would tell nothing more
+      } else if (const auto entry = listed_.find(path);
+                 entry == listed_.end() || entry->second.size != status.st_size) {
+        found.push_back({path, status.st_size, ""});  // reading it would tell nothing more, and a sparse one costs
       } else {
-        found.push_back(read_file(file.get(), path, full, keep_.count(path) ? &release_.contents[path] : nullptr));
+        std::string* content = keep_.count(path) ? &release_.contents[path] : nullptr;
+        found.push_back(read_file(file.get(), path, full, content, entry->second.size));
       }
     }
   }
@@ -115,7 +117,7 @@ class Walk {
     return names;
   }
 
-  const std::set<std::string>& listed_;
+  const std::map<std::string, Entry>& listed_;
   const std::set<std::string>& keep_;
   Release& release_;
 };
@@ -174,9 +176,7 @@ Release read_release(const std::string& folder, const std::string& pinned, const
   release.model = manifest.at("model").string();
   release.version = manifest.at("release").string();
   const auto listed = entries_of(manifest);
-  std::set<std::string> paths;
-  for (const auto& entry : listed) paths.insert(entry.first);
-  Walk walk(paths, keep, release);
+  Walk walk(listed, keep, release);
   walk.folder(Descriptor(here.release()), "", folder, 0);
   if (const std::string problems = differences(listed, walk.found); !problems.empty())
     throw Refused(folder + ": " + problems + "; restore the files, or roll back to another release");

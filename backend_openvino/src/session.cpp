@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <openvino/core/preprocess/pre_post_process.hpp>
 
 #include "errors.h"
 
@@ -35,6 +37,27 @@ double nearest_to_zero(const Tensor& tensor, size_t element) {
   return std::min(std::max(0.0, one(tensor.low)), one(tensor.high));
 }
 
+// Float32 at every edge that was float64.
+std::shared_ptr<ov::Model> without_float64(const std::shared_ptr<ov::Model>& model, const Model& contract) {
+  ov::preprocess::PrePostProcessor edges(model);
+  for (const Tensor& input : contract.inputs)
+    if (input.wide()) edges.input(input.position).tensor().set_element_type(ov::element::f32);
+  for (const Tensor& output : contract.outputs)
+    if (output.wide()) edges.output(output.position).tensor().set_element_type(ov::element::f32);
+  return edges.build();
+}
+
+// What float32 cannot hold becomes its largest number, as inside OpenVINO; NaN stays NaN.
+void narrow(const std::byte* from, size_t count, std::vector<float>& to) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  if (to.size() < count) to.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    double value;
+    std::memcpy(&value, from + i * sizeof(double), sizeof(double));
+    to[i] = static_cast<float>(value > kLargest ? kLargest : value < -kLargest ? -kLargest : value);
+  }
+}
+
 }  // namespace
 
 Session::Session(ov::Core& core, const Model& model)
@@ -42,6 +65,7 @@ Session::Session(ov::Core& core, const Model& model)
       small_(model.artifact_bytes <= kSmallBytes),
       rooms_(model.inputs.size()),
       answers_(model.outputs.size()),
+      wide_(model.outputs.size()),
       sources_(model.inputs.size()),
       piece_sources_(model.inputs.size()),
       outputs_(model.outputs.size()) {
@@ -69,9 +93,10 @@ Session::Graph Session::compile(ov::Core& core, const ov::Dimension& rows) const
   }
   artifact->reshape(shapes);
   Graph graph;
-  graph.compiled = core.compile_model(artifact, "CPU", model_.options);
+  graph.compiled = core.compile_model(without_float64(artifact, model_), "CPU", model_.options);
   graph.request = graph.compiled.create_infer_request();
   graph.bound.resize(model_.inputs.size());
+  graph.narrow.resize(model_.inputs.size());
   return graph;
 }
 
@@ -116,12 +141,18 @@ void Session::infer_in_pieces(size_t rows) {
 // Runs one graph on the rows that begin at `from`, one address an input.
 void Session::infer(Graph& graph, size_t rows, const std::byte* const* from) {
   for (size_t i = 0; i < model_.inputs.size(); ++i) {
-    if (graph.bound[i] == from[i] && graph.rows == rows) continue;
     const Tensor& input = model_.inputs[i];
+    const std::byte* bytes = from[i];
+    if (input.wide()) {
+      narrow(bytes, rows * input.elements(), graph.narrow[i]);
+      bytes = reinterpret_cast<const std::byte*>(graph.narrow[i].data());
+    }
+    if (graph.bound[i] == bytes && graph.rows == rows) continue;
     ov::Shape shape{rows};
     shape.insert(shape.end(), input.item.begin(), input.item.end());
-    graph.request.set_input_tensor(input.position, ov::Tensor(input.type, shape, const_cast<std::byte*>(from[i])));
-    graph.bound[i] = from[i];
+    const ov::element::Type type = input.wide() ? ov::element::f32 : input.type;
+    graph.request.set_input_tensor(input.position, ov::Tensor(type, shape, const_cast<std::byte*>(bytes)));
+    graph.bound[i] = bytes;
   }
   graph.rows = rows;
   inside([&] { graph.request.infer(); });
@@ -134,6 +165,10 @@ void Session::infer(Graph& graph, size_t rows, const std::byte* const* from) {
       throw Refused("the artifact gave " + output.name + " as " + ov::PartialShape(shape).to_string() +
                     ", not what the contract says for " + std::to_string(rows) + " rows");
     outputs_[i] = static_cast<const std::byte*>(found.data());
+    if (!output.wide()) continue;
+    const float* values = found.data<const float>();
+    wide_[i].assign(values, values + found.get_size());
+    outputs_[i] = reinterpret_cast<const std::byte*>(wide_[i].data());
   }
 }
 

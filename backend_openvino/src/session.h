@@ -10,6 +10,9 @@
 // another size at each run takes 25 us more than it computes. A large policy, whose weights would be
 // read once a piece and kept once a size, has a graph for one row and one of dynamic size. All memory is
 // bound once; so a run of a size that was seen before allocates nothing here.
+//
+// The CPU plugin computes float64 in float32, and cannot compile every graph of fixed size that has
+// float64 at an edge. So a graph has float32 there, and rows are converted on their way in and out.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +43,7 @@ class Session {
     ov::InferRequest request;
     std::vector<std::vector<std::byte>> rooms;  // of its own, where it runs pieces
     std::vector<const std::byte*> bound;        // where each input is read
+    std::vector<std::vector<float>> narrow;     // inputs of float64, as the graph takes them
     size_t rows = 0;
   };
 
@@ -61,5 +65,6 @@ class Session {
   std::vector<Graph> fixed_;  // for 1, 2, 4, ... rows
   Graph any_;
   std::vector<std::vector<std::byte>> rooms_, answers_;  // of whole batches
+  std::vector<std::vector<double>> wide_;                // outputs of float64, as the contract has them
   std::vector<const std::byte*> sources_, piece_sources_, outputs_;
 };

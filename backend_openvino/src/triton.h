@@ -68,6 +68,8 @@ TRITON_CALL TRITONSERVER_MessageSerializeToJson(TRITONSERVER_Message* message, c
 TRITON_CALL TRITONSERVER_MessageDelete(TRITONSERVER_Message* message);
 TRITON_CALL TRITONSERVER_LogMessage(TRITONSERVER_LogLevel level, const char* file, int line, const char* text);
 const char* TRITONSERVER_DataTypeString(TRITONSERVER_DataType type);
+TRITONSERVER_DataType TRITONSERVER_StringToDataType(const char* text);
+uint32_t TRITONSERVER_DataTypeByteSize(TRITONSERVER_DataType type);
 
 // Backend and model.
 TRITON_CALL TRITONBACKEND_ApiVersion(uint32_t* major, uint32_t* minor);

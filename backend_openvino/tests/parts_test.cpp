@@ -13,7 +13,10 @@
 
 #include "errors.h"
 #include "finite.h"
+#include "host_name.h"
 #include "json.h"
+#include "json_depth.h"
+#include "range.h"
 #include "release.h"
 #include "sha256.h"
 
@@ -109,10 +112,56 @@ void what_is_not_finite_is_found() {
   expect(first_nan(reinterpret_cast<const std::byte*>(masked), 4, 4) == 2, "finds nan behind infinity");
 }
 
+bool nests_within(size_t most, const std::string& text, size_t piece) {
+  JsonDepth depth(most);
+  for (size_t at = 0; at < text.size(); at += piece)
+    if (!depth.add(text.data() + at, std::min(piece, text.size() - at))) return false;
+  return true;
+}
+
+template <typename Number>
+size_t outside(const std::vector<Number>& numbers, const Range& range, size_t elements) {
+  return first_outside<Number>(reinterpret_cast<const std::byte*>(numbers.data()), numbers.size(), elements, range);
+}
+
+void integers_out_of_range_are_found() {
+  constexpr auto kLargest = std::numeric_limits<int64_t>::max();
+  const Range one{{-2}, {3}}, each{{0, -1}, {5, 1}};
+  expect(outside<int64_t>({-2, 3, 0}, one, 1) == kAllWithin, "bounds are within");
+  expect(outside<int64_t>({-2, 3, 4}, one, 1) == 2, "one above");
+  expect(outside<int8_t>({-3, 3, 4}, one, 3) == 0, "the first of two");
+  expect(outside<int32_t>({5, 1, 0, -1, 1, 5}, each, 2) == 5, "each element by its own");
+  expect(outside<uint64_t>({7, UINT64_MAX}, {{0}, {7}}, 1) == 1, "what int64 cannot hold");
+  expect(outside<uint64_t>({UINT64_MAX}, {{0}, {kLargest}}, 1) == kAllWithin, "an open end");
+  expect(outside<uint8_t>({255, 0}, {{1}, {255}}, 1) == 1, "unsigned");
+}
+
+void nesting_is_counted_outside_of_texts() {
+  for (const size_t piece : {1, 3, 1000}) {
+    for (const char* shallow : {R"([[{"[[[[\\": "]\"[[["}, {}], [], []])", "]]]][[[", R"({"a": "[[[[)", "[][][][][]", ""})
+      expect(nests_within(3, shallow, piece), std::string("at most 3: ") + shallow);
+    for (const char* deep : {"[[[[", R"({"a\\": [{"b": [)", R"(["\"", [[[1]]]])", "]]][[[["})
+      expect(!nests_within(3, deep, piece), std::string("more than 3: ") + deep);
+  }
+}
+
+void only_a_name_of_this_server_is_one() {
+  const std::vector<std::string> own = {"robot-7", "triton.internal"};
+  for (const char* good : {"localhost", "LOCALHOST:8000", "127.0.0.1", "10.0.0.7:1", "[::1]", "[fe80::1]:8000", "robot-7:80",
+                           "Triton.Internal"})
+    expect(names_this_server(good, own), std::string("is this server: ") + good);
+  for (const char* bad : {"", ":", ":80", "[", "]", "]:1", "[]", "[::1", "[robot-7]x", "localhost:x", "localhost:80x", "example.org",
+                          "127.0.0.1.example.org", "localhost.example.org", "1.2.3", "robot-7.", "robot-7 "})
+    expect(!names_this_server(bad, own), std::string("is not this server: ") + bad);
+}
+
 int run_tests() {
   sha256_is_that_of_the_standard();
   json_is_read_strictly();
   what_is_not_finite_is_found();
+  integers_out_of_range_are_found();
+  nesting_is_counted_outside_of_texts();
+  only_a_name_of_this_server_is_one();
   std::cout << (failures ? std::to_string(failures) + " failed" : "all passed") << "\n";
   return failures ? 1 : 0;
 }

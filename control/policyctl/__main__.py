@@ -1,7 +1,7 @@
 """The command `policyctl`, from its first import on.
 
-Everything else takes a good part of a second to import, and whoever presses
-Ctrl-C in that time wants no traceback.
+Everything else takes part of a second to import. A person who presses Ctrl-C in
+that time wants no traceback.
 """
 
 import sys

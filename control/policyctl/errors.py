@@ -19,6 +19,7 @@ code meaning
 6    the server cannot be reached, or did not answer in time
 7    the move failed and the incumbent was kept
 8    not possible on this machine (a missing library or device)
+130  interrupted; what is served then is said on stderr
 ==== ==========================================================
 """
 
@@ -56,6 +57,13 @@ class IntegrityError(PolicyctlError):
 
     exit_code = 3
     code = "integrity"
+
+
+class UnreadableError(IntegrityError):
+    """A file of a release that this process may not read: nothing says that it is not as published."""
+
+    exit_code = 2
+    code = "usage"
 
 
 class GateError(PolicyctlError):
@@ -97,3 +105,30 @@ class UnsupportedError(PolicyctlError):
 
     exit_code = 8
     code = "unsupported"
+
+
+def connection_text(reason: object) -> str:
+    """Why a connection failed, without addresses of Python's objects, and without bytes that are no text.
+
+    Args:
+        reason: The error of a library, which may wrap another's; or its text.
+    """
+    found = _wrapped(reason) if isinstance(reason, BaseException) else []
+    if any(type(each).__name__ == "BadStatusLine" for each in found):
+        return "what answers there speaks no HTTP, as Triton's gRPC port does not"
+    if any(isinstance(each, TimeoutError) or "Timeout" in type(each).__name__ for each in found):
+        return "it did not answer in time"
+    text = next((each.strerror for each in found if isinstance(each, OSError) and each.strerror), str(reason))
+    closed = "Socket closed" in text or "reset by peer" in text  # which of the two is the network's choice
+    if "Failed parsing HTTP/2" in text or ("failed to connect" in text and closed):
+        return "what answers there speaks no gRPC, as Triton's HTTP port does not"
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _wrapped(error: BaseException) -> list[BaseException]:
+    """`error`, and every error that it was made of, each once."""
+    found = [error]
+    for outer in found:
+        inner = (*outer.args, getattr(outer, "reason", None), outer.__cause__, outer.__context__)
+        found += [each for each in inner if isinstance(each, BaseException) and all(each is not f for f in found)]
+    return found

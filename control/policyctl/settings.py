@@ -15,22 +15,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
+from policyctl.domain.choices import MOST_CLIENTS, Anonymous, Engine
 from policyctl.domain.log_event import LogLevel
 
 PREFIX: Final = "POLICYCTL_"
 _INT32 = 2**31 - 1  # what config.pbtxt can hold
-
-MOST_CLIENTS = 1024
-"""That any measurement runs at a time: each is a thread of perf_analyzer, and more of them measure that one."""
 
 _LIVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.LIVE.value}
 _COMMAND: Final[dict[str, JsonValue]] = {APPLIES: Applies.COMMAND.value}
@@ -38,24 +35,37 @@ _MOVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.MOVE.value}
 _START: Final[dict[str, JsonValue]] = {APPLIES: Applies.START.value}
 
 
-class Engine(StrEnum):
-    """Who runs the Triton that `policyctl serve` looks after."""
+class Group(BaseModel):
+    """Settings that belong together; nothing unknown, no infinity, and no change behind another's back."""
 
-    EMBEDDED = "embedded"
-    """`policyctl serve` itself, from the nvidia-pytriton wheel."""
-    DOCKER = "docker"
-    """`policyctl serve`, as a container of NVIDIA's image."""
-    EXTERNAL = "external"
-    """Somebody else: `url` says where."""
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ServerSettings(BaseModel):
+class HttpMode(StrEnum):
+    """Whether the embedded Triton answers HTTP."""
+
+    AUTO = "auto"
+    """Where its guard is built."""
+    ON = "on"
+    """Also where one request can end it."""
+    OFF = "off"
+    """gRPC alone."""
+
+
+class ServerSettings(Group):
     """Where Triton listens, or where a running one is found."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     host: str = Field("127.0.0.1", description="address to listen on")
+    http: HttpMode = Field(
+        HttpMode.AUTO, description="whether the embedded Triton answers HTTP: auto (not without its guard), on or off"
+    )
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
+    http_hosts: tuple[str, ...] = Field(
+        (), description="further names by which HTTP clients may call the server; addresses and localhost always work"
+    )
+    max_request_mib: int = Field(
+        64, ge=1, le=2047, description="largest request that the guard of the embedded Triton lets through"
+    )
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free one")
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free one")
     control_metrics_port: int = Field(
@@ -70,13 +80,11 @@ class ServerSettings(BaseModel):
         "", description="its HTTP host:port; only measuring over HTTP needs it", json_schema_extra=_COMMAND
     )
     metrics_url: str = Field(
-        "", description="its metrics' host:port; only whoever reads metrics needs it", json_schema_extra=_COMMAND
+        "", description="its metrics' host:port; only commands that read metrics need it", json_schema_extra=_COMMAND
     )
     api_key: SecretStr = Field(SecretStr(""), description="its key for the restricted repository API")
-    timeout_s: float = Field(
-        5.0, gt=0, allow_inf_nan=False, description="for one request of the control plane", json_schema_extra=_COMMAND
-    )
-    load_timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="for one load", json_schema_extra=_LIVE)
+    timeout_s: float = Field(5.0, gt=0, description="for one request of the control plane", json_schema_extra=_COMMAND)
+    load_timeout_s: float = Field(60.0, gt=0, description="for one load", json_schema_extra=_LIVE)
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
     engine: Engine = Field(Engine.EMBEDDED, description="who runs Triton: embedded, docker or external")
@@ -93,10 +101,8 @@ class NativeMode(StrEnum):
     """The Python-based one."""
 
 
-class ServingSettings(BaseModel):
+class ServingSettings(Group, json_schema_extra=_MOVE):
     """How a release is configured when an alias is moved to it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_MOVE)
 
     max_batch_size: int = Field(64, ge=1, le=_INT32, description="largest batch that Triton forms or accepts")
     max_queue_delay_us: int = Field(0, ge=0, le=_INT32, description="how long a request may wait for others to join it")
@@ -129,46 +135,40 @@ class ContainerBackends(StrEnum):
     """Ours, mounted over the image's; its Python must have policyctl and the runtimes."""
 
 
-class DockerSettings(BaseModel):
+class DockerSettings(Group):
     """The container that `policyctl serve --engine docker` runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str = Field("nvcr.io/nvidia/tritonserver:26.09-py3", min_length=1, description="must be on the machine")
     backends: ContainerBackends = Field(ContainerBackends.NVIDIA, description="nvidia or policyctl")
     network: str = Field("", description="a network of Docker's, or host; not set: the default bridge")
-    user: str = Field("", description="UID:GID in the container; not set: whoever runs policyctl, never root")
+    user: str = Field("", description="UID:GID in the container; not set: the user that runs policyctl, never root")
     memory_mib: int = Field(4096, ge=256, description="more than this and the kernel ends it")
-    cpus: float | None = Field(None, gt=0, allow_inf_nan=False, description="not set: all")
+    cpus: float | None = Field(None, gt=0, description="not set: all")
     shm_mib: int = Field(256, ge=64, description="its own /dev/shm")
     pids: int = Field(1024, ge=64, description="processes and threads")
 
 
-class ServiceLevelSettings(BaseModel):
+class ServiceLevelSettings(Group, json_schema_extra=_COMMAND):
     """Limits of the gate `service_level`; a model card's section ``service_level`` goes before them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
-
-    p50_ms: float = Field(10.0, gt=0, allow_inf_nan=False, description="50 % of requests are answered within this")
-    p95_ms: float = Field(20.0, gt=0, allow_inf_nan=False, description="95 % of requests are answered within this")
-    p99_ms: float = Field(50.0, gt=0, allow_inf_nan=False, description="99 % of requests are answered within this")
-    throughput_per_s: float = Field(1000.0, gt=0, allow_inf_nan=False, description="observations a second")
-    memory_mb: float = Field(1000.0, gt=0, allow_inf_nan=False, description="resident, of one model instance")
+    p50_ms: float = Field(10.0, gt=0, description="50 % of requests are answered within this")
+    p95_ms: float = Field(20.0, gt=0, description="95 % of requests are answered within this")
+    p99_ms: float = Field(50.0, gt=0, description="99 % of requests are answered within this")
+    throughput_per_s: float = Field(1000.0, gt=0, description="observations a second")
+    memory_mb: float = Field(1000.0, gt=0, description="resident, of one model instance")
     batch_size: int = Field(1, ge=1, le=_INT32, description="observations in a request")
-    request_rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is throughput_per_s / batch_size")
+    request_rate: float = Field(0.0, ge=0, description="0 is throughput_per_s / batch_size")
     clients: int = Field(8, ge=1, le=MOST_CLIENTS, description="requests under way while throughput is judged")
-    time_cap_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="it has decided by then")
+    time_cap_s: float = Field(30.0, gt=0, description="it has decided by then")
 
 
-class NonInferioritySettings(BaseModel):
+class NonInferioritySettings(Group, json_schema_extra=_COMMAND):
     """Margins and time of the gate `non_inferiority`, declared before anything is measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     p50: float = Field(0.05, gt=0, lt=1, description="0.05 is 5 % longer")
     p99: float = Field(0.10, gt=0, lt=1, description="0.10 is 10 % longer")
     throughput: float = Field(0.05, gt=0, lt=1, description="0.05 is 5 % less")
-    time_cap_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="it has decided by then")
+    time_cap_s: float = Field(60.0, gt=0, description="it has decided by then")
     alpha_failed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be failed")
     alpha_passed: float = Field(0.05, gt=0, le=0.5, description="how often a release at the margin may be passed")
     clients: int = Field(1, ge=1, le=MOST_CLIENTS, description="requests under way")
@@ -176,22 +176,20 @@ class NonInferioritySettings(BaseModel):
     seed: int | None = Field(None, ge=0, description="of the order of the bursts; another one each time if not set")
 
 
-class BehaviourSettings(BaseModel):
+class BehaviourSettings(Group, json_schema_extra=_COMMAND):
     """Episodes and margin of the gate `behaviour`, in the environment's own return."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
-
     env: str = Field("", description="a gymnasium environment")
+    env_args: dict[str, JsonValue] = Field(default_factory=dict, description="its arguments, by name")
+    wrappers: tuple[str, ...] = Field((), description="package.module:callable each, the innermost first")
     episodes: int = Field(100, ge=2, description="on common seeds")
-    margin: float | None = Field(None, ge=0, allow_inf_nan=False, description="how much less may be earned on average")
+    margin: float | None = Field(None, ge=0, description="how much less may be earned on average")
     seed: int = Field(0, ge=0, description="of the first episode")
-    time_cap_s: float = Field(120.0, gt=0, allow_inf_nan=False, description="it has decided by then")
+    time_cap_s: float = Field(120.0, gt=0, description="it has decided by then")
 
 
-class ReplaySettings(BaseModel):
+class ReplaySettings(Group, json_schema_extra=_COMMAND):
     """Limits of the gate `replay`; what is not set is reported and not judged."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     within: float = Field(0.01, ge=0, le=1, description="continuous actions agree within this share of their range")
     agreement: float | None = Field(0.9, ge=0, le=1, description="at least this share of observations")
@@ -199,10 +197,8 @@ class ReplaySettings(BaseModel):
     roughness_rise: float | None = Field(None, ge=0, le=1, description="more change from step to step, at most")
 
 
-class GateSettings(BaseModel):
+class GateSettings(Group, json_schema_extra=_COMMAND):
     """Which gates measure when, and by which limits. A rollback asks none of them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     validate_with: tuple[str, ...] = Field(("service_level", "non_inferiority"), description="by policyctl validate")
     promote_with: tuple[str, ...] = Field((), description="by policyctl promote, before it moves anything")
@@ -212,15 +208,11 @@ class GateSettings(BaseModel):
     replay: ReplaySettings = ReplaySettings()
 
 
-class BakeSettings(BaseModel):
+class BakeSettings(Group, json_schema_extra=_LIVE):
     """How a promotion is watched after the switch, and what too much is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
-
-    for_s: float = Field(0.0, ge=0, le=7 * 86400, allow_inf_nan=False, description="seconds; 0 is no bake")
-    before_s: float = Field(
-        10.0, ge=0, le=86400, allow_inf_nan=False, description="the incumbent is watched so long before the switch"
-    )
+    for_s: float = Field(0.0, ge=0, le=7 * 86400, description="seconds; 0: without a bake")
+    before_s: float = Field(10.0, ge=0, le=86400, description="the incumbent is watched so long before the switch")
     prometheus: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
@@ -231,15 +223,13 @@ class BakeSettings(BaseModel):
     error_ratio: float = Field(
         0.01, gt=0, lt=1, description="share of requests that may fail; as many as the incumbent's, if more"
     )
-    latency_ratio: float = Field(1.5, ge=1, allow_inf_nan=False, description="times the incumbent's latency")
-    latency_floor_us: float = Field(500.0, ge=0, allow_inf_nan=False, description="less than so much longer is no harm")
+    latency_ratio: float = Field(1.5, ge=1, description="times the incumbent's latency")
+    latency_floor_us: float = Field(500.0, ge=0, description="so much longer does not count as slower")
     wrong_probes: int = Field(0, ge=0, description="golden probes that may be answered wrongly")
 
 
-class TracingSettings(BaseModel):
+class TracingSettings(Group):
     """OpenTelemetry from Triton; it takes the place of `policyctl record`, which needs Triton's own tracing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     endpoint: str = Field(
         "",
@@ -255,29 +245,18 @@ class TracingSettings(BaseModel):
     )
 
 
-class ScrubSettings(BaseModel):
+class ScrubSettings(Group, json_schema_extra=_LIVE):
     """How `policyctl serve` reads every published file again in the background."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
 
     enabled: bool = Field(True, description="whether it runs")
     bytes_per_s: int = Field(4 << 20, ge=4096, description="read at most")
-    pause_s: float = Field(600.0, ge=0, allow_inf_nan=False, description="between two passes")
+    pause_s: float = Field(600.0, ge=0, description="between two passes")
 
 
-class ProberSettings(BaseModel):
+class ProberSettings(Group):
     """How `policyctl serve` asks each alias for its golden answers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    interval_s: float = Field(
-        1.0,
-        ge=0.05,
-        le=3600,
-        allow_inf_nan=False,
-        description="from one round to the next",
-        json_schema_extra=_LIVE,
-    )
+    interval_s: float = Field(1.0, ge=0.05, le=3600, description="from one round to the next", json_schema_extra=_LIVE)
 
 
 class LogFormat(StrEnum):
@@ -289,10 +268,8 @@ class LogFormat(StrEnum):
     """A JSON object a line, as in the log file."""
 
 
-class LogSettings(BaseModel):
+class LogSettings(Group):
     """What is written down, and how much of it is kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     level: LogLevel = Field(LogLevel.INFO, description="of the control plane", json_schema_extra=_LIVE)
     triton_level: LogLevel = Field(
@@ -304,35 +281,30 @@ class LogSettings(BaseModel):
     keep: int = Field(4, ge=0, le=100, description="log files that stay when they were set aside, of each kind")
 
 
-class RetentionSettings(BaseModel):
-    """What `policyctl gc` keeps beside what is named, pinned, served or under way."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
+class RetentionSettings(Group, json_schema_extra=_COMMAND):
+    """What `policyctl gc` keeps besides what is named, pinned, served or under way."""
 
     rollbacks: int = Field(3, ge=1, description="releases that each alias can be rolled back to")
-    days: float = Field(30.0, ge=0, allow_inf_nan=False, description="since published, or since an alias named it")
+    days: float = Field(30.0, ge=0, description="since published, or since an alias named it")
     newest: int = Field(2, ge=1, description="of each model, by time of publishing")
 
 
-class StorageSettings(BaseModel):
+class StorageSettings(Group, json_schema_extra=_COMMAND):
     """How releases are kept on disk."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     share_from_bytes: int | None = Field(
         64 << 10, ge=1, description="identical files from this size on are stored once; null: never"
     )
 
 
-class RegistrySettings(BaseModel):
-    """How an OCI registry is spoken to by export-release and import-release."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
+class RegistrySettings(Group, json_schema_extra=_COMMAND):
+    """How an OCI registry is spoken to by release export and release import."""
 
     username: str = Field("", description="who asks")
     password: SecretStr = Field(SecretStr(""), description="or token")
     ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
-    timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="without a byte")
+    timeout_s: float = Field(30.0, gt=0, description="for an answer; of a file, without a byte")
+    slowest_kib_per_s: float = Field(64.0, gt=0, description="of a file, on average; a slower transfer is given up")
 
 
 class SignatureRule(StrEnum):
@@ -346,10 +318,8 @@ class SignatureRule(StrEnum):
     """Refuse it where no trusted key signed it."""
 
 
-class IntegritySettings(BaseModel):
+class IntegritySettings(Group, json_schema_extra=_LIVE):
     """Signatures: whether they are asked for, and whom to believe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
 
     signatures: SignatureRule = Field(SignatureRule.OFF, description="off, warn or required")
     trust: Path | None = Field(None, description="the trust store; not set: .policyctl/trust.yaml in the repository")
@@ -358,10 +328,8 @@ class IntegritySettings(BaseModel):
     )
 
 
-class SecuritySettings(BaseModel):
+class SecuritySettings(Group, json_schema_extra=_COMMAND):
     """What a profile may forbid, and what has to be stated because it cannot be seen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_COMMAND)
 
     unpickle: bool = Field(True, description="whether --trust-pickle may unpickle what somebody trusts")
     tls_terminated: bool = Field(
@@ -371,19 +339,8 @@ class SecuritySettings(BaseModel):
     )
 
 
-class Anonymous(StrEnum):
-    """What a caller without a token may do, on this machine; from elsewhere nobody may do anything without one."""
-
-    NONE = "none"
-    """Nothing but ask whether the process lives."""
-    READ = "read"
-    """Look."""
-
-
-class ApiSettings(BaseModel):
+class ApiSettings(Group, json_schema_extra=_LIVE):
     """Where `policyctl api` listens and what it lets through; and which one the command line speaks to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_LIVE)
 
     host: str = Field("127.0.0.1", description="address to listen on", json_schema_extra=_START)
     port: int = Field(8004, ge=0, le=65535, description="0 takes a free one", json_schema_extra=_START)
@@ -393,12 +350,12 @@ class ApiSettings(BaseModel):
         4,
         ge=1,
         le=64,
-        description="promotions and pins under way; rollbacks, removals and aborts have as many places of their own",
+        description="promotions and pins under way; rollbacks, removals and aborts have as many separate places",
     )
-    reads_per_s: float = Field(50.0, gt=0, allow_inf_nan=False, description="of one token, on average")
-    changes_per_minute: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one token, on average")
-    timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="of one call, beside what it asks to wait")
-    keep_hours: float = Field(24.0, gt=0, allow_inf_nan=False, description="that an operation can be asked for")
+    reads_per_s: float = Field(50.0, gt=0, description="of one token, on average")
+    changes_per_minute: float = Field(60.0, gt=0, description="of one token, on average")
+    timeout_s: float = Field(30.0, gt=0, description="of one call, besides what it asks to wait")
+    keep_hours: float = Field(24.0, gt=0, description="that an operation can be asked for")
     keep_operations: int = Field(1000, ge=8, le=100_000, description="that are kept at most")
     disk_free_mib: int = Field(512, ge=0, description="below which /healthz says degraded")
     url: str = Field(
@@ -412,16 +369,10 @@ class ApiSettings(BaseModel):
     )
 
 
-class Settings(BaseSettings):
+class Settings(Group):
     """The whole tree."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_parse_none_str="null",
-        extra="forbid",
-        frozen=True,
-    )
+    ENV_PREFIX: ClassVar[str] = PREFIX
 
     profile: str = Field(
         "", description="development, staging, production, or any that has a file", json_schema_extra=_LIVE
@@ -436,9 +387,7 @@ class Settings(BaseSettings):
             raise ValueError("'' names no folder")
         return value
 
-    lock_wait_s: float = Field(
-        2.0, ge=0, allow_inf_nan=False, description="how long to wait for another writer", json_schema_extra=_COMMAND
-    )
+    lock_wait_s: float = Field(2.0, ge=0, description="how long to wait for another writer", json_schema_extra=_COMMAND)
     server: ServerSettings = ServerSettings()
     docker: DockerSettings = DockerSettings()
     serving: ServingSettings = ServingSettings()
@@ -454,18 +403,6 @@ class Settings(BaseSettings):
     integrity: IntegritySettings = IntegritySettings()
     api: ApiSettings = ApiSettings()
     security: SecuritySettings = SecuritySettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Nothing but what is given: `policyctl.config` lays the layers over one another, and knows who set what."""
-        return (init_settings,)
 
 
 def source(*, config: Path | None = None, **overrides: Any) -> Source[Settings]:
@@ -493,5 +430,5 @@ def load(*, config: Path | None = None, **overrides: Any) -> Settings:
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` without those that were not given, on every level, and without groups of which none was."""
-    found = {k: given(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}
-    return {k: v for k, v in found.items() if v != {}}
+    stated = {k: given(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}
+    return {k: v for k, v in stated.items() if v != {}}

@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from policyctl_exporters.export import export_policy
     from policyctl_exporters.reference import load_reference
-    from policyctl_exporters.result import ExportResult, FormatParity
+    from policyctl_exporters.result import ExportResult, FormatParity, IncompleteExportError
     from policyctl_exporters.sources import load_callable
 
-__all__ = ["ExportResult", "FormatParity", "export_policy", "load_callable", "load_reference"]
+__all__ = [
+    "ExportResult",
+    "FormatParity",
+    "IncompleteExportError",
+    "export_policy",
+    "load_callable",
+    "load_reference",
+]
 
 _HOMES = {
     "ExportResult": "result",
     "FormatParity": "result",
+    "IncompleteExportError": "result",
     "export_policy": "export",
     "load_callable": "sources",
     "load_reference": "reference",

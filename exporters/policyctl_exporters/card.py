@@ -1,7 +1,7 @@
 """The model card of an export: where it came from, what it is, and how well it agrees.
 
 It names files, never folders: a card is published, and the exporting machine
-is nobody's business. What nobody has told yet stands in it as a comment.
+is nobody's business. Fields that nobody has filled in yet stand in it as comments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FRAMEWORKS: Final = (
 )
 
 
-def write_card(source: Source, *, contract: bytes, golden: bytes, parity: bytes, created: datetime) -> str:
+def write_card(source: Source, *, contract: bytes, golden: bytes, parity: bytes, created: datetime | None) -> str:
     """The card's YAML.
 
     Args:
@@ -35,19 +35,21 @@ def write_card(source: Source, *, contract: bytes, golden: bytes, parity: bytes,
         contract: contract.json.
         golden: golden.npz.
         parity: parity.json.
-        created: When, with a time zone.
+        created: When, with a time zone; None where only the journal is to say when it was published.
     """
     origin: dict[str, Any] = {"kind": source.kind}
     if source.file is not None:
         origin |= {"file": source.file[0], "digest": source.file[1]}
-    if normalizer := source.normalizer_file or ("live" if source.scales else None):
-        origin["normalizer"] = normalizer
+    if source.normalizer_file is not None:
+        origin |= {"normalizer": source.normalizer_file[0], "normalizer_digest": source.normalizer_file[1]}
+    elif source.scales:
+        origin["normalizer"] = "live"
     return template.render(
         {
             "training": {**source.training, "algorithm": source.algorithm},
             **derive.sections(contract, golden, parity),
             "provenance": {
-                "created": created.isoformat(timespec="seconds"),
+                **({} if created is None else {"created": created.isoformat(timespec="seconds")}),
                 "source": origin,
                 "exported_with": versions(),
             },

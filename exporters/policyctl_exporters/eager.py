@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policyctl.domain.contract import Contract
+from policyctl_exporters.conduct import unvalidated
+from policyctl_exporters.moved import changes, largest_change
 from policyctl_exporters.normalizer import FLAT, Normalizer
+from policyctl_exporters.observations import Batch, in_batches
 from policyctl_exporters.source import Arrays
 from policyctl_exporters.spaces import Observation
 
@@ -35,11 +38,13 @@ class EagerGraph:
         self._graph, self._contract = graph, contract
 
     def __call__(self, observations: Arrays) -> dict[str, NDArray[Any]]:
-        """All outputs for a batch, by name."""
-        tensors = [
-            torch.from_numpy(np.ascontiguousarray(observations[spec.name])) for spec in self._contract.observations
-        ]
-        with torch.no_grad():
+        """All outputs for a batch, by name; no more rows are asked at once than the contract allows."""
+        return in_batches(self._answer, dict(observations), self._contract.max_batch)
+
+    def _answer(self, observations: Batch) -> Batch:
+        # Copies: a policy may write to what it is given.
+        tensors = [torch.tensor(observations[spec.name]) for spec in self._contract.observations]
+        with torch.no_grad(), unvalidated():
             found = self._graph(*tensors)
         found = [found] if isinstance(found, torch.Tensor) else found
         return {
@@ -49,15 +54,30 @@ class EagerGraph:
     def sensitivity(self, observations: Arrays, *, seed: int) -> float:
         """How far the outputs move when every weight moves by its last float32 digit.
 
-        Each runtime rounds every sum its own way, and the effect is of this
-        size. The weights are the same again afterwards, bit by bit.
-
         Args:
             observations: Rows to measure on.
             seed: Of the digits' signs.
 
         Returns:
             The largest absolute change of a continuous output; 0 without weights.
+        """
+        return largest_change(self.moves(observations, observations, seed=seed)[0])
+
+    def moves(
+        self, observations: Arrays, others: Arrays, *, seed: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """How far the outputs of each row move when every weight moves by its last float32 digit.
+
+        Each runtime rounds every sum its own way, and the effect is of this
+        size. The weights are the same again afterwards, bit by bit.
+
+        Args:
+            observations: Rows to measure on.
+            others: What to give the moved weights instead: the same, or rows a digit away.
+            seed: Of the digits' signs.
+
+        Returns:
+            The largest absolute change of a continuous output, and whether an integer changed; both of shape (n,).
         """
         generator = torch.Generator().manual_seed(seed)
         before = self(observations)
@@ -68,23 +88,18 @@ class EagerGraph:
                     if weight.dtype == torch.float32:
                         signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
                         weight.copy_(value * (1 + _LAST_DIGIT * signs))
-            after = self(observations)
+            after = self(others)
         finally:
             with torch.no_grad():
                 for weight, value in kept:
                     weight.copy_(value)
-        moved = [
-            np.abs(after[name] - before[name]).max()
-            for name in before
-            if np.issubdtype(before[name].dtype, np.floating)
-        ]
-        return max((float(change) for change in moved if np.isfinite(change)), default=0.0)
+        return changes(before, after)
 
 
 class Sb3Reference:
     """``policy.predict(vec_normalize.normalize_obs(raw), deterministic=True)``.
 
-    The outputs beside the action come from the eager graph.
+    All outputs but the action come from the eager graph.
 
     Args:
         policy: A Stable-Baselines3 policy on the CPU.
@@ -105,8 +120,8 @@ class Sb3Reference:
 
     def __call__(self, observations: Arrays) -> dict[str, NDArray[Any]]:
         """All outputs for a batch, by name."""
-        outputs = self._eager(observations)
         raw: Any = {obs.key: obs.from_served(observations[obs.spec.name]) for obs in self._observations}
+        outputs = self._eager(observations)
         raw = raw.get(FLAT, raw)
         if self._normalize is not None:
             raw = self._normalize(raw)

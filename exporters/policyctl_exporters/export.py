@@ -1,20 +1,17 @@
 """Export a policy: write its artifacts, prove each, and only then show the folder.
 
-Everything is written into a temporary folder beside the output and renamed at
+Everything is written into a temporary folder next to the output and renamed at
 the end, so an export that fails, at parity or anywhere else, leaves nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from policyctl.domain.artifacts import (
     CARD_FILE,
@@ -29,16 +26,18 @@ from policyctl.domain.manifest import canonical_json
 from policyctl.domain.parity import Tolerance
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl.hashing import hash_file
-from policyctl_exporters import observations as obs
-from policyctl_exporters import parity, writers
+from policyctl_exporters import parity
+from policyctl_exporters.answers import answered_rows
+from policyctl_exporters.artifacts import write_artifacts
 from policyctl_exporters.card import write_card
-from policyctl_exporters.eager import EagerGraph
 from policyctl_exporters.folders import check_output, whole_folder
-from policyctl_exporters.result import ExportResult, FormatParity
-from policyctl_exporters.runtimes import open_runner
+from policyctl_exporters.head_option import Head, HeadOption
+from policyctl_exporters.laws import with_proved_law
+from policyctl_exporters.result import ExportResult, FormatParity, IncompleteExportError
 from policyctl_exporters.source import Options, Source
 from policyctl_exporters.sources import open_source
 from policyctl_exporters.spaces import FeatureNames
+from policyctl_exporters.steps import LIMIT_S, Steps
 
 DEFAULT_FORMATS: Final = (Format.ONNX, Format.OPENVINO, Format.TORCHSCRIPT)
 """What a torch policy is exported to; an ONNX file, to the first two."""
@@ -54,13 +53,18 @@ def export_policy(
     observation_space: Any = None,
     action_space: Any = None,
     normalizer: Any = None,
+    despite_archive: bool = False,
+    images: str | None = None,
     trust_pickle: bool = False,
-    head: str | None = None,
+    code: str | Path | None = None,
+    trust_operators: bool = False,
+    head: HeadOption = None,
     feature_names: FeatureNames = None,
     recorded: Any = None,
     tolerance: Tolerance | None = None,
     golden_rows: int = 64,
     seed: int = 0,
+    step_limit_s: float = LIMIT_S,
     progress: Callable[[str], None] | None = None,
     force: bool = False,
 ) -> ExportResult:
@@ -71,19 +75,29 @@ def export_policy(
     Args:
         source: A Stable-Baselines3 algorithm, policy or archive (.zip), a
             `torch.nn.Module`, TorchScript (.pt, .ts), ONNX (.onnx), or
-            ``package.module:callable`` that returns one of these.
+            ``package.module:callable`` or ``FILE.py:callable`` that returns one of these.
         output: Folder to write; it must not exist, or be empty.
-        formats: What to write; None for ONNX, OpenVINO and TorchScript
-            (`DEFAULT_FORMATS`), for an ONNX source the first two.
+        formats: What to write; None for what can be written of ONNX, OpenVINO and TorchScript
+            (`DEFAULT_FORMATS`), for an ONNX source of the first two.
         observation_space: Gymnasium space of the raw observations; for torch
             modules, and to refine an ONNX file's bounds.
         action_space: Gymnasium space of the actions, likewise.
         normalizer: A `VecNormalize` or the path of a saved one; a live
-            algorithm's own is found without. False where observations were
-            not normalised although the policy was trained behind one.
+            algorithm's own is used without. False where observations were
+            not normalised. What training kept may prove it; where it does not,
+            one of the two must be given.
+        despite_archive: Do as `normalizer` says where training kept proof of the contrary.
+        images: How the environment gives images to a Stable-Baselines3 policy, ``channels-first`` or
+            ``channels-last``. None for what a live algorithm's environment, or `observation_space`,
+            has, and for ``channels-last`` where nobody knows: ``predict()`` takes both.
         trust_pickle: Read files that hold pickles, which runs what is in them.
+        code: A Python file, or a folder of modules, that defines an archive's own classes; it is imported.
+        trust_operators: Keep TorchScript operators that do more than compute:
+            they may read and write files, here and in the server.
         head: What a module's single tensor, or an ONNX file's first output is:
-            ``action``, ``logits``, ``q_values`` or ``mean``.
+            ``action``, ``logits``, ``q_values`` or ``mean``; or what outputs are
+            by name, as in ``{"scores": "logits"}``, where ``output`` keeps one
+            that the action does not depend on.
         feature_names: What the observation's elements are called.
         recorded: Observations from the environment to prove parity on as
             well: an NPZ path, or arrays by input name.
@@ -91,142 +105,69 @@ def export_policy(
             for `parity.fitted`, which follows the size of the policy's outputs.
         golden_rows: Rows of the golden set, at least 1.
         seed: Of the drawn observations.
-        progress: Told in words what is being done.
+        step_limit_s: Seconds that reading the policy, asking it, writing a
+            format or comparing it may take; it ends an export of a policy that never answers.
+        progress: Called with what is being done, in words.
         force: Replace an earlier export in `output`.
 
     Returns:
-        What was written, and how well it agrees.
+        What was written, how well it agrees, and which of the default formats failed.
 
     Raises:
         UsageError: An argument or a file that cannot be used as it is.
-        UnsupportedError: A policy, a format or a machine that cannot do it.
-        ParityError: An artifact that does not compute the policy's actions.
+        UnsupportedError: A policy, or every format, that cannot be exported here; or a step that does not end.
+        ParityError: No artifact that computes the policy's actions.
+        IncompleteExportError: A format of `formats` failed; the others are written, and in its `result`.
     """
     if golden_rows < 1:
         raise UsageError(f"golden_rows is {golden_rows}, expected at least 1")
     output = Path(output)
     check_output(output, force=force)
-    clock = _Clock(progress)
+    steps = Steps(progress, limit_s=step_limit_s)
     options = Options(
         observation_space=observation_space,
         action_space=action_space,
         normalizer=normalizer,
+        despite_archive=despite_archive,
+        images=images,
         trust_pickle=trust_pickle,
-        head=head,
+        code=None if code is None else Path(code),
+        trust_operators=trust_operators,
+        head=Head.of(head),
         feature_names=feature_names,
     )
-    with clock.step("load", "read the policy"):
-        policy = open_source(source, options)
-    wanted = _check_formats(formats, policy)
-    with clock.step("reference", "ask the policy itself, in eager PyTorch, for actions to compare with"):
-        groups, golden = _reference(policy, recorded, tolerance, golden_rows, seed)
+
+    def ask() -> tuple[Source, tuple[Format, ...], list[parity.Rows], Golden]:
+        with steps.step("load", "read the policy"):
+            policy = open_source(source, options)
+        wanted = _check_formats(formats, policy)
+        with steps.step("reference", "ask the policy itself for actions to compare with"):
+            groups, golden = answered_rows(policy, recorded, tolerance, golden_rows, seed)
+            return with_proved_law(policy, groups), wanted, groups, golden
+
+    policy, wanted, groups, golden = steps.run(ask)
+    for note in policy.notes:
+        steps.say(note)
     with whole_folder(output, force=force) as folder:
-        reports = _write_artifacts(policy, wanted, folder, clock, groups)
-        _write_texts(policy, folder, reports, groups, golden, seed)
+        made = write_artifacts(policy, wanted, folder, steps, groups)
+        for form, error in made.failed.items():
+            steps.say(f"{form.value} is left out: {error.problem}")
+        _write_texts(policy, folder, made.reports, groups, golden, seed)
     summaries = tuple(
-        FormatParity(form, report.rows, report.max_abs, report.near_ties) for form, report in reports.items()
+        FormatParity(form, report.rows, report.max_abs, report.near_ties) for form, report in made.reports.items()
     )
-    return ExportResult(output, policy.contract, wanted, summaries, clock.seconds)
-
-
-class _Clock:
-    """Says what is being done, and how long each step took."""
-
-    def __init__(self, progress: Callable[[str], None] | None) -> None:
-        self._progress = progress
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str, words: str) -> Iterator[None]:
-        if self._progress is not None:
-            self._progress(words)
-        begin = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - begin
-
-
-def _reference(
-    policy: Source, recorded: Any, tolerance: Tolerance | None, golden_rows: int, seed: int
-) -> tuple[list[parity.Rows], Golden]:
-    """Observations for parity with the policy's answers, and the golden set."""
-    rng = np.random.default_rng(seed)
-    given = obs.read_recorded(recorded, policy.contract)
-    groups = []
-    usual = obs.join(obs.draw(policy, rng, obs.rows_for(policy.contract)), given)
-    eager = EagerGraph(policy.graph, policy.contract) if policy.graph is not None else None
-    for kind, rows in (("usual", usual), ("edges", obs.edges(policy))):
-        expected = policy.reference(rows)
-        if kind == "usual":
-            parity.require_finite(policy.contract, rows, expected)
-        moved = eager.sensitivity(rows, seed=seed) if eager is not None and tolerance is None else 0.0
-        allowed = tolerance or parity.fitted(expected, sensitivity=moved)
-        groups.append(parity.Rows(kind, rows, expected, allowed))
-    if eager is not None:
-        # The graph in eager PyTorch first: a failure here is the graph's, not a runtime's.
-        parity.check("graph", eager, policy.contract, groups)
-    drawn = obs.draw(policy, rng, 4 * golden_rows)
-    return groups, _golden(policy, drawn, given, groups[0].tolerance, golden_rows)
-
-
-def _golden(policy: Source, drawn: obs.Batch, given: obs.Batch | None, tolerance: Tolerance, rows: int) -> Golden:
-    """Clear rows out of those drawn, and up to half of them out of those recorded."""
-    pool = obs.join(drawn, given)
-    answers = policy.reference(pool)
-    parity.require_finite(policy.contract, pool, answers)
-    clear = np.flatnonzero(parity.decided(policy.contract, answers, tolerance))
-    border = 4 * rows
-    if clear.size == 0:
-        # A policy without any preference has no clear rows; ties are then all there is.
-        clear = np.arange(border)
-    fresh, seen = clear[clear < border], clear[clear >= border]
-    seen = seen[np.unique(np.linspace(0, max(len(seen) - 1, 0), min(len(seen), rows // 2)).astype(int))]
-    chosen = np.concatenate([fresh[: rows - len(seen)], seen])
-    return Golden(obs.take(pool, chosen), obs.take(answers, chosen), tolerance)
-
-
-def _write_artifacts(
-    policy: Source,
-    wanted: tuple[Format, ...],
-    folder: Path,
-    clock: _Clock,
-    groups: Sequence[parity.Rows],
-) -> dict[Format, parity.Report]:
-    onnx_path = folder / FILES[Format.ONNX][0]
-    if set(wanted) & {Format.ONNX, Format.OPENVINO, Format.TENSORRT}:
-        with clock.step(Format.ONNX.value, "write onnx"):
-            if policy.onnx is not None:
-                onnx_path.write_bytes(policy.onnx)
-            else:
-                writers.write_onnx(policy.graph, policy.contract, onnx_path)
-    reports = {}
-    for form in wanted:
-        if form is not Format.ONNX:
-            with clock.step(form.value, f"write {form.value}"):
-                _write(form, policy, onnx_path, folder)
-        with clock.step(f"parity {form.value}", f"compare {form.value} with the policy"):
-            runner = open_runner(form, folder, policy.contract)
-            reports[form] = parity.check(form.value, runner, policy.contract, groups)
-    if Format.ONNX not in wanted:
-        onnx_path.unlink(missing_ok=True)
-    return reports
-
-
-def _write(form: Format, policy: Source, onnx_path: Path, folder: Path) -> None:
-    match form:
-        case Format.OPENVINO:
-            writers.write_openvino(onnx_path, folder, policy.contract)
-        case Format.TORCHSCRIPT:
-            writers.write_torchscript(policy.graph, policy.contract, folder / FILES[form][0])
-        case Format.TENSORRT:
-            from policyctl_exporters.tensorrt_plan import write_plan
-
-            write_plan(onnx_path, policy.contract, folder / FILES[form][0])
+    result = ExportResult(
+        output, policy.contract, tuple(made.reports), summaries, steps.seconds, made.failed, policy.notes
+    )
+    if made.failed and formats is not None:
+        raise IncompleteExportError(result)
+    return result
 
 
 def _write_texts(
     policy: Source,
     folder: Path,
-    reports: dict[Format, parity.Report],
+    reports: Mapping[Format, parity.Report],
     groups: Sequence[parity.Rows],
     golden: Golden,
     seed: int,
@@ -252,9 +193,23 @@ def _write_texts(
         contract=texts[CONTRACT_FILE],
         golden=texts[GOLDEN_FILE],
         parity=texts[PARITY_FILE],
-        created=datetime.now(UTC),
+        created=_source_date(),
     )
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def _source_date() -> datetime | None:
+    """The time that ``SOURCE_DATE_EPOCH`` gives; none otherwise, for the same policy is to give the same bytes."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return None
+    try:
+        return datetime.fromtimestamp(int(text), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is {text!r}, expected seconds since 1970",
+            remedy="Unset it, or for example: SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
+        ) from error
 
 
 def _check_formats(formats: Sequence[Format | str] | None, policy: Source) -> tuple[Format, ...]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from policyctl.domain.artifacts import CONTRACT_FILE
 from policyctl.errors import PolicyctlError, UsageError
+from policyctl.plain_files import denied
 
 
 def check_output(output: Path, *, force: bool) -> None:
@@ -97,6 +98,8 @@ def _require_room(folder: Path, *, cause: Exception | None = None) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> UsageError:
+    if isinstance(error, PermissionError):
+        return denied(error, path)
     return UsageError(
         f"{path}: cannot be written ({error.strerror or error})",
         remedy="Check free space (df), permissions, and whether the file system is read-only. Nothing was exported.",

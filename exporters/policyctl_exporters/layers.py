@@ -70,6 +70,18 @@ class Scale(nn.Module):
         return x if self.divisor == 1.0 else x / self.divisor
 
 
+class Permute(nn.Module):
+    """A batch with its axes in another order."""
+
+    def __init__(self, axes: Sequence[int]) -> None:
+        super().__init__()
+        self.axes = [int(axis) for axis in axes]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Permute a batch."""
+        return x.permute(self.axes)
+
+
 class OneHot(nn.Module):
     """Integers of shape (n, k) to the concatenation of their one-hot codes, shape (n, sum(sizes)).
 

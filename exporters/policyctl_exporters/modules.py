@@ -1,31 +1,31 @@
 """Build the same graph from any torch module, live or TorchScript.
 
 The module takes what the environment gives, as a batch: a tensor for a plain
-space, a dict by key for a Dict space (or one positional argument an
-observation, if its `forward` has as many), discrete observations as integers
-of shape (n,). It gives either a dict named as the contract's outputs, or one
-tensor that `head` explains.
+space, a dict by key for a Dict space (or one argument a key, by its name, if
+its `forward` takes several), discrete observations as integers of shape (n,).
+It gives one tensor or a dict, of which `module_outputs` makes the contract's
+outputs.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
-from policyctl.domain.tensor import TensorSpec
-from policyctl.errors import UsageError
-from policyctl_exporters.heads import chooser, clip_to
+from policyctl.domain.contract import Contract
+from policyctl_exporters.conduct import copied, examine
+from policyctl_exporters.head_option import Head
 from policyctl_exporters.layers import Normalize
+from policyctl_exporters.module_outputs import ModuleGraph, describe
 from policyctl_exporters.normalizer import FLAT, Normalizer
-from policyctl_exporters.spaces import OUTPUT_NAMES, Observation, action_of
-
-HEADS: Final = ("action", "logits", "q_values", "mean")
+from policyctl_exporters.observations import Scales, few
+from policyctl_exporters.pairing import pair
+from policyctl_exporters.spaces import Observation
 
 
 class _Answer(nn.Module):
@@ -37,15 +37,17 @@ class _Answer(nn.Module):
         self.keys = [obs.key for obs in observations]
         self.shapes = [tuple(obs.space.shape) for obs in observations]
         self.encoders = nn.ModuleList(_encoder(obs, normalizer, module) for obs in observations)
-        self.positional = len(self.keys) > 1 and _positional_arguments(module) == len(self.keys)
+        self.arguments = _arguments(module, observations)
 
     def forward(self, *observations: Tensor) -> Any:
         inputs = [
             encode(x).reshape(-1, *shape)
             for encode, x, shape in zip(self.encoders, observations, self.shapes, strict=True)
         ]
-        if self.keys == [FLAT] or self.positional:
+        if self.keys == [FLAT]:
             found = self.module(*inputs)
+        elif self.arguments:
+            found = self.module(**dict(zip(self.arguments, inputs, strict=True)))
         else:
             found = self.module(dict(zip(self.keys, inputs, strict=True)))
         # TorchScript that was exported here gives a tuple, also of one output.
@@ -63,44 +65,21 @@ class _Cast(nn.Module):
         return x.to(self.dtype) if x.dtype.is_floating_point else x
 
 
-class ModuleGraph(nn.Module):
-    """A module's answer, completed to all outputs of the contract."""
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of a module.
 
-    def __init__(self, answer: nn.Module, head: str | None, names: Sequence[str], finish: nn.Module) -> None:
-        super().__init__()
-        self.answer, self.head, self.names, self.finish = answer, head, list(names), finish
+    Attributes:
+        eager: The graph around the module's own code: the reference.
+        graph: The graph to export, in which branches on values are compiled.
+        contract: What both take and give.
+        notes: What was done to the module, for the person who exports.
+    """
 
-    def forward(self, *observations: Tensor) -> tuple[Tensor, ...]:
-        """One tensor of shape (n, *spec.shape) for each observation."""
-        found = self.answer(*observations)
-        given: dict[str, Tensor] = found if self.head is None else {self.head: found}
-        outputs = [self.finish(given)]
-        for name in self.names[1:]:
-            value = given[name].to(torch.float32)
-            if name == "log_std":
-                # One spread for all observations is expanded to the batch.
-                value = value + torch.zeros_like(given["mean"].to(torch.float32))
-            outputs.append(value)
-        return tuple(outputs)
-
-
-class _FinishAction(nn.Module):
-    """The action from whatever of `action`, a mean or scores was given."""
-
-    def __init__(self, source: str, choose: nn.Module, shape: tuple[int, ...], *, discrete: bool) -> None:
-        super().__init__()
-        self.source, self.choose, self.shape, self.discrete = source, choose, shape, discrete
-
-    def forward(self, given: dict[str, Tensor]) -> Tensor:
-        value = given[self.source]
-        if self.source in ("logits", "q_values"):
-            chosen: Tensor = self.choose(value)
-            return chosen
-        value = value.reshape(-1, *self.shape)
-        if self.discrete:
-            return value.to(torch.int64)
-        clipped: Tensor = self.choose(value.to(torch.float32))
-        return clipped
+    eager: ModuleGraph
+    graph: ModuleGraph
+    contract: Contract
+    notes: tuple[str, ...]
 
 
 def build_module_graph(
@@ -109,8 +88,9 @@ def build_module_graph(
     action_space: Any,
     *,
     normalizer: Normalizer | None,
-    head: str | None,
-) -> tuple[ModuleGraph, Contract]:
+    scales: Scales,
+    head: Head,
+) -> Built:
     """The graph of a module, and its contract.
 
     Args:
@@ -118,127 +98,31 @@ def build_module_graph(
         observations: Its inputs.
         action_space: What the environment takes.
         normalizer: Applied before the module, where it has statistics.
-        head: What its one tensor is, one of `HEADS`; None to tell by its
+        scales: The usual range of each input, where it is known.
+        head: What its outputs are. One tensor of which nothing is said is known by its
             type: floating scores of a discrete space are ``logits``, all else is the ``action``.
 
     Raises:
         UsageError: The module does not run on its observations, or what it
             gives does not fit the action space.
+        UnsupportedError: It keeps state, draws random numbers, or uses values
+            of observations in code that cannot be compiled.
     """
-    answer = _Answer(module, observations, normalizer)
-    found = _probe(answer, observations)
-    kind, action = action_of(action_space)
-    if isinstance(found, Mapping):
-        head, given = None, {str(name): value for name, value in found.items()}
-    else:
-        head = _resolve_head(head, found, kind)
-        given = {head: found}
-    source = _check_outputs(given, kind, action, action_space)
-    discrete = kind is not ActionKind.CONTINUOUS
-    choose = chooser(action_space, start=True)[0] if discrete else clip_to(action_space)
-    finish = _FinishAction(source, choose, action.shape, discrete=discrete)
-    outputs, distribution = _describe(given, kind, action, action_space)
-    graph = ModuleGraph(answer, head, [spec.name for spec in outputs], finish)
-    graph.eval()
-    graph.requires_grad_(requires_grad=False)
     specs = tuple(obs.spec for obs in observations)
-    return graph, Contract(specs, outputs, action_kind=kind, distribution=distribution)
-
-
-def _describe(
-    given: Mapping[str, Tensor], kind: ActionKind, action: TensorSpec, space: Any
-) -> tuple[tuple[TensorSpec, ...], Distribution]:
-    if {"mean", "log_std"} <= given.keys():
-        extra = tuple(TensorSpec(name, "float32", action.shape) for name in ("mean", "log_std"))
-        return (action, *extra), Distribution(DistributionKind.GAUSSIAN, transform=Transform.CLIP)
-    for name in ("logits", "q_values"):
-        if name not in given:
-            continue
-        scores = TensorSpec(name, "float32", tuple(given[name].shape[1:]))
-        if name == "q_values":
-            return (action, scores), Distribution()
-        match kind:
-            case ActionKind.DISCRETE:
-                law = Distribution(DistributionKind.CATEGORICAL)
-            case ActionKind.MULTI_DISCRETE:
-                nvec = tuple(int(n) for n in space.nvec)
-                law = Distribution(DistributionKind.MULTI_CATEGORICAL, nvec=nvec)
-            case _:
-                law = Distribution(DistributionKind.BERNOULLI)
-        return (action, scores), law
-    return (action,), Distribution()
-
-
-def _check_outputs(given: Mapping[str, Tensor], kind: ActionKind, action: TensorSpec, space: Any) -> str:
-    """Hold what the module gives against the action space; return what the action is made of."""
-    if unknown := given.keys() - set(OUTPUT_NAMES):
-        raise UsageError(
-            f"the module gives {', '.join(sorted(unknown))}, which no contract has",
-            remedy=f"Name its outputs {', '.join(OUTPUT_NAMES)}.",
-        )
-    sources = ("action", "mean") if kind is ActionKind.CONTINUOUS else ("action", "logits", "q_values")
-    source = next((name for name in sources if name in given), None)
-    if source is None:
-        raise UsageError(
-            f"the module gives {', '.join(sorted(given))}, from which no {kind.value} action follows",
-            remedy=f"Give one of {', '.join(sources)}.",
-        )
-    size = {"logits": 0, "q_values": 0}
-    if kind is not ActionKind.CONTINUOUS:
-        count = chooser(space, start=True)[1]
-        size = dict.fromkeys(size, count)
-    for name, value in given.items():
-        want = size.get(name, action.size)
-        per_row = int(np.prod(value.shape[1:])) if value.ndim else 0
-        if name == "log_std" and value.numel() == action.size:
-            continue
-        if value.ndim == 0 or value.shape[0] != 2 or per_row != want:
-            raise UsageError(
-                f"the module's {name} has shape {tuple(value.shape)} for 2 observations,"
-                f" expected {want} values each for the action space {space}",
-                remedy="Check head=, the action space, and that the module keeps the batch dimension first.",
-            )
-    return source
-
-
-def _resolve_head(head: str | None, found: Tensor, kind: ActionKind) -> str:
-    if head is not None and head not in HEADS:
-        raise UsageError(f"head {head!r} is not known", remedy=f"Use one of {', '.join(HEADS)}.")
-    if head is not None:
-        return head
-    return "logits" if kind is not ActionKind.CONTINUOUS and found.dtype.is_floating_point else "action"
-
-
-def _probe(answer: _Answer, observations: Sequence[Observation]) -> Any:
-    zeros = [torch.zeros(2, *obs.spec.shape, dtype=torch_dtype(obs.spec.dtype)) for obs in observations]
-    try:
-        with torch.no_grad():
-            found = answer(*zeros)
-    # Whatever the module's own code raises on its first observation.
-    except Exception as error:
-        raise UsageError(
-            f"the module fails on 2 observations of zeros: {type(error).__name__}: {_last_line(error)}",
-            remedy="Check observation_space, and that the module takes a batch in its first dimension.",
-        ) from error
-    values = found.values() if isinstance(found, Mapping) else [found]
-    if not all(isinstance(value, Tensor) for value in values):
-        raise UsageError(
-            f"the module gives {type(found).__name__}, expected one tensor or a dict of tensors",
-            remedy=f"Return one tensor, or a dict with keys out of {', '.join(OUTPUT_NAMES)}.",
-        )
-    return found
-
-
-def _last_line(error: Exception) -> str:
-    """TorchScript puts its whole trace into the message; what went wrong is its end."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The torch type of a NumPy dtype name."""
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+    answer = _Answer(module, observations, normalizer)
+    rows = [torch.from_numpy(values) for values in few(specs, scales).values()]
+    conduct = examine(answer, rows, name=name_of(module))
+    count = 2 if conduct.batches else 1
+    with torch.no_grad():
+        found = copied(answer)(*(values[:count] for values in rows))
+    outputs = describe(found, head, action_space, rows=count, observed=[spec.name for spec in specs])
+    eager, graph = (ModuleGraph(part, outputs, action_space) for part in (answer, conduct.module))
+    for one in (eager, graph):
+        one.eval()
+        one.requires_grad_(requires_grad=False)
+    limit = None if conduct.batches else 1
+    contract = Contract(specs, outputs.specs, action_kind=outputs.kind, distribution=outputs.law, max_batch=limit)
+    return Built(eager, graph, contract, conduct.notes)
 
 
 def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn.Module) -> nn.Module:
@@ -250,10 +134,28 @@ def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn
     return _Cast(next(floating, torch.float32))
 
 
-def _positional_arguments(module: nn.Module) -> int:
+def _arguments(module: nn.Module, observations: Sequence[Observation]) -> list[str]:
+    """The argument of `forward` that takes each observation; empty where one argument takes them all as a dict.
+
+    Raises:
+        UsageError: Names of arguments and keys of the space do not match.
+    """
+    keys = {obs.key for obs in observations}
     if isinstance(module, torch.jit.ScriptModule):
         schema: Any = module.forward.schema  # type: ignore[attr-defined]
-        return len(schema.arguments) - 1
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(module.forward).parameters.values()
-    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+        offered = {argument.name: argument.has_default_value() for argument in schema.arguments[1:]}
+    else:
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = inspect.signature(module.forward).parameters.values()
+        offered = {p.name: p.default is not inspect.Parameter.empty for p in parameters if p.kind in kinds}
+    names = [name for name, optional in offered.items() if not optional or name in keys]
+    if len(names) < 2:
+        return []
+    paired = pair(observations, names, what=f"forward() of {name_of(module)}")
+    by_key = {obs.key: name for obs, name in zip(paired, names, strict=True)}
+    return [by_key[obs.key] for obs in observations]
+
+
+def name_of(module: nn.Module) -> str:
+    """The class that a module was written as, also where it is TorchScript now."""
+    return str(getattr(module, "original_name", type(module).__name__))

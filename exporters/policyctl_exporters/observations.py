@@ -1,18 +1,18 @@
 """Observations to compare a policy and its artifacts on.
 
-Three kinds, because each finds what the others miss: draws from the space (and
+Four kinds, because each finds what the others miss: draws from the space (and
 around a normaliser's statistics), which look like service; edges (bounds,
 zeros, one element at a time), where clipping, one-hot codes and saturation
-go wrong; and recorded ones, which no draw imitates.
+go wrong; far ones, up to what the type holds, where limits and emergency stops
+lie; and recorded ones, which no draw imitates.
 
-Unbounded elements stay within +-100 (or, normalised, within one and a half
-times the cut-off): beyond that float32 itself is not reproducible, and no
-environment goes there.
+Unbounded elements of the first two stay within +-100 (or, normalised, within
+one and a half times the cut-off). `far` says which of the rest count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,17 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
-from policyctl.domain.recording import OBSERVATION
-from policyctl.domain.tensor import Bound, TensorSpec
+from policyctl.domain.limits import bounds
+from policyctl.domain.npz import unpack
+from policyctl.domain.recording import LARGEST_BYTES, OBSERVATION, UNPACKED_BYTES
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
-from policyctl_exporters.source import Source
+from policyctl.plain_files import read_plain, refuse_if_denied
 
 Batch = dict[str, NDArray[Any]]
+Scales = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 _SANE: Final = 1e3
 _FAR: Final = 100.0
 _SINGLES: Final = 16
 _ELEMENTS: Final = 1 << 20
+_FAR_ROWS: Final = 256
+_LEAST: Final = -3.0
+_TINY: Final = 1e-3
 
 
 def rows_for(contract: Contract, *, most: int = 192) -> int:
@@ -39,32 +45,100 @@ def rows_for(contract: Contract, *, most: int = 192) -> int:
     return max(16, min(most, _ELEMENTS // size))
 
 
-def draw(source: Source, rng: np.random.Generator, rows: int) -> Batch:
+def draw(specs: Sequence[TensorSpec], scales: Scales, rng: np.random.Generator, rows: int) -> Batch:
     """Rows as an environment might give them.
 
     Args:
-        source: Its contract gives the bounds, its normaliser the usual scale.
+        specs: Inputs; their bounds count.
+        scales: Mean and standard deviation of an input, by name, where a normaliser knows them.
         rng: Source of the draws.
         rows: How many.
 
     Returns:
         By name, each of shape (rows, *shape).
     """
-    scales = source.scales or {}
-    return {spec.name: _draw(spec, rng, rows, scales.get(spec.name)) for spec in source.contract.observations}
+    return {spec.name: _draw(spec, rng, rows, scales.get(spec.name)) for spec in specs}
 
 
-def edges(source: Source) -> Batch:
+def edges(specs: Sequence[TensorSpec], scales: Scales, clip_obs: float | None) -> Batch:
     """Rows at the limits: all low, all high, zeros, one element at either limit.
+
+    Args:
+        specs: Inputs; their bounds count.
+        scales: As for `draw`.
+        clip_obs: Where normalised observations are cut off; None without a normaliser.
 
     Returns:
         By name, each of shape (n, *shape); with several inputs every input is
         at its own edge in every row.
     """
-    scales = source.scales or {}
-    found = {spec.name: _edges(spec, scales.get(spec.name), source.clip_obs) for spec in source.contract.observations}
+    found = {spec.name: _edges(spec, scales.get(spec.name), clip_obs) for spec in specs}
     rows = max(len(values) for values in found.values())
     return {name: values[np.arange(rows) % len(values)] for name, values in found.items()}
+
+
+def wide(specs: Sequence[TensorSpec], rng: np.random.Generator) -> Batch:
+    """Rows of every magnitude, up to the bounds or to what the type holds: all elements, and one alone.
+
+    Inputs that are bounded closely stay at zero, for other rows cover them.
+
+    Returns:
+        By name, each of shape (n, *shape), by rising magnitude; no rows where all inputs are bounded closely.
+    """
+    open_ends = [spec for spec in specs if not _is_close(spec)]
+    size = sum(spec.size for spec in open_ends)
+    count = max(16, min(_FAR_ROWS, _ELEMENTS // size)) if size else 0
+    # Squared, because most limits are met in the lower decades; some rows touch the bounds.
+    heights = np.sort(rng.uniform(0.0, 1.0, count) ** 2)
+    heights[count - count // 8 :] = 1.0
+    alone = rng.integers(0, max(size, 1), count)
+    batch, first = {}, 0
+    for spec in specs:
+        values = np.zeros((count, spec.size))
+        if spec in open_ends:
+            low, high = bounds(spec)
+            signs = rng.choice([-1.0, 1.0], values.shape)
+            most = np.minimum(np.where(signs > 0, np.abs(high), np.abs(low)), _largest(spec.dtype))
+            tops = np.log10(np.maximum(most, _TINY))
+            rise = _LEAST + heights[:, None] * (tops - _LEAST)
+            # In every other row one element stands alone, in the rest all lie anywhere below the row's height.
+            exponents = np.where(np.arange(count)[:, None] % 2, rise, rng.uniform(_LEAST, np.maximum(rise, _LEAST)))
+            chosen = (np.arange(count)[:, None] % 2 == 0) | (np.arange(spec.size) == alone[:, None] - first)
+            values = np.where(chosen, signs * 10.0**exponents, 0.0)
+            first += spec.size
+        batch[spec.name] = np.clip(values, *bounds(spec)).astype(spec.dtype).reshape(count, *spec.shape)
+    return batch
+
+
+def few(specs: Sequence[TensorSpec], scales: Scales, *, rows: int = 7) -> Batch:
+    """Rows to look at a policy with: zeros, as far as the bounds allow, and then draws."""
+    zeros = take(edges(specs, scales, None), [2])
+    return join(zeros, draw(specs, scales, np.random.default_rng(0), rows - 1))
+
+
+def in_batches(answer: Callable[[Batch], Batch], rows: Batch, size: int | None) -> Batch:
+    """Answers to all rows, asked for `size` at a time; all at once where it is None."""
+    count = len(next(iter(rows.values())))
+    if size is None or count <= size:
+        return answer(rows)
+    return join(*(answer(take(rows, slice(at, at + size))) for at in range(0, count, size)))
+
+
+def answered(answer: Callable[[Batch], Batch], rows: Batch) -> tuple[Batch, Batch]:
+    """The rows that a policy answers at all, and its answers; both empty where it answers none.
+
+    What a policy was not made for may end in an error: an index out of range, for example.
+    """
+    try:
+        return rows, answer(rows) if len(next(iter(rows.values()))) else {}
+    except Exception:  # noqa: BLE001
+        answers: dict[int, Batch] = {}
+    for index in range(len(next(iter(rows.values())))):
+        try:
+            answers[index] = answer(take(rows, [index]))
+        except Exception:  # noqa: BLE001, S112
+            continue
+    return take(rows, list(answers)), join(*answers.values()) if answers else {}
 
 
 def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Batch | None:
@@ -84,13 +158,15 @@ def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Bat
         return None
     if isinstance(recorded, str | Path):
         try:
-            with np.load(recorded, allow_pickle=False) as archive:
-                recorded = _inputs({name: archive[name] for name in archive.files})
-        except (OSError, ValueError) as error:
+            content = read_plain(Path(recorded), most_bytes=LARGEST_BYTES, follow_links=True)
+        except OSError as error:
+            refuse_if_denied(error)
             raise UsageError(
-                f"{Path(recorded).name}: recorded observations cannot be read ({error})",
+                f"{Path(recorded).name}: recorded observations cannot be read ({error.strerror})",
                 remedy="Save them with numpy.savez, one array an observation.",
             ) from error
+        what = f"{Path(recorded).name}: recorded observations"
+        recorded = _inputs(unpack(content, what=what, most_bytes=UNPACKED_BYTES))
     if not isinstance(recorded, Mapping):
         recorded = {contract.observations[0].name: np.asarray(recorded)}
     batch: Batch = {}
@@ -132,12 +208,23 @@ def take(batch: Mapping[str, NDArray[Any]], rows: Any) -> Batch:
     return {name: values[rows] for name, values in batch.items()}
 
 
-def _limits(spec: TensorSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    def spread(bound: Bound, unbounded: float) -> NDArray[np.float64]:
-        value = unbounded if bound is None else bound
-        return np.broadcast_to(np.asarray(value, dtype=np.float64), (spec.size,)).astype(np.float64)
+def nearest_to_zero(spec: TensorSpec) -> NDArray[Any]:
+    """One row that the contract allows, as near to 0 as it can be; shape (1, *shape)."""
+    low, high = bounds(spec)
+    return np.asarray(np.clip(np.zeros(spec.size), low, high).astype(spec.dtype).reshape(1, *spec.shape))
 
-    return spread(spec.low, -np.inf), spread(spec.high, np.inf)
+
+def _is_close(spec: TensorSpec) -> bool:
+    low, high = bounds(spec)
+    return spec.dtype == "bool" or bool((np.abs(low) <= _SANE).all() and (np.abs(high) <= _SANE).all())
+
+
+def _largest(dtype: str) -> float:
+    """The largest value that the type holds, and float32 as well, in which policies compute."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return float(min(np.finfo(kind).max, np.finfo(np.float32).max))
+    return float(np.iinfo(kind).max)
 
 
 def _draw(
@@ -146,7 +233,7 @@ def _draw(
     rows: int,
     scale: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
 ) -> NDArray[Any]:
-    low, high = _limits(spec)
+    low, high = bounds(spec)
     if not np.issubdtype(np.dtype(spec.dtype), np.floating):
         return _draw_integers(spec, rng, rows, low, high)
     if scale is not None:
@@ -182,7 +269,7 @@ def _edges(
     scale: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     clip_obs: float | None,
 ) -> NDArray[Any]:
-    low, high = _limits(spec)
+    low, high = bounds(spec)
     if scale is not None and clip_obs is not None:
         mean, std = (part.reshape(-1) for part in scale)
         low, high = np.maximum(low, mean - 1.5 * clip_obs * std), np.minimum(high, mean + 1.5 * clip_obs * std)

@@ -92,7 +92,7 @@ def _unless_nan(value: Any, otherwise: Any, reduction: Any) -> Any:
     """`otherwise`, but NaN where `value` is, or where `reduction` met one."""
     from openvino import opset10
 
-    # Names of its own, for those that OpenVINO would give count up and would make no two exports alike.
+    # Fixed names: OpenVINO's would count up, and no two exports would be alike.
     name = f"{otherwise.get_node().get_friendly_name()}/nan"
     lost = opset10.is_nan(value)
     lost.set_friendly_name(f"{name}/is")

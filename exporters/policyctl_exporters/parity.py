@@ -7,17 +7,19 @@ than for many.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import SCORES, ActionKind, Contract
-from policyctl.domain.parity import Comparison, OutputDifference, Tolerance, compare
+from policyctl.domain.contract import ACTION, PARAMETERS, SCORES, ActionKind, Contract
+from policyctl.domain.parity import Comparison, Tolerance, compare
 from policyctl.errors import ParityError
 from policyctl_exporters.observations import Batch, take
+from policyctl_exporters.parity_words import REMEDY, mismatch
+from policyctl_exporters.reasons import last_line
 from policyctl_exporters.runtimes import Runner
 
 BATCHES: Final = (1, 7, 64)
@@ -32,15 +34,16 @@ gives (reduced precision, a missing normaliser, another order of layers) starts
 at 1e-3, so there is room on either side.
 """
 
-_STEP: Final = 1e-6
 _MARGIN: Final = 8.0
-_MOST: Final = 1e-3
+_STEP: Final = 1e-6
 
 
 def require_finite(contract: Contract, observations: Batch, answers: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse a policy that itself answers NaN or infinity to an observation as usual.
+    """Refuse a policy that itself answers what no server would send to an observation as usual.
 
-    NaN agrees with NaN, so no comparison would find it, and no server would ever send such an action.
+    NaN agrees with NaN, so no comparison would find it. Scores may be minus
+    infinity, which rules a choice out; what further outputs hold is nobody's
+    action.
 
     Args:
         contract: Names the outputs.
@@ -52,9 +55,12 @@ def require_finite(contract: Contract, observations: Batch, answers: Mapping[str
     """
     for spec in contract.outputs:
         values = np.asarray(answers[spec.name])
-        if values.dtype.kind != "f" or np.isfinite(values).all():
+        if values.dtype.kind != "f" or spec in contract.further:
             continue
-        row = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
+        bad = np.isnan(values) if spec.name in SCORES else ~np.isfinite(values)
+        if not bad.any():
+            continue
+        row = int(np.flatnonzero(bad.reshape(len(values), -1).any(axis=1))[0])
         shown = {name: array[row].tolist() for name, array in observations.items()}
         raise ParityError(
             f"the policy itself answers {spec.name} {values[row].tolist()} to {str(shown)[:300]}",
@@ -73,17 +79,27 @@ def fitted(expected: Mapping[str, NDArray[Any]], *, sensitivity: float = 0.0) ->
     in the weights makes of it. Both together allow a thousandth of the largest
     output at most, of 1 where that is less.
 
+    Further outputs have other scales, which `domain.parity` looks at.
+
     Args:
         expected: What the policy answered, by output name.
         sensitivity: See `eager.EagerGraph.sensitivity`.
     """
-    sizes = [np.abs(v).max() for v in expected.values() if np.issubdtype(v.dtype, np.floating)]
-    largest = max((float(size) for size in sizes if np.isfinite(size)), default=0.0)
+    own = [v for name, v in expected.items() if name in (ACTION, *PARAMETERS) and v.dtype.kind == "f"]
+    largest = max((float(np.max(np.abs(v), where=np.isfinite(v), initial=0.0)) for v in own), default=0.0)
     wanted = max(TOLERANCE.atol, _STEP * largest, _MARGIN * sensitivity)
-    return replace(TOLERANCE, atol=min(wanted, _MOST * max(1.0, largest)))
+    # Two runtimes may round a result to neighbouring numbers of its type, which in float16 are far apart.
+    step = max((float(np.finfo(v.dtype).eps) for v in own), default=0.0)
+    return replace(TOLERANCE, atol=min(wanted, float(most(np.asarray(largest)))), rtol=max(TOLERANCE.rtol, 2 * step))
 
 
-_SHOWN: Final = 12
+def most(largest: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The widest absolute tolerance for outputs whose largest is `largest`."""
+    return np.asarray(1e-3 * np.maximum(1.0, largest))
+
+
+USUAL: Final = ("usual", "edges")
+"""Kinds of rows that stay within what environments give; see `Rows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,7 @@ class Rows:
     """Observations of one kind, and the policy's answers to them.
 
     Attributes:
-        kind: ``usual`` (drawn and recorded) or ``edges``.
+        kind: ``usual`` (drawn and recorded), ``edges``, or ``below N`` for far ones of one magnitude.
         observations: By input name, each of shape (n, *shape).
         expected: By output name, likewise.
         tolerance: How far an artifact may be off on these rows.
@@ -125,10 +141,10 @@ class Report:
 
     @property
     def max_abs(self) -> dict[str, float]:
-        """Largest difference by output."""
+        """Largest difference by output, on rows of the usual size: far ones have answers of any size."""
         largest: dict[str, float] = {}
-        for comparison in self.comparisons.values():
-            for output in comparison.outputs:
+        for (kind, _), comparison in self.comparisons.items():
+            for output in comparison.outputs if kind in USUAL else ():
                 largest[output.name] = max(largest.get(output.name, 0.0), output.max_abs)
         return largest
 
@@ -158,21 +174,32 @@ def check(name: str, runner: Runner, contract: Contract, groups: Sequence[Rows])
         ParityError: They differ; names the output and the worst observation.
     """
     comparisons = {}
+    sizes = [size for size in BATCHES if size <= (contract.max_batch or size)]
     for group in groups:
         count = len(next(iter(group.observations.values())))
-        for size in BATCHES:
+        for size in sizes:
             # The largest batch sees every row, the others a spread of them.
-            limit = count if size == max(BATCHES) else min(count, 8 * size)
+            limit = count if size == max(sizes) else min(count, 8 * size)
             chosen = np.unique(np.linspace(0, count - 1, limit).astype(int))
             part, want = take(group.observations, chosen), take(group.expected, chosen)
             found = _run(name, runner, contract, part, size)
             try:
                 comparison = compare(contract, want, found, group.tolerance)
             except ValueError as error:
-                raise ParityError(f"{name}: {error}", remedy=_REMEDY) from error
+                raise ParityError(f"{name}: {error}", remedy=REMEDY) from error
             if not comparison.agrees:
-                raise _mismatch(name, size, contract, comparison.worst, part, want, found, group.tolerance)
+                raise mismatch(name, size, contract, comparison.worst, part, want, found, group.tolerance)
             comparisons[group.kind, size] = comparison
+    return Report(comparisons)
+
+
+def worst(reports: Iterable[Report]) -> Report:
+    """One report of several on the same rows: of each comparison the one that is furthest off."""
+    first, *others = reports
+    comparisons = dict(first.comparisons)
+    for report in others:
+        for key, comparison in report.comparisons.items():
+            comparisons[key] = max(comparisons[key], comparison, key=lambda each: each.worst.excess)
     return Report(comparisons)
 
 
@@ -189,7 +216,9 @@ def decided(contract: Contract, outputs: Mapping[str, NDArray[Any]], tolerance: 
     if contract.action_kind is ActionKind.CONTINUOUS or name is None:
         return np.ones(rows, dtype=bool)
     scores = np.asarray(outputs[name], dtype=np.float64).reshape(rows, -1)
-    margin = 10 * tolerance.tie * np.maximum(1.0, np.abs(scores).max(axis=1))
+    # A choice that is ruled out has a score of minus infinity, which says nothing of how clear the best one is.
+    sizes_of_scores = np.where(np.isfinite(scores), np.abs(scores), 0.0)
+    margin = 10 * tolerance.tie * np.maximum(1.0, sizes_of_scores.max(axis=1))
     if contract.action_kind is ActionKind.MULTI_BINARY:
         clear: NDArray[np.bool_] = (np.abs(scores) > margin[:, None]).all(axis=1)
         return clear
@@ -198,26 +227,17 @@ def decided(contract: Contract, outputs: Mapping[str, NDArray[Any]], tolerance: 
     for part in np.split(scores, np.cumsum(sizes)[:-1], axis=1):
         if part.shape[1] > 1:
             best = np.sort(part, axis=1)
-            clear &= best[:, -1] - best[:, -2] > margin
+            clear &= np.isfinite(best[:, -1]) & (best[:, -2] < best[:, -1] - margin)
     return clear
 
 
 def _sizes(contract: Contract, count: int) -> tuple[int, ...]:
-    """Choices of each component where no distribution tells: from the action's bounds."""
+    """Choices of each component where the contract has no distribution: from the action's bounds."""
     action = contract.action
     if action.size == 1 or action.low is None or action.high is None:
         return (count,)
     span = np.broadcast_to(np.asarray(action.high) - np.asarray(action.low) + 1, (action.size,))
     return tuple(int(n) for n in span)
-
-
-_REMEDY: Final = (
-    "Nothing was written. Leave this format out, or report the policy's layers: the exported graph is wrong."
-)
-_REMEDY_FLOAT64: Final = (
-    "Nothing was written. OpenVINO computes in float32, and these float64 observations do not fit into it:"
-    " leave openvino out of the formats, onnx and torchscript compute them in full."
-)
 
 
 def _run(name: str, runner: Runner, contract: Contract, rows: Batch, size: int) -> Batch:
@@ -229,45 +249,7 @@ def _run(name: str, runner: Runner, contract: Contract, rows: Batch, size: int) 
         # A runtime's own exceptions share no class, and each means the same here.
         except Exception as error:
             raise ParityError(
-                f"{name}: fails on a batch of {min(size, count - at)}: {type(error).__name__}: {error}",
-                remedy=_REMEDY,
+                f"{name}: fails on a batch of {min(size, count - at)}: {type(error).__name__}: {last_line(error)}",
+                remedy=f"Compute all rows at once, without a Python loop over them. {REMEDY}",
             ) from error
     return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in contract.outputs}
-
-
-def _mismatch(
-    name: str,
-    size: int,
-    contract: Contract,
-    worst: OutputDifference,
-    rows: Batch,
-    expected: Batch,
-    found: Batch,
-    tolerance: Tolerance,
-) -> ParityError:
-    row = worst.worst_row
-    seen = "; ".join(_describe(contract, spec_index, rows, row) for spec_index in range(len(contract.observations)))
-    wide = name == "openvino" and any(spec.dtype == "float64" for spec in contract.observations)
-    return ParityError(
-        f"{name}: output {worst.name} differs from the policy's by {worst.max_abs:.3g} at batch {size}"
-        f" (allowed: {tolerance.atol:g} + {tolerance.rtol:g} * |expected|).\n"
-        f"  expected {_values(expected[worst.name][row])}\n"
-        f"  found    {_values(found[worst.name][row])}\n"
-        f"  for {seen}",
-        remedy=_REMEDY_FLOAT64 if wide else _REMEDY,
-    )
-
-
-def _describe(contract: Contract, index: int, rows: Batch, row: int) -> str:
-    spec = contract.observations[index]
-    values = rows[spec.name][row].reshape(-1)
-    if spec.features:
-        shown = ", ".join(f"{n}={v:.6g}" for n, v in zip(spec.features[:_SHOWN], values, strict=False))
-    else:
-        shown = ", ".join(f"{v:.6g}" for v in values[:_SHOWN].astype(float))
-    more = f", ... {values.size} values" if values.size > _SHOWN else ""
-    return f"{spec.name} [{shown}{more}]"
-
-
-def _values(values: NDArray[Any]) -> str:
-    return np.array2string(values.reshape(-1), precision=7, threshold=_SHOWN, separator=", ")

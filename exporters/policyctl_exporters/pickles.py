@@ -1,57 +1,22 @@
-"""Read the pickles inside old training files, running as little of them as possible.
+"""Unpickle the classes that an archive names: a policy's class, and its arguments.
 
 Unpickling runs code, so nothing here is called before a person said that the
-file is trusted. Even then there are two readers. `read_inert` serves data
-(spaces, normalisers): it knows a short list of harmless constructors, and every
-other name in the pickle becomes an empty stand-in that only remembers its
-attributes, so neither foreign code nor a missing package (old ``gym``, another
-NumPy's random state) matters. `read_trusted` serves classes (a policy's class
-and its arguments) and imports what the pickle names.
+file is trusted. Data (spaces, normalisers, observations) needs no code and is
+read by `inert_pickle` instead.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import pickle
-from collections import OrderedDict, deque
-from typing import Any, Final
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from policyctl.errors import UnsupportedError, UsageError
-
-
-class Inert:
-    """Stands in for an object that was pickled; holds its attributes and does nothing."""
-
-    origin: str = ""
-
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Inert:
-        """Make an empty stand-in, whatever the arguments."""
-        return object.__new__(cls)
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
-
-    def __call__(self, *_args: Any, **_kwargs: Any) -> Inert:
-        """Do nothing in place of a call."""
-        return Inert()
-
-    def __setstate__(self, state: Any) -> None:
-        parts = state if isinstance(state, tuple) else (state,)
-        for part in parts:
-            if isinstance(part, dict):
-                self.__dict__.update({str(key): value for key, value in part.items()})
-
-    def __setitem__(self, _key: Any, _value: Any) -> None:
-        pass
-
-    def append(self, _item: Any) -> None:
-        """Ignore a list item of a stand-in."""
-
-    def extend(self, _items: Any) -> None:
-        """Ignore list items of a stand-in."""
+from policyctl.foreign_code import importable
 
 
 def _core(module: str) -> str:
@@ -63,49 +28,16 @@ def _core(module: str) -> str:
     return module
 
 
-_BUILTINS: Final = {
-    kind.__name__: kind
-    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, object)
-}
-_NUMPY_CORE: Final = {
-    (".multiarray", "_reconstruct"),
-    (".multiarray", "scalar"),
-    (".numeric", "_frombuffer"),
-}
-
-
-def _harmless(module: str, name: str) -> Any:
-    """The constructor that `module` and `name` stand for, or None where it is not on the list."""
-    module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
-    if module == "builtins":
-        return _BUILTINS.get(name)
-    if (module, name) == ("collections", "OrderedDict"):
-        return OrderedDict
-    if (module, name) == ("collections", "deque"):
-        return deque
-    if (module, name) in {("copyreg", "_reconstructor"), ("_codecs", "encode")}:
-        return getattr(importlib.import_module(module), name)
-    for old in ("numpy._core", "numpy.core"):
-        if module.startswith(old) and (module[len(old) :], name) in _NUMPY_CORE:
-            return getattr(importlib.import_module(_core(module)), name)
-    if module in {"numpy", "numpy.dtypes"}:
-        found = getattr(np if module == "numpy" else np.dtypes, name, None)
-        if isinstance(found, type) and (issubclass(found, np.generic | np.dtype) or found in (np.ndarray, np.dtype)):
-            return found
-    return None
-
-
-class _InertUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        found = _harmless(module, name)
-        if found is not None:
-            return found
-        return type(name.rpartition(".")[2], (Inert,), {"origin": f"{module}.{name}"})
-
-
 class _TrustedUnpickler(pickle.Unpickler):
+    def __init__(self, content: bytes, code: Path | None) -> None:
+        super().__init__(io.BytesIO(content))
+        self._code = code
+
     def find_class(self, module: str, name: str) -> Any:
         module = _core(module)
+        if module == "__main__" and self._code is not None and self._code.is_file():
+            # The script that trained it; here it is a module, so what it guards by __name__ does not run.
+            module = self._code.stem
         if module == "gym" or module.startswith("gym."):
             module = "gymnasium" + module[len("gym") :]
         try:
@@ -113,40 +45,29 @@ class _TrustedUnpickler(pickle.Unpickler):
         except (ImportError, AttributeError) as error:
             raise UnsupportedError(
                 f"the file names {module}.{name}, which cannot be imported here ({error})",
-                remedy="Install the package that the policy was trained with, or put its code on PYTHONPATH.",
+                remedy="Name the Python file that defines it, or the folder of its module: --code train.py"
+                " (code='train.py'). Where it belongs to a package, install that.",
             ) from error
 
 
-def read_inert(content: bytes, *, what: str) -> Any:
-    """Unpickle data; every class that is not on the short list becomes an `Inert` stand-in.
-
-    Args:
-        content: The pickle.
-        what: What it is, for messages.
-
-    Raises:
-        UsageError: It is not a readable pickle.
-    """
-    return _read(_InertUnpickler(io.BytesIO(content)), what)
-
-
-def read_trusted(content: bytes, *, what: str) -> Any:
+def read_trusted(content: bytes, *, what: str, code: Path | None = None) -> Any:
     """Unpickle classes and their arguments. This runs whatever the pickle says.
 
     Args:
         content: The pickle.
         what: What it is, for messages.
+        code: A Python file, or a folder of modules, that defines what the pickle names.
 
     Raises:
         UsageError: It is not a readable pickle.
         UnsupportedError: It names code that is not installed.
     """
-    return _read(_TrustedUnpickler(io.BytesIO(content)), what)
-
-
-def _read(unpickler: pickle.Unpickler, what: str) -> Any:
+    if code is not None and not (code.is_dir() or (code.suffix == ".py" and code.is_file())):
+        raise UsageError(f"{code} is neither a Python file nor a folder", remedy="Name train.py, or its folder.")
+    folder = Path() if code is None else code if code.is_dir() else code.parent
     try:
-        return unpickler.load()
+        with nullcontext() if code is None else importable(folder):
+            return _TrustedUnpickler(content, code).load()
     except UnsupportedError:
         raise
     # A damaged or foreign pickle can raise anything at all, by its nature.

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import zipfile
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from policyctl.domain.manifest import digest_of
 from policyctl.errors import UnsupportedError, UsageError
-from policyctl_exporters.pickles import read_inert, read_trusted, require_trust
+from policyctl_exporters.archive_file import ArchiveFile, open_archive
+from policyctl_exporters.inert_pickle import read_inert
+from policyctl_exporters.last_observations import LastObservations, family_of
+from policyctl_exporters.normalizer import arrays_of
+from policyctl_exporters.pickles import read_trusted, require_trust
+from policyctl_exporters.reasons import first_line
 from policyctl_exporters.spaces import rebuild_space
 from policyctl_exporters.training import of_archive
 
@@ -29,6 +32,11 @@ _PICKLED: Final = ":serialized:"
 # Arguments that have no part in what a trained policy answers.
 _NEUTRAL_KWARGS: Final = ("device", "optimizer_class", "optimizer_kwargs")
 
+
+_BY_POLICY: Final = {f"{algorithm}Policy": algorithm for algorithm in ("DQN", "QRDQN", "SAC", "TQC", "CrossQ", "ARS")}
+
+_CASTS_SINCE: Final = (1, 6)
+"""From this version on a VecNormalize certainly gives float32; when that began is unknown."""
 
 _TRAINING_ONLY: Final = (
     "critic",
@@ -47,50 +55,58 @@ class Trained:
 
     Attributes:
         policy: A Stable-Baselines3 policy on the CPU, in evaluation mode.
-        algorithm: What trained it, as far as the file tells.
-        normalized: Whether it was trained behind a VecNormalize; None where
-            the file does not tell.
+        algorithm: What trained it, if the file names it.
+        seen: Its last observations, which may prove whether they were normalised.
         file: Name and digest of the file; None for a live object.
         training: What is known about its training; see `training`.
     """
 
     policy: Any
     algorithm: str
-    normalized: bool | None = None
+    seen: LastObservations
     file: tuple[str, str] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_archive(path: Path, *, trust_pickle: bool) -> Trained:
+def read_archive(path: Path, *, trust_pickle: bool, code: Path | None = None) -> Trained:
     """Build the policy that an archive holds.
 
     Args:
         path: What ``algorithm.save()`` wrote.
         trust_pickle: Whether a person vouched for where it came from.
+        code: A Python file, or a folder of modules, that defines its classes.
 
     Raises:
         UsageError: Not trusted, not readable, or not such an archive.
         UnsupportedError: A policy of a kind that cannot be rebuilt here.
     """
     require_trust(path.name, trusted=trust_pickle)
-    content, data, weights = _open(path)
-    policy_class = _entry(data, "policy_class")
+    with open_archive(path) as archive:
+        return _read(archive, code)
+
+
+def _read(archive: ArchiveFile, code: Path | None) -> Trained:
+    name, data = archive.name, archive.data
+    if missing := {"observation_space", "action_space", "policy_class"} - data.keys():
+        raise UsageError(f"{name}: {', '.join(sorted(missing))} missing in its data")
+    policy_class = _class_entry(data, "policy_class", code)
     if not isinstance(policy_class, type):
-        raise UsageError(f"{path.name}: policy_class is {policy_class!r}, not a class")
+        raise UsageError(f"{name}: policy_class is {type(policy_class).__name__}, not a class")
     observation_space, action_space = (
-        rebuild_space(_entry(data, key, inert=True), what=f"{path.name}: {key}")
-        for key in ("observation_space", "action_space")
+        rebuild_space(_data_entry(data, key), what=f"{name}: {key}") for key in ("observation_space", "action_space")
     )
-    kwargs = _entry(data, "policy_kwargs") if "policy_kwargs" in data else {}
-    state = _load_weights(weights, path.name)
+    kwargs = (_class_entry(data, "policy_kwargs", code) if "policy_kwargs" in data else {}) or {}
+    if not isinstance(kwargs, Mapping):
+        raise UsageError(f"{name}: policy_kwargs holds {type(kwargs).__name__}, expected arguments by name")
+    state = _load_weights(archive.weights(), name)
     use_sde = bool(data.get("use_sde", False))
-    policy = build_policy(policy_class, observation_space, action_space, kwargs or {}, use_sde=use_sde, state=state)
+    policy = build_policy(policy_class, observation_space, action_space, kwargs, use_sde=use_sde, state=state)
     return Trained(
         policy=policy,
-        algorithm=_algorithm(data, policy_class, kwargs or {}),
-        normalized=_was_normalized(data, policy_class),
-        file=(path.name, digest_of(content)),
-        training=of_archive(path),
+        algorithm=_algorithm(data, policy_class, kwargs),
+        seen=_last_observations(archive, policy_class, observation_space),
+        file=(name, archive.digest),
+        training=of_archive(archive),
     )
 
 
@@ -156,9 +172,12 @@ def _no_learning(_progress: float) -> float:
 
 
 def _complete(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Before 1.7 there was one features extractor; now it stands under three names."""
+    """Before 1.7 one features extractor stood for three, and ARS's linear layer for a sequence of one."""
     complete = dict(state)
     for key in wanted.keys() - state.keys():
+        alone = key.replace("action_net.0.", "action_net.", 1)
+        if alone in complete.keys() - wanted.keys():
+            complete[key] = complete.pop(alone)
         for prefix in ("pi_features_extractor.", "vf_features_extractor."):
             shared = "features_extractor." + key.removeprefix(prefix)
             if key.startswith(prefix) and shared in state:
@@ -195,33 +214,24 @@ def _unshare_layers(kwargs: dict[str, Any], state: Mapping[str, Any]) -> tuple[d
     return {**kwargs, "net_arch": arch}, changed
 
 
-def _open(path: Path) -> tuple[bytes, dict[str, Any], bytes]:
-    try:
-        content = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            data, weights = json.loads(archive.read("data")), archive.read("policy.pth")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{path.name} is not an archive of Stable-Baselines3: {error}",
-            remedy="Pass what algorithm.save() wrote.",
-        ) from error
-    missing = {"observation_space", "action_space", "policy_class"} - data.keys()
-    if missing:
-        raise UsageError(f"{path.name}: {', '.join(sorted(missing))} missing in its data")
-    return content, data, weights
+def _data_entry(data: Mapping[str, Any], key: str) -> Any:
+    content = _pickled(data, key)
+    return data[key] if content is None else read_inert(content, what=key)
 
 
-def _entry(data: Mapping[str, Any], key: str, *, inert: bool = False) -> Any:
+def _class_entry(data: Mapping[str, Any], key: str, code: Path | None) -> Any:
+    content = _pickled(data, key)
+    return data[key] if content is None else read_trusted(content, what=key, code=code)
+
+
+def _pickled(data: Mapping[str, Any], key: str) -> bytes | None:
     value = data[key]
     if not (isinstance(value, dict) and _PICKLED in value):
-        return value
+        return None
     try:
-        content = base64.b64decode(value[_PICKLED])
+        return base64.b64decode(value[_PICKLED])
     except (TypeError, ValueError) as error:
         raise UsageError(f"{key}: not base64 ({error})") from error
-    return read_inert(content, what=key) if inert else read_trusted(content, what=key)
 
 
 def _load_weights(content: bytes, name: str) -> dict[str, Any]:
@@ -231,7 +241,7 @@ def _load_weights(content: bytes, name: str) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     # torch raises what its own unpickler meets, without a common class.
     except Exception as error:
-        raise UsageError(f"{name}: policy.pth cannot be read as plain weights ({error})") from error
+        raise UsageError(f"{name}: policy.pth cannot be read as plain weights ({first_line(error)})") from error
     if not isinstance(state, dict):
         raise UsageError(f"{name}: policy.pth holds {type(state).__name__}, not a state dict")
     return state
@@ -245,14 +255,16 @@ def _algorithm(data: Mapping[str, Any], policy_class: type[Any], kwargs: Mapping
     if "TD3Policy" in names:
         # DDPG is TD3 with a single critic.
         return "DDPG" if kwargs.get("n_critics") == 1 else "TD3"
-    known = {"DQNPolicy": "DQN", "QRDQNPolicy": "QRDQN", "SACPolicy": "SAC", "TQCPolicy": "TQC", "ARSPolicy": "ARS"}
-    return next((known[name] for name in names if name in known), policy_class.__name__)
+    return next((_BY_POLICY[name] for name in names if name in _BY_POLICY), policy_class.__name__)
 
 
-def _was_normalized(data: Mapping[str, Any], policy_class: type[Any]) -> bool | None:
-    """On-policy algorithms keep the original observation only behind a VecNormalize."""
-    if "ActorCriticPolicy" not in [base.__name__ for base in policy_class.__mro__]:
-        return None
-    if "_last_original_obs" not in data or data.get("_last_obs") is None:
-        return None
-    return data["_last_original_obs"] is not None
+def _last_observations(archive: ArchiveFile, policy_class: type[Any], space: Any) -> LastObservations:
+    """What the archive kept of them; nothing where either array is missing or null."""
+    family = family_of(policy_class)
+    try:
+        kept = [arrays_of(_data_entry(archive.data, key)) for key in ("_last_original_obs", "_last_obs")]
+    except (KeyError, ValueError, UsageError):
+        return LastObservations(family, space)
+    numbers = re.match(r"(\d+)\.(\d+)", archive.version)
+    casts = numbers is not None and (int(numbers[1]), int(numbers[2])) >= _CASTS_SINCE
+    return LastObservations(family, space, original=kept[0], last=kept[1], casts=casts)

@@ -3,7 +3,7 @@
 The graph is put together from the policy's own layers in the order in which
 ``policy.predict()`` uses them, with everything around the network that
 ``predict`` does in NumPy (preprocessing, squashing, rescaling, clipping) as
-layers of its own. A class that is not known here, or that overrides what
+layers. A class that is not known here, or that overrides what
 ``predict`` runs through, is refused: a graph that leaves out what it adds
 would answer plausibly and wrongly.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from policyctl.domain.contract import Contract
+from policyctl.domain.images import TO_CHANNELS_FIRST
 from policyctl.errors import UnsupportedError
 from policyctl_exporters.heads import (
     ConstantSpread,
@@ -26,11 +27,11 @@ from policyctl_exporters.heads import (
     gaussian_head,
     scores_head,
 )
-from policyctl_exporters.layers import Normalize, OneHot, Scale
+from policyctl_exporters.layers import Normalize, OneHot, Permute, Scale
 from policyctl_exporters.normalizer import FLAT, Normalizer
 from policyctl_exporters.spaces import Observation
 
-SUPPORTED = "PPO, A2C, TRPO, DQN, QR-DQN, SAC, TD3, DDPG, TQC and ARS"
+SUPPORTED = "PPO, A2C, TRPO, DQN, QR-DQN, SAC, TD3, DDPG, TQC, CrossQ and ARS"
 
 
 class PolicyGraph(nn.Module):
@@ -122,7 +123,9 @@ def build_graph(
             that overrides part of what ``predict`` does.
     """
     extractor, preprocessed, body, head = _parts(policy)
-    encoders = [encoder(obs, normalizer, images=bool(preprocessed.normalize_images)) for obs in observations]
+    own = getattr(policy.observation_space, "spaces", {FLAT: policy.observation_space})
+    images = bool(preprocessed.normalize_images)
+    encoders = [_turned(obs, own[obs.key], encoder(obs, normalizer, images=images)) for obs in observations]
     graph = PolicyGraph([obs.key for obs in observations], encoders, extractor, body, head.module)
     graph.eval()
     graph.requires_grad_(requires_grad=False)
@@ -164,6 +167,13 @@ def encoder(observation: Observation, normalizer: Normalizer | None, *, images: 
             return Scale(255.0 if images and is_image_space(space) else 1.0)
 
 
+def _turned(observation: Observation, own: Any, encode: nn.Module) -> nn.Module:
+    """Channels of an image to the front, where the environment gives them last."""
+    if observation.space.shape == own.shape:
+        return encode
+    return nn.Sequential(encode, Permute(TO_CHANNELS_FIRST))
+
+
 def _parts(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
     """Features extractor, what preprocesses for it, layers up to the head, and the head."""
     from stable_baselines3.common.policies import ActorCriticPolicy
@@ -174,7 +184,7 @@ def _parts(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
     names = [base.__name__ for base in type(policy).__mro__]
     if isinstance(policy, ActorCriticPolicy) and not hasattr(policy, "lstm_actor"):
         return _actor_critic(policy)
-    if isinstance(policy, SACPolicy) or "TQCPolicy" in names:
+    if isinstance(policy, SACPolicy) or not {"TQCPolicy", "CrossQPolicy"}.isdisjoint(names):
         return _squashed_gaussian(policy)
     if isinstance(policy, TD3Policy):
         return _td3(policy)
@@ -268,6 +278,6 @@ def _ars(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
         squashed = bool(policy.squash_output)
         head = deterministic_head(policy.action_net, policy.action_space, squashed=squashed)
     else:
-        # Scores are given out so that near-ties can be told; nothing is drawn from them.
+        # Scores are given out so that near-ties can be recognised; nothing is drawn from them.
         head = scores_head(policy.action_net, policy.action_space, stochastic=False, start=False)
     return policy.features_extractor, policy, nn.Identity(), head

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
+from policyctl_exporters.head_option import Head
+from policyctl_exporters.observations import Scales
 from policyctl_exporters.spaces import FeatureNames
 
 if TYPE_CHECKING:
@@ -30,11 +32,14 @@ class Source:
         reference: From raw observations by name, each (n, *shape), to all outputs of the policy itself.
         graph: What is exported; None where `onnx` is.
         onnx: Content of the file to export; None where `graph` is.
-        scales: Mean and standard deviation of an input, by tensor name, where known.
+        scales: Mean and standard deviation of an input, by tensor name, where a normaliser knows them.
         clip_obs: Where normalised observations are cut off; None without a normaliser.
         file: Name and digest of the file that it was read from.
-        normalizer_file: Name of the normaliser's file.
-        training: What the file, or the live algorithm, tells about its training; see `training`.
+        normalizer_file: Name and digest of the normaliser's file.
+        own_rows: Raw observations that training kept, by tensor name, each (n, *spec.shape); parity runs on them too.
+        trust_operators: Whether an exported TorchScript program may do more than compute.
+        training: What the file, or the live algorithm, says about its training; see `training`.
+        notes: What was left out, changed or assumed, in sentences.
     """
 
     kind: str
@@ -43,11 +48,14 @@ class Source:
     reference: Answer
     graph: nn.Module | None = None
     onnx: bytes | None = None
-    scales: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
+    scales: Scales = field(default_factory=dict)
     clip_obs: float | None = None
     file: tuple[str, str] | None = None
-    normalizer_file: str | None = None
+    normalizer_file: tuple[str, str] | None = None
+    own_rows: Mapping[str, NDArray[Any]] | None = None
+    trust_operators: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +66,9 @@ class Options:
     action_space: Any = None
     normalizer: Any = None
     trust_pickle: bool = False
-    head: str | None = None
+    trust_operators: bool = False
+    head: Head = field(default_factory=Head)
     feature_names: FeatureNames = None
+    despite_archive: bool = False
+    code: Path | None = None
+    images: str | None = None

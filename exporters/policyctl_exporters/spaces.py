@@ -7,7 +7,6 @@ has shape ``(1,)``) and names every tensor.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 from policyctl.domain.contract import ACTION, ActionKind
 from policyctl.domain.tensor import Bound, TensorSpec, bound_of
 from policyctl.errors import UnsupportedError, UsageError
+from policyctl_exporters.inert_pickle import Inert
 from policyctl_exporters.normalizer import FLAT, Normalizer
-from policyctl_exporters.pickles import Inert
+from policyctl_exporters.pickled_arrays import PickledArray, dtype_of
+from policyctl_exporters.tensor_names import OUTPUT_NAMES, observation_name
 
 FeatureNames = Sequence[str] | Mapping[str, Sequence[str]] | None
-
-OUTPUT_NAMES: Final = (ACTION, "logits", "q_values", "mean", "log_std")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,15 @@ class Observation:
     spec: TensorSpec
 
     def from_served(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """A batch of shape (n, *spec.shape) in the shape that the space has, (n, *space.shape)."""
+        """A batch of shape (n, *spec.shape) in the shape that the space has, (n, *space.shape).
+
+        Raises:
+            UsageError: It has another shape, as an image of the other layout has.
+        """
+        if batch.shape[1:] != self.spec.shape:
+            raise UsageError(
+                f"{self.spec.name} has shape {batch.shape}, expected (n, {', '.join(map(str, self.spec.shape))})"
+            )
         return batch.reshape(batch.shape[0], *self.space.shape)
 
 
@@ -65,23 +72,53 @@ def rebuild_space(pickled: Any, *, what: str) -> Any:
         raise UsageError(f"{what}: expected a space, found {type(pickled).__name__}")
     kind, state = pickled.origin.rpartition(".")[2], vars(pickled)
     try:
-        match kind:
-            case "Box":
-                low, high = np.asarray(state["low"]), np.asarray(state["high"])
-                return spaces.Box(low, high, shape=low.shape, dtype=np.dtype(state.get("dtype") or low.dtype))
-            case "Discrete":
-                return spaces.Discrete(int(state["n"]), start=int(state.get("start", 0)))
-            case "MultiDiscrete":
-                return spaces.MultiDiscrete(np.asarray(state["nvec"]), start=state.get("start"))
-            case "MultiBinary":
-                n = state["n"]
-                return spaces.MultiBinary(int(n) if np.ndim(n) == 0 else [int(d) for d in n])
-            case "Dict":
-                inner = {str(k): rebuild_space(v, what=f"{what}[{k}]") for k, v in state["spaces"].items()}
-                return spaces.Dict(inner)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f"{what}: the pickled {kind} cannot be rebuilt ({error!r})") from error
-    raise UnsupportedError(f"{what}: spaces of kind {pickled.origin} are not supported")
+        if kind == "Dict":
+            inner = {str(key): _rebuild_flat(value, f"{what}[{key}]") for key, value in state["spaces"].items()}
+            return spaces.Dict(inner)
+        return _rebuild_flat(pickled, what)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
+        raise UsageError(f"{what}: the pickled {kind} cannot be rebuilt ({type(error).__name__}: {error})") from error
+
+
+def _rebuild_flat(pickled: Any, what: str) -> Any:
+    """A space that holds no others; policies take no deeper ones."""
+    from gymnasium import spaces
+
+    origin = pickled.origin if isinstance(pickled, Inert) else type(pickled).__name__
+    state = vars(pickled) if isinstance(pickled, Inert) else {}
+    match origin.rpartition(".")[2]:
+        case "Box":
+            low, high = np.asarray(_array(state["low"])), np.asarray(_array(state["high"]))
+            dtype = low.dtype if state.get("dtype") is None else dtype_of(state["dtype"])
+            return spaces.Box(low, high, shape=low.shape, dtype=dtype.type)
+        case "Discrete":
+            return spaces.Discrete(_count(state["n"]), start=int(state.get("start", 0)))
+        case "MultiDiscrete":
+            start = state.get("start")
+            counts = np.asarray(_array(state["nvec"]))
+            _count(counts.astype(np.float64).sum())
+            return spaces.MultiDiscrete(counts, start=None if start is None else np.asarray(_array(start)))
+        case "MultiBinary":
+            sizes = np.atleast_1d(np.asarray(state["n"], dtype=np.int64))
+            _count(np.prod(sizes.astype(np.float64)))
+            return spaces.MultiBinary(int(sizes[0]) if np.ndim(state["n"]) == 0 else [int(size) for size in sizes])
+    raise UnsupportedError(f"{what}: spaces of kind {origin} are not supported")
+
+
+def _array(value: Any) -> PickledArray:
+    if not isinstance(value, PickledArray):
+        raise TypeError(f"found {type(value).__name__}, expected an array")
+    return value
+
+
+_MOST_CHOICES: Final = 1 << 24
+
+
+def _count(number: Any) -> int:
+    """A size that a pickle only names; what it names is allocated later."""
+    if not 0 < number <= _MOST_CHOICES:
+        raise ValueError(f"a size is {number}, expected 1 to {_MOST_CHOICES}")
+    return int(number)
 
 
 def observations_of(
@@ -103,13 +140,13 @@ def observations_of(
 
     if isinstance(space, spaces.Dict):
         taken: set[str] = set(OUTPUT_NAMES)
-        items = [(key, sub, _tensor_name(key, taken)) for key, sub in space.spaces.items()]
+        items = [(key, sub, observation_name(key, taken)) for key, sub in space.spaces.items()]
     else:
         items = [(FLAT, space, "observation")]
     if isinstance(feature_names, Mapping):
         if unknown := set(feature_names) - {name for _, _, name in items}:
             raise UsageError(
-                f"feature names for {', '.join(sorted(unknown))}, which is no observation",
+                f"feature names for {', '.join(sorted(unknown))}, which the contract does not have",
                 remedy=f"The observations are {', '.join(name for _, _, name in items)}.",
             )
         names: Mapping[str, Sequence[str]] = feature_names
@@ -122,6 +159,19 @@ def observations_of(
         Observation(key, sub, _input_spec(name, key, sub, normalizer, tuple(names.get(name, ()))))
         for key, sub, name in items
     )
+
+
+def scales_of(
+    observations: Sequence[Observation], normalizer: Normalizer | None
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Mean and standard deviation of each input that is normalised, by tensor name."""
+    if normalizer is None:
+        return {}
+    return {
+        obs.spec.name: (normalizer.statistics[obs.key].mean, normalizer.std(obs.key))
+        for obs in observations
+        if obs.key in normalizer.statistics
+    }
 
 
 def action_of(space: Any, *, start: bool = True) -> tuple[ActionKind, TensorSpec]:
@@ -164,20 +214,6 @@ def float32_inside(space: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]
     low = np.where(below, np.nextafter(low, np.float32(np.inf)), low)
     high = np.where(above, np.nextafter(high, np.float32(-np.inf)), high)
     return low.astype(np.float32), high.astype(np.float32)
-
-
-def _tensor_name(key: str, taken: set[str]) -> str:
-    name = re.sub(r"[^A-Za-z0-9_]", "_", str(key))
-    name = (name if name[:1].isalpha() else f"obs_{name}")[:60]
-    if name in taken and f"obs_{name}" not in taken:
-        name = f"obs_{name}"
-    if name in taken:
-        raise UsageError(
-            f"observation key {key!r} collides with another tensor's name {name!r}",
-            remedy="Rename the key: letters, digits and '_', beginning with a letter.",
-        )
-    taken.add(name)
-    return name
 
 
 def _input_spec(
@@ -229,13 +265,24 @@ def _check_statistics(normalizer: Normalizer | None, inputs: Mapping[str, Any]) 
     for key, statistics in normalizer.statistics.items():
         if key not in inputs:
             raise UsageError(
-                f"the normalizer has statistics for {key or 'a flat observation'!r},"
-                f" the policy's observations are {', '.join(k or 'flat' for k in inputs)}",
-                remedy="Pass the VecNormalize that this very policy was trained with.",
+                f"the normalizer has statistics for {key or 'one array'!r},"
+                f" the policy's observations are {', '.join(k or 'one array' for k in inputs)}",
+                remedy="Pass statistics of what the policy observes.",
             )
         if statistics.mean.shape != inputs[key].shape:
             raise UsageError(
                 f"the normalizer's statistics have shape {statistics.mean.shape},"
                 f" the observation {key or 'observation'} has {inputs[key].shape}",
-                remedy="Pass the VecNormalize that this very policy was trained with.",
+                remedy=_other_shape(statistics.mean.shape, inputs[key].shape),
             )
+
+
+def _other_shape(normalized: tuple[int, ...], observed: tuple[int, ...]) -> str:
+    frames, rest = divmod(observed[-1], normalized[-1]) if normalized and observed else (0, 1)
+    if observed[:-1] == normalized[:-1] and rest == 0 and frames > 1:
+        # The frames before an episode's first are zeros after normalising, and no raw observation gives those.
+        return (
+            f"The policy observes {frames} frames that VecFrameStack stacked after VecNormalize. Such a policy cannot"
+            " be exported; train with VecNormalize around VecFrameStack."
+        )
+    return "Pass statistics of what the policy observes."

@@ -45,7 +45,7 @@ def require_tensorrt() -> Any:
 
 
 def write_plan(onnx_path: Path, contract: Contract, path: Path) -> None:
-    """Build a plan from ONNX for batches of 1 to 64.
+    """Build a plan from ONNX for batches of 1 to 64, or as many as the contract allows.
 
     Args:
         onnx_path: The ONNX file.
@@ -76,7 +76,8 @@ def write_plan(onnx_path: Path, contract: Contract, path: Path) -> None:
         )
     profile = builder.create_optimization_profile()
     for spec in contract.observations:
-        shapes = [(batch, *spec.shape) for batch in (MIN_BATCH, BEST_BATCH, MAX_BATCH)]
+        batches = (min(batch, contract.max_batch or batch) for batch in (MIN_BATCH, BEST_BATCH, MAX_BATCH))
+        shapes = [(batch, *spec.shape) for batch in batches]
         profile.set_shape(spec.name, *shapes)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)

@@ -1,4 +1,4 @@
-"""What an archive, or a live algorithm, tells about its training: the card's section ``training``.
+"""What an archive, or a live algorithm, says about its training: the card's section ``training``.
 
 Plain values alone are read: nothing is unpickled, and of the machine that
 trained nothing but the versions of its libraries.
@@ -6,15 +6,12 @@ trained nothing but the versions of its libraries.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
-from policyctl.errors import UsageError
+from policyctl_exporters.archive_file import ArchiveFile
 
 FRAMEWORK: Final = "stable-baselines3"
 
@@ -50,32 +47,13 @@ _LIBRARIES: Final = {
     "OpenAI Gym": "gym",
 }
 _INFO: Final = re.compile(r"- ([^:\n]+): (\S{1,60})")
-_MODULES: Final = {"dqn": "DQN", "sac": "SAC", "td3": "TD3", "qrdqn": "QRDQN", "tqc": "TQC", "ars": "ARS"}
+_MODULES: Final = {name.lower(): name for name in ("DQN", "SAC", "TD3", "QRDQN", "TQC", "CrossQ", "ARS")}
 
 
-def of_archive(path: Path) -> dict[str, Any]:
-    """What a Stable-Baselines3 archive tells; it is read as JSON and text.
-
-    Raises:
-        UsageError: It is not such an archive.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read("data"))
-            names = archive.namelist()
-            info, version = (
-                archive.read(name).decode("utf-8", "replace") if name in names else ""
-                for name in ("system_info.txt", "_stable_baselines3_version")
-            )
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{path.name} is not an archive of Stable-Baselines3: {error}",
-            remedy="Pass what algorithm.save() wrote.",
-        ) from error
-    if not isinstance(data, dict):
-        raise UsageError(f"{path.name} is not an archive of Stable-Baselines3: its data is no object")
-    found = of_data(data, info=info, version=_clean(version) or None)
-    algorithm = _algorithm(data)
+def of_archive(archive: ArchiveFile) -> dict[str, Any]:
+    """What a Stable-Baselines3 archive says; its data is read as JSON and text."""
+    found = of_data(archive.data, info=archive.info, version=_clean(archive.version) or None)
+    algorithm = _algorithm(archive.data)
     return {"algorithm": algorithm, **found} if algorithm else found
 
 
@@ -104,7 +82,7 @@ def of_data(data: Mapping[str, Any], *, info: str = "", version: str | None = No
 
 
 def of_live(algorithm: Any) -> dict[str, Any]:
-    """What a live Stable-Baselines3 algorithm tells."""
+    """What a live Stable-Baselines3 algorithm says."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -6,8 +6,12 @@ ONNX. No file names a folder of the machine that it was written on.
 
 from __future__ import annotations
 
+import inspect
 import io
+import keyword
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +21,8 @@ from policyctl.domain.artifacts import FILES, Format
 from policyctl.domain.contract import Contract
 from policyctl.errors import UnsupportedError
 from policyctl_exporters.openvino_nan import keep_nan
+from policyctl_exporters.reasons import first_line, last_line
+from policyctl_exporters.stable_names import name_operations, number_classes, pass_numbers
 
 OPSET: Final = 17
 
@@ -40,10 +46,7 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
         graph = _trace(graph, contract)
     inputs = [spec.name for spec in contract.observations]
     outputs = [spec.name for spec in contract.outputs]
-    with warnings.catch_warnings():
-        # What the tracer takes for a constant by mistake shows as a parity failure at
-        # another batch size; its warnings are about that, and about its own deprecation.
-        warnings.simplefilter("ignore")
+    with _exporting():
         try:
             torch.onnx.export(
                 graph,
@@ -57,7 +60,7 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
             )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             raise UnsupportedError(
-                f"the policy cannot be written as ONNX: {str(error).splitlines()[0]}",
+                f"the policy cannot be written as ONNX: {first_line(error)}",
                 remedy="Leave onnx and openvino out, or replace the operation.",
             ) from error
     model = onnx.load_from_string(path.read_bytes())
@@ -94,15 +97,16 @@ def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
             names = port.get_names() & wanted
             if names:
                 port.get_tensor().set_names(names)
+        name_operations(model)
         openvino.save_model(model, str(folder / FILES[Format.OPENVINO][0]), compress_to_fp16=False)
     except RuntimeError as error:
         raise UnsupportedError(
-            f"OpenVINO cannot convert the policy: {str(error).splitlines()[-1]}",
+            f"OpenVINO cannot convert the policy: {last_line(error)}",
             remedy="Leave openvino out of the formats.",
         ) from error
 
 
-def write_torchscript(graph: Any, contract: Contract, path: Path) -> None:
+def write_torchscript(graph: Any, contract: Contract, path: Path, *, trusted: bool) -> None:
     """Trace a torch graph. Its `forward` always gives a tuple, in the contract's order.
 
     The module is not frozen: frozen constants do not move to another device.
@@ -111,53 +115,99 @@ def write_torchscript(graph: Any, contract: Contract, path: Path) -> None:
         graph: Takes the contract's observations in order.
         contract: Its observations give the example to trace with.
         path: File to write.
+        trusted: Whether the program may do more than compute.
 
     Raises:
+        UsageError: It does more than compute.
         UnsupportedError: The graph cannot be traced.
     """
     import torch
 
+    from policyctl_exporters.torchscript import load_program
+
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _exporting():
+        # TorchScript numbers classes from the second trace of a class on; number_classes needs all numbered.
+        pass_numbers(graph, newest=_trace(graph, contract))
         torch.jit.save(_trace(graph, contract), buffer)
-    path.write_bytes(_without_source_locations(buffer.getvalue()))
+    content = _without_source_locations(buffer.getvalue())
+    load_program(content, name="the exported program", trusted=trusted)
+    path.write_bytes(content)
 
 
 def _trace(graph: Any, contract: Contract) -> Any:
     import torch
 
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _exporting():
         try:
-            return torch.jit.trace(  # type: ignore[no-untyped-call]
-                graph, examples(contract), check_trace=False, strict=False
-            )
+            with _named_inputs(graph, contract):
+                return torch.jit.trace(  # type: ignore[no-untyped-call]
+                    graph, examples(contract), check_trace=False, strict=False
+                )
         except RuntimeError as error:
             raise UnsupportedError(
-                f"the policy cannot be traced: {str(error).splitlines()[0]}",
+                f"the policy cannot be traced: {first_line(error)}",
                 remedy="Leave torchscript out of the formats.",
             ) from error
 
 
+@contextmanager
+def _exporting() -> Iterator[None]:
+    """Let torch write every operator by itself: attention has a fast path that no other runtime knows.
+
+    The tracer's warnings say nothing new: `conduct` has found every value that
+    Python reads, and parity holds what became of shapes against other batches.
+    """
+    import torch
+
+    from policyctl_exporters.conduct import unvalidated
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), unvalidated():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _named_inputs(graph: Any, contract: Contract) -> Iterator[None]:
+    """Have the tracer name the inputs as the contract does, so that a reader of the file can match them."""
+    names = [f"{spec.name}_" if keyword.iskeyword(spec.name) else spec.name for spec in contract.observations]
+
+    def forward(*observations: Any) -> Any:
+        return type(graph).forward(graph, *observations)
+
+    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    )
+    graph.forward = forward
+    try:
+        yield
+    finally:
+        del graph.forward
+
+
 def _without_source_locations(archive: bytes) -> bytes:
-    """The same archive less its debug records, which name the exporting machine's folders."""
+    """The same archive less its debug records, which name the exporting machine's folders, and with stable names."""
     import torch
 
     reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
     buffer = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(buffer)
     own = {"version", "byteorder", ".data/serialization_id", ".format_version", ".storage_alignment"}
-    for name in reader.get_all_records():
-        if name not in own and not name.endswith(".debug_pkl"):
-            record = reader.get_record(name)
-            writer.write_record(name, record, len(record))
+    names = [name for name in reader.get_all_records() if name not in own and not name.endswith(".debug_pkl")]
+    for name, record in number_classes({name: reader.get_record(name) for name in names}).items():
+        writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return buffer.getvalue()
 
 
 def examples(contract: Contract) -> tuple[Any, ...]:
-    """Two zero observations, as tensors: what a graph is traced with."""
+    """Zeros, as tensors: what a graph is traced with. Two rows, or as many as the contract allows."""
     import torch
 
-    return tuple(torch.from_numpy(np.zeros((2, *spec.shape), dtype=spec.dtype)) for spec in contract.observations)
+    rows = min(2, contract.max_batch or 2)
+    return tuple(torch.from_numpy(np.zeros((rows, *spec.shape), dtype=spec.dtype)) for spec in contract.observations)

@@ -24,10 +24,11 @@ _RUN = "PYTEST_XDIST_TESTRUNUID"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick_prober() -> Iterator[None]:
-    """What happened to a server is noticed five times a second instead of once."""
+def _settings_of_all() -> Iterator[None]:
+    """Servers probe five times a second, and answer HTTP also where no compiler built their guard."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLICYCTL_PROBER__INTERVAL_S", "0.2")
+        patch.setenv("POLICYCTL_SERVER__HTTP", "on")
         yield
 
 

@@ -26,30 +26,31 @@ from typing import Any
 import psutil
 import pytest
 
+import faults
+from harness.background_server import BackgroundServer, policyctl
 from policyctl.cli.main import main
 from policyctl.services.control import Control
 from policyctl.serving import shared_memory, triton_guard
 from policyctl.settings import load
-from policyctl_benchmarks.background_server import BackgroundServer, policyctl
 
 
 @functools.cache
-def exported(seed: int) -> Path:
-    """The folder of an exported policy; another seed answers otherwise."""
+def exported(seed: int, inputs: int = 4) -> Path:
+    """The folder of an exported policy that takes so many numbers; another seed answers otherwise."""
     import gymnasium as gym
     import torch
 
     from policyctl_exporters import export_policy
 
     torch.manual_seed(seed)
-    module = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2), torch.nn.Tanh())
+    module = torch.nn.Sequential(torch.nn.Linear(inputs, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2), torch.nn.Tanh())
     parent = Path(tempfile.mkdtemp(prefix="policyctl-tests-"))
     atexit.register(shutil.rmtree, parent, ignore_errors=True)
-    folder = parent / f"seed{seed}"
+    folder = parent / f"seed{seed}-{inputs}"
     export_policy(
         module,
         folder,
-        observation_space=gym.spaces.Box(-1, 1, (4,)),
+        observation_space=gym.spaces.Box(-1, 1, (inputs,)),
         action_space=gym.spaces.Box(-1, 1, (2,)),
         golden_rows=16,
     )
@@ -68,6 +69,15 @@ def here(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         except SystemExit as stop:
             return subprocess.CompletedProcess(command, int(stop.code or 0), out.getvalue(), err.getvalue())
     raise AssertionError("main() always exits")
+
+
+PATIENCE_S = 300.0
+"""For what must happen: a test ends when it does, so only a failure takes this long, on a busy machine too."""
+
+
+def allow_faults(patch: pytest.MonkeyPatch) -> None:
+    """Let servers that start from now on serve by backends with faults."""
+    patch.setenv("PYTHONPATH", str(faults.HERE))
 
 
 needs_guard = pytest.mark.skipif(triton_guard.find() is None, reason="the guard of Triton is not built: make native")
@@ -93,7 +103,7 @@ class Embedded(BackgroundServer):
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `policyctl`; with `check`, a refusal fails the test."""
-        done = policyctl(self.root, *arguments, timeout_s=120) if self._apart else here(self.root, *arguments)
+        done = policyctl(self.root, *arguments, timeout_s=PATIENCE_S) if self._apart else here(self.root, *arguments)
         assert not check or done.returncode == 0, done.stderr + self.log_text
         return done
 
@@ -110,21 +120,25 @@ class Embedded(BackgroundServer):
         family = psutil.Process(self.process.pid).children(recursive=True) if self.is_running else []
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
-        wait_for(lambda: not any(map(runs, family)), 10)
-        wait_for(self._has_no_memory, 10)
+        wait_for(lambda: not any(map(runs, family)))
+        wait_for(self._has_no_memory)
+
+    def memory_left(self) -> list[Path]:
+        """What servers of this repository hold of shared memory, or left there."""
+        return list(shared_memory.FOLDER.glob(f"{shared_memory.prefix_base(self.root)}*"))
 
     def _has_no_memory(self) -> bool:
         """Remove what is nobody's; a process that was killed lets go of its claim a little after it is a zombie."""
         shared_memory.cleanup_stale(self.root)
-        return not list(shared_memory.FOLDER.glob(f"{shared_memory.prefix_base(self.root)}*"))
+        return not self.memory_left()
 
-    def publish(self, release: str, seed: int) -> None:
+    def publish(self, release: str, seed: int, *, inputs: int = 4) -> None:
         """Publish the policy of `seed` as `release` of walker."""
-        self.run("publish", str(exported(seed)), "--model", "walker", "--release", release)
+        self.run("publish", str(exported(seed, inputs)), "--model", "walker", "--release", release)
 
     def answered_by(self, alias: str = "production") -> str | None:
         """The release that answers an inference now."""
@@ -140,15 +154,15 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float, *, every_s: float = 0.05) -> None:
+def wait_for(condition: Callable[[], object], *, every_s: float = 0.05) -> None:
     """Wait until `condition()` holds.
 
     Raises:
-        AssertionError: It does not within `timeout_s`.
+        AssertionError: It does not within `PATIENCE_S`.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s"
         time.sleep(every_s)
 
 

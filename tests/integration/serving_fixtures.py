@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from embedded import PATIENCE_S
 from numpy.typing import NDArray
 
 from policyctl.domain.artifacts import (
@@ -40,7 +41,7 @@ from policyctl.domain.manifest import Manifest, canonical_json, digest_of
 from policyctl.domain.parity import Tolerance
 from policyctl.domain.tensor import TensorSpec
 from policyctl.integrity import build_manifest
-from policyctl.serving.backend_directory import add_native, assemble
+from policyctl.serving.backend_directory import assemble
 from policyctl.serving.locate import locate
 from policyctl.serving.logs import LogLine
 from policyctl.serving.native import choose
@@ -167,7 +168,7 @@ def fill_slot(slot: Path, *, seed: int, release: str, model: str = MODEL) -> Man
     (slot / CONTRACT_FILE).write_bytes(canonical_json(contract().to_json()))
     (slot / GOLDEN_FILE).write_bytes(golden.to_bytes())
     (slot / PARITY_FILE).write_text("{}\n")
-    (slot / CARD_FILE).write_text("name: walker\n")
+    (slot / CARD_FILE).write_text("schema_version: 2\nname: walker\n")
     return seal(slot, release=release, model=model)
 
 
@@ -251,7 +252,7 @@ class Server:
     ) -> tuple[int, bytes, Mapping[str, str]]:
         """One HTTP request, on a connection of its own."""
         sent = {**(headers or {}), **({"policyctl-key": key} if key else {})}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             connection.request(method, path, body, sent)
             response = connection.getresponse()
@@ -322,7 +323,10 @@ def backends_in(folder: Path) -> Path:
     """A directory of all backends, the compiled one too if there is one."""
     found, native = assemble(locate(), folder), choose(NativeMode.AUTO).backend
     if native is not None:
-        add_native(found, NATIVE, native.library, native.openvino)
+        home = found / NATIVE
+        home.mkdir()
+        (home / f"libtriton_{NATIVE}.so").symlink_to(native.library.resolve())
+        (home / "libs").symlink_to(native.openvino)
     return found
 
 
@@ -346,7 +350,7 @@ def serving(repository: Path, backends: Path, *, key: str = KEY, **options: Any)
     )
     process.start()
     try:
-        process.wait_live(timeout_s=30)
+        process.wait_live(PATIENCE_S)
         yield Server(process, repository, lines)
     finally:
         # Whoever tests an orderly stop has stopped it by now; the others need not wait for one.

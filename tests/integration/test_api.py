@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ from typing import Any
 
 import pytest
 import urllib3
-from embedded import Embedded, exported, wait_for
+from embedded import PATIENCE_S, Embedded, exported, wait_for
 
-from policyctl_benchmarks.background_load import BackgroundLoad
-from policyctl_benchmarks.load import LoadOptions, read_expected
+from harness.background_load import BackgroundLoad
+from harness.load import LoadOptions, read_expected
 
 pytestmark = pytest.mark.server
 
@@ -37,7 +38,7 @@ class Running:
                 stdout=stream,
                 stderr=stream,
             )
-        wait_for(lambda: self.process.poll() is not None or "Ctrl-C stops" in log.read_text(), 30)
+        wait_for(lambda: self.process.poll() is not None or "Ctrl-C stops" in log.read_text())
         found = re.search(r"at (http://\S+), for", log.read_text())
         assert found, log.read_text()
         self.url = found[1]
@@ -47,8 +48,21 @@ class Running:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         headers |= {"Idempotency-Key": key} if key else {}
         content = None if body is None else json.dumps(body).encode()
-        answer = urllib3.request(method, self.url + path, body=content, headers=headers, retries=False, timeout=60)
+        answer = urllib3.request(
+            method, self.url + path, body=content, headers=headers, retries=False, timeout=PATIENCE_S
+        )
         return answer.status, answer.json()
+
+    def command(self, *arguments: str, token: str) -> subprocess.CompletedProcess[str]:
+        """The command line by URL."""
+        return subprocess.run(
+            [sys.executable, "-m", "policyctl", "--api", self.url, *arguments],
+            env={**os.environ, "POLICYCTL_API__TOKEN": token},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
 
 
 @contextmanager
@@ -59,11 +73,11 @@ def running(repository: Path, log: Path) -> Iterator[Running]:
         yield api
         if api.process.poll() is None:
             api.process.terminate()
-            assert api.process.wait(20) == 0, log.read_text()
+            assert api.process.wait(PATIENCE_S) == 0, log.read_text()
     finally:
         if api.process.poll() is None:
             api.process.kill()
-            api.process.wait(10)
+            api.process.wait(PATIENCE_S)
 
 
 def _load(server: Embedded) -> BackgroundLoad:
@@ -88,14 +102,7 @@ def test_moves_by_the_api_lose_no_request_and_outlive_its_process(served, tmp_pa
             assert (status, first["state"], served.answered_by()) == (200, "succeeded", "1.1.0"), first
             assert api.call("POST", path, token, asked, key="build-1") == (200, first)
             assert _intents(served) == before + 1
-            done = subprocess.run(
-                [sys.executable, "-m", "policyctl", "--api", api.url, "rollback", "walker", "--json"],
-                env={**os.environ, "POLICYCTL_API__TOKEN": token},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
+            done = api.command("rollback", "walker", "--json", token=token)
             assert done.returncode == 0, done.stderr
             assert (json.loads(done.stdout)["to"], served.answered_by()) == ("1.0.0", "1.0.0")
             status, health = api.call("GET", "/healthz", token)
@@ -114,11 +121,47 @@ def test_moves_by_the_api_lose_no_request_and_outlive_its_process(served, tmp_pa
     assert actors & {"token:ci"} or told["state"] == "failed"
 
 
+@pytest.mark.long
+def test_a_rollback_gets_through_a_flood(served, tmp_path) -> None:
+    """1,100 connections that never send a whole request and a flood of looks keep neither it nor a scrape out.
+
+    The process has 1,024 descriptors. Those connections would take all of them.
+    """
+    token = served.run("token", "create", "on-call", "--scope", "promote").stdout.strip()
+    with running(served.root, tmp_path / "api.log") as api:
+        resource.prlimit(api.process.pid, resource.RLIMIT_NOFILE, (1024, 1024))
+        status, done = api.call("POST", "/v1/models/walker/promotions?wait=60", token, {"release": "1.1.0"})
+        assert (status, served.answered_by()) == (200, "1.1.0"), done
+        with _flood(api.url):
+            assert api.call("POST", "/v1/models/walker/rollbacks?wait=60", token, {})[0] == 200
+            assert served.answered_by() == "1.0.0"
+            for path in ("/metrics", "/healthz", "/livez", "/readyz"):
+                answer = urllib3.request("GET", api.url + path, retries=False, timeout=PATIENCE_S)
+                assert answer.status == 200, (path, answer.data)
+            done = api.command("promote", "walker", "1.1.0", token=token)
+            assert done.returncode == 0, done.stderr
+            assert api.command("rollback", "walker", token=token).returncode == 0
+    assert served.answered_by() == "1.0.0"
+
+
+@contextmanager
+def _flood(url: str) -> Iterator[None]:
+    address = urllib3.util.parse_url(url)
+    command = [sys.executable, str(Path(__file__).with_name("flood.py")), str(address.host), str(address.port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"flooding\n"
+            yield
+        finally:
+            process.kill()
+
+
 def _killed_in_the_middle(api: Running, token: str, asked: Any) -> str:
     """Begin a promotion and kill the API when the journal has its intent; the operation."""
     _, begun = api.call("POST", "/v1/models/walker/promotions", token, asked, key="build-2")
     # Not faster than a token may read, or the answer is another one.
-    wait_for(lambda: api.call("GET", f"/v1/operations/{begun['id']}", token)[1]["phase"] != "waiting", 30, every_s=0.03)
+    wait_for(lambda: api.call("GET", f"/v1/operations/{begun['id']}", token)[1]["phase"] != "waiting", every_s=0.03)
     api.process.send_signal(signal.SIGKILL)
-    api.process.wait(10)
+    api.process.wait(PATIENCE_S)
     return str(begun["id"])

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from embedded import Embedded, embedded, wait_for
 
+from policyctl.measuring.result import BenchResult
 from policyctl.serving.native import choose
 from policyctl.settings import NativeMode
-from policyctl_benchmarks.result import BenchResult
 
 SERVES_NATIVELY = choose(NativeMode.AUTO).backend is not None
 """Then an instance has no process of its own."""
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.server
 
 SHORT = ("--interval-ms", "150", "--warmup", "20")
 LIMIT_S = 5.0
-GRACE_S = 4.0
-"""Starting Python, and ending perf_analyzer politely."""
+GRACE_S = 30.0
+"""Starting Python, and ending perf_analyzer politely, on a busy machine too."""
 
 
 @pytest.mark.alone  # perf_analyzer's regions in /dev/shm have the same names in every process
@@ -65,15 +65,15 @@ def test_rates_open_the_loop_and_two_runs_can_be_compared(served: Embedded) -> N
     for point in first["points"]:
         assert point["mode"] == "request_rate"
         assert point["requests_per_s"] == pytest.approx(point["level"], rel=0.5)
-    found = served.json("compare", first["id"][:8], second["id"])
+    found = served.json("results", "compare", first["id"][:8], second["id"])
     assert {row["standing"] for row in found["rows"]} == {"within the machine's drift"}
     assert found["cautions"] == [words for words in found["cautions"] if "busy" in words]
 
 
 def test_shares_of_what_was_reached_become_rates(served: Embedded) -> None:
     """As the standard profile does, in short: through the service, and nothing is kept unless asked."""
-    from policyctl.services.bench import bench
-    from policyctl_benchmarks.profiles import Profile
+    from policyctl.measuring.profiles import Profile
+    from policyctl.services.measure.bench import bench
 
     before = list((served.root / ".policyctl/bench").rglob("*.json"))
     profile = Profile(name="x", concurrency=(1,), rate_shares=(0.5,), interval_ms=500, warmup_requests=20)
@@ -125,7 +125,7 @@ def test_a_server_that_stands_still_holds_nothing_up(served: Embedded) -> None:
     assert list((served.root / ".policyctl/bench").rglob("*.json")) == kept
     mine = [p.name() for p in psutil.Process().children(recursive=True)]
     assert "perf_analyzer" not in mine
-    wait_for(lambda: served.answered_by() == "1.0.0", 20)
+    wait_for(lambda: served.answered_by() == "1.0.0")
 
 
 def test_a_server_that_stands_still_beforehand_is_told_at_once(served: Embedded) -> None:
@@ -133,9 +133,9 @@ def test_a_server_that_stands_still_beforehand_is_told_at_once(served: Embedded)
     begin = time.monotonic()
     with stopped(served):
         done = served.run("bench", "walker", "--time-limit", "100", "--json", check=False)
-        assert time.monotonic() - begin < 12
+        assert time.monotonic() - begin < 60
     assert "no Triton answers" in refused(done)
-    wait_for(lambda: served.answered_by() == "1.0.0", 20)
+    wait_for(lambda: served.answered_by() == "1.0.0")
 
 
 def test_a_server_that_is_killed_ends_the_run_with_an_error(tmp_path: Path) -> None:
@@ -150,5 +150,5 @@ def test_a_server_that_is_killed_ends_the_run_with_an_error(tmp_path: Path) -> N
             done = bench_until(server, blow=stack, strike=lambda: os.kill(pid, signal.SIGKILL), after_s=2.5)
         assert time.monotonic() - begin < LIMIT_S + GRACE_S
         assert "perf_analyzer" in refused(done)
-        wait_for(lambda: server._endpoint_path.exists() and server.answered_by() == "1.0.0", 20, every_s=0.3)
+        wait_for(lambda: server._endpoint_path.exists() and server.answered_by() == "1.0.0", every_s=0.3)
         server.run("bench", "walker", "-c", "1", *SHORT)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -12,13 +9,13 @@ import numpy as np
 import pytest
 from toy_triton import ToyModel, ToyTriton, discrete_contract, toy_triton
 
+from harness.background_load import BackgroundLoad
+from harness.load import LoadOptions, run_load
+from harness.load_records import AliasSpan, answers_outside_aliases
+from harness.load_rows import Expected
 from policyctl.domain.golden import Golden
 from policyctl.domain.parity import Tolerance
 from policyctl.errors import ServerError, UsageError
-from policyctl_benchmarks.background_load import BackgroundLoad
-from policyctl_benchmarks.load import LoadOptions, run_load
-from policyctl_benchmarks.load_records import AliasSpan, answers_outside_aliases
-from policyctl_benchmarks.load_rows import Expected
 
 pytestmark = pytest.mark.server
 
@@ -151,23 +148,3 @@ def test_a_report_before_the_end_is_refused(server: ToyTriton) -> None:
         pytest.raises(UsageError, match="not been stopped"),
     ):
         _ = load.report
-
-
-def test_the_program_reports_when_it_is_terminated(server: ToyTriton, tmp_path: object) -> None:
-    """SIGTERM ends the load as its duration would: with a report, and exit code 0."""
-    import json
-    from pathlib import Path
-
-    folder = Path(str(tmp_path))
-    golden = expected(WALKER, 1)
-    (folder / "contract.json").write_text(json.dumps(golden.contract.to_json()))
-    (folder / "golden.npz").write_bytes(golden.golden.to_bytes())
-    command = [sys.executable, "-m", "policyctl_benchmarks.load", "--model", "walker"]
-    command += ["--url", server.grpc_url, "--golden", f"1.0.0={folder}", "--clients", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert json.loads(process.stdout.readline()) == {"event": "ready"}
-        process.send_signal(signal.SIGTERM)
-        last = json.loads(process.stdout.readline())
-    assert process.returncode == 0
-    assert last["event"] == "report" and last["report"]["requests"] >= 1

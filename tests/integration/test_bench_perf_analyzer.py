@@ -14,12 +14,12 @@ from toy_triton import SLEEPY, ToyModel, ToyTriton, discrete_contract, toy_trito
 
 from policyctl.client import Protocol
 from policyctl.domain.golden import Golden
+from policyctl.domain.json_values import to_json
 from policyctl.domain.parity import Tolerance
 from policyctl.errors import ServerError
-from policyctl_benchmarks.measurement import LoadMode
-from policyctl_benchmarks.perf_analyzer import (
+from policyctl.measuring.measurement import LoadMode
+from policyctl.measuring.perf_analyzer import (
     WINDOWS,
-    Distribution,
     PerfAnalyzerOptions,
     SharedMemory,
     input_data_json,
@@ -73,7 +73,6 @@ def test_each_level_of_concurrency_becomes_a_measurement(
         measurement_interval_ms=250,
         warmup_requests=20,
         input_data=golden_data,
-        percentile=99,
     )
     measurements = run(options, **tool)
     assert [(m.mode, m.level) for m in measurements] == [(LoadMode.CONCURRENCY, 1), (LoadMode.CONCURRENCY, 2)]
@@ -88,7 +87,7 @@ def test_each_level_of_concurrency_becomes_a_measurement(
         # median is below the mean, the more so on a busy machine, and never far above.
         assert 0.05 * m.level < m.requests_per_s * m.p50_us / 1e6 < 1.5 * m.level
         assert (m.failed_requests, m.delayed_percent) == (0, 0.0)
-        json.dumps(m.to_json())
+        json.dumps(to_json(m))
 
 
 @pytest.mark.alone  # perf_analyzer's regions in /dev/shm have the same names in every process
@@ -112,7 +111,6 @@ def test_a_rate_that_cannot_be_kept_is_reported_as_delayed(server: ToyTriton, to
         model="walker",
         url=server.grpc_url,
         request_rate=(50.0, 50_000.0),
-        distribution=Distribution.POISSON,
         measurement_interval_ms=400,
         warmup_requests=10,
     )

@@ -20,7 +20,7 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import AsyncPolicyClient, DeadlineError, PolicyClient, regions
 from policyctl.errors import UnsupportedError
-from policyctl.services.client_memory import sweep
+from policyctl.services.supervise.client_memory import sweep
 
 pytestmark = pytest.mark.server
 
@@ -139,12 +139,12 @@ def test_an_answer_that_comes_too_late_spoils_no_later_one(url: str) -> None:
 
 
 def test_a_swap_that_changes_the_contract_is_survived(server: ToyTriton, url: str) -> None:
-    """An output that needs more room gets it; no answer is read by the wrong contract."""
+    """No answer is read by the contract of another release."""
     model = ToyModel(
-        discrete_contract(start=0),
-        {1: WEIGHTS, 2: WEIGHTS},
-        {1: "1.0.0", 2: "2.0.0"},
-        contracts={2: discrete_contract(start=10)},
+        discrete_contract(),
+        {1: WEIGHTS, 2: np.roll(WEIGHTS, 1, axis=1)},
+        {1: "1.0.0", 2: "1.1.0"},
+        contracts={2: discrete_contract(more=True)},
     )
     server.serve("moving", model, 1)
     with PolicyClient("moving", url=url, shared_memory=True) as client:
@@ -153,7 +153,7 @@ def test_a_swap_that_changes_the_contract_is_survived(server: ToyTriton, url: st
             server.serve("moving", model, slot)
             action = client.act(SECOND)
             seen.append((action.release, action.value))
-    assert seen == [("1.0.0", 1), ("2.0.0", 11), ("1.0.0", 1)]
+    assert seen == [("1.0.0", 1), ("1.1.0", 2), ("1.0.0", 1)]
 
 
 def test_asyncio_has_it_too(url: str) -> None:

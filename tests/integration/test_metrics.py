@@ -32,7 +32,7 @@ def test_the_exporter_tells_what_is_served_and_outlives_the_journal(server) -> N
     server.start()
     server.run("promote", "walker", "1.0.0")
     answered = ("policyctl_probe_requests_total", "walker", "production", "answered")
-    wait_for(lambda: _told(server).get(answered, 0) > 1, 15, every_s=0.3)
+    wait_for(lambda: _told(server).get(answered, 0) > 1, every_s=0.3)
     told = _told(server)
     assert told["policyctl_alias_info", "walker", "production", "walker", "1.0.0", "1", "openvino"] == 1
     assert told["policyctl_moves_total", "walker", "production", "promotion", "done"] == 1
@@ -42,11 +42,11 @@ def test_the_exporter_tells_what_is_served_and_outlives_the_journal(server) -> N
     journal = server.root / ".policyctl" / "journal.jsonl"
     whole = journal.read_bytes()
     journal.write_bytes(whole.replace(b"walker", b"runner", 1))
-    wait_for(lambda: _told(server)["policyctl_journal_intact",] == 0, 5, every_s=0.3)
+    wait_for(lambda: _told(server)["policyctl_journal_intact",] == 0, every_s=0.3)
     assert _told(server)["policyctl_alias_info", "walker", "production", "walker", "1.0.0", "1", "openvino"] == 1
     journal.write_bytes(whole)
-    wait_for(lambda: _told(server)["policyctl_journal_intact",] == 1, 5, every_s=0.3)
-    wait_for(lambda: _told(server)[answered] > told[answered], 5, every_s=0.1)
+    wait_for(lambda: _told(server)["policyctl_journal_intact",] == 1, every_s=0.3)
+    wait_for(lambda: _told(server)[answered] > told[answered], every_s=0.1)
     assert server.is_running
 
 
@@ -62,8 +62,8 @@ def test_a_release_that_was_loaded_behind_the_journal_s_back_is_wrong_and_put_ri
     config.write_text(old)
     with server.control.triton() as client:
         client.load("walker", 1)
-    wait_for(lambda: "WRONG walker: slot 1 answers, expected 2 (1.1.0)" in server.log_text, 5)
-    wait_for(lambda: server.answered_by() == "1.1.0", 10, every_s=0.3)
+    wait_for(lambda: "WRONG walker: slot 1 answers, expected 2 (1.1.0)" in server.log_text)
+    wait_for(lambda: server.answered_by() == "1.1.0", every_s=0.3)
     told = _told(server)
     assert told["policyctl_probe_requests_total", "walker", "production", "wrong"] >= 1
     assert told["policyctl_model_reloads_total", "walker", "production"] == 1
@@ -80,7 +80,7 @@ def test_one_id_leads_from_a_client_to_the_backend_and_one_from_the_journal_to_e
     move = next(r["move"] for r in server.json("history") if r["kind"] == "outcome")
     for alias, served in (("production", "walker"), ("staging", "walker.staging")):
         _refused(server, served, f"flight-{alias}")
-        wait_for(lambda asked=f"flight-{alias}": server.json("logs", "--request-id", asked), 5, every_s=0.2)
+        wait_for(lambda asked=f"flight-{alias}": server.json("logs", "--request-id", asked), every_s=0.2)
         (line,) = server.json("logs", "--request-id", f"flight-{alias}")
         assert (line["level"], line["logger"], line["served"]) == ("warning", "triton.backend", served)
         assert (line["release"], line["operation"][:6]) == ("1.0.0", "serve-")
@@ -112,10 +112,10 @@ def _levels_change(server) -> None:
     """Triton's verbose lines come and go, and they name the request."""
     for level, comes in (("debug", True), ("info", False)):
         server.run("log-level", level, "--triton")
-        wait_for(lambda words=f"Triton logs from {level} on": words in server.log_text, 5)
+        wait_for(lambda words=f"Triton logs from {level} on": words in server.log_text)
         with PolicyClient("walker", url=server.endpoint["grpc"]) as client:
             client.act(np.zeros(4, np.float32), request_id=f"at-{level}")
         if comes:
-            wait_for(lambda asked=f"at-{level}": server.json("logs", "--request-id", asked), 5, every_s=0.2)
+            wait_for(lambda asked=f"at-{level}": server.json("logs", "--request-id", asked), every_s=0.2)
         else:
             assert server.json("logs", "--request-id", f"at-{level}") == []

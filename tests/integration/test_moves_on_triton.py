@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from embedded import Embedded, exported
 
+from harness.background_load import BackgroundLoad
+from harness.load import LoadOptions, read_expected
+from harness.load_records import AliasSpan, answers_outside_aliases
 from policyctl.errors import ServerError
-from policyctl.services.promote import promote, rollback
-from policyctl_benchmarks.background_load import BackgroundLoad
-from policyctl_benchmarks.load import LoadOptions, read_expected
-from policyctl_benchmarks.load_records import AliasSpan, answers_outside_aliases
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.rollout.promote import promote
 
 pytestmark = pytest.mark.server
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from embedded import PATIENCE_S
 from numpy.typing import NDArray
 from serving_fixtures import (
     MODEL,
@@ -270,7 +271,7 @@ def test_triton_s_statistics_count_every_request_row_and_error(server: Server) -
     bad = observations(1)
     bad["goal"][0, 0] = np.inf
     assert server.infer(model, bad).status == 400
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while (found := server.statistics(model))["inference_stats"]["fail"]["count"] < 1:
         assert time.monotonic() < deadline
     assert found["inference_stats"]["success"]["count"] == 2
@@ -278,7 +279,7 @@ def test_triton_s_statistics_count_every_request_row_and_error(server: Server) -
     assert found["inference_stats"]["compute_infer"]["ns"] > 0
     assert {batch["batch_size"] for batch in found["batch_stats"]} == {1, 4}
     address = f"http://127.0.0.1:{server.process.options.metrics_port}/metrics"
-    with urllib.request.urlopen(address, timeout=10) as response:
+    with urllib.request.urlopen(address, timeout=PATIENCE_S) as response:
         lines = response.read().decode().splitlines()
     failed = [line for line in lines if line.startswith("nv_inference_request_failure") and f'"{model}"' in line]
     counts = {re.search(r'reason="(\w+)"', line)[1]: float(line.split()[-1]) for line in failed}
@@ -303,7 +304,7 @@ def test_a_request_that_was_cancelled_on_its_way_is_not_computed(server: Server)
     for _ in range(6):
         send(400_000)
     send(1).cancel()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while (found := server.statistics(model)["inference_stats"])["success"]["count"] < 6:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -399,7 +400,7 @@ def test_a_real_agent_answers_as_through_the_python_based_backend(server: Server
         folder / "model.zip",
         output,
         formats=[Format.OPENVINO],
-        normalizer=statistics if statistics.exists() else None,
+        normalizer=statistics if statistics.exists() else False,
         trust_pickle=True,
     )
     contract = Contract.from_json(json.loads((output / CONTRACT_FILE).read_bytes()))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedded import exported
+from embedded import PATIENCE_S, exported
 
 from policyctl.client import PolicyClient
 from policyctl.services.control import Control
-from policyctl.services.promote import promote
-from policyctl.services.publish import publish
-from policyctl.services.record import RecordOptions, record
+from policyctl.services.experiments.record import RecordOptions, record
+from policyctl.services.releases.publish import publish
+from policyctl.services.rollout.promote import promote
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.locate import locate
 from policyctl.serving.ports import free_ports
@@ -48,7 +48,7 @@ def test_traffic_of_somebody_elses_triton_is_recorded_from_a_folder_that_both_se
     server, done = TritonProcess(options), threading.Event()
     try:
         server.start()
-        server.wait_live(30)
+        server.wait_live(PATIENCE_S)
         promote(control, model="walker", release="1.0.0", alias="production")
 
         def ask() -> None:
@@ -63,7 +63,7 @@ def test_traffic_of_somebody_elses_triton_is_recorded_from_a_folder_that_both_se
             found = record(control, wanted, model="walker", alias="production", output=tmp_path / "walker.npz")
         finally:
             done.set()
-            asking.join(10)
+            asking.join()
     finally:
         server.stop()
     assert found.rows == 20

@@ -1,4 +1,4 @@
-"""export-release and import-release against a real registry (Debian's docker-registry)."""
+"""Release export and import against a real registry (Debian's docker-registry)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "moves"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "lifecycle"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "signing"))
 
+from embedded import PATIENCE_S
 from lifecycle_exports import not_intact, publish_large, tree
 from signing_people import People
 from world import World
@@ -27,9 +28,9 @@ from policyctl.adapters.registry_reference import parse_reference
 from policyctl.domain.oci import read_artifact
 from policyctl.errors import IntegrityError, PolicyctlError, ServerError, UsageError
 from policyctl.services.control import Control
-from policyctl.services.repair import repair
-from policyctl.services.signing import sign
-from policyctl.services.transfer import export_release, import_release
+from policyctl.services.releases.repair import repair
+from policyctl.services.releases.transfer import export_release, import_release
+from policyctl.services.trust.signing import sign
 from policyctl.serving.ports import free_ports
 from policyctl.settings import RegistrySettings, load
 
@@ -56,7 +57,7 @@ def registry(folder: Path, *, more: str = "") -> Iterator[str]:
         env={**environment, "OTEL_TRACES_EXPORTER": "none"},
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 urllib3.request("GET", f"http://{address}/v2/", retries=False, timeout=1.0)
@@ -68,7 +69,7 @@ def registry(folder: Path, *, more: str = "") -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from embedded import exported, wait_for
 
+from harness.background_load import BackgroundLoad
+from harness.load import LoadOptions, read_expected
 from policyctl.services import running
-from policyctl_benchmarks.background_load import BackgroundLoad
-from policyctl_benchmarks.load import LoadOptions, read_expected
 
 pytestmark = pytest.mark.server
 
@@ -43,9 +43,9 @@ def test_reloads_half_of_them_broken_disturb_no_answer_and_are_counted(server, t
             )
             _replace(file, text)
             os.kill(server.process.pid, signal.SIGHUP)
-            wait_for(lambda n=number: _sum(repository) == n + 1, 5)
+            wait_for(lambda n=number: _sum(repository) == n + 1)
         _replace(file, WHOLE.format(enabled="true", pause=0.5))
-        wait_for(lambda: "scrub.pause_s 9.0 -> 0.5" in server.log_text, 8)
+        wait_for(lambda: "scrub.pause_s 9.0 -> 0.5" in server.log_text)
         report = load.stop()
     assert (report.failed, report.wrong) == (0, 0)
     assert report.requests > 300
@@ -66,7 +66,7 @@ def _diff_of_what_runs(server, file: Path) -> None:
     }
     text = WHOLE.format(enabled="true", pause=0.5)
     _replace(file, text + "serving:\n  max_queue_delay_us: 100\n  native: 'off'\n")
-    wait_for(lambda: "serving.native auto -> off" in server.log_text, 8)
+    wait_for(lambda: "serving.native auto -> off" in server.log_text)
     found = server.json("config", "diff", "current", "running")
     assert "serving.native" in {d["what"] for d in found["settings"]}
     served = {d["what"]: (d["first"], d["second"]) for d in found["served"] if not d["what"].startswith("listens")}

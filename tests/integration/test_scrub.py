@@ -15,14 +15,14 @@ def test_a_wrong_byte_is_told_while_the_server_goes_on(server, monkeypatch) -> N
     server.publish("1.0.0", 1)
     server.start()
     server.run("promote", "walker", "1.0.0")
-    wait_for(lambda: (server.json("status")["scrub"] or {}).get("passes"), 10, every_s=0.2)
+    wait_for(lambda: (server.json("status")["scrub"] or {}).get("passes"), every_s=0.2)
     path = server.root / "walker" / "1" / "model.onnx"
     good = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
-    wait_for(lambda: "CORRUPT walker 1.0.0 (slot 1): model.onnx is sha256:" in server.log_text, 15)
+    wait_for(lambda: "CORRUPT walker 1.0.0 (slot 1): model.onnx is sha256:" in server.log_text)
     path.write_bytes(good)
-    wait_for(lambda: "walker 1.0.0 (slot 1) is intact again" in server.log_text, 15)
+    wait_for(lambda: "walker 1.0.0 (slot 1) is intact again" in server.log_text)
     scrub = server.json("status")["scrub"]
     assert (scrub["found"], scrub["wrong"]) == (1, [])
     assert server.log_text.count("CORRUPT") == 1

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from embedded import Embedded, embedded, needs_guard, wait_for
+from embedded import PATIENCE_S, Embedded, embedded, needs_guard, wait_for
 
+from harness.background_server import COMMAND
 from policyctl.client import PolicyClient
 from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.domain.recording import Recording
 from policyctl.hashing import hash_file
-from policyctl.serving.memory import measure
-from policyctl_benchmarks.background_server import COMMAND
+from policyctl.serving.memory import usage
 
 pytestmark = [pytest.mark.server, needs_guard]
 
@@ -102,7 +102,7 @@ def _playing(server: Embedded) -> Iterator[dict[str, tuple[np.ndarray, int, str]
     thread = threading.Thread(target=play)
     thread.start()
     try:
-        wait_for(lambda: seen, 10)
+        wait_for(lambda: seen)
         yield seen
     finally:
         stop.set()
@@ -140,9 +140,9 @@ def test_what_clients_send_is_recorded_with_the_release_that_answered_also_acros
     output = tmp_path / "cart.npz"
     with _playing(cart) as seen:
         recorder = _recorder(cart, output, "--count", "400")
-        wait_for(lambda: "TENSORS" in _tracing(cart)["trace_level"], 10)
+        wait_for(lambda: "TENSORS" in _tracing(cart)["trace_level"])
         cart.run("promote", "cart", "1.1.0", "--gates", "none")
-        assert recorder.wait(30) == 0
+        assert recorder.wait(PATIENCE_S) == 0
         cart.run("rollback", "cart")
     found = Recording.from_bytes(output.read_bytes())
     assert set(found.answered_by) == {"1.0.0", "1.1.0"}
@@ -164,13 +164,13 @@ def test_a_recorder_that_is_killed_leaves_tracing_off_and_nothing_behind(cart, t
     """The supervisor finds the marker without its owner; a second recorder is refused until then."""
     with _playing(cart):
         recorder = _recorder(cart, tmp_path / "never.npz")
-        wait_for(lambda: "TENSORS" in _tracing(cart)["trace_level"], 10)
+        wait_for(lambda: "TENSORS" in _tracing(cart)["trace_level"])
         second = cart.run("record", "cart", "-o", str(tmp_path / "second.npz"), "--for", "1s", check=False)
         assert second.returncode == 5
         recorder.send_signal(signal.SIGKILL)
         recorder.wait()
-        wait_for(lambda: _tracing(cart)["trace_level"] == ("OFF",), 10)
-        wait_for(lambda: _left(cart) == [], 5)
+        wait_for(lambda: _tracing(cart)["trace_level"] == ("OFF",))
+        wait_for(lambda: _left(cart) == [])
     assert not list(tmp_path.iterdir())
 
 
@@ -178,10 +178,10 @@ def test_ctrl_c_keeps_what_was_recorded(cart, tmp_path) -> None:
     """An early end is an end like another."""
     with _playing(cart):
         recorder = _recorder(cart, tmp_path / "cart.npz")
-        wait_for(lambda: "TENSORS" in _tracing(cart)["trace_level"], 10)
+        wait_for(lambda: "TENSORS" in _tracing(cart)["trace_level"])
         time.sleep(0.3)
         recorder.send_signal(signal.SIGINT)
-        assert recorder.wait(15) == 0
+        assert recorder.wait(PATIENCE_S) == 0
     assert Recording.from_bytes((tmp_path / "cart.npz").read_bytes()).rows > 0
     assert (_tracing(cart)["trace_level"], _left(cart)) == (("OFF",), [])
 
@@ -282,10 +282,10 @@ def test_an_incumbent_that_does_not_answer_is_an_error_never_a_pass(cart) -> Non
 
     def kill() -> None:
         while not stop.wait(0.1):
-            for stub in measure(cart.endpoint["pid"]).stubs:
-                if stub.instance.startswith("cart_"):
+            for name, use in usage(cart.endpoint["pid"]).items():
+                if name.startswith("cart_"):
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        psutil.Process(stub.pid).kill()
+                        psutil.Process(use.pid).kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -295,4 +295,4 @@ def test_an_incumbent_that_does_not_answer_is_an_error_never_a_pass(cart) -> Non
         stop.set()
         thread.join()
     assert gates["behaviour"]["verdict"] == "error"
-    wait_for(lambda: cart.json("status")["aliases"][0]["answers"] == "1.0.0", 30)
+    wait_for(lambda: cart.json("status")["aliases"][0]["answers"] == "1.0.0")

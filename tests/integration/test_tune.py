@@ -8,12 +8,12 @@ import time
 
 import psutil
 import pytest
-from embedded import Embedded, wait_for
+from embedded import PATIENCE_S, Embedded, wait_for
 
+from harness.background_server import COMMAND
 from policyctl.adapters.pbtxt import options_of
 from policyctl.serving.native import choose
 from policyctl.settings import NativeMode
-from policyctl_benchmarks.background_server import COMMAND
 
 pytest.importorskip("optuna", reason="policyctl[tune] is not installed")
 pytestmark = pytest.mark.server
@@ -23,9 +23,10 @@ def config(served: Embedded) -> str:
     return served.control.repository.journal.state().aliases[("walker", "production")].placement.config
 
 
+@pytest.mark.long
 def test_a_bounded_search_moves_nothing_and_is_resumed(served: Embedded, tmp_path, monkeypatch) -> None:
     """It ends in time, measures what it promises, withdraws its candidate; what was tried is not tried again."""
-    monkeypatch.setattr("policyctl.services.tune_bench.BATCHES", (1, 64))
+    monkeypatch.setattr("policyctl.services.experiments.tuning_bench.BATCHES", (1, 64))
     before, file = config(served), tmp_path / "trials"
     arguments = ["tune", "walker", "--p99-limit", "1000ms", "--clients", "2", "--resume", str(file), "--gain", "9"]
     began = time.monotonic()
@@ -42,7 +43,7 @@ def test_a_bounded_search_moves_nothing_and_is_resumed(served: Embedded, tmp_pat
 
 def test_what_was_kept_is_served_by_the_next_promotion_and_forgotten_on_demand(served: Embedded) -> None:
     """By the same release too: it is another configuration, so it is another move."""
-    from policyctl.services import tuned
+    from policyctl.services.moves import serving_options as tuned
 
     control = served.control
     with control.repository.writer("test"):
@@ -61,11 +62,11 @@ def test_an_interrupt_leaves_the_incumbent_serving_and_no_candidate(served: Embe
     repository = served.control.repository
     command = [*COMMAND, "tune", "walker", "--time", "60s", "--repository", str(served.root)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(repository.candidates, 20)
+    wait_for(repository.candidates)
     measures = psutil.Process(process.pid)
-    wait_for(lambda: any(child.name() == "perf_analyzer" for child in measures.children(recursive=True)), 20)
+    wait_for(lambda: any(child.name() == "perf_analyzer" for child in measures.children(recursive=True)))
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said
     assert repository.candidates() == ()
     assert served.answered_by() == "1.0.0"

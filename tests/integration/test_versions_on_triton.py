@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from policyctl.client import AsyncPolicyClient, IncompatibleReleaseError, NotServedError, PolicyClient
-from policyctl.errors import UnsupportedError
+from policyctl.errors import ServerError, UnsupportedError
 from policyctl.services.control import Control
-from policyctl.services.pins import pin, unpin
-from policyctl.services.promote import promote, rollback
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.rollout.pins import pin, unpin
+from policyctl.services.rollout.promote import promote
 from policyctl.settings import load
 
 pytestmark = pytest.mark.server
@@ -49,6 +50,28 @@ def test_a_client_refuses_what_it_does_not_require_over_promotions(served) -> No
     for protocol in PROTOCOLS:
         asyncio.run(ask(protocol))
     rollback(served.control, model="walker", alias="production", to="~1.0")
+    assert [c.act(OBSERVATION).release for c in clients] == ["1.0.0"] * 2
+    for client in clients:
+        client.close()
+
+
+def test_a_breaking_release_stops_its_clients_in_words_that_a_safe_action_catches(served) -> None:
+    """Refused without --breaking; with it, live clients get a `ServerError` at each call, until it is rolled back."""
+    served.publish("3.0.0", 3, inputs=3)
+    _promote(served, "1.0.0")
+    clients = [_client(served, protocol) for protocol in PROTOCOLS]
+    assert [c.act(OBSERVATION).release for c in clients] == ["1.0.0"] * 2
+    refused = served.run("promote", "walker", "3.0.0", "--dry-run", check=False)
+    assert (refused.returncode, "had shape (4,), has (3,)" in refused.stderr) == (4, True)
+    assert served.run("promote", "walker", "3.0.0", check=False).returncode == 4
+    assert [c.act(OBSERVATION).release for c in clients] == ["1.0.0"] * 2
+    done = served.json("promote", "walker", "3.0.0", "--breaking")
+    assert (done["to"], done["breaking"]) == ("3.0.0", True)
+    for client in clients * 2:
+        with pytest.raises(ServerError, match=r"breaks that of 1\.0\.0") as caught:
+            client.act(OBSERVATION)
+        assert isinstance(caught.value, IncompatibleReleaseError)
+    served.run("rollback", "walker")
     assert [c.act(OBSERVATION).release for c in clients] == ["1.0.0"] * 2
     for client in clients:
         client.close()

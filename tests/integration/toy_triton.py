@@ -72,8 +72,8 @@ class TritonPythonModel:
 """
 
 
-def discrete_contract(*, inputs: int = 4, choices: int = 3, start: int = 0) -> Contract:
-    """A categorical policy over `choices` actions that begin at `start`."""
+def discrete_contract(*, inputs: int = 4, choices: int = 3, start: int = 0, more: bool = False) -> Contract:
+    """A categorical policy over `choices` actions that begin at `start`; with one output `more` that none needs."""
     return Contract(
         observations=(
             TensorSpec(
@@ -88,6 +88,7 @@ def discrete_contract(*, inputs: int = 4, choices: int = 3, start: int = 0) -> C
         outputs=(
             TensorSpec("action", "int64", (1,), low=float(start), high=float(start + choices - 1)),
             TensorSpec("logits", "float32", (choices,)),
+            *(TensorSpec("mean", "float32", (choices,)),) * more,
         ),
         action_kind=ActionKind.DISCRETE,
         distribution=Distribution(DistributionKind.CATEGORICAL),
@@ -185,7 +186,7 @@ class ToyTriton:
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
@@ -205,7 +206,7 @@ class ToyTriton:
         # HTTP holds up every connection of its thread until it is done.
         control = triton.InferenceServerClient(self.grpc_url)
         try:
-            control.load_model(name, client_timeout=30)
+            control.load_model(name, client_timeout=300)
         except InferenceServerException as error:
             raise RuntimeError(f"{error}\n{self.log_tail()}") from error
         finally:

@@ -10,16 +10,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
 
-from embedded import Embedded, embedded
-
-from policyctl.serving.backends.injected import VARIABLE
+from embedded import Embedded, allow_faults, embedded
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Embedded]:
     """Releases 1.0.0 and 1.1.0 of walker, the same policy twice; 1.0.0 in production."""
     with pytest.MonkeyPatch.context() as patch, embedded(tmp_path_factory.mktemp("performance"), apart=True) as found:
-        patch.setenv(VARIABLE, "1")
+        allow_faults(patch)
         patch.setenv("POLICYCTL_SERVING__NATIVE", "off")  # the native backend cannot be slowed down
         for release in ("1.0.0", "1.1.0"):
             found.publish(release, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedded import embedded, needs_guard
+from embedded import PATIENCE_S, embedded, needs_guard
 
 from policyctl.client import PolicyClient
 
@@ -40,7 +40,7 @@ print(len(late))
 def test_deadlines_that_pass_do_not_crash_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: str
 ) -> None:
-    """Without its guard this Triton ends by signal 11 within seconds: benchmarks/cancelled_calls.py."""
+    """Without its guard this Triton ends by signal 11 within seconds: docs/decisions/a-guard-inside-triton.md."""
     monkeypatch.setenv("POLICYCTL_SERVING__NATIVE", native)
     with embedded(tmp_path, apart=True) as server:
         server.publish("1.0.0", 1)
@@ -49,7 +49,7 @@ def test_deadlines_that_pass_do_not_crash_the_server(
         pid, url = server.endpoint["pid"], server.endpoint["grpc"]
         command = [sys.executable, "-c", ASK, url]
         clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        late = [int(client.communicate(timeout=90)[0] or 0) for client in clients]
+        late = [int(client.communicate(timeout=PATIENCE_S)[0] or 0) for client in clients]
         assert [client.returncode for client in clients] == [0, 0], server.log_text[-2000:]
         assert sum(late) > 500
         assert server.endpoint["pid"] == pid

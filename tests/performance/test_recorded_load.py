@@ -1,4 +1,4 @@
-"""A recording of every request beside eight clients without pause."""
+"""A recording of every request of eight clients that ask without pause."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from embedded import Embedded, needs_guard
+from embedded import PATIENCE_S, Embedded, needs_guard
 
+from harness.background_server import COMMAND
 from policyctl.domain.recording import Recording
-from policyctl_benchmarks.background_server import COMMAND
 
 pytestmark = [pytest.mark.server, needs_guard]
 
 
 def test_a_recording_under_load_does_not_crash_the_server(served: Embedded, tmp_path: Path) -> None:
-    """Without its guard this Triton ends by a signal within seconds: benchmarks/traced_load.py."""
+    """Without its guard this Triton ends by a signal within seconds: docs/decisions/a-guard-inside-triton.md."""
     assert served.endpoint["triton_guard"] == "loaded"
     pid, output = served.endpoint["pid"], tmp_path / "walker.npz"
     asked = ["record", "walker", "-o", str(output), "--for", "25s", "--count", "1000000"]
@@ -24,7 +24,7 @@ def test_a_recording_under_load_does_not_crash_the_server(served: Embedded, tmp_
         [*COMMAND, *asked], env={**os.environ, "POLICYCTL_REPOSITORY": str(served.root)}, stdout=subprocess.DEVNULL
     )
     done = served.run("bench", "walker", "-c", "8", "--interval-ms", "6000", check=False)
-    assert recorder.wait(60) == 0
+    assert recorder.wait(PATIENCE_S) == 0
     assert done.returncode == 0, done.stderr
     assert Recording.from_bytes(output.read_bytes()).requests > 10_000
     assert served.endpoint["pid"] == pid

@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 from embedded import Embedded
 
+from faults import LEAK_BYTES
 from policyctl.domain.verdict import Verdict
-from policyctl.gates.leak import Limits
+from policyctl.gates.leak import GrowthLimits
 from policyctl.services.control import Control
-from policyctl.services.promote import promote
-from policyctl.services.soak import Plan, Soak, soak
-from policyctl.serving.backends.leak import PARAMETER
+from policyctl.services.experiments.soak import Plan, Soak, soak
+from policyctl.services.rollout.promote import promote
 from policyctl.settings import load
 
 pytestmark = pytest.mark.server
 
-PLAN = Plan(duration_s=16, clients=2, limits=Limits(memory_bytes=10e6))
+PLAN = Plan(duration_s=16, clients=2, limits=GrowthLimits(memory_bytes=10e6))
 
 
 def soaked(served: Embedded, *, leak_bytes: int) -> Soak:
-    serving = {"parameters": {PARAMETER: str(leak_bytes)}} if leak_bytes else {}
+    serving = {"parameters": {LEAK_BYTES: str(leak_bytes)}} if leak_bytes else {}
     control = Control.of(load(repository=served.root, serving=serving))
     promote(control, model="walker", release="1.0.0", alias="soaked", gates=())
     return soak(control, PLAN, model="walker", alias="soaked")
@@ -38,7 +38,7 @@ def test_a_leak_of_50_kb_in_1000_requests_is_found(served: Embedded) -> None:
 
 
 def test_a_steady_server_is_not_called_leaking(served: Embedded) -> None:
-    """So short a soak may not prove that there is none, but it never says that there is one."""
+    """So short a soak may not prove that nothing leaks, but it never reports a leak."""
     found = soaked(served, leak_bytes=0)
     assert found.result.verdict in {Verdict.PASSED, Verdict.INCONCLUSIVE}, found.result.reason
     assert found.requests > 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A child lives for one command: to collect its garbage would copy every page of this large process.
+os.register_at_fork(after_in_child=gc.disable)
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,33 @@ def run(monkeypatch, capsys) -> Callable[..., Ran]:
         return Ran(stop.value.code or 0, seen.out, seen.err)
 
     return call
+
+
+@pytest.fixture
+def parse() -> Callable[[list[str]], None]:
+    """Read the words of a command line as `policyctl` does, and run nothing.
+
+    The parser keeps what a command first saw of its parents: read without them, a command forgets their options.
+    """
+    import typer
+
+    from policyctl.cli.main import app
+
+    root = typer.main.get_command(app)
+
+    def read(words: list[str]) -> None:
+        command, context = root, root.make_context("policyctl", list(words))
+        while hasattr(command, "commands"):
+            name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            context = command.make_context(name, rest, parent=context)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def bom_problem() -> Callable[[str], object]:
+    """What the schema of CycloneDX says against a bill of materials; None for nothing. It takes seconds to import."""
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    return JsonStrictValidator(SchemaVersion.V1_6).validate_str

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from policyctl.adapters import files
 from policyctl.adapters.repository import Repository
+from policyctl.plain_files import read_plain
 
 MOST_BYTES: Final = 16 << 20
 FOLDER: Final = "api"
@@ -43,12 +44,10 @@ class Audit:
         """
         line = json.dumps(entry).encode() + b"\n"
         with self._lock:
-            try:
+            with files.storing(self.path):
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if self.path.exists() and self.path.stat().st_size + len(line) > self._most_bytes:
                     self.path.replace(self.path.with_name("audit.1.jsonl"))
-            except OSError as error:
-                raise files.storage_error(self.path, error) from error
             files.append_durably(self.path, line, mode=0o600)
 
     def last(self, count: int) -> list[dict[str, Any]]:
@@ -56,7 +55,7 @@ class Audit:
         found: list[dict[str, Any]] = []
         for path in (self.path, self.path.with_name("audit.1.jsonl")):
             try:
-                lines = path.read_bytes().splitlines()
+                lines = read_plain(path, most_bytes=2 * self._most_bytes).splitlines()
             except OSError:
                 continue
             parsed: list[dict[str, Any]] = []

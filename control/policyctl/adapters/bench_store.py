@@ -1,8 +1,8 @@
 """Kept results of benchmarks: ``.policyctl/bench/<fingerprint>/<model>/<stamp>-<id>.json``.
 
 A file a result, written whole and never changed. This module knows where they
-are and not what they say: bytes in, bytes out. A name that was not made here is
-passed over, for people keep notes beside results.
+are and not what they say: bytes in, bytes out. It ignores other names, because
+people keep notes next to results.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from policyctl.adapters import files
 from policyctl.adapters.repository import Repository
 from policyctl.domain.names import check_model_name
 from policyctl.errors import UsageError
+from policyctl.plain_files import DOCUMENT_BYTES, read_plain, unreadable
 
 FOLDER: Final = "bench"
-_MOST_BYTES: Final = 64 << 20
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{12}")
 _NAME: Final = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{12})\.json")
 
@@ -53,16 +52,12 @@ def read_file(path: Path) -> bytes:
     """The content of one file that may be a result.
 
     Raises:
-        UsageError: It is no file, cannot be read, or is larger than any result.
+        UsageError: It is not a file, cannot be read, or is larger than any result.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(_MOST_BYTES + 1)
+        return read_plain(path, most_bytes=DOCUMENT_BYTES, follow_links=True)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})", remedy="Name a result's file or id.") from error
-    if len(content) > _MOST_BYTES:
-        raise UsageError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, so it is no result")
-    return content
+        raise unreadable(path, error, remedy="Name a result's file or id.") from error
 
 
 def keep(repository: Repository, content: bytes, *, fingerprint: str, model: str, stamp: str, result_id: str) -> Path:
@@ -87,10 +82,6 @@ def keep(repository: Repository, content: bytes, *, fingerprint: str, model: str
     if _NAME.fullmatch(name) is None or _FINGERPRINT.fullmatch(fingerprint) is None:
         raise UsageError(f"a result cannot be kept as {fingerprint}/{model}/{name}")
     path = repository.control / FOLDER / fingerprint / model / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.storage_error(path, error) from error
     if not path.exists():
         repository.write(path, content)
     return path

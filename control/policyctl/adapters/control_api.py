@@ -12,6 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +21,12 @@ from urllib.parse import urlencode
 import urllib3
 
 from policyctl import errors
-from policyctl.errors import PolicyctlError, ServerError, UsageError
+from policyctl.adapters.web import LargeError, Web
+from policyctl.errors import PolicyctlError, ServerError, UsageError, connection_text
 
-CONNECT_S: Final = 5.0
 PATIENCE_S: Final = 30.0
-"""How long a connection that broke is tried again: a control API that is started anew knows the operation."""
+"""How long a connection that broke is tried again: a control API that is started again knows the operation."""
+_MOST_BYTES: Final = 64 << 20
 _KINDS: Final[Mapping[str, type[PolicyctlError]]] = {
     kind.code: kind
     for kind in (
@@ -41,14 +43,14 @@ _KINDS: Final[Mapping[str, type[PolicyctlError]]] = {
 
 
 def error_of(document: Mapping[str, Any]) -> PolicyctlError:
-    """The error that a problem, or an operation, tells of."""
+    """The error that a problem document, or an operation, describes."""
     kind = _KINDS.get(str(document.get("code")), PolicyctlError)
     return kind(str(document.get("problem", "")), remedy=str(document.get("remedy", "")))
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a status that is no refusal, and a document."""
+    """What came back: a status that does not refuse, and a document."""
 
     status: int
     document: Any
@@ -61,10 +63,10 @@ class ControlApi:
         url: Where it is, ``https://host[:port][/path]``.
         token: Empty for none.
         ca_file: Certificates to trust instead of the system's.
-        timeout_s: For one answer, beside what is asked to wait.
+        timeout_s: For one answer, besides the time that the API is asked to wait.
 
     Raises:
-        UsageError: The address is none, or a token would travel in clear.
+        UsageError: The address cannot be used, or a token would travel in clear.
     """
 
     def __init__(self, url: str, *, token: str = "", ca_file: Path | None = None, timeout_s: float = 30.0) -> None:
@@ -75,8 +77,7 @@ class ControlApi:
             self._headers["Authorization"] = f"Bearer {token}"
         self._timeout_s = timeout_s
         try:
-            trusted = None if ca_file is None else str(ca_file)
-            self._pool = urllib3.PoolManager(retries=False, maxsize=1, ca_certs=trusted)
+            self._web = Web(ca_file=ca_file)
         except (OSError, ValueError) as error:
             raise UsageError(f"api.ca_file {ca_file}: {error}", remedy="Name a file of certificates (PEM).") from error
 
@@ -122,37 +123,35 @@ class ControlApi:
         if body is not None:
             headers |= {"Content-Type": "application/json", "Idempotency-Key": secrets.token_hex(16)}
         target = self.url + path + ("?" + urlencode(fields) if fields else "")
-        timeout = urllib3.Timeout(connect=CONNECT_S, read=self._timeout_s + wait_s)
         until, pause_s = time.monotonic() + PATIENCE_S, 0.1
         while True:
             try:
-                answer = self._pool.request(
-                    method, target, body=body, headers=headers, timeout=timeout, redirect=False, preload_content=True
-                )
-                return self._read(answer)
+                answer = self._web.send(method, target, body=body, headers=headers, limit_s=self._timeout_s + wait_s)
+                with closing(answer):
+                    return self._read(answer.status, answer.read(_MOST_BYTES))
             except urllib3.exceptions.HTTPError as error:
                 begun = begun or not isinstance(error, urllib3.exceptions.NewConnectionError)
-                certificate = isinstance(error, urllib3.exceptions.SSLError)
-                if not begun or certificate or time.monotonic() + pause_s > until:
+                is_vain = isinstance(error, urllib3.exceptions.SSLError | LargeError)
+                if not begun or is_vain or time.monotonic() + pause_s > until:
                     raise ServerError(
-                        f"no control API answers at {self.url} ({_words(error)})",
+                        f"no control API answers at {self.url} ({connection_text(error)})",
                         remedy="Start one where the repository is: policyctl api."
                         " Or correct --api (POLICYCTL_API__URL).",
                     ) from error
             time.sleep(pause_s)
             pause_s = min(2.0, pause_s * 2)
 
-    def _read(self, answer: urllib3.BaseHTTPResponse) -> Answer:
+    def _read(self, status: int, content: bytes) -> Answer:
         try:
-            document = json.loads(answer.data)
-        except ValueError:
+            document = json.loads(content)
+        except (ValueError, RecursionError):
             document = None
-        if document is not None and answer.status < 300:
-            return Answer(answer.status, document)
+        if document is not None and status < 300:
+            return Answer(status, document)
         if isinstance(document, dict) and "code" in document and "problem" in document:
             raise error_of(document)
         raise ServerError(
-            f"{self.url} answered {answer.status}, and not as a control API does",
+            f"{self.url} answered {status}, and not as a control API does",
             remedy="Correct --api (POLICYCTL_API__URL), or look at what stands before it.",
         )
 
@@ -164,7 +163,7 @@ def _check(url: str, token: str) -> None:
         parsed = urllib3.util.Url()
     if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.auth or parsed.query or parsed.fragment:
         raise UsageError(
-            f"--api {url!r} is no address of a control API",
+            f"--api {url!r} is not the address of a control API",
             remedy="For example http://127.0.0.1:8004, or https://policies.example.com.",
         )
     if token and parsed.scheme == "http" and not _is_here(parsed.host):
@@ -179,7 +178,3 @@ def _is_here(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()).rpartition(": ")[2][:200] or type(error).__name__

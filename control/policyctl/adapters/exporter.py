@@ -1,51 +1,47 @@
-"""The control plane's `/metrics`: an HTTP listener of its own, for Prometheus.
+"""The control plane's `/metrics`: an HTTP listener for Prometheus.
 
 It answers ``GET /metrics`` and nothing else, and changes nothing. A scrape ends
-within `SCRAPE_S`: where the values cannot be had by then (a disk that hangs), it
-gets a 503, and no second attempt is begun beside the first. A request that
-dawdles is cut off, and more than `MOST_AT_ONCE` of them are turned away.
+within `SCRAPE_S`. Where the values are not there by then (a disk that hangs), it
+gets a 503, and the collection goes on alone. A client that has not sent its
+request and read the answer after `CLIENT_S` is cut off. Where `MOST_AT_ONCE` are
+connected, the one that came first makes room for the next.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET6, socket
+from socket import AF_INET6, SHUT_RDWR, socket
 from socketserver import TCPServer
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from wsgiref.simple_server import WSGIRequestHandler
 
-import urllib3
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
+from urllib3.exceptions import HTTPError
 
+from policyctl.adapters.web import Web
 from policyctl.domain.metrics import Histogram, Measured, MetricKind
 from policyctl.errors import ServerError
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
 SCRAPE_S: Final = 2.0
-MOST_AT_ONCE: Final = 8
-_REQUEST_S: Final = 5.0
-"""For a client to send its request, and to take the answer."""
+MOST_AT_ONCE: Final = 64
+CLIENT_S: Final = 5.0
+"""For a client to send its request, to wait for the values, and to read them."""
+
+_MOST_BYTES: Final = 64 << 20
 
 Collect = Callable[[], tuple[Measured, ...]]
 _Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
-
-
-class _Values(Collector):
-    """Hands values that were computed already to prometheus_client."""
-
-    def __init__(self, values: Iterable[Measured]) -> None:
-        self._values = tuple(values)
-
-    def collect(self) -> Iterator[_Family]:
-        for value in self._values:
-            yield _family(value)
 
 
 def _family(value: Measured) -> _Family:
@@ -64,15 +60,20 @@ def _family(value: Measured) -> _Family:
     return plain
 
 
+class _Values(CollectorRegistry):
+    """Values that were computed already, as prometheus_client takes them."""
+
+    def __init__(self, values: Iterable[Measured]) -> None:
+        super().__init__()
+        self._values = tuple(values)
+
+    def collect(self) -> Iterator[_Family]:
+        return map(_family, self._values)
+
+
 def text_of(values: Iterable[Measured]) -> str:
     """The values in Prometheus's text format."""
-    return generate_latest(_registry(values)).decode()
-
-
-def _registry(values: Iterable[Measured]) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    registry.register(_Values(values))
-    return registry
+    return generate_latest(_Values(values)).decode()
 
 
 def read_text(text: str) -> list[dict[str, Any]]:
@@ -104,17 +105,18 @@ def fetch(address: str) -> str:
     url = f"http://{address}/metrics"
     remedy = "Is the server up? See: policyctl status"
     try:
-        answer = urllib3.request("GET", url, timeout=SCRAPE_S + 1.0, retries=False)
-    except urllib3.exceptions.HTTPError as error:
+        answer = Web().send("GET", url, limit_s=SCRAPE_S + 1.0)
+        with closing(answer):
+            text = answer.read(_MOST_BYTES).decode(errors="replace")
+    except HTTPError as error:
         raise ServerError(f"{url} does not answer ({type(error).__name__})", remedy=remedy) from error
-    text = answer.data.decode(errors="replace")
     if answer.status != HTTPStatus.OK:
         raise ServerError(f"{url} answers {answer.status}: {' '.join(text.split())}", remedy=remedy)
     return text
 
 
 class _Once:
-    """One collection at a time; whoever asks meanwhile shares it."""
+    """One collection at a time; all who ask meanwhile share it."""
 
     def __init__(self, collect: Collect) -> None:
         self._collect = collect
@@ -138,73 +140,83 @@ class _Once:
     def _run(self, running: Future[tuple[Measured, ...]]) -> None:
         try:
             running.set_result(self._collect())
-        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+        except Exception as error:  # noqa: BLE001 - the scrapes that wait get it
             running.set_exception(error)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _REQUEST_S
-    server_version = "policyctl"
-    sys_version = ""
-    server: _Listener
+def _application(collect: Collect) -> WSGIApplication:
+    """Answers ``GET /metrics`` with the values as prometheus_client writes them, in the format that is asked for."""
+    once = _Once(collect)
 
-    def do_GET(self) -> None:
-        if self.path.partition("?")[0] != "/metrics":
-            self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"There is /metrics, and nothing else.\n")
-            return
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/metrics":
+            return refusal(start_response, HTTPStatus.NOT_FOUND, "There is /metrics, and nothing else.")
         try:
-            values = self.server.once.values()
+            values = once.values()
         except TimeoutError:
-            words = f"The values could not be had within {SCRAPE_S:g} s.\n"
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", words.encode())
-            return
+            words = f"The values could not be had within {SCRAPE_S:g} s."
+            return refusal(start_response, HTTPStatus.SERVICE_UNAVAILABLE, words)
         except Exception as error:  # noqa: BLE001 - a defect in here must show as a failed scrape, and end nothing
-            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{type(error).__name__}\n".encode())
-            return
-        encoder, content_type = choose_encoder(self.headers.get("Accept", ""))
-        self._answer(HTTPStatus.OK, content_type, encoder(_registry(values)))
+            return refusal(start_response, HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__)
+        answer: Iterable[bytes] = make_wsgi_app(_Values(values))({**environ, "QUERY_STRING": ""}, start_response)
+        return answer
 
-    def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def refusal(start_response: StartResponse, status: HTTPStatus, reason: str) -> Iterable[bytes]:
+        start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{reason}\n".encode()]
 
+    return application
+
+
+class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's
         """A scrape a second is not worth a line."""
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
+class _Listener(ThreadingWSGIServer):
+    """prometheus_client's server, which ends the connections of clients that let it wait."""
+
     request_queue_size = 2 * MOST_AT_ONCE
 
     def __init__(self, address: tuple[str, int], collect: Collect) -> None:
         if ":" in address[0]:
             self.address_family = AF_INET6
-        self.once = _Once(collect)
-        self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._since: dict[socket, float] = {}
         super().__init__(address, _Handler)
+        self.set_app(_application(collect))
 
     def server_bind(self) -> None:
         """Without the look-up of a name that HTTPServer makes, which can take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
 
     def process_request(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+        assert isinstance(request, socket)  # noqa: S101 - a TCP server's
+        if len(self._since) >= MOST_AT_ONCE:
+            self._cut_off(next(iter(self._since)))
+        self._since[request] = time.monotonic()
         super().process_request(request, client_address)
 
-    def process_request_thread(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
+    def service_actions(self) -> None:
+        """Several times a second, by the listening thread."""
+        late = time.monotonic() - CLIENT_S
+        for request in [each for each, since in self._since.copy().items() if since < late]:
+            self._cut_off(request)
+
+    def _cut_off(self, request: socket) -> None:
+        """End a connection under the thread that reads or writes it, which then ends too."""
+        self._since.pop(request, None)
+        with suppress(OSError):
+            request.shutdown(SHUT_RDWR)
+
+    def shutdown_request(self, request: socket | tuple[bytes, socket]) -> None:
+        assert isinstance(request, socket)  # noqa: S101 - a TCP server's
+        self._since.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        """A client that went away is no news."""
+        """A client that went away is not worth a line."""
 
 
 @contextmanager

@@ -7,17 +7,23 @@ them in turn.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-import psutil
-
+from policyctl import claims
 from policyctl.errors import UsageError
+from policyctl.plain_files import denied, open_plain, walk
+
+_COPY_BYTES: Final = 1 << 20
+_SCRATCH: Final = re.compile(r"scratch-[0-9a-f]{16}(\.lock)?")
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, scratch: Path | None = None) -> None:
@@ -32,22 +38,21 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, scratch: 
 
     Raises:
         UsageError: The disk is full, read-only, or not writable; `path` is as
-            it was, and nothing is left beside it. Or the disk did not confirm
+            it was, and no other file is left. Or the disk did not confirm
             the replacement, and says so.
     """
-    temporary = (scratch or path.parent) / scratch_name()
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with storing(path):
+        temporary, descriptor = _claim(scratch or path.parent, mode=mode)
         try:
             write_all(descriptor, content)
             os.fsync(descriptor)
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
+            os.close(descriptor)  # until here nobody sweeps it
     try:
         sync_folder(path.parent)
     except OSError as error:
@@ -58,18 +63,83 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, scratch: 
         ) from error
 
 
+def write_once(path: Path, content: bytes, *, scratch: Path) -> None:
+    """Make `path` with `content`, unless it is there by then; whole or not at all.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    temporary, descriptor = _claim(scratch, mode=0o644)
+    try:
+        write_all(descriptor, content)
+        os.fsync(descriptor)
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def scratch_name() -> str:
-    """A fresh name that tells which process it belongs to."""
-    return f"{os.getpid()}-{secrets.token_hex(8)}"
+    """A fresh name for what is unfinished."""
+    return f"scratch-{secrets.token_hex(8)}"
+
+
+@contextmanager
+def scratch_folder(scratch: Path) -> Iterator[Path]:
+    """A fresh folder in `scratch`, which nobody sweeps while the block runs; removed afterwards.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    lock, descriptor = _claim(scratch, ".lock")
+    folder = lock.with_suffix("")
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        with suppress(OSError):  # what cannot be removed now is swept later
+            remove_tree(folder)
+            lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _claim(scratch: Path, suffix: str = "", *, mode: int = 0o600) -> tuple[Path, int]:
+    """A fresh file in `scratch`, and the descriptor that keeps it locked."""
+    while True:
+        path = scratch / f"{scratch_name()}{suffix}"
+        if (descriptor := claims.make(path, mode)) is not None:
+            return path, descriptor
 
 
 def sweep(scratch: Path) -> None:
-    """Remove what processes that are gone left in `scratch`."""
-    for path in scratch.iterdir() if scratch.is_dir() else ():
-        owner = path.name.partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            with suppress(FileNotFoundError):  # another process may be sweeping too
-                remove_tree(path)
+    """Remove what processes that are gone left in `scratch`.
+
+    A lock says who lives, for a process id means nothing in another container:
+    a file is locked itself, a folder by the file next to it, which is made
+    before it and removed after it.
+    """
+    for path in tuple(scratch.iterdir()) if scratch.is_dir() else ():
+        with suppress(FileNotFoundError):  # another process may be sweeping too
+            if _SCRATCH.fullmatch(path.name):
+                _sweep(path)
+
+
+def _sweep(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        if not path.with_suffix(".lock").exists():
+            remove_tree(path)
+        return
+    descriptor = claims.take(path)
+    if descriptor is None:
+        return
+    try:
+        if path.suffix == ".lock":
+            remove_tree(path.with_suffix(""))
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def write_all(descriptor: int, content: bytes) -> None:
@@ -85,8 +155,8 @@ def append_durably(path: Path, line: bytes, *, mode: int = 0o644) -> None:
     Raises:
         UsageError: The line could not be written whole; the file is as it was.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+    with storing(path):
+        descriptor = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
         try:
             before = os.fstat(descriptor).st_size
             try:
@@ -99,8 +169,6 @@ def append_durably(path: Path, line: bytes, *, mode: int = 0o644) -> None:
                 raise
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -112,11 +180,38 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def copy_durably(reader: BinaryIO, target: Path) -> None:
-    """Copy what `reader` holds to a fresh, read-only file, and have it on disk on return."""
-    with target.open("xb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
-        writer.flush()
+def require_room(folder: Path, size_bytes: int) -> None:
+    """Refuse to write so much that the disk of `folder` would be full.
+
+    Args:
+        folder: Where it is to be written; it need not exist yet.
+        size_bytes: How much.
+
+    Raises:
+        UsageError: The disk has too little room.
+    """
+    folder = folder.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size_bytes > free:
+        full = f"{os.strerror(errno.ENOSPC)}: {size_bytes} bytes are needed, {free} are free"
+        raise storage_error(folder, OSError(errno.ENOSPC, full))
+
+
+def copy_durably(reader: BinaryIO, target: Path, *, most_bytes: int) -> None:
+    """Copy what `reader` holds to a fresh, read-only file, and have it on disk on return.
+
+    Raises:
+        OSError: The disk refuses, or `reader` holds more than `most_bytes`.
+    """
+    with target.open("xb", buffering=0) as writer:
+        left = most_bytes + 1
+        while left and (part := reader.read(min(_COPY_BYTES, left))):
+            write_all(writer.fileno(), part)
+            left -= len(part)
+        if not left:
+            raise OSError(errno.EFBIG, f"more than {most_bytes} bytes came", str(target))
         os.fsync(writer.fileno())
     target.chmod(0o444)
 
@@ -124,12 +219,12 @@ def copy_durably(reader: BinaryIO, target: Path) -> None:
 def link_tree(source: Path, target: Path) -> None:
     """Make `target` a folder of hard links to every file of `source`."""
     target.mkdir(parents=True)
-    for entry in sorted(source.rglob("*")):
-        place = target / entry.relative_to(source)
-        if entry.is_dir() and not entry.is_symlink():
+    for entry in walk(source):
+        place = target / os.path.relpath(entry.path, source)
+        if entry.is_dir(follow_symlinks=False):
             place.mkdir()
         else:
-            os.link(entry, place, follow_symlinks=False)
+            os.link(entry.path, place, follow_symlinks=False)
     sync_folder(target)
 
 
@@ -139,12 +234,8 @@ def same_links(source: Path, target: Path) -> bool:
         return False
 
     def inodes(folder: Path) -> dict[str, tuple[int, int]]:
-        found = {}
-        for path in folder.rglob("*"):
-            status = os.lstat(path)
-            if not path.is_dir() or path.is_symlink():
-                found[str(path.relative_to(folder))] = (status.st_dev, status.st_ino)
-        return found
+        statuses = {e.path: e.stat(follow_symlinks=False) for e in walk(folder) if not e.is_dir(follow_symlinks=False)}
+        return {os.path.relpath(path, folder): (found.st_dev, found.st_ino) for path, found in statuses.items()}
 
     return inodes(source) == inodes(target)
 
@@ -154,16 +245,40 @@ def remove_tree(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         folder.unlink(missing_ok=True)
         return
-    for parent, folders, _ in os.walk(folder):
-        for path in (parent, *(os.path.join(parent, name) for name in folders)):  # noqa: PTH118
-            if not os.path.islink(path):  # noqa: PTH114
-                Path(path).chmod(stat.S_IRWXU)
-    shutil.rmtree(folder)
+    folder.chmod(stat.S_IRWXU)
+    folders = [folder]
+    for entry in walk(folder):
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            path.chmod(stat.S_IRWXU)  # before it is listed
+            folders.append(path)
+        else:
+            path.unlink(missing_ok=True)
+    for path in reversed(folders):
+        path.rmdir()
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Report what the disk refuses in the block as a refusal to write `path`.
+
+    Raises:
+        UsageError: The block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def storage_error(path: Path, error: OSError) -> UsageError:
     """What to say when the disk refuses."""
+    if error.errno == errno.EISDIR:
+        return UsageError(f"{path} is a folder, expected a plain file", remedy="Remove the folder, then try again.")
+    if isinstance(error, PermissionError):
+        refused = denied(error, path)
+        return UsageError(refused.problem, remedy=f"{refused.remedy} Nothing was changed.")
     return UsageError(
         f"{path}: cannot be written ({error.strerror})",
-        remedy="Check free space (df), permissions, and whether the file system is read-only. Nothing was changed.",
+        remedy="Check free space (df), and whether the file system is read-only. Nothing was changed.",
     )

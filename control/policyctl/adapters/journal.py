@@ -1,24 +1,58 @@
 """The journal on disk: append a record, read them all, put a torn tail aside.
 
-Appending is durable before it returns, and only whoever holds the writer lock
+Appending is durable before it returns, and only the holder of the writer lock
 appends. Reading needs no lock: a line that is being written lacks its line
 feed, and is not a record yet.
+
+The last record is noted in a separate file, ``head``, when its writer lets go
+of the lock. So a journal that was emptied, or replaced by an older copy, is
+known for that by every command. A note may be behind, for a crash may come
+before it, and is never ahead. A journal without a note (of an earlier release)
+is missed where slots or evidence are.
 """
 
 from __future__ import annotations
 
+import gc
 import getpass
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from policyctl.adapters import files
 from policyctl.domain import journal
-from policyctl.domain.journal import Record, RecordKind
-from policyctl.domain.state import State, fold
-from policyctl.errors import UsageError
+from policyctl.domain.artifacts import MANIFEST_FILE
+from policyctl.domain.fold import fold
+from policyctl.domain.journal import Head, Record, RecordKind
+from policyctl.domain.state import State
+from policyctl.errors import IntegrityError, PolicyctlError, UsageError
+from policyctl.plain_files import NOTE_BYTES, read_plain, refuse_if_denied, unreadable
+
+MOST_BYTES: Final = 1 << 30
+"""Some hundred thousand promotions. A larger file is not a journal, and reading it would take the memory."""
+_Identity = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One reading of the journal.
+
+    Attributes:
+        journal: Which file was read.
+        head: Which note it was held against.
+        records: What it holds.
+        is_torn: Whether a crash left an unfinished line behind them.
+    """
+
+    journal: _Identity
+    head: _Identity
+    records: tuple[Record, ...]
+    is_torn: bool
 
 
 class Journal:
@@ -26,48 +60,81 @@ class Journal:
 
     Args:
         path: The file.
-        actor: Who appends; empty for whoever runs this process.
+        actor: Who appends; empty for the user of this process.
     """
 
     def __init__(self, path: Path, *, actor: str = "") -> None:
         self.path = path
+        self.head_path = path.with_name("head")
+        self._scratch = path.parent / "staging"
         self._actor = actor
-        self._seen: tuple[tuple[int, int, int], tuple[Record, ...]] | None = None
+        self._appending = threading.Lock()
+        self._read: _Read | None = None
+        self._folded: tuple[tuple[Record, ...], State] = ((), State())
 
     def records(self) -> tuple[Record, ...]:
         """Every whole record, its chain checked.
 
         Raises:
-            IntegrityError: A line was edited, removed or moved.
+            IntegrityError: A line was edited, removed or moved; or the journal
+                was lost, or is older than what was noted of it.
             UsageError: The file cannot be read.
         """
-        # The supervisor asks every second: an unchanged file is not read again.
-        before = self._identity()
-        if self._seen is None or self._seen[0] != before:
-            whole, _ = journal.split(self._content())
-            self._seen = (before, journal.parse(whole))
-        return self._seen[1]
+        # An unchanged file is not read again: a promotion asks many times, the supervisor every second.
+        journal_now, head_now = _identity(self.path), _identity(self.head_path)
+        known = self._read
+        if known is None or (known.journal, known.head) != (journal_now, head_now):
+            noted = self._noted()  # before the journal, which may grow meanwhile
+            whole, torn = journal.split(self._content())
+            with _no_garbage_looked_for():
+                records = journal.parse(whole)
+            self._require_noted(records, noted)
+            known = self._read = _Read(journal_now, head_now, records, is_torn=bool(torn))
+        return known.records
+
+    def size_bytes(self) -> int:
+        """Size of the file; 0 where nothing was recorded yet.
+
+        Raises:
+            UsageError: It cannot be read.
+        """
+        return _identity(self.path)[1]
 
     def state(self) -> State:
-        """What the records say together."""
-        return fold(self.records())
+        """What the records say together; only what is new of them is read."""
+        records = self.records()
+        known, state = self._folded
+        if records is not known:
+            # Each record pins all before it, so the last one that was read stands for them.
+            grown = 0 < len(known) <= len(records) and records[len(known) - 1] == known[-1]
+            state = fold(records[len(known) :], state) if grown else fold(records)
+            self._folded = (records, state)
+        return state
 
     def audit(self, *, expected_head: str | None = None) -> tuple[journal.Audit, bytes]:
-        """Every break of the chain, and the torn tail; reads the file anew.
+        """Every break of the chain, and the torn tail; reads the file again.
 
         Raises:
             UsageError: The file cannot be read.
         """
+        noted = self._noted()
         whole, torn = journal.split(self._content())
-        return journal.audit(whole, expected_head=expected_head), torn
+        found = journal.audit(whole, expected_head=expected_head)
+        if noted is not None and not found.breaks and (lacking := noted.missing_from(found.records)):
+            found = replace(found, breaks=(lacking,))
+        return found, torn
 
     def append(self, kind: RecordKind, body: Mapping[str, Any]) -> Record:
-        """Append one record; the caller holds the writer lock.
+        """Append one record, from any thread; the caller holds the writer lock.
 
         Raises:
             UsageError: The disk refuses; the journal is as it was.
             IntegrityError: The journal was tampered with.
         """
+        with self._appending:
+            return self._append(kind, body)
+
+    def _append(self, kind: RecordKind, body: Mapping[str, Any]) -> Record:
         self.set_torn_tail_aside()
         records = self.records()
         record = Record(
@@ -78,40 +145,130 @@ class Journal:
             kind=kind,
             body=body,
         )
-        files.append_durably(self.path, record.to_line())
+        line, known = record.to_line(), self._read
+        files.append_durably(self.path, line)
+        if known is not None:
+            after = _identity(self.path)
+            if known.journal[0] in {0, after[0]} and after[1] == known.journal[1] + len(line):
+                self._read = replace(known, journal=after, records=(*records, record))
         return record
 
     def set_torn_tail_aside(self) -> bytes:
-        """Cut off what a crash left of a last line, keeping it in a file beside; the cut bytes."""
+        """Cut off what a crash left of a last line, keeping it in a file next to the journal; the cut bytes."""
+        known = self._read
+        if known is not None and not known.is_torn and known.journal == _identity(self.path):
+            return b""
         whole, torn = journal.split(self._content())
         if torn:
-            scratch = self.path.parent / "staging"
-            files.write_atomically(self.path.with_suffix(".torn"), torn, scratch=scratch)
-            files.write_atomically(self.path, whole, scratch=scratch)
+            files.write_atomically(self.path.with_suffix(".torn"), torn, scratch=self._scratch)
+            files.write_atomically(self.path, whole, scratch=self._scratch)
         return torn
 
-    def _identity(self) -> tuple[int, int, int]:
+    def begin(self) -> None:
+        """Note that records are to come, so that the slot of the first one may be there before its record is.
+
+        Raises:
+            UsageError: The disk refuses.
+        """
+        if not self.records() and self._noted() is None:
+            self.note(Head())
+
+    def note(self, head: Head) -> None:
+        """Note what the journal's last record is; the caller holds the writer lock, or knows better than the file.
+
+        Raises:
+            UsageError: The disk refuses.
+        """
+        if self._noted() != head:
+            known, before = self._read, _identity(self.head_path)
+            files.write_atomically(self.head_path, head.to_bytes(), scratch=self._scratch)
+            if known is not None and known.head == before and head == Head.of(known.records):
+                self._read = replace(known, head=_identity(self.head_path))
+
+    def note_head(self) -> None:
+        """Note the last record of the journal as it is now; the caller holds the writer lock."""
+        # A writer that cannot note it has recorded all the same, and the next writer notes it.
+        with suppress(PolicyctlError):
+            if records := self.records():
+                self.note(Head.of(records))
+
+    def require_not_lost(self) -> None:
+        """Refuse an absent or empty journal where there was one: its numbers would be used again.
+
+        Raises:
+            IntegrityError: It was lost.
+        """
+        self._require_noted((), self._noted())
+
+    def _require_noted(self, records: tuple[Record, ...], noted: Head | None) -> None:
+        gone = "" if records else f" is {'empty' if self.path.exists() else 'missing'}"
+        if noted is not None and (lacking := noted.missing_from(records)):
+            raise IntegrityError(f"{self.path}{gone}: {lacking.words}", remedy=lacking.remedy)
+        if records or noted is not None:
+            return
+        trace = self._trace()
+        # The first publish of all may have begun the journal, and then made its slot, between the looks.
+        if trace and self._noted() is None and not journal.split(self._content())[0]:
+            raise IntegrityError(
+                f"{self.path}{gone}, but {trace} says that there was one",
+                remedy="Restore the journal from a copy; without it nothing can tell which releases were published.",
+            )
+
+    def _trace(self) -> str:
+        """What says that something was recorded once; empty where nothing does."""
+        control = self.path.parent
+        slots = (p for p in control.parent.glob("*/[0-9]*") if p.name.isdigit() and (p / MANIFEST_FILE).is_file())
+        return str(next(slots, "")) or ("evidence" if any((control / "evidence").glob("*/*")) else "")
+
+    def _noted(self) -> Head | None:
         try:
-            found = self.path.stat()
-        except FileNotFoundError:
-            return (0, 0, 0)
+            head, reason = Head.from_bytes(read_plain(self.head_path, most_bytes=NOTE_BYTES)), "it holds something else"
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except OSError as error:
-            raise self._unreadable(error) from error
-        return (found.st_ino, found.st_size, found.st_mtime_ns)
+            refuse_if_denied(error)
+            head, reason = None, str(error.strerror)
+        if head is None:
+            # It is replaced as a whole, so no crash leaves half of one.
+            raise IntegrityError(
+                f"{self.head_path} does not say what the journal's last record is: {reason}",
+                remedy="Restore it. If there is no copy, make sure that the journal is the newest one, and remove it.",
+            )
+        return head
 
     def _content(self) -> bytes:
         try:
-            return self.path.read_bytes()
+            return read_plain(self.path, most_bytes=MOST_BYTES)
         except FileNotFoundError:
             return b""
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise _unreadable(self.path, error) from error
 
-    def _unreadable(self, error: OSError) -> UsageError:
-        return UsageError(
-            f"{self.path}: cannot be read ({error.strerror})",
-            remedy="Check the path of the repository and its permissions.",
-        )
+
+@contextmanager
+def _no_garbage_looked_for() -> Iterator[None]:
+    """Make many values that all stay, without Python looking through them for garbage: a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return (0, 0, 0)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return unreadable(path, error, remedy="Check the path of the repository and its permissions.")
 
 
 def actor() -> str:

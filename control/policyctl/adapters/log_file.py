@@ -2,7 +2,7 @@
 
 A line is one write to a file that is open for appending, so lines never mix.
 A file that is full is set aside under ``.1``, the one before under ``.2`` and so
-on, and the oldest is removed; whoever notices first does it, under a lock, and
+on, and the oldest is removed; the process that notices first does it, under a lock, and
 the others go on in the new file.
 
 What cannot be written (a full disk) is lost, and nothing fails because of it:
@@ -18,10 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import BinaryIO, Final
+
+from policyctl.plain_files import open_plain, open_reader, refuse_if_denied
 
 _FOLLOW_S: Final = 0.2
 _MODE: Final = 0o600
+_LONGEST_LINE: Final = 1 << 20
+_LARGEST_BYTES: Final = 1 << 30
 
 
 class LogFile:
@@ -66,7 +70,7 @@ class LogFile:
         with suppress(FileNotFoundError):
             if self.path.stat().st_size >= self._max_bytes:
                 self._rotate()
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        self._descriptor = open_plain(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _MODE)
 
     def _is_current(self, mine: os.stat_result) -> bool:
         try:
@@ -76,9 +80,12 @@ class LogFile:
         return (found.st_ino, found.st_dev) == (mine.st_ino, mine.st_dev)
 
     def _rotate(self) -> None:
-        lock = os.open(self.path.with_name("lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        lock = open_plain(self.path.with_name("lock"), os.O_WRONLY | os.O_CREAT, _MODE)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # another process does it; one that was stopped meanwhile must not stop this one
             if self.path.stat().st_size < self._max_bytes:
                 return  # another process was quicker
             aside(self.path, self._keep).unlink(missing_ok=True)
@@ -99,11 +106,30 @@ def aside(path: Path, number: int) -> Path:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Every whole line of a log, oldest first, those that were set aside too."""
-    numbers = [int(p.suffix[1:]) for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdigit()]
-    for part in (*(aside(path, number) for number in sorted(numbers, reverse=True)), path):
-        with suppress(OSError), part.open(encoding="utf-8", errors="replace") as stream:
-            yield from (line for line in stream if line.endswith("\n"))
+    """Every whole line of a log, oldest first, those that were set aside too.
+
+    Raises:
+        UsageError: This process may not read it.
+    """
+    try:
+        suffixes = [p.suffix[1:] for p in path.parent.iterdir() if p.stem == path.name]
+        numbers = sorted((int(suffix) for suffix in suffixes if suffix.isdigit()), reverse=True)
+        for part in (*(aside(path, number) for number in numbers), path):
+            with suppress(FileNotFoundError), open_reader(part, most_bytes=_LARGEST_BYTES) as stream:
+                yield from _whole_lines(stream)
+    except OSError as error:
+        refuse_if_denied(error)
+
+
+def _whole_lines(stream: BinaryIO) -> Iterator[str]:
+    """The lines of a log file; what no log file holds (a line without end, and another file's size) is left out."""
+    begins, left = True, _LARGEST_BYTES
+    while left > 0 and (line := stream.readline(_LONGEST_LINE)):
+        left -= len(line)
+        ends = line.endswith(b"\n")
+        if begins and ends:
+            yield line.decode(errors="replace")
+        begins = ends
 
 
 class Tail:
@@ -140,14 +166,18 @@ class Tail:
     def _open(self) -> None:
         self.close()
         with suppress(OSError):
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = open_plain(self.path)
 
     def _rest(self) -> list[str]:
         if self._descriptor < 0:
             return []
         while chunk := os.read(self._descriptor, 1 << 16):
             self._buffer += chunk
+            if len(self._buffer) > _LONGEST_LINE:
+                break
         whole, _, self._buffer = self._buffer.rpartition(b"\n")
+        if len(self._buffer) > _LONGEST_LINE:
+            self._buffer = b""
         return whole.decode(errors="replace").splitlines() if whole else []
 
     def _moved_on(self) -> bool:

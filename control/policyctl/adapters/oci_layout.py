@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from policyctl.adapters import files
-from policyctl.domain.manifest import FileEntry, canonical_json, digest_of
-from policyctl.domain.oci import ARTIFACT, MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, is_digest
+from policyctl.adapters.sharing import is_intact
+from policyctl.domain.manifest import FileEntry, canonical_json, digest_of, is_digest
+from policyctl.domain.oci import ARTIFACT, MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME
 from policyctl.errors import IntegrityError, UsageError
-from policyctl.hashing import hash_file, read_plain
+from policyctl.hashing import hash_file
+from policyctl.integrity import read_file
+from policyctl.plain_files import open_reader
 
 _MARK: Final = "oci-layout"
 _INDEX: Final = "index.json"
@@ -43,7 +46,7 @@ class Layout:
         Raises:
             UsageError: Something else is there, or the disk refuses.
         """
-        try:
+        with files.storing(self.folder):
             if self.folder.exists() and not (self.folder / _MARK).is_file() and any(self.folder.iterdir()):
                 raise UsageError(
                     f"{self.folder} holds something else",
@@ -54,15 +57,13 @@ class Layout:
                 self._write_index([])
             if not (self.folder / _MARK).is_file():
                 files.write_atomically(self.folder / _MARK, canonical_json(_VERSION))
-        except OSError as error:
-            raise files.storage_error(self.folder, error) from error
 
     def manifest(self, reference: str) -> bytes:
         """The OCI manifest of that tag or digest; of the only one where `reference` is empty.
 
         Raises:
-            UsageError: There is none, or several and none was named.
-            IntegrityError: The folder is no layout, or the blob is not what its name says.
+            UsageError: It does not exist, or there are several and the reference is empty.
+            IntegrityError: The folder is not a layout, or the blob is not what its name says.
         """
         found = self._index()
         wanted = [e for e in found if reference in {"", e.get("digest"), self._tag(e)}]
@@ -76,8 +77,8 @@ class Layout:
             )
         digest = str(wanted[0].get("digest"))
         if not is_digest(digest):
-            raise IntegrityError(f"{self.folder / _INDEX}: {digest!r} is no digest")
-        content = read_plain(self._blob(digest))
+            raise IntegrityError(f"{self.folder / _INDEX}: {digest!r} is not a digest")
+        content = read_file(self._blob(digest))
         if digest_of(content) != digest:
             raise IntegrityError(f"{self._blob(digest)} is {digest_of(content)}")
         return content
@@ -103,13 +104,10 @@ class Layout:
 
     def has(self, blob: FileEntry) -> bool:
         """Whether the blob is here, and right."""
-        try:
-            found = hash_file(self._blob(blob.digest).parent, self._blob(blob.digest).name)
-        except IntegrityError:
-            return False
-        return (found.size_bytes, found.digest) == (blob.size_bytes, blob.digest)
+        path = self._blob(blob.digest)
+        return is_intact((path.parent, path.name), blob)
 
-    def put(self, blob: FileEntry, source: Path) -> None:
+    def put(self, blob: FileEntry, source: Path, _advance: object = None) -> None:
         """Store a blob.
 
         Raises:
@@ -118,19 +116,17 @@ class Layout:
         """
         target = self._blob(blob.digest)
         temporary = target.with_name(files.scratch_name())
-        try:
+        with files.storing(target):
             try:
-                with source.open("rb") as reader:
-                    files.copy_durably(reader, temporary)
+                with open_reader(source, most_bytes=blob.size_bytes) as reader:
+                    files.copy_durably(reader, temporary, most_bytes=blob.size_bytes)
                 _require(temporary, blob)
                 temporary.replace(target)
                 files.sync_folder(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise files.storage_error(target, error) from error
 
-    def fetch(self, blob: FileEntry, target: Path) -> None:
+    def fetch(self, blob: FileEntry, target: Path, _advance: object = None) -> None:
         """Copy a blob to a fresh file, on disk on return.
 
         Raises:
@@ -141,17 +137,15 @@ class Layout:
         found = _stat(source)
         if found != blob.size_bytes:
             raise IntegrityError(f"{source} ({blob.path}) has {found} bytes, expected {blob.size_bytes}")
-        try:
+        with files.storing(target):
             target.unlink(missing_ok=True)
-            with os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as reader:
-                files.copy_durably(reader, target)
-        except OSError as error:
-            raise files.storage_error(target, error) from error
+            with open_reader(source, most_bytes=blob.size_bytes) as reader:
+                files.copy_durably(reader, target, most_bytes=blob.size_bytes)
         _require(target, blob, said=f"{source} ({blob.path})")
 
     def _blob(self, digest: str) -> Path:
         if not is_digest(digest):
-            raise IntegrityError(f"{self.folder}: {digest!r} is no digest")
+            raise IntegrityError(f"{self.folder}: {digest!r} is not a digest")
         return self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
     def _tag(self, entry: dict[str, Any]) -> str:
@@ -161,13 +155,13 @@ class Layout:
     def _index(self) -> list[dict[str, Any]]:
         if not (self.folder / _MARK).is_file():
             raise UsageError(
-                f"{self.folder} is no OCI image layout (it has no {_MARK})",
-                remedy="Name a folder that policyctl export-release wrote, or oci://HOST/NAME:TAG.",
+                f"{self.folder} is not an OCI image layout (it has no {_MARK})",
+                remedy="Name a folder that policyctl release export wrote, or oci://HOST/NAME:TAG.",
             )
         try:
-            found = json.loads(read_plain(self.folder / _INDEX))["manifests"]
+            found = json.loads(read_file(self.folder / _INDEX))["manifests"]
             if not isinstance(found, list) or not all(isinstance(e, dict) for e in found):
-                raise TypeError("manifests is no list of objects")
+                raise TypeError("manifests is not a list of objects")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise IntegrityError(f"{self.folder / _INDEX}: cannot be read ({error})") from error
         return found
@@ -178,7 +172,7 @@ class Layout:
 
 
 def _require(path: Path, blob: FileEntry, *, said: str = "") -> None:
-    found = hash_file(path.parent, path.name)
+    found = hash_file(path.parent, path.name, blob.size_bytes)
     if (found.size_bytes, found.digest) != (blob.size_bytes, blob.digest):
         raise IntegrityError(f"{said or blob.path} is {found.digest}, expected {blob.digest}")
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from policyctl.adapters import files
 from policyctl.adapters.audit import FOLDER
 from policyctl.adapters.repository import Repository
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.operations import Operation
+from policyctl.errors import PolicyctlError
+from policyctl.plain_files import DOCUMENT_BYTES, read_json
 
 
 class OperationStore:
@@ -28,24 +31,22 @@ class OperationStore:
         Raises:
             UsageError: The disk refuses.
         """
-        try:
+        with files.storing(self._folder):
             self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise files.storage_error(self._folder, error) from error
         self._repository.write(
-            self._path(operation.id), json.dumps(operation.to_json(), indent=1).encode() + b"\n", mode=0o600
+            self._path(operation.id), json.dumps(to_json(operation), indent=1).encode() + b"\n", mode=0o600
         )
 
     def read_all(self) -> list[Operation]:
         """Every operation that can be read, by the time of its acceptance."""
-        found = []
+        operations = []
         for path in self._folder.glob("*.json") if self._folder.is_dir() else ():
-            with suppress(OSError, ValueError, RecursionError):  # a damaged one is nobody's answer
-                operation = Operation.from_json(json.loads(path.read_text()))
+            with suppress(OSError, ValueError, RecursionError, PolicyctlError):  # a damaged one is nobody's answer
+                operation = from_json(Operation, read_json(path, most_bytes=DOCUMENT_BYTES), what=path.name)
                 if path.stem == operation.id:
-                    found.append(operation)
-        return sorted(found, key=lambda operation: (operation.accepted, operation.id))
+                    operations.append(operation)
+        return sorted(operations, key=lambda operation: (operation.accepted, operation.id))
 
     def remove(self, operation: str) -> None:
         """Forget it."""

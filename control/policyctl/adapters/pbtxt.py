@@ -13,32 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from google.protobuf import text_format
-from google.protobuf.json_format import MessageToDict
-from tritonclient.grpc import model_config_pb2
 
 from policyctl.domain.artifacts import BACKENDS, FILES, Format
 from policyctl.domain.contract import Contract
 from policyctl.domain.manifest import digest_of
-from policyctl.domain.tensor import TensorSpec
-
-_TYPES = {
-    "bool": "TYPE_BOOL",
-    "uint8": "TYPE_UINT8",
-    "uint16": "TYPE_UINT16",
-    "uint32": "TYPE_UINT32",
-    "uint64": "TYPE_UINT64",
-    "int8": "TYPE_INT8",
-    "int16": "TYPE_INT16",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "float16": "TYPE_FP16",
-    "float32": "TYPE_FP32",
-    "float64": "TYPE_FP64",
-}
+from policyctl.domain.tensor import TRITON_TYPES
+from policyctl.errors import IntegrityError, UsageError
 
 _OURS = frozenset({"contract", "release", "releases", "manifest_digest"})
 
@@ -86,18 +68,16 @@ def render(
         format: Which artifact is served.
         options: Batching and instances.
     """
-    config = model_config_pb2.ModelConfig()
+    options = within(options, contract)
+    config = _parsed("")
     config.backend = BACKENDS[format]
     config.default_model_filename = FILES[format][0]
     config.max_batch_size = options.max_batch_size
     config.version_policy.specific.versions.append(slot)
-    for spec in contract.observations:
-        _tensor(config.input.add(), spec)
-    for spec in contract.outputs:
-        _tensor(config.output.add(), spec)
-    group = config.instance_group.add()
-    group.count = options.instances
-    group.kind = group.KIND_GPU if options.gpu else group.KIND_CPU
+    for tensors, specs in ((config.input, contract.observations), (config.output, contract.outputs)):
+        for spec in specs:
+            tensors.add(name=spec.name, data_type=f"TYPE_{TRITON_TYPES[spec.dtype]}", dims=spec.shape)
+    config.instance_group.add(count=options.instances, kind="KIND_GPU" if options.gpu else "KIND_CPU")
     config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_us
     config.dynamic_batching.preferred_batch_size.extend(options.preferred_batch_sizes)
     parameters = {
@@ -109,25 +89,47 @@ def render(
     }
     for key in sorted(parameters):
         config.parameters[key].string_value = parameters[key]
-    return str(text_format.MessageToString(config))
+    return text_of(config)
+
+
+def within(options: ServingOptions, contract: Contract) -> ServingOptions:
+    """`options` with batches that are no larger than the contract allows."""
+    limit = contract.max_batch
+    if limit is None or options.max_batch_size <= limit:
+        return options
+    preferred = tuple(size for size in options.preferred_batch_sizes if size <= limit)
+    return replace(options, max_batch_size=limit, preferred_batch_sizes=preferred)
 
 
 def with_releases(text: str, releases: Mapping[str, str]) -> str:
     """`text` with another slot-to-release map; nothing that Triton computes depends on it."""
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    config = _parsed(text)
     config.parameters["releases"].string_value = json.dumps(dict(releases), sort_keys=True)
-    return str(text_format.MessageToString(config))
+    return text_of(config)
 
 
 def max_batch_size(text: str) -> int:
     """The largest batch that Triton accepts under `text`."""
-    return int(text_format.Parse(text, model_config_pb2.ModelConfig()).max_batch_size)
+    return int(_parsed(text).max_batch_size)
+
+
+def contract_of(text: str) -> Contract:
+    """The contract that `render` made `text` with.
+
+    Raises:
+        IntegrityError: It holds none.
+    """
+    config = _parsed(text)
+    try:
+        return Contract.from_json(json.loads(config.parameters["contract"].string_value))
+    except (ValueError, UsageError) as error:
+        raise IntegrityError(f"a configuration holds no contract that can be read ({error})") from error
 
 
 def options_of(text: str) -> ServingOptions:
     """The options that `render` made `text` with."""
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    group = config.instance_group[0] if config.instance_group else model_config_pb2.ModelInstanceGroup(count=1)
+    config = _parsed(text)
+    group = config.instance_group[0] if config.instance_group else config.instance_group.add(count=1)
     parameters = {key: value.string_value for key, value in config.parameters.items() if key not in _OURS}
     return ServingOptions(
         max_batch_size=int(config.max_batch_size),
@@ -142,32 +144,40 @@ def options_of(text: str) -> ServingOptions:
 def config_differences(declared: str, effective: str) -> list[tuple[str, Any, Any]]:
     """Every field of `declared` that is another in `effective`: name, declared, effective.
 
-    What the server adds by itself (names of instance groups, defaults) is no difference.
+    What the server adds by itself (names of instance groups, defaults) does not count.
     """
-    said, used = (
-        MessageToDict(text_format.Parse(text, model_config_pb2.ModelConfig()), preserving_proto_field_name=True)
-        for text in (declared, effective)
-    )
-    return list(_differing(said, used, ""))
+    from google.protobuf.json_format import MessageToDict
+
+    ours, served = (MessageToDict(_parsed(text), preserving_proto_field_name=True) for text in (declared, effective))
+    return list(_differing(ours, served, ""))
 
 
-def _differing(said: Any, used: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(said, Mapping) and isinstance(used, Mapping):
-        for key, value in said.items():
-            yield from _differing(value, used.get(key), f"{name}.{key}" if name else key)
-    elif isinstance(said, list) and isinstance(used, list) and len(said) == len(used):
-        for index, value in enumerate(said):
-            yield from _differing(value, used[index], f"{name}[{index}]")
-    elif said != used:
-        yield name, said, used
+def text_of(config: Any) -> str:
+    """A configuration as Triton reads it from a file."""
+    from google.protobuf import text_format
+
+    return str(text_format.MessageToString(config))
+
+
+def _parsed(text: str) -> Any:
+    """The protobuf message; imported late, because most commands read no configuration."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def _differing(ours: Any, served: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(ours, Mapping) and isinstance(served, Mapping):
+        for key, value in ours.items():
+            yield from _differing(value, served.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(ours, list) and isinstance(served, list) and len(ours) == len(served):
+        for index, value in enumerate(ours):
+            yield from _differing(value, served[index], f"{name}[{index}]")
+    elif ours != served:
+        yield name, ours, served
 
 
 def identity(text: str) -> str:
     """Digest of everything in `text` that decides what is served, and how."""
     return digest_of(with_releases(text, {}).encode())
-
-
-def _tensor(message: Any, spec: TensorSpec) -> None:
-    message.name = spec.name
-    message.data_type = model_config_pb2.DataType.Value(_TYPES[spec.dtype])
-    message.dims.extend(spec.shape)

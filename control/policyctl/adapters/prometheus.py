@@ -9,16 +9,25 @@ hide in a sum.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
+from urllib3.exceptions import HTTPError
+from urllib3.util import make_headers
+
+from policyctl.adapters.web import Web
 from policyctl.domain.bake import Reading
 from policyctl.domain.protocol import REFUSED_METRIC
-from policyctl.errors import ServerError, UnsupportedError
+from policyctl.errors import ServerError, connection_text
 
 TIMEOUT_S: Final = 5
+"""For one answer; what is asked again and again needs no second attempt, which would keep a bake waiting."""
+_MOST_BYTES: Final = 64 << 20
 _SUCCESS: Final = "nv_inference_request_success"
 _FAILURE: Final = "nv_inference_request_failure"
 _DURATION: Final = "nv_inference_request_duration_us"
@@ -60,7 +69,6 @@ class Prometheus:
 
         Raises:
             ServerError: It does not answer, or not as a Prometheus does.
-            UnsupportedError: prometheus-api-client is not installed.
         """
         labels = f'model="{served}",version="{slot}"'
         # What its client took back is nobody's failure.
@@ -71,8 +79,8 @@ class Prometheus:
         )
         found = []
         for key, series in sorted(succeeded.items()):
-            beside = [each.get(key, {}) for each in (failed, took, refused)]
-            rows = ((at, value, *(each.get(at, 0.0) for each in beside)) for at, value in sorted(series.items()))
+            others = [each.get(key, {}) for each in (failed, took, refused)]
+            rows = ((at, value, *(each.get(at, 0.0) for each in others)) for at, value in sorted(series.items()))
             found.append(tuple(Reading(at, round(s), round(f), t, round(r)) for at, s, f, t, r in rows))
         return tuple(found)
 
@@ -81,7 +89,6 @@ class Prometheus:
 
         Raises:
             ServerError: It does not answer.
-            UnsupportedError: prometheus-api-client is not installed.
         """
         found: dict[str, int] = {}
         for outcome in ("answered", "wrong", "failed"):
@@ -97,7 +104,6 @@ class Prometheus:
 
         Raises:
             ServerError: It does not.
-            UnsupportedError: prometheus-api-client is not installed.
         """
         self._query("vector(1)", None)
 
@@ -113,26 +119,29 @@ class Prometheus:
         return found
 
     def _query(self, query: str, at: float | None) -> list[dict[str, Any]]:
+        fields = {"query": query} if at is None else {"query": query, "time": str(at)}
+        url = f"{self.url.rstrip('/')}/api/v1/query?{urlencode(fields)}"
         try:
-            from prometheus_api_client import PrometheusConnect
-            from prometheus_api_client.exceptions import PrometheusApiClientException
-            from urllib3.util.retry import Retry
-        except ImportError as error:
-            raise UnsupportedError(
-                f"prometheus-api-client is not installed ({error})", remedy="pip install 'policyctl[observe]'"
-            ) from error
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
-        try:
-            # What is asked again and again needs no retries, which would keep a bake waiting.
-            with PrometheusConnect(self.url, headers=headers, retry=Retry(total=0), timeout=TIMEOUT_S) as client:
-                found: list[dict[str, Any]] = client.custom_query(query, params=None if at is None else {"time": at})
-        # requests' own errors are OSErrors.
-        except (OSError, ValueError, KeyError, PrometheusApiClientException) as error:
+            answer = Web().send("GET", url, headers=self._headers(), limit_s=TIMEOUT_S)
+            with closing(answer):
+                content = answer.read(_MOST_BYTES)
+            if answer.status != HTTPStatus.OK:
+                raise ValueError(f"it answers {answer.status}: {content[:200].decode('utf-8', 'replace')}")
+            found: list[dict[str, Any]] = json.loads(content)["data"]["result"]
+        except (HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise ServerError(
-                f"{self.name} cannot be asked: {' '.join(str(error).split())[:300]}",
+                f"{self.name} cannot be asked: {connection_text(error)[:300]}",
                 remedy="Check POLICYCTL_BAKE__PROMETHEUS, and that it runs.",
             ) from error
         return found
+
+    def _headers(self) -> dict[str, str]:
+        if self.token:
+            return {"Authorization": f"Bearer {self.token}"}
+        user = urlsplit(self.url)
+        if user.username is None:
+            return {}
+        return make_headers(basic_auth=f"{unquote(user.username)}:{unquote(user.password or '')}")
 
 
 def _key(labels: Mapping[str, str]) -> Series:

@@ -1,42 +1,36 @@
 """An OCI registry, spoken to by its distribution API: the source or the destination of releases.
 
-Blobs are checked by digest on both ways: a registry, and whoever sits between,
-is trusted with nothing. What is there already is not sent again, and a download
-that was cut short goes on where it ended.
-
-Passwords go out over TLS, or to this machine itself, and to the host that was
-named alone.
-
-Source:
-    OCI distribution specification 1.1; bearer tokens as in Docker's registry.
+Blobs are checked by digest on both ways: neither a registry nor anybody on the
+way to it is trusted. What is there already is not sent again, and a download
+that was cut short goes on where it ended. How it is spoken to, and who learns a
+password, stands in `adapters.registry_wire`.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
-
-import urllib3
-from urllib3.exceptions import HTTPError
 
 from policyctl.adapters import files
 from policyctl.adapters.registry_reference import SCHEME, Reference
-from policyctl.domain.manifest import FileEntry, digest_of
-from policyctl.domain.oci import MEDIA_MANIFEST, MOST_BYTES, is_digest, tag_of
-from policyctl.errors import IntegrityError, ServerError, UsageError
+from policyctl.adapters.registry_wire import Wire
+from policyctl.domain.manifest import FileEntry, digest_of, is_digest
+from policyctl.domain.oci import MEDIA_MANIFEST, MOST_BYTES, tag_of
+from policyctl.errors import IntegrityError, UsageError
 from policyctl.hashing import hash_file
+from policyctl.plain_files import open_plain, open_reader, unreadable_release
 from policyctl.settings import RegistrySettings
 
-_CHUNK_BYTES: Final = 1 << 20
-_CHALLENGE: Final = re.compile(r'(\w+)="([^"]*)"')
+Advance = Callable[[int], None]
+"""Takes how many bytes of a blob have been carried."""
+
+
+def _unseen(_: int) -> None:
+    """Nobody looks at how far it has come."""
 
 
 @dataclass(slots=True)
@@ -50,16 +44,10 @@ class Registry:
 
     where: Reference
     settings: RegistrySettings
-    _pool: urllib3.PoolManager = field(init=False)
-    _authorization: str = ""
+    _wire: Wire = field(init=False)
 
     def __post_init__(self) -> None:
-        ca = self.settings.ca_file
-        self._pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(self.settings.timeout_s),
-            retries=urllib3.Retry(3, backoff_factor=0.2, status_forcelist=(502, 503, 504), raise_on_status=False),
-            ca_certs=None if ca is None else str(ca),
-        )
+        self._wire = Wire(self.where, self.settings)
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.where.host}/{self.where.name}"
@@ -72,7 +60,7 @@ class Registry:
         """Ask whether anybody is there.
 
         Raises:
-            ServerError: Nobody answers, or it is no registry.
+            ServerError: Nobody answers, or something else than a registry does.
             UsageError: It wants other credentials.
         """
         self._call("GET", f"{self.where.base.partition('/v2/')[0]}/v2/", expected=(200,), doing="asking the registry")
@@ -81,7 +69,7 @@ class Registry:
         """The OCI manifest of that tag or digest, or of the one in the reference.
 
         Raises:
-            UsageError: There is none, or none was named.
+            UsageError: It does not exist, or the reference is empty.
             ServerError: The registry does not answer.
             IntegrityError: It is not what the digest says, or far too long.
         """
@@ -119,11 +107,16 @@ class Registry:
     def has(self, blob: FileEntry) -> bool:
         """Whether the registry says that it has the blob; it computed the digest itself when it took it."""
         url = f"{self.where.base}/blobs/{blob.digest}"
-        with self._open("HEAD", url, expected=(200, 404), doing=f"looking for {blob.path}") as response:
-            return response.status == 200
+        with self._wire.open("HEAD", url, expected=(200, 404), doing=f"looking for {blob.path}") as answer:
+            return answer.status == 200
 
-    def put(self, blob: FileEntry, source: Path) -> None:
+    def put(self, blob: FileEntry, source: Path, advance: Advance = _unseen) -> None:
         """Send a blob, streamed.
+
+        Args:
+            blob: Which.
+            source: Its file.
+            advance: Called as it is sent.
 
         Raises:
             UsageError: Not allowed.
@@ -131,18 +124,33 @@ class Registry:
         """
         doing = f"sending {blob.path}"
         url = f"{self.where.base}/blobs/uploads/"
-        with self._open("POST", url, headers={"Content-Length": "0"}, expected=(202,), doing=doing) as begun:
+        with self._wire.open("POST", url, headers={"Content-Length": "0"}, expected=(202,), doing=doing) as begun:
             location = urljoin(url, begun.headers.get("Location", ""))
         parts = urlsplit(location)
-        query = urlencode([*parse_qsl(parts.query), ("digest", blob.digest)])
+        query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("digest", blob.digest)])
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size_bytes)}
-        with source.open("rb") as body:
+        try:
+            file = open_reader(source, most_bytes=blob.size_bytes)
+        except OSError as error:
+            raise unreadable_release(source, error) from error
+        with file:
             self._call(
-                "PUT", parts._replace(query=query).geturl(), body=body, headers=headers, expected=(201,), doing=doing
+                "PUT",
+                parts._replace(query=query).geturl(),
+                body=_Reader(file, advance),
+                headers=headers,
+                size_bytes=blob.size_bytes,
+                expected=(201,),
+                doing=doing,
             )
 
-    def fetch(self, blob: FileEntry, target: Path) -> None:
+    def fetch(self, blob: FileEntry, target: Path, advance: Advance = _unseen) -> None:
         """Download a blob to `target`, from where an earlier try ended; on disk on return.
+
+        Args:
+            blob: Which.
+            target: The file.
+            advance: Called as it arrives.
 
         Raises:
             UsageError: The disk refuses, or the registry has no such blob.
@@ -151,12 +159,12 @@ class Registry:
         """
         part = target.with_name(target.name + ".part")
         resumed = part.exists()
-        try:
-            self._receive(blob, part)
+        with files.storing(target):
+            self._receive(blob, part, advance)
             found = hash_file(part.parent, part.name)
             if resumed and found.digest != blob.digest:
                 part.unlink()
-                self._receive(blob, part)
+                self._receive(blob, part, advance)
                 found = hash_file(part.parent, part.name)
             if (found.size_bytes, found.digest) != (blob.size_bytes, blob.digest):
                 part.unlink()
@@ -167,128 +175,50 @@ class Registry:
             part.chmod(0o444)
             part.replace(target)
             files.sync_folder(target.parent)
-        except OSError as error:
-            raise files.storage_error(target, error) from error
 
-    def _receive(self, blob: FileEntry, part: Path) -> None:
+    def _receive(self, blob: FileEntry, part: Path, advance: Advance) -> None:
         begin = part.stat().st_size if part.exists() else 0
+        if begin > blob.size_bytes:
+            part.unlink()
+            begin = 0
         if begin >= blob.size_bytes > 0:
             return
         headers = {"Range": f"bytes={begin}-"} if begin else {}
         url, doing = f"{self.where.base}/blobs/{blob.digest}", f"fetching {blob.path}"
-        with self._open("GET", url, headers=headers, expected=(200, 206), doing=doing) as response:
-            mode = "ab" if response.status == 206 else "wb"
-            left = blob.size_bytes - (begin if response.status == 206 else 0)
-            with part.open(mode) as file:
-                for chunk in _stream(response, doing):
-                    file.write(chunk[: left + 1])  # one byte too many is enough to be refused
-                    left -= len(chunk)
-                    if left < 0:
+        size_bytes = blob.size_bytes - begin
+        with self._wire.open(
+            "GET", url, headers=headers, size_bytes=size_bytes, expected=(200, 206), doing=doing
+        ) as answer:
+            done = begin if answer.status == 206 else 0
+            flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if answer.status == 206 else os.O_TRUNC)
+            with os.fdopen(open_plain(part, flags), "wb") as file:
+                for chunk in answer.chunks():
+                    file.write(chunk[: blob.size_bytes - done + 1])  # one byte too many is enough to be refused
+                    done += len(chunk)
+                    advance(done)
+                    if done > blob.size_bytes:
                         break
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _call(
-        self,
-        method: str,
-        url: str,
-        *,
-        doing: str,
-        expected: tuple[int, ...],
-        headers: Mapping[str, str] | None = None,
-        body: bytes | BinaryIO | None = None,
-    ) -> tuple[bytes, Mapping[str, str]]:
-        with self._open(method, url, headers=headers, body=body, expected=expected, doing=doing) as response:
-            content = b""
-            for chunk in _stream(response, doing):
-                content += chunk
-                if len(content) > MOST_BYTES:
-                    raise IntegrityError(f"{self}: {doing}: more than {MOST_BYTES} bytes came")
-            return content, response.headers
-
-    @contextmanager
-    def _open(
-        self,
-        method: str,
-        url: str,
-        *,
-        doing: str,
-        expected: tuple[int, ...],
-        headers: Mapping[str, str] | None = None,
-        body: bytes | BinaryIO | None = None,
-    ) -> Iterator[urllib3.BaseHTTPResponse]:
-        response = self._send(method, url, headers, body)
-        if response.status == 401 and (proof := self._prove(response.headers.get("WWW-Authenticate", ""))):
-            response.close()
-            self._authorization = proof
-            if hasattr(body, "seek"):
-                body.seek(0)  # type: ignore[union-attr]
-            response = self._send(method, url, headers, body)
-        try:
-            if response.status not in expected:
-                raise self._refused(response, doing)
-            yield response
-        finally:
-            response.release_conn()
-            response.close()
-
-    def _send(
-        self, method: str, url: str, headers: Mapping[str, str] | None, body: bytes | BinaryIO | None
-    ) -> urllib3.BaseHTTPResponse:
-        sent = dict(headers or {})
-        if self._authorization and urlsplit(url).netloc == self.where.host:
-            sent["Authorization"] = self._authorization
-        try:
-            return self._pool.request(
-                method, url, headers=sent, body=body, preload_content=False, redirect=method in {"GET", "HEAD"}
-            )
-        except (HTTPError, OSError) as error:
-            raise ServerError(
-                f"{self.where.host} does not answer: {error}",
-                remedy="Check the registry's address, and whether it speaks TLS (plain HTTP is for this machine only).",
-            ) from error
-
-    def _prove(self, challenge: str) -> str:
-        """The header that answers a challenge; empty where nothing was tried that could help."""
-        kind, _, rest = challenge.partition(" ")
-        user, password = self.settings.username, self.settings.password.get_secret_value()
-        basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-        if kind.lower() == "basic":
-            return basic if user and self._authorization != basic else ""
-        if kind.lower() != "bearer" or self._authorization.startswith("Bearer"):
-            return ""
-        asked = dict(_CHALLENGE.findall(rest))
-        realm = urlsplit(asked.pop("realm", ""))
-        if realm.scheme != "https" and not (realm.scheme == "http" and self.where.local):
-            raise ServerError(f"{self.where.host} sends for a token to {realm.geturl()!r}, which is not TLS")
-        url = realm._replace(query=urlencode([*parse_qsl(realm.query), *asked.items()])).geturl()
-        try:
-            response = self._pool.request("GET", url, headers={"Authorization": basic} if user else {})
-            found: Any = json.loads(response.data)
-            return f"Bearer {found.get('token') or found['access_token']}"
-        except (HTTPError, OSError, ValueError, KeyError, AttributeError) as error:
-            raise UsageError(
-                f"{realm.netloc} gives no token for {self.where.name} ({type(error).__name__})", remedy=_CREDENTIALS
-            ) from error
-
-    def _refused(self, response: urllib3.BaseHTTPResponse, doing: str) -> UsageError | ServerError:
-        with suppress(HTTPError, OSError):
-            said = response.read(2048, decode_content=True).decode("utf-8", "replace").strip()
-        words = f"{self}: {doing}: the registry says {response.status} ({said or response.reason})"
-        if response.status in {401, 403}:
-            return UsageError(words, remedy=_CREDENTIALS)
-        if response.status == 404:
-            return UsageError(words, remedy="Check the name and the tag.")
-        return ServerError(words)
+    def _call(self, method: str, url: str, *, doing: str, **more: Any) -> tuple[bytes, Mapping[str, str]]:
+        with self._wire.open(method, url, doing=doing, **more) as answer:
+            return answer.read(MOST_BYTES), answer.headers
 
 
-_CREDENTIALS: Final = "Set POLICYCTL_REGISTRY__USERNAME and POLICYCTL_REGISTRY__PASSWORD."
+class _Reader:
+    """A file that says how much of it has been read."""
 
+    def __init__(self, file: BinaryIO, advance: Advance) -> None:
+        self._file, self._advance = file, advance
 
-def _stream(response: urllib3.BaseHTTPResponse, doing: str) -> Iterator[bytes]:
-    try:
-        yield from response.stream(_CHUNK_BYTES, decode_content=False)
-    except (HTTPError, OSError) as error:
-        raise ServerError(
-            f"{doing}: the connection was cut ({error})", remedy="Run the command again: it goes on where it ended."
-        ) from error
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self._advance(self._file.tell())
+        return content
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return self._file.seek(position, whence)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from policyctl.domain.oci import is_digest, is_tag
+from policyctl.domain.manifest import is_digest
+from policyctl.domain.oci import is_tag
 from policyctl.errors import UsageError
 
 SCHEME: Final = "oci://"
@@ -50,7 +51,7 @@ def parse_reference(text: str) -> Reference:
     """Read a reference.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not a reference.
     """
     host, slash, rest = text.removeprefix(SCHEME).partition("/")
     name, at, digest = rest.partition("@")

@@ -5,7 +5,7 @@ they rot together: one wrong byte is wrong in every release that shares the
 file, and `verify` reports each of them. So a file is shared only after it was
 read and found right, and small files, whose sharing saves nothing, are not.
 
-There is no store beside the slots: the last name that goes takes the bytes with
+The slots are the only store: the last name that goes takes the bytes with
 it. Where a link cannot be made (another file system, too many links), the copy
 simply stays.
 """
@@ -73,7 +73,7 @@ def _entries(repository: Repository, release: PublishedRelease) -> Iterator[tupl
 def is_intact(place: Place, wanted: FileEntry) -> bool:
     """Whether a file really has the size and digest that it should."""
     try:
-        found = hash_file(*place)
+        found = hash_file(*place, wanted.size_bytes)
     except IntegrityError:
         return False
     return (found.size_bytes, found.digest) == (wanted.size_bytes, wanted.digest)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,14 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from policyctl.adapters import files
-from policyctl.adapters.signing_keys import (
-    der_of,
-    describe_certificate,
-    read_private,
-    read_text,
-    require_library,
-    split_certificates,
-)
+from policyctl.adapters.signing_keys import describe_certificate, read_chain, read_private, require_library
 from policyctl.domain.signature import Method
 from policyctl.domain.trust import Trusted, TrustKind, fingerprint
 from policyctl.errors import IntegrityError, UsageError
@@ -44,7 +38,7 @@ class NotVouchedError(IntegrityError):
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Whoever signs.
+    """The key or identity that signs.
 
     Attributes:
         method: With what.
@@ -118,16 +112,15 @@ def open_signer(key: Path, *, certificate: Path | None, passphrase: Callable[[],
     pem, public_pem = read_private(key, passphrase)
     if certificate is None:
         return Signer(Method.KEY, fingerprint(public_pem), public_pem, pem)
-    chain = split_certificates(read_text(certificate))
-    if not chain:
-        raise UsageError(f"{certificate} holds no certificate in PEM", remedy="Give the signing certificate first.")
-    found = describe_certificate(der_of(chain[0]))
+    chain = read_chain(certificate)
+    found = describe_certificate(chain[0])
     if found.key != fingerprint(public_pem):
         raise UsageError(
             f"{certificate}: its first certificate ({found.subject}) is of another key than {key}",
             remedy="The signing certificate stands first, then those that link it to its root.",
         )
-    return Signer(Method.CERTIFICATE, found.fingerprint, public_pem, pem, chain)
+    pems = tuple(map(ssl.DER_cert_to_PEM_cert, chain))
+    return Signer(Method.CERTIFICATE, found.fingerprint, public_pem, pem, pems)
 
 
 def keyless_signer(token: str = "") -> Signer:

@@ -13,9 +13,9 @@ from typing import Any
 
 from policyctl.domain.trust import TrustKind, fingerprint, fingerprint_of_der
 from policyctl.errors import IntegrityError, UnsupportedError, UsageError
+from policyctl.plain_files import NOTE_BYTES, read_plain, unreadable
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
-_PEM_END = "-----END CERTIFICATE-----"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def describe_certificate(der: bytes) -> Certificate:
     """What a certificate says of itself.
 
     Raises:
-        IntegrityError: It is none.
+        IntegrityError: It is not a certificate.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -123,25 +123,22 @@ def generate(passphrase: str) -> tuple[bytes, bytes]:
     )
 
 
-def split_certificates(text: str) -> tuple[str, ...]:
-    """The certificates in a PEM text, each as its own."""
-    parts = (part[part.index("-----BEGIN CERT") :] for part in text.split(_PEM_END) if "-----BEGIN CERT" in part)
-    return tuple(f"{part}{_PEM_END}\n" for part in parts)
-
-
-def der_of(pem: str) -> bytes:
-    """The DER of a certificate in PEM.
+def read_chain(path: Path) -> tuple[bytes, ...]:
+    """The certificates in a PEM file, each as DER, in their order.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It cannot be read, or holds no certificate.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
     try:
-        return x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)
+        chain = x509.load_pem_x509_certificates(read_text(path).encode())
     except ValueError as error:
-        raise UsageError(f"not a certificate in PEM ({error})") from error
+        raise UsageError(
+            f"{path} holds no certificate in PEM ({error})", remedy="Give the signing certificate first."
+        ) from error
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in chain)
 
 
 def read_private(path: Path, passphrase: Callable[[], str]) -> tuple[bytes, str]:
@@ -171,7 +168,7 @@ def read_private(path: Path, passphrase: Callable[[], str]) -> tuple[bytes, str]
     except ValueError as error:
         raise UsageError(
             f"{path}: not a private key in PEM, or the pass phrase is wrong",
-            remedy="Make a key: policyctl keygen. The pass phrase is asked, or POLICYCTL_INTEGRITY__PASSPHRASE.",
+            remedy="Make a key: policyctl trust keygen. The pass phrase is asked, or POLICYCTL_INTEGRITY__PASSPHRASE.",
         ) from error
     public = private.public_key()
     _check_curve(public, path)
@@ -186,7 +183,7 @@ def _check_curve(public: Any, path: Path) -> None:
     if curve not in _CURVES:
         raise UsageError(
             f"{path}: a key of {curve}, expected the elliptic curve P-256 (or P-384, P-521)",
-            remedy="Make one with: policyctl keygen",
+            remedy="Make one with: policyctl trust keygen",
         )
 
 
@@ -197,7 +194,8 @@ def read_text(path: Path) -> str:
         UsageError: It cannot be read.
     """
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        words = getattr(error, "strerror", None) or "not text"
-        raise UsageError(f"{path}: cannot be read ({words})", remedy="Name a PEM file.") from error
+        return read_plain(path, most_bytes=NOTE_BYTES, follow_links=True).decode()
+    except OSError as error:
+        raise unreadable(path, error, remedy="Name a PEM file.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: it is not text", remedy="Name a PEM file.") from error

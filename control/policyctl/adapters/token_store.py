@@ -9,10 +9,12 @@ from pathlib import Path
 
 from policyctl.adapters import lock
 from policyctl.adapters.repository import Repository
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.tokens import SCHEMA, Token
-from policyctl.errors import IntegrityError
+from policyctl.errors import IntegrityError, UsageError
+from policyctl.plain_files import DOCUMENT_BYTES, denied, read_json, refuse_if_denied
 
-_REMEDY = "Restore the file, or remove it and create the tokens anew: policyctl token create"
+_REMEDY = "Restore the file, or remove it and create the tokens again: policyctl token create"
 
 
 class TokenFile:
@@ -33,12 +35,14 @@ class TokenFile:
         Raises:
             IntegrityError: The file cannot be understood, or others than its
                 owner may read it. Nobody is let in by such a file.
+            UsageError: This process may not read it.
         """
         try:
             found = self.path.stat()
         except FileNotFoundError:
             return ()
         except OSError as error:
+            refuse_if_denied(error)
             raise IntegrityError(f"{self.path}: cannot be read ({error.strerror})", remedy=_REMEDY) from error
         if found.st_mode & 0o077:
             raise IntegrityError(
@@ -52,11 +56,13 @@ class TokenFile:
 
     def _parse(self) -> tuple[Token, ...]:
         try:
-            data = json.loads(self.path.read_text())
+            data = read_json(self.path, most_bytes=DOCUMENT_BYTES)
             if data["schema"] != SCHEMA:
                 raise ValueError(f"its schema is {data['schema']!r}, and {SCHEMA} is known")
-            return tuple(Token.from_json(each) for each in data["tokens"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            return from_json(tuple[Token, ...], data["tokens"], what="the tokens")
+        except PermissionError as error:
+            raise denied(error) from error
+        except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
             raise IntegrityError(f"{self.path} holds no tokens ({error})", remedy=_REMEDY) from error
 
     @contextmanager
@@ -71,5 +77,5 @@ class TokenFile:
         with lock.hold(self.path.with_suffix(".lock"), doing="tokens", wait_s=5.0):
             tokens = list(self.read())
             yield tokens
-            content = {"schema": SCHEMA, "tokens": [token.to_json() for token in tokens]}
+            content = {"schema": SCHEMA, "tokens": to_json(tokens)}
             self._repository.write(self.path, json.dumps(content, indent=1).encode() + b"\n", mode=0o600)

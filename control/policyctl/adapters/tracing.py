@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.recording import Traced
+from policyctl.plain_files import read_plain
 
 _PIECE = re.compile(
     rb'\{"id":(?P<id>\d+),(?:'
@@ -33,6 +34,8 @@ _PIECE = re.compile(
 )
 _ENDS: Final = (b"]}]", b"}}]", b'"}]')
 """How a file ends that is written whole; a piece of one never ends so."""
+
+_MOST_BYTES: Final = 1 << 30
 
 _TYPES: Final = {
     "BOOL": "bool",
@@ -124,7 +127,7 @@ class TraceFiles:
     _before: dict[Path, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # What was there before belongs to whoever traced before.
+        # What was there before belongs to an earlier recording.
         self._before = {path: path.stat().st_mtime_ns for path in self._paths()}
 
     def _paths(self) -> Iterator[Path]:
@@ -136,10 +139,10 @@ class TraceFiles:
         """The requests of every file that is whole by now."""
         found: list[Traced] = []
         for path in self._paths():
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it is gone, or no file of Triton's
                 if self._before.get(path) == path.stat().st_mtime_ns:
                     continue
-                content = path.read_bytes()
+                content = read_plain(path, most_bytes=_MOST_BYTES)
                 if content.startswith(b"[") and content.endswith(_ENDS):
                     found += parse(content)
                     path.unlink()

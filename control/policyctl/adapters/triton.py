@@ -1,45 +1,38 @@
 """Triton as the control plane sees it: load, unload, what is ready, and a golden inference.
 
-A 200 from a load and a ready flag are both hearsay (a load that is overtaken
+Neither a 200 from a load nor a ready flag proves anything (a load that is overtaken
 answers 200, a model whose process died stays ready), so `load` polls the index
 and callers certify by an answered inference.
-
-Everything goes over gRPC. A load over HTTP would keep one of Triton's few HTTP
-threads until it is done, and clients whose connections share that thread would
-wait as long (0.35 to 2.3 s were seen).
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import tritonclient.grpc as triton_grpc
-from google.protobuf import text_format
-from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from policyctl import correlation
-from policyctl.adapters.endpoint import Endpoint
-from policyctl.domain.log_event import LogLevel
+from policyctl.adapters.triton_calls import TritonCalls
 from policyctl.domain.protocol import control_request_id
-from policyctl.errors import ServerError
+from policyctl.errors import ServerError, connection_text
 
-_KEY_HEADER = "triton-grpc-protocol-policyctl-key"
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _POLL_S = 0.005
+_INTERRUPT_S = 0.05
+_LIVE: Final = "ask whether it lives"
+LOADING: Final = "LOADING"
+_READY: Final = "READY"
+_UNLOAD_PATIENCE_S: Final = 1.0
+"""How long an unload waits for a load of the same name that is under way: Triton itself would wait for ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One model version as the server lists it."""
-
-    name: str
-    slot: int
-    state: str
-    reason: str
+class LoadUnderWayError(ServerError):
+    """An earlier load of the same name has not ended, so it can be neither loaded nor unloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,55 +48,14 @@ class Answer:
     outputs: Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What one slot has done since it was loaded.
-
-    Attributes:
-        name: The Triton model.
-        slot: Its version.
-        succeeded: Requests that were answered.
-        failed: Requests that were not.
-        duration_us: How long the answered ones took, from arrival to answer, added up.
-        queue_us: How long they waited.
-        compute_us: How long the backend took for them, copying included.
-        executions: Batches.
-    """
-
-    name: str
-    slot: int
-    succeeded: int
-    failed: int
-    duration_us: float
-    queue_us: float
-    compute_us: float
-    executions: int
-
-
-class Triton:
-    """A client of one server, for one thread.
-
-    Args:
-        endpoint: Where it is.
-        timeout_s: How long any single request may take; a load may take `load_timeout_s`.
-    """
-
-    def __init__(self, endpoint: Endpoint, *, timeout_s: float = 5.0, load_timeout_s: float = 60.0) -> None:
-        self.endpoint = endpoint
-        self.load_timeout_s = load_timeout_s
-        self._timeout_s = timeout_s
-        self._headers = {_KEY_HEADER: endpoint.api_key} if endpoint.api_key else {}
-        self._client = triton_grpc.InferenceServerClient(endpoint.grpc)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+class Triton(TritonCalls):
+    """A client of one server, for one thread: what takes more than one call, or waiting."""
 
     def is_live(self) -> bool:
         """Whether the server's process answers at all."""
         try:
-            return bool(self._client.is_server_live(client_timeout=self._timeout_s))
-        except InferenceServerException:
+            return bool(self._call(_LIVE, "ServerLive").live)
+        except ServerError:
             return False
 
     def require_live(self) -> None:
@@ -112,39 +64,42 @@ class Triton:
         Raises:
             ServerError: None does.
         """
-        if not self.is_live():
-            raise ServerError(
-                f"no Triton answers at {self.endpoint.grpc}",
-                remedy="Start one with: policyctl serve. Or name a running one with --url HOST:PORT.",
-            )
+        try:
+            if self._call(_LIVE, "ServerLive").live:
+                return
+            reason = "it says that it is not live"
+        except ServerError as error:
+            reason = connection_text(error.problem.partition(f"cannot {_LIVE}: ")[2])
+        raise ServerError(
+            f"no Triton answers at {self.endpoint.grpc}: {reason}",
+            remedy="Start one with: policyctl serve. Or name a running one by its gRPC port: --url HOST:PORT.",
+        )
 
-    def index(self) -> tuple[Served, ...]:
-        """Every model version that the server has loaded or tried to load.
-
-        Raises:
-            ServerError: No answer, or a wrong key.
-        """
-        found = self._call("list models", self._client.get_model_repository_index, headers=self._headers)
-        return tuple(Served(m.name, int(m.version), m.state, m.reason) for m in found.models if m.version)
-
-    def load(self, name: str, slot: int) -> None:
+    def load(self, name: str, slot: int, *, interrupt: Callable[[], None] | None = None) -> None:
         """Load `name` as its configuration says and wait until `slot` is ready.
 
+        Args:
+            name: The Triton model.
+            slot: The version that must be ready.
+            interrupt: Called now and then meanwhile; what it raises ends the
+                wait, and leaves the load to the server.
+
         Raises:
+            LoadUnderWayError: An earlier load of it has not ended.
             ServerError: The server refuses (with its reason: a backend that
                 found a changed file says which), or does not get ready in time.
         """
-        self._call(f"load {name}", self._client.load_model, name, headers=self._headers, timeout_s=self.load_timeout_s)
-        deadline = time.monotonic() + self.load_timeout_s
-        while True:
-            mine = [s for s in self.index() if s.name == name]
-            ready = {s.slot for s in mine if s.state == "READY"}
-            if ready == {slot}:
-                return
-            if time.monotonic() >= deadline:
-                seen = "; ".join(f"{s.slot} {s.state} {s.reason}".strip() for s in mine) or "nothing"
-                raise ServerError(f"{name}: slot {slot} did not become ready, the server lists {seen}")
-            time.sleep(_POLL_S)
+        if self.endpoint.engine in {"", "external"}:
+            self.require_sees(name)
+        self.require_no_load(name, patience_s=self._timeout_s)
+        load = partial(
+            self._call, f"load {name}", "RepositoryModelLoad", timeout_s=self.load_timeout_s, model_name=name
+        )
+        _interruptible(load, interrupt)
+        if not self._wait(lambda: self._slots(name, _READY) == {slot}, self.load_timeout_s):
+            versions = [f"{s.slot} {s.state} {s.reason}".strip() for s in self.index() if s.name == name]
+            listed = "; ".join(versions) or "nothing"
+            raise ServerError(f"{name}: slot {slot} did not become ready, the server lists {listed}")
 
     def unload(self, name: str) -> None:
         """Take `name` out of service; nothing happens where it is not loaded.
@@ -154,16 +109,15 @@ class Triton:
         process is dead already, and it loads the same name again meanwhile.
 
         Raises:
-            ServerError: No answer, or it is still ready after the time limit.
+            LoadUnderWayError: A load of it has not ended.
+            ServerError: It is still ready after the time limit.
         """
-        if not any(s.name == name and s.state in {"READY", "LOADING"} for s in self.index()):
+        self.require_no_load(name, patience_s=min(_UNLOAD_PATIENCE_S, self._timeout_s))
+        if not self._slots(name, _READY):
             return
-        self._call(f"unload {name}", self._client.unload_model, name, headers=self._headers)
-        deadline = time.monotonic() + self.load_timeout_s
-        while any(s.name == name and s.state == "READY" for s in self.index()):
-            if time.monotonic() >= deadline:
-                raise ServerError(f"{name} is still ready after {self.load_timeout_s:.0f} s")
-            time.sleep(_POLL_S)
+        self._call(f"unload {name}", "RepositoryModelUnload", model_name=name)
+        if not self._wait(lambda: not self._slots(name, _READY), self.load_timeout_s):
+            raise ServerError(f"{name} is still ready after {self.load_timeout_s:.0f} s")
 
     def infer(
         self,
@@ -180,146 +134,100 @@ class Triton:
             observations: By input name, each of shape (n, *spec.shape).
             outputs: What to ask for.
             slot: A version; None for the one that unversioned clients get.
-
-        Raises:
-            ServerError: No answer in time, or an error for an answer.
         """
-        inputs = []
-        for key, array in observations.items():
-            tensor = triton_grpc.InferInput(key, list(array.shape), np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(np.ascontiguousarray(array))
-            inputs.append(tensor)
-        result = self._call(
+        from tritonclient.grpc import service_pb2 as messages
+
+        from policyctl.client.grpc_messages import arrays_of
+        from policyctl.client.tensors import DATATYPES
+
+        tensor, output = (
+            messages.ModelInferRequest.InferInputTensor,
+            messages.ModelInferRequest.InferRequestedOutputTensor,
+        )
+        response = self._call(
             f"infer {name}",
-            self._client.infer,
-            name,
-            inputs,
-            model_version="" if slot is None else str(slot),
-            request_id=control_request_id(correlation.current().get("move", "")),
-            outputs=[triton_grpc.InferRequestedOutput(key) for key in outputs],
-        )
-        answer = {key: result.as_numpy(key) for key in outputs}
-        if missing := [key for key, value in answer.items() if value is None]:
-            raise ServerError(f"{name} did not answer {', '.join(missing)}")
-        return Answer(slot=int(result.get_response().model_version), outputs=answer)
-
-    def config(self, name: str) -> str:
-        """The configuration that `name` is served by, as text: what its file says, and what the server added.
-
-        Raises:
-            ServerError: No answer, or it is not loaded.
-        """
-        found = self._call(f"ask the configuration of {name}", self._client.get_model_config, name)
-        return str(text_format.MessageToString(found.config))
-
-    def trace(self, name: str, settings: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
-        """Change how the server traces `name`, and tell how it does now.
-
-        Args:
-            name: A loaded Triton model.
-            settings: By Triton's names; None gives one back to the server's default.
-
-        Raises:
-            ServerError: No answer, a wrong key, no such model, or settings that are refused.
-        """
-        found = self._call(
-            f"trace {name}",
-            self._client.update_trace_settings,
+            "ModelInfer",
             model_name=name,
-            settings=dict(settings or {}),
-            headers=self._headers,
+            model_version="" if slot is None else str(slot),
+            id=control_request_id(correlation.current().get("move", "")),
+            inputs=[tensor(name=k, shape=a.shape, datatype=DATATYPES[a.dtype]) for k, a in observations.items()],
+            outputs=[output(name=key) for key in outputs],
+            raw_input_contents=[array.tobytes() for array in observations.values()],
         )
-        return {key: tuple(setting.value) for key, setting in found.settings.items()}
-
-    def version(self) -> str:
-        """Triton's own version, as ``2.51.0``.
-
-        Raises:
-            ServerError: No answer.
-        """
-        return str(self._call("ask the version", self._client.get_server_metadata).version)
-
-    def log_level(self, level: LogLevel) -> LogLevel:
-        """Change how much the server logs, and tell how much it does now.
-
-        Args:
-            level: The least; debug is Triton's verbose level 1.
-
-        Raises:
-            ServerError: No answer, or a wrong key.
-        """
-        wanted = {
-            "log_info": level.rank <= LogLevel.INFO.rank,
-            "log_warning": level.rank <= LogLevel.WARNING.rank,
-            "log_error": True,
-            "log_verbose_level": int(level is LogLevel.DEBUG),
-        }
-        change = self._client.update_log_settings
-        found = self._call("change what is logged", change, settings=wanted, headers=self._headers).settings
-        if found["log_verbose_level"].uint32_param:
-            return LogLevel.DEBUG
-        if found["log_info"].bool_param:
-            return LogLevel.INFO
-        return LogLevel.WARNING if found["log_warning"].bool_param else LogLevel.ERROR
+        answer = arrays_of(response)
+        if missing := [key for key in outputs if key not in answer]:
+            raise ServerError(f"{name} did not answer {', '.join(missing)}")
+        return Answer(int(response.model_version), answer)
 
     def answered(self, name: str) -> int:
-        """Requests that `name` has answered since it was loaded; 0 where it is not loaded.
+        """Requests that `name` has answered since it was loaded; 0 where it is not loaded."""
+        return sum(slot.succeeded for slot in self.counters(name)) if self._slots(name, _READY) else 0
 
-        Raises:
-            ServerError: No answer.
-        """
-        if not any(s.name == name and s.state == "READY" for s in self.index()):
-            return 0
-        found = self._call(f"count {name}", self._client.get_inference_statistics, name)
-        return sum(int(s.inference_stats.success.count) for s in found.model_stats)
-
-    def counters(self, name: str = "") -> tuple[Counters, ...]:
-        """What every loaded slot has done since it was loaded.
+    def require_sees(self, folder: str) -> None:
+        """Refuse a server whose model repository lacks a folder: it serves another one than ours.
 
         Args:
-            name: Only of this Triton model; empty for all.
+            folder: One that is in ours.
 
         Raises:
-            ServerError: No answer, or no such model.
+            ServerError: Its list has no such folder, or does not answer.
         """
-        found = self._call(f"read statistics of {name or 'all'}", self._client.get_inference_statistics, name)
-        return tuple(_counters(each) for each in found.model_stats)
+        if not any(model.name == folder for model in self._listed()):
+            raise ServerError(
+                f"the Triton at {self.endpoint.grpc} has no folder {folder} in its model repository, which ours has:"
+                " it serves another repository, or a copy of this one",
+                remedy="Name the server of this repository with --url, or that server's repository with --repository.",
+            )
 
-    def regions(self) -> tuple[str, ...]:
-        """Names of the shared memory that clients have registered.
+    def require_no_load(self, name: str, *, patience_s: float = 0.0) -> None:
+        """Refuse while `name` is being loaded.
+
+        Args:
+            name: The Triton model.
+            patience_s: How long to wait for the end of the load.
 
         Raises:
-            ServerError: No answer.
+            LoadUnderWayError: It has not ended.
         """
-        found = self._call("list shared memory", self._client.get_system_shared_memory_status)
-        return tuple(sorted(found.regions))
+        if not self._wait(lambda: not self._slots(name, LOADING), patience_s):
+            raise LoadUnderWayError(
+                f"{self.endpoint.grpc}: an earlier load of {name} has not ended",
+                remedy="Wait for it, or start the server again (policyctl serve) when its clients can do without.",
+            )
 
-    def forget_region(self, name: str) -> None:
-        """Let go of a client's shared memory; nothing happens where it is not registered.
+    def _slots(self, name: str, state: str) -> set[int]:
+        """The versions of `name` that are in `state`."""
+        return {served.slot for served in self.index() if (served.name, served.state) == (name, state)}
 
-        Raises:
-            ServerError: No answer.
-        """
-        self._call(f"forget region {name}", self._client.unregister_system_shared_memory, name)
+    @staticmethod
+    def _wait(is_done: Callable[[], bool], limit_s: float) -> bool:
+        """Whether it is done in time."""
+        deadline = time.monotonic() + limit_s
+        while not is_done():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
 
-    def _call(self, what: str, method: Any, *args: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:
+
+def _interruptible(call: Callable[[], Any], interrupt: Callable[[], None] | None) -> None:
+    """Make `call` in another thread, so that waiting for it can end before it does."""
+    if interrupt is None:
+        call()
+        return
+    errors: list[ServerError] = []
+
+    def run() -> None:
         try:
-            return method(*args, client_timeout=timeout_s or self._timeout_s, **kwargs)
-        except InferenceServerException as error:
-            remedy = "Is the server up? See: policyctl status" if "UNAVAILABLE" in str(error.status()) else ""
-            words = " ".join(str(error.message()).split())
-            raise ServerError(f"{self.endpoint.grpc}: cannot {what}: {words}", remedy=remedy) from error
+            call()
+        except ServerError as error:
+            errors.append(error)
 
-
-def _counters(found: Any) -> Counters:
-    seen = found.inference_stats
-    return Counters(
-        name=found.name,
-        slot=int(found.version),
-        succeeded=int(seen.success.count),
-        failed=int(seen.fail.count),
-        duration_us=seen.success.ns / 1e3,
-        queue_us=seen.queue.ns / 1e3,
-        compute_us=(seen.compute_input.ns + seen.compute_infer.ns + seen.compute_output.ns) / 1e3,
-        executions=int(found.execution_count),
-    )
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_INTERRUPT_S)
+        if thread.is_alive():
+            interrupt()
+    for error in errors:
+        raise error

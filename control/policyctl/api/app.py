@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from policyctl import __version__
+from policyctl.api import handbook
 from policyctl.api.context import Api
 from policyctl.api.describe import DESCRIPTION, describe
 from policyctl.api.edge import Edge
@@ -37,7 +40,7 @@ def create(api: Api | None) -> FastAPI:
         title="policyctl control API",
         version=__version__,
         description=DESCRIPTION,
-        docs_url=None,  # they would load scripts from elsewhere
+        docs_url=None,  # FastAPI's own would load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -64,6 +67,7 @@ def create(api: Api | None) -> FastAPI:
         admin.router,
     ):
         app.include_router(router)
+    _pages(app)
     _refusals(app)
     if api is not None:
         app.add_middleware(Edge, api=api)
@@ -77,39 +81,50 @@ def create(api: Api | None) -> FastAPI:
     return app
 
 
+def _pages(app: FastAPI) -> None:
+    @cache
+    def text(render: Callable[[Mapping[str, Any]], str]) -> str:
+        return render(app.openapi())
+
+    @app.get("/", include_in_schema=False)
+    async def front() -> Response:
+        return HTMLResponse(text(handbook.front), headers=handbook.HEADERS)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(text(handbook.handbook), headers=handbook.HEADERS)
+
+
 def _refusals(app: FastAPI) -> None:
-    def told(request: Request, error: ProblemError) -> Response:
+    def answer(request: Request, error: ProblemError) -> Response:
         return error.problem.answer(request_id=request.state.request_id, path=request.url.path)
 
     @app.exception_handler(ProblemError)
     async def _of_http(request: Request, error: ProblemError) -> Response:
-        return told(request, error)
+        return answer(request, error)
 
     @app.exception_handler(PolicyctlError)
     async def _of_service(request: Request, error: PolicyctlError) -> Response:
-        return told(request, ProblemError(of_error(error)))
+        return answer(request, ProblemError(of_error(error)))
 
     @app.exception_handler(RequestValidationError)
     async def _of_shape(request: Request, error: RequestValidationError) -> Response:
-        found = [{"field": _field(each["loc"]), "problem": str(each["msg"])} for each in error.errors()[:_MOST_ERRORS]]
-        words = "; ".join(f"{each['field']}: {each['problem']}" for each in found)
-        more = {"errors": found}
-        return told(
-            request,
-            refusal(422, "request", "Wrong request", words, "Correct it; /openapi.json says what is asked.", more=more),
-        )
+        errors = [{"field": _field(each["loc"]), "problem": str(each["msg"])} for each in error.errors()[:_MOST_ERRORS]]
+        problem = "; ".join(f"{each['field']}: {each['problem']}" for each in errors)
+        remedy = "Correct it; /openapi.json says what is asked."
+        return answer(request, refusal(422, "request", "Wrong request", problem, remedy, more={"errors": errors}))
 
     @app.exception_handler(HTTPException)
     async def _of_routing(request: Request, error: HTTPException) -> Response:
-        # What is no UTF-8 is 400 to FastAPI and what is no JSON 422; here both are a wrong request.
+        # Bytes that are not UTF-8 are 400 to FastAPI, and text that is not JSON 422; here both are a wrong request.
         status = 422 if error.status_code == 400 else error.status_code
-        words = {
+        problem = {
             404: f"there is no {request.url.path}",
             405: f"{request.url.path} knows no {request.method}",
         }.get(status, "the request cannot be understood")
         kind, title = _ROUTING.get(status, ("request", "Wrong request"))
         remedy = "See /openapi.json for what there is."
-        return told(request, refusal(status, kind, title, words, remedy, headers=error.headers))
+        return answer(request, refusal(status, kind, title, problem, remedy, headers=error.headers))
 
 
 def _field(location: Any) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, ParamSpec, TypeVar
@@ -21,14 +23,39 @@ from policyctl.domain.log_event import LogLevel
 from policyctl.domain.operations import Operation
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control
-from policyctl.services.health import Looker
-from policyctl.services.operations import Operations
+from policyctl.services.rollout.operations import Operations
+from policyctl.services.show.health import Looker
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _READ_BURST_S: Final = 2.0
 _FAILURES_PER_MINUTE: Final = 30.0
+_REFUSALS_PER_MINUTE: Final = 60.0
+_FRESH_S: Final = 1.0
+"""A result up to that age serves the next caller too, where callers share one."""
+MOST_AT_ONCE: Final = 32
+"""Requests that one caller may have under way."""
 LOGGER: Final = "policyctl.api"
+LOOKS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""The methods that change nothing."""
+ANONYMOUS: Final = "anonymous"
+
+
+class Pools:
+    """Threads for what blocks: callers without a token cannot occupy those of a token, nor a look those of a move."""
+
+    def __init__(self) -> None:
+        self.changes = ThreadPoolExecutor(16, "api-changes")
+        self.looks = ThreadPoolExecutor(16, "api-looks")
+        self.anonymous = ThreadPoolExecutor(8, "api-anonymous")
+        self.shared = ThreadPoolExecutor(4, "api-shared")
+
+    def of(self, request: Request) -> ThreadPoolExecutor:
+        """The threads for this request."""
+        if request.method not in LOOKS:
+            return self.changes
+        caller = getattr(request.state, "caller", None)
+        return self.anonymous if caller is None or caller.name == ANONYMOUS else self.looks
 
 
 @dataclass(slots=True)
@@ -38,14 +65,17 @@ class Api:
     Attributes:
         control: Reads the repository; its settings are those of now.
         local: It listens on this machine alone.
-        audit: Where calls that would change something are told.
+        audit: Where calls that would change something are listed.
         tokens: Who may ask.
         operations: What was asked.
         health: How everything is.
         meters: What is counted.
         reads: How often each may look.
         changes: How often each may change something.
-        failures: How often each address may show a token that is none.
+        failures: How often each address may show an unknown token.
+        refusals: How often the audit takes a line about callers without a token that counts.
+        pools: The threads for what blocks.
+        shared: The last results that callers share, and when each was asked for.
     """
 
     control: Control
@@ -58,7 +88,11 @@ class Api:
     reads: Buckets
     changes: Buckets
     failures: Buckets
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16, "api"))
+    refusals: Buckets
+    pools: Pools = field(default_factory=Pools)
+    shared: dict[str, tuple[float, asyncio.Future[Any]]] = field(default_factory=dict)
+    _under_way: Counter[str] = field(default_factory=Counter)
+    _unlisted: int = 0
 
     @classmethod
     def of(cls, control: Control, *, local: bool) -> Api:
@@ -84,28 +118,61 @@ class Api:
             reads=Buckets(reads),
             changes=Buckets(changes),
             failures=Buckets(lambda: (_FAILURES_PER_MINUTE / 60, _FAILURES_PER_MINUTE)),
+            refusals=Buckets(lambda: (_REFUSALS_PER_MINUTE / 60, _REFUSALS_PER_MINUTE)),
         )
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do what blocks beside the event loop, within the time that one call may take.
+    @contextmanager
+    def place(self, caller: str) -> Iterator[bool]:
+        """One of the requests that `caller` has under way while the block runs; False where it has too many."""
+        self._under_way[caller] += 1
+        try:
+            yield self._under_way[caller] <= MOST_AT_ONCE
+        finally:
+            self._under_way[caller] -= 1
+            if not self._under_way[caller]:
+                del self._under_way[caller]
+
+    async def share(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which runs once for all who ask within a second, however many they are.
+
+        Raises:
+            ServerError: It took longer than one call may take.
+        """
+        name, now = work.__qualname__, time.monotonic()
+        since, future = self.shared.get(name, (0.0, None))
+        if future is None or (future.done() and now - since > _FRESH_S):
+            future = asyncio.ensure_future(self.within(self.pools.shared, work))
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())  # every asker may have gone
+            self.shared[name] = (now, future)
+        return await asyncio.shield(future)
+
+    async def within(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        """Do what blocks on one of these threads, within the time that one call may take.
 
         Raises:
             ServerError: It took longer; it goes on, and nobody waits for it.
         """
         loop, limit_s = asyncio.get_running_loop(), self.control.settings.api.timeout_s
-        future = loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
         try:
-            return await asyncio.wait_for(future, limit_s)
+            return await asyncio.wait_for(loop.run_in_executor(pool, work), limit_s)
         except TimeoutError as error:
             raise ServerError(
                 f"no answer within {limit_s:g} s", remedy="Try again, or raise POLICYCTL_API__TIMEOUT_S."
             ) from error
 
     async def tell(self, entry: dict[str, Any]) -> None:
-        """Add to the audit; a disk that takes no line is told to the log."""
+        """Add to the audit; where the disk takes no line, the log says so.
+
+        Strangers cannot push the lines of others out: what exceeds their share is counted in the next line.
+        """
+        if entry["who"] in {None, ANONYMOUS} and self.refusals.take(ANONYMOUS):
+            self._unlisted += 1
+            return
+        if self._unlisted:
+            entry, self._unlisted = {**entry, "unlisted_before": self._unlisted}, 0
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._pool, self.audit.append, entry)
+            await loop.run_in_executor(self.pools.changes, self.audit.append, entry)
         except PolicyctlError as error:
             _lost(self.control, error, entry)
 
@@ -116,12 +183,22 @@ class Api:
 
 def api_of(request: Request) -> Api:
     """The control API that this request came to."""
-    found: Api = request.app.state.api
-    return found
+    api: Api = request.app.state.api
+    return api
+
+
+async def run(request: Request, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do what blocks on another thread than the event loop's, within the time that one call may take.
+
+    Raises:
+        ServerError: It took longer; it goes on, and nobody waits for it.
+    """
+    api = api_of(request)
+    return await api.within(api.pools.of(request), lambda: work(*args, **kwargs))
 
 
 def utc_now() -> str:
-    """The time, as every document tells it."""
+    """The time, as every document writes it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -147,5 +224,5 @@ def _tell(control: Control, audit: Audit, operation: Operation) -> None:
 
 
 def _lost(control: Control, error: PolicyctlError, entry: dict[str, Any]) -> None:
-    words = f"The audit cannot be written: {error.problem}. It would say: {json.dumps(entry)}"
-    control.tell(words, level=LogLevel.ERROR, logger=LOGGER)
+    message = f"The audit cannot be written: {error.problem}. It would say: {json.dumps(entry)}"
+    control.tell(message, level=LogLevel.ERROR, logger=LOGGER)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -34,7 +36,7 @@ Refusals are RFC 9457 problem documents with `problem`, `remedy`, and the comman
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The refusals of a route, beside those that every guarded route has."""
+    """The refusals of a route, with those that every guarded route has."""
     return {status: _refusal(status) for status in sorted({*_EVERYWHERE, *statuses})}
 
 
@@ -50,14 +52,16 @@ def _refusal(status: int) -> dict[str, Any]:
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The document."""
-    found = get_openapi(
+    document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
     )
-    components = found.setdefault("components", {})
+    components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    for name, example in json.loads((Path(__file__).parent / "examples.json").read_text()).items():
+        schemas[name]["examples"] = [example]
     components["schemas"] = dict(sorted(schemas.items()))
     components["securitySchemes"] = {
         SCHEME: {
@@ -68,4 +72,4 @@ def describe(app: FastAPI) -> dict[str, Any]:
             " (setting `api.anonymous`).",
         }
     }
-    return found
+    return document

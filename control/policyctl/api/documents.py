@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policyctl.domain.operations import MovePhase, OperationKind, OperationState
 from policyctl.domain.tokens import Scope
-from policyctl.services.health import Grade
+from policyctl.services.show.health import Grade
 
 
 class Document(BaseModel):
@@ -32,25 +32,6 @@ class ErrorDocument(Document):
 
 class Problem(Document):
     """RFC 9457; ``code`` and ``exit_code`` are those of the command line."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:policyctl:problem:server",
-                    "title": "No Triton answers",
-                    "status": 503,
-                    "detail": "no server is running on /srv/model_repository. Start one with: policyctl serve",
-                    "instance": "/v1/models/walker/rollbacks",
-                    "code": "server",
-                    "exit_code": 6,
-                    "problem": "no server is running on /srv/model_repository",
-                    "remedy": "Start one with: policyctl serve",
-                    "request_id": "5f0c4e2a9b7d1c36",
-                }
-            ]
-        }
-    )
 
     type: str = Field(description="urn:policyctl:problem:..., the kind of problem")
     title: str
@@ -73,7 +54,7 @@ class Alive(Document):
 
 
 class CheckDocument(Document):
-    """One thing that was looked at; each kind has facts of its own."""
+    """One thing that was looked at; each kind has its facts."""
 
     name: str = Field(description="server, alias, integrity, journal, disk, moves or prometheus", examples=["alias"])
     status: Grade
@@ -82,35 +63,6 @@ class CheckDocument(Document):
 
 class HealthDocument(Document):
     """How everything is; degraded is not down."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "status": "ok",
-                    "checks": [
-                        {
-                            "name": "server",
-                            "status": "ok",
-                            "detail": "1 of 1 aliases answered an inference",
-                            "address": "127.0.0.1:8001",
-                        },
-                        {
-                            "name": "alias",
-                            "status": "ok",
-                            "detail": "answered",
-                            "model": "walker",
-                            "alias": "production",
-                            "served": "walker",
-                            "release": "1.0.0",
-                            "slot": 1,
-                            "certified": "2026-11-20T10:00:00.000000+00:00",
-                        },
-                    ],
-                }
-            ]
-        }
-    )
 
     status: Grade
     checks: list[CheckDocument]
@@ -126,7 +78,7 @@ class ModelDocument(Document):
 
 
 class ReleaseDocument(Document):
-    """A release, as `policyctl status --json` tells it."""
+    """A release, as `policyctl status --json` prints it."""
 
     model: str
     release: str
@@ -155,7 +107,7 @@ class MovingDocument(Document):
 
 
 class AliasDocument(Document):
-    """What an alias names, by the journal; `/v1/status` tells what really answers."""
+    """What an alias names, by the journal; `/v1/status` says what really answers."""
 
     model: str
     alias: str
@@ -181,7 +133,7 @@ class EvidenceDocument(Document):
 
 
 class RecordDocument(Document):
-    """A record of the journal; each kind has fields of its own."""
+    """A record of the journal; each kind has its fields."""
 
     seq: int
     time: str
@@ -193,7 +145,9 @@ class HistoryDocument(Document):
     """A page of the journal, oldest first."""
 
     records: list[RecordDocument]
-    before: int | None = Field(description="give it as `before` for the page of earlier records; null: there are none")
+    before: int | None = Field(
+        description="give it as `before` for the page of earlier records; null where this page is the first"
+    )
 
 
 class AliasStatusDocument(Document):
@@ -219,30 +173,6 @@ class StatusDocument(Document):
 class OperationDocument(Document):
     """What was asked, and how it stands."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "0f8a3c5d7e9b1a2c4d6e8f0a1b3c5d7e",
-                    "kind": "promotion",
-                    "model": "walker",
-                    "alias": "production",
-                    "state": "running",
-                    "phase": "certifying",
-                    "move": "8c1f0e2d3b4a5968",
-                    "by": "token:ci@edge-7",
-                    "accepted": "2026-11-20T10:00:00.000+00:00",
-                    "finished": None,
-                    "request": {"release": "1.1.0"},
-                    "result": None,
-                    "words": "",
-                    "error": None,
-                    "messages": ["Loading walker.candidate ..."],
-                }
-            ]
-        }
-    )
-
     id: str
     kind: OperationKind
     model: str
@@ -250,7 +180,7 @@ class OperationDocument(Document):
     state: OperationState
     phase: MovePhase = Field(description="how far the journal says that its move has come")
     move: str = Field(description="its move in the journal, once it has begun")
-    by: str = Field(description="in whose name the journal tells it")
+    by: str = Field(description="in whose name the journal records it")
     accepted: str
     finished: str | None
     request: dict[str, Any]
@@ -287,3 +217,4 @@ class AuditDocument(Document):
     time: str
     event: str = Field(description="asked or ended")
     who: str | None
+    unlisted_before: int = Field(0, description="calls without a token that counts since the line before, not listed")

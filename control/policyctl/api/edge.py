@@ -11,12 +11,12 @@ from typing import Any, Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from policyctl.api.context import LOGGER, Api, utc_now
-from policyctl.api.problems import unexpected
+from policyctl.api.context import LOGGER, LOOKS, Api, utc_now
+from policyctl.api.problems import refusal, unexpected
 from policyctl.domain.log_event import LogLevel
 
 _ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_LOOKS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -25,7 +25,7 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Of every answer. How long TLS must be kept is for whoever speaks it."""
+"""Of every answer. How long TLS must be kept is for the proxy that speaks it."""
 
 
 class Edge:
@@ -42,6 +42,7 @@ class Edge:
         started, state = time.perf_counter(), scope.setdefault("state", {})
         state["request_id"] = request_id = _request_id(scope)
         answer = {"status": 0}
+        app = _two_lengths if {name for name, _ in scope["headers"]} >= _LENGTHS else self._app
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -50,22 +51,29 @@ class Edge:
                 headers["X-Request-Id"] = request_id
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if scope["method"] not in _LOOKS:
+                if scope["method"] not in LOOKS:
                     await self._api.tell(_entry(scope, message["status"]))
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
-        except Exception as error:  # noqa: BLE001  a defect must not show itself to whoever asks
-            words = f"request {request_id}: {''.join(traceback.format_exception(error))}"
-            self._api.control.tell(words, level=LogLevel.ERROR, logger=LOGGER)
+            await app(scope, receive, sending)
+        except Exception as error:  # noqa: BLE001  a defect must not show itself to callers
+            message = f"request {request_id}: {''.join(traceback.format_exception(error))}"
+            self._api.control.tell(message, level=LogLevel.ERROR, logger=LOGGER)
             if not answer["status"]:
-                found = unexpected(request_id).answer(request_id=request_id, path=scope["path"])
-                await found(scope, receive, sending)
+                refused = unexpected(request_id).answer(request_id=request_id, path=scope["path"])
+                await refused(scope, receive, sending)
         finally:
-            # 499: whoever asked has gone.
+            # 499: the caller has gone.
             status = answer["status"] or 499
             self._api.meters.count(scope["method"], route_of(scope), status, time.perf_counter() - started)
+
+
+async def _two_lengths(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request that states its length twice: a proxy may have read another request out of it."""
+    problem = "the request has both Content-Length and Transfer-Encoding"
+    refused = refusal(400, "request", "Wrong request", problem, "Send one of them.", headers={"Connection": "close"})
+    await refused.problem.answer(request_id=scope["state"]["request_id"], path=scope["path"])(scope, receive, send)
 
 
 def route_of(scope: Scope) -> str:

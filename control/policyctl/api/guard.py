@@ -16,9 +16,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any, Final
 
 from fastapi import Request, Response
@@ -26,19 +29,22 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from policyctl.api.context import LOGGER, Api, api_of
+from policyctl.api.context import ANONYMOUS, LOGGER, LOOKS, MOST_AT_ONCE, Api, api_of, run
 from policyctl.api.problems import refusal, too_many
+from policyctl.domain.choices import Anonymous
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.tokens import Scope, find
-from policyctl.errors import IntegrityError, ServerError
-from policyctl.settings import Anonymous
+from policyctl.errors import IntegrityError, ServerError, UsageError
 
-ANONYMOUS: Final = "anonymous"
 SCHEME: Final = "token"
 """The security scheme's name in the OpenAPI document."""
 BODY_TIMEOUT_S: Final = 10.0
-_PASSED_ON: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
-_HERE: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+_PASSED_ON: Final = re.compile(
+    "forwarded|via|cdn-loop|(x-forwarded|x-original|x-envoy|x-azure|cf-connecting|fastly-client)(-.*)?"
+    "|x-real-ip|(true|x|x-cluster)-client-ip"
+)
+"""The headers that proxies add."""
+_HOST: Final = re.compile(r"(localhost|[0-9.]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +62,18 @@ class Caller:
 
 def caller_of(request: Request) -> Caller:
     """Who asks, as the guard found."""
-    found: Caller = request.state.caller
-    return found
+    caller: Caller = request.state.caller
+    return caller
 
 
-def guarded(needs: Scope, *, open_here: bool = False) -> type[APIRoute]:
+def guarded(needs: Scope, *, open_here: bool = False, monitors: bool = False) -> type[APIRoute]:
     """The class of routes that ask for a scope.
 
     Args:
         needs: The scope.
         open_here: On this machine nobody needs a token.
+        monitors: What watches this API asks here. An answer costs little, however many ask, so no rate holds
+            for it, and other requests of the same caller take no place from it.
     """
 
     class Guarded(APIRoute):
@@ -74,6 +82,8 @@ def guarded(needs: Scope, *, open_here: bool = False) -> type[APIRoute]:
         def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
             security: list[dict[str, list[str]]] = [{SCHEME: [needs.value]}]
             extra = {"security": [{}, *security] if open_here else security}
+            if not iscoroutinefunction(endpoint):
+                endpoint = _off_the_loop(endpoint)
             super().__init__(path, endpoint, **{**options, "openapi_extra": extra})
 
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -84,13 +94,28 @@ def guarded(needs: Scope, *, open_here: bool = False) -> type[APIRoute]:
                 api = api_of(request)
                 request.state.caller = caller = identify(api, request, open_here=open_here)
                 require_scope(caller, needs)
-                _require_rate(api, request, caller)
-                body = await _body(request, most_bytes=api.control.settings.api.max_body_bytes)
-                return await inner(Request(request.scope, _again(body, request)))
+                if not monitors:
+                    _require_rate(api, request, caller)
+                with api.place(f"{caller.name} {self.path}" if monitors else caller.name) as free:
+                    if not free:
+                        problem = f"{caller.name} has {MOST_AT_ONCE} requests under way"
+                        raise too_many(problem, "Wait until one of them is answered.", retry_s=1)
+                    body = await _body(request, most_bytes=api.control.settings.api.max_body_bytes)
+                    return await inner(Request(request.scope, _again(body, request)))
 
             return handle
 
     return Guarded
+
+
+def _off_the_loop(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """`endpoint`, which blocks, as a coroutine that carries it out on the threads of its caller."""
+
+    @wraps(endpoint)
+    async def endpoint_of_loop(request: Request, **given: Any) -> Any:
+        return await run(request, endpoint, request, **given)
+
+    return endpoint_of_loop
 
 
 def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
@@ -99,29 +124,30 @@ def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
     Raises:
         ProblemError: A token that does not count, or none where one is needed.
     """
-    header = request.headers.get("authorization")
-    if header is None:
+    headers = request.headers.getlist("authorization")
+    if not headers:
         return _without_token(api, request, open_here=open_here)
+    header = headers[0] if len(headers) == 1 else ""  # of two, nobody knows which one a proxy went by
     try:
         tokens = api.tokens.read()
-    except IntegrityError as error:
-        # Not for whoever asks to put right, and nobody is let in meanwhile.
-        words = f"Nobody is let in: {error.problem}. {error.remedy}"
-        api.control.tell(words, level=LogLevel.ERROR, logger=LOGGER)
+    except (IntegrityError, UsageError) as error:
+        # The caller cannot put that right, and nobody is let in meanwhile.
+        message = f"Nobody is let in: {error.problem}. {error.remedy}"
+        api.control.tell(message, level=LogLevel.ERROR, logger=LOGGER)
         raise ServerError("the tokens of this control API cannot be read", remedy="Its log says why.") from error
     scheme, _, secret = header.partition(" ")
     token = find(tokens, secret.strip()) if scheme.lower() == "bearer" else None
     if token is None or not token.good(datetime.now(UTC)):
         # After the look, not before: behind a proxy the address is everybody's.
         if api.failures.take(request.client.host if request.client is not None else ""):
-            raise too_many("too many tokens that are none came from this address", "Wait a minute.", retry_s=60)
-        why = "is none" if token is None else f"is {token.state(datetime.now(UTC))}"
+            raise too_many("too many unknown tokens came from this address", "Wait a minute.", retry_s=60)
+        why = "is unknown" if token is None else f"is {token.state(datetime.now(UTC))}"
         raise refusal(
             401,
             "unauthorized",
             "No token that counts",
             f"the token {why}" if scheme.lower() == "bearer" else "Authorization is not Bearer TOKEN",
-            "Ask whoever keeps the repository for one: policyctl token create NAME --scope read",
+            "Ask the keeper of the repository for one: policyctl token create NAME --scope read",
             headers={"WWW-Authenticate": 'Bearer realm="policyctl", error="invalid_token"'},
         )
     return Caller(token.name, token.scope)
@@ -129,7 +155,7 @@ def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
 
 def _without_token(api: Api, request: Request, *, open_here: bool) -> Caller:
     may_look = open_here or api.control.settings.api.anonymous is Anonymous.READ
-    if api.local and may_look and not any(name in request.headers for name in _PASSED_ON) and _called_here(request):
+    if api.local and may_look and not _passed_on(request) and _called_here(request):
         return Caller(ANONYMOUS, Scope.READ)
     raise refusal(
         401,
@@ -141,14 +167,17 @@ def _without_token(api: Api, request: Request, *, open_here: bool) -> Caller:
     )
 
 
+def _passed_on(request: Request) -> bool:
+    return any(_PASSED_ON.fullmatch(name.replace("_", "-")) for name in request.headers)
+
+
 def _called_here(request: Request) -> bool:
-    host = request.headers.get("host", "").lower()
-    name = host if host.endswith("]") else host.rpartition(":")[0] or host
-    return name in _HERE
+    called = _HOST.fullmatch(request.headers.get("host", "").lower())
+    return called is not None and is_loopback(called[1])
 
 
 def require_scope(caller: Caller, needs: Scope, *, what: str = "this") -> None:
-    """Refuse whoever may not.
+    """Refuse a caller who may not.
 
     Raises:
         ProblemError: The scope is not enough.
@@ -167,7 +196,7 @@ def require_scope(caller: Caller, needs: Scope, *, what: str = "this") -> None:
 
 
 def _require_rate(api: Api, request: Request, caller: Caller) -> None:
-    looks = request.method in {"GET", "HEAD"}
+    looks = request.method in LOOKS
     wait_s = (api.reads if looks else api.changes).take(caller.name)
     if wait_s:
         what = "looks" if looks else "changes"
@@ -177,7 +206,7 @@ def _require_rate(api: Api, request: Request, caller: Caller) -> None:
 async def _body(request: Request, *, most_bytes: int) -> bytes:
     """All that was sent, if it is not too much and comes in time."""
     said = request.headers.get("content-length", "")
-    parts, size = [], int(said) if said.isdigit() else 0
+    parts, size = [], int(said) if re.fullmatch("[0-9]{1,18}", said) else 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             if size <= most_bytes:
@@ -204,13 +233,13 @@ async def _body(request: Request, *, most_bytes: int) -> bytes:
 
 def _again(body: bytes, request: Request) -> Callable[[], Coroutine[Any, Any, Message]]:
     """The body once more, for FastAPI; then whatever else the connection says."""
-    told = False
+    was_sent = False
 
     async def receive() -> Message:
-        nonlocal told
-        if told:
+        nonlocal was_sent
+        if was_sent:
             return await request.receive()
-        told = True
+        was_sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive

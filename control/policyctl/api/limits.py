@@ -44,6 +44,6 @@ class Buckets:
         return min(burst, left + (now - since) * per_s)
 
     def _drop_full(self, now: float) -> None:
-        """Forget whoever has not asked for so long that it makes no difference, or everybody where nobody has."""
+        """Forget callers whose buckets are full again, or all callers where no bucket is."""
         kept = {who: value for who, value in self._left.items() if self._level(who, now) < self.rate()[1]}
         self._left = kept if len(kept) < _MOST else {}

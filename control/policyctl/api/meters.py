@@ -20,7 +20,7 @@ class Meters:
     """The two series of one control API."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a third series beside each, which nobody asks
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a third series of each, which nobody reads
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "policyctl_api_requests",

@@ -6,7 +6,8 @@ knows the one knows the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,36 +15,24 @@ from fastapi.responses import JSONResponse
 
 from policyctl.domain.operations import Failure
 from policyctl.errors import BusyError, PolicyctlError, UsageError
-from policyctl.services.operations import KeyReusedError, LimitError
+from policyctl.services.rollout.operations import KeyReusedError, LimitError
 
 MEDIA_TYPE: Final = "application/problem+json"
 _TYPE: Final = "urn:policyctl:problem:"
 
-STATUS: Final[Mapping[str, int]] = {
-    "usage": 422,
-    "integrity": 409,
-    "gate": 409,
-    "parity": 409,
-    "busy": 409,
-    "server": 503,
-    "move": 409,
-    "aborted": 409,
-    "unsupported": 409,
+STATUS: Final[Mapping[str, tuple[int, str]]] = {
+    "usage": (422, "Wrong usage"),
+    "integrity": (409, "Not as published, or not as the journal says"),
+    "gate": (409, "A gate did not pass"),
+    "parity": (409, "An artifact does not agree with its policy"),
+    "busy": (409, "Somebody else is at work"),
+    "server": (503, "No Triton answers"),
+    "move": (409, "The move failed, the incumbent was kept"),
+    "aborted": (409, "The move was aborted"),
+    "unsupported": (409, "Not possible on this machine"),
 }
-"""The HTTP status of each code of `policyctl.errors`."""
-
-_TITLES: Final[Mapping[str, str]] = {
-    "usage": "Wrong usage",
-    "integrity": "Not as published, or not as the journal says",
-    "gate": "A gate did not pass",
-    "parity": "An artifact does not agree with its policy",
-    "busy": "Somebody else is at work",
-    "server": "No Triton answers",
-    "move": "The move failed, the incumbent was kept",
-    "aborted": "The move was aborted",
-    "unsupported": "Not possible on this machine",
-    "error": "An unexpected failure",
-}
+"""HTTP status and title of each code of `policyctl.errors`."""
+_DEFECT: Final = (500, "An unexpected failure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +45,7 @@ class Problem:
         title: The kind of problem, the same each time.
         failure: Code, exit code, problem and remedy.
         headers: Of the answer.
-        more: Members of its own.
+        more: Members that only this kind has.
     """
 
     status: int
@@ -68,17 +57,17 @@ class Problem:
 
     def answer(self, *, request_id: str, path: str) -> JSONResponse:
         """The answer."""
-        found = self.failure
+        failure = self.failure
         body = {
             "type": _TYPE + self.kind,
             "title": self.title,
             "status": self.status,
-            "detail": f"{found.problem}. {found.remedy}".removesuffix(". "),
+            "detail": f"{failure.problem}. {failure.remedy}".removesuffix(". "),
             "instance": path,
-            "code": found.code,
-            "exit_code": found.exit_code,
-            "problem": found.problem,
-            "remedy": found.remedy,
+            "code": failure.code,
+            "exit_code": failure.exit_code,
+            "problem": failure.problem,
+            "remedy": failure.remedy,
             "request_id": request_id,
             **self.more,
         }
@@ -114,6 +103,19 @@ def not_found(problem: str, remedy: str) -> ProblemError:
     return refusal(404, "not-found", "Not found", problem, remedy)
 
 
+@contextmanager
+def missing_is_not_found() -> Iterator[None]:
+    """Answer 404 where a service refuses the block because there is no such thing at this address.
+
+    Raises:
+        ProblemError: The block raised a `UsageError`.
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise not_found(error.problem, error.remedy) from error
+
+
 def too_many(problem: str, remedy: str, *, retry_s: int) -> ProblemError:
     """More, or sooner, than is allowed."""
     headers = {"Retry-After": str(retry_s)}
@@ -131,9 +133,8 @@ def of_error(error: PolicyctlError, **more: Any) -> Problem:
 
 def of_failure(failure: Failure, **more: Any) -> Problem:
     """What a service refused, or an operation ended with."""
-    status = STATUS.get(failure.code, 500)
+    status, title = STATUS.get(failure.code, _DEFECT)
     headers = {"Retry-After": "5"} if failure.code in {"busy", "server"} else {}
-    title = _TITLES.get(failure.code, _TITLES["error"])
     return Problem(status, failure.code, title, failure, headers, more)
 
 

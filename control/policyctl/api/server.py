@@ -1,4 +1,4 @@
-"""Run the control API: on which address, alone on its repository, until told to stop."""
+"""Run the control API: on which address, alone on its repository, until a signal."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
+from fastapi import FastAPI
 
 from policyctl.adapters import lock
 from policyctl.adapters.audit import FOLDER
 from policyctl.adapters.token_store import TokenFile
 from policyctl.api.app import create
+from policyctl.api.connections import Connection, end_late
 from policyctl.api.context import LOGGER, Api
 from policyctl.api.guard import is_loopback
 from policyctl.config.reading import Reading
 from policyctl.domain.log_event import LogLevel
 from policyctl.errors import UsageError
 from policyctl.services.control import Control
-from policyctl.services.log_serve import serving
-from policyctl.services.reload import Reloader
-from policyctl.services.signals import stop_on_signal
+from policyctl.services.logs.server_log import serving
+from policyctl.services.supervise.reload import Reloader
 from policyctl.settings import Settings
+from policyctl.signals import stop_on_signal
 
 _STOP_S: Final = 10
-_KEEP_ALIVE_S: Final = 15
 _HEADER_BYTES: Final = 16 << 10
+_ACCEPTED_AT_ONCE: Final = 64
+"""So few that their places are made free before the next ones come."""
+_QUEUE: Final = 1024
+"""Connections that the kernel keeps meanwhile; none is lost to a flood that is shorter."""
 
 
 class _Stop(threading.Event):
@@ -47,7 +52,39 @@ class _Stop(threading.Event):
         super().set()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
+    """Answers on one listener as the control API does: with limits to what a connection may take."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                log_level="error",  # its warnings tell of requests that anybody can send, and would fill the log
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                loop="asyncio",
+                backlog=_ACCEPTED_AT_ONCE,
+                timeout_graceful_shutdown=_STOP_S,
+                h11_max_incomplete_event_size=_HEADER_BYTES,
+                ws="none",
+                http=Connection,  # of h11: it bounds what a request's head may hold; httptools does not
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept a few connections at a time, while the kernel keeps many."""
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(_QUEUE)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, by uvicorn: once a second the late connections end."""
+        if counter % 10 == 0:
+            end_late(self.server_state.connections)
+        return await super().on_tick(counter)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """uvicorn would raise the signal again, and end the process before its locks and answers are in order."""
@@ -78,32 +115,23 @@ def _serve(control: Control, reading: Reading[Settings] | None) -> None:
     control.repository.create()
     path = control.repository.control / FOLDER / "lock"
     with _only_one(control, path), _listening(settings.host, settings.port) as listener:
-        server = _Server(
-            uvicorn.Config(
-                create(Api.of(control, local=local)),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_STOP_S,
-                h11_max_incomplete_event_size=_HEADER_BYTES,
-                ws="none",
-                http="h11",  # it bounds what a request's head may hold; httptools does not
-            )
-        )
+        server = Server(create(Api.of(control, local=local)))
         _tell(control, f"Control API at {_url(listener)}, for {control.repository.root}. Ctrl-C stops.")
         if not local:
             _tell(
                 control, "It speaks plain HTTP: let TLS stand before it, or tokens travel in clear.", LogLevel.WARNING
             )
-        # Changed settings count while it runs, as for `policyctl serve`, which is the one that tells what is in force.
-        with nullcontext() if reading is None else Reloader(control, reading, threading.Event(), tells=False).running():
+        # Changed settings count while it runs, as for `policyctl serve`, which alone writes down what is in force.
+        with (
+            nullcontext()
+            if reading is None
+            else Reloader(control, reading, threading.Event(), announces=False).running()
+        ):
             server.run(sockets=[listener])
 
 
-def _tell(control: Control, words: str, level: LogLevel = LogLevel.INFO) -> None:
-    control.tell(words, level=level, logger=LOGGER)
+def _tell(control: Control, message: str, level: LogLevel = LogLevel.INFO) -> None:
+    control.tell(message, level=level, logger=LOGGER)
 
 
 def document() -> str:
@@ -134,11 +162,11 @@ def _only_one(control: Control, path: Path) -> contextlib.AbstractContextManager
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(found[0], found[1], found[2])
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(found[4])
-        listener.listen(128)
+        listener.bind(address)
+        listener.listen(_QUEUE)
     except OSError as error:
         raise UsageError(
             f"api.host {host}, api.port {port}: cannot be listened on ({error.strerror})",

@@ -1,4 +1,4 @@
-"""Model cards: what a release says of itself, checked, migrated, and held against evidence.
+"""Model cards: what a release says of itself, checked, and held against evidence.
 
 A card in a release is *published*: covered by the manifest, never changed.
 What is measured later stands in the journal's evidence. The *full* card is

@@ -14,11 +14,10 @@ from decimal import Decimal
 from typing import Any, Final
 
 from policyctl.card import derive
-from policyctl.card.document import Document, Path, Problem, parse
-from policyctl.card.figures import SECTIONS, Citation, Entry, figures_of
-from policyctl.card.migration import newest
-from policyctl.card.problems import check_schema
+from policyctl.card.figures import SECTIONS, Citation, Entry, Measured, figures_of
+from policyctl.card.reading import check_schema, parse
 from policyctl.card.schema import RECOMMENDED, Card
+from policyctl.documents.document import Document, Path, Problem
 from policyctl.domain.artifacts import CONTRACT_FILE, FILES, GOLDEN_FILE, PARITY_FILE, Format
 from policyctl.domain.manifest import digest_of
 
@@ -44,14 +43,12 @@ class Checked:
     """What a check found.
 
     Attributes:
-        card: The card in the newest schema; None where it is not one.
-        version: The schema that it was written in.
+        card: The card; None where it does not follow the schema.
         problems: Everything that is wrong, by line.
         missing: Recommended sections that it lacks.
     """
 
     card: Card | None
-    version: int
     problems: tuple[Problem, ...]
     missing: tuple[str, ...]
 
@@ -59,43 +56,37 @@ class Checked:
 def check(content: bytes, files: Files | None = None) -> Checked:
     """Everything that is wrong with a card.
 
-    A card of the first, loose schema is migrated; it states no figures, so only
-    what no card may hold is a problem of it.
-
     Args:
         content: The card.
         files: Of its release; None to hold it against the schema alone.
 
     Raises:
-        UsageError: It is no card at all, or of a newer schema.
+        UsageError: It is not a card, or of an unknown schema.
     """
     document = parse(content)
-    version = document.version
-    current = newest(document)
-    card, problems = check_schema(current)
-    if card is not None and version > 1:
-        problems = (*problems, *_published(current, card))
+    card, problems = check_schema(document)
+    if card is not None:
+        problems = (*problems, *_published(document, card))
         if files is not None:
-            problems = (*problems, *_against(current, files))
-    return Checked(card, version, tuple(sorted(set(problems))), _missing(current.data))
-
-
-def _missing(data: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name in RECOMMENDED if not data.get(name))
+            problems = (*problems, *_against(document, files))
+    missing = tuple(name for name in RECOMMENDED if not document.data.get(name))
+    return Checked(card, tuple(sorted(set(problems))), missing)
 
 
 def _published(document: Document, card: Card) -> list[Problem]:
     """What only a full card has."""
-    found = []
+    problems = []
     if card.release is not None:
         path: Path = ("release",)
-        found.append(document.problem(path, None, "nothing: it is written where a card is shown"))
+        problems.append(document.problem(path, None, "nothing: it is written where a card is shown"))
     for section in SECTIONS:
         for index, entry in enumerate(getattr(card, section)):
             if entry.evidence.kept_in != "release":
                 where = (section, index, "evidence", "kept_in")
-                found.append(document.problem(where, entry.evidence.kept_in, "release: a card cites files beside it"))
-    return found
+                problems.append(
+                    document.problem(where, entry.evidence.kept_in, "release: a card cites files next to it")
+                )
+    return problems
 
 
 def _against(document: Document, files: Files) -> list[Problem]:
@@ -103,15 +94,15 @@ def _against(document: Document, files: Files) -> list[Problem]:
     if contract is None or golden is None or parity is None:
         return []
     derived = derive.sections(contract, golden, parity)
-    found = []
+    problems = []
     for section, source in (("contract", CONTRACT_FILE), ("parity", PARITY_FILE)):
         if section in document.data:
             stated = document.data[section]
-            found += _differences(document, (section,), stated, derived.get(section, {}), source)
+            problems += _differences(document, (section,), stated, derived.get(section, {}), source)
     for section in SECTIONS:
         for index, entry in enumerate(document.data.get(section, [])):
-            found += _figure(document, (section, index), entry, files, derived)
-    return found
+            problems += _figure(document, (section, index), entry, files, derived)
+    return problems
 
 
 def _figure(
@@ -120,11 +111,11 @@ def _figure(
     """What is wrong with one figure and its evidence."""
     section, cited = str(path[0]), entry["evidence"]
     name, here = cited["file"], (*path, "evidence")
-    found = files.digest(name)
-    if found is None:
+    digest = files.digest(name)
+    if digest is None:
         return [document.problem((*here, "file"), name, "a file of the release")]
-    if found != cited["digest"]:
-        return [document.problem((*here, "digest"), cited["digest"], f"{found}, which is the digest of {name}")]
+    if digest != cited["digest"]:
+        return [document.problem((*here, "digest"), cited["digest"], f"{digest}, which is the digest of {name}")]
     if name == GOLDEN_FILE:
         supported = tuple(derived["behaviour"]) if section == "behaviour" else ()
     else:
@@ -132,61 +123,56 @@ def _figure(
         content = b"" if citation is None else citation.content.encode("utf-8", "surrogatepass")
         if citation is None or digest_of(content) != citation.digest:
             return [document.problem((*here, "file"), name, "evidence that `policyctl card cite` wrote")]
-        if other := _other_artifacts(citation, str(entry.get("format", "")), files):
-            words = f"evidence of these artifacts; it is of {citation.model} {citation.release}, whose {other} differs"
-            return [document.problem((*here, "file"), name, words)]
+        about = citation.about
+        if other := _other_artifacts(about, str(entry.get("format", "")), files):
+            sentence = f"evidence of these artifacts; it is of {about.model} {about.release}, whose {other} differs"
+            return [document.problem((*here, "file"), name, sentence)]
         figures = figures_of(content)
-        told = (figures.model, figures.release) == (citation.model, citation.release)
-        supported = figures.of(section) if told else ()
+        supported = figures.of(section) if (figures.model, figures.release) == (about.model, about.release) else ()
     stated = {key: value for key, value in entry.items() if key != "evidence"}
     if not supported:
         return [document.problem((*here, "file"), name, f"evidence that supports a figure of {section}")]
     return min((_differences(document, path, stated, each, name) for each in supported), key=len)
 
 
-def _other_artifacts(citation: Citation, form: str, files: Files) -> str:
+def _other_artifacts(about: Measured, form: str, files: Files) -> str:
     """The first artifact that was measured and is not of this release; empty where all are."""
     answered = FILES[Format(form)] if form in set(Format) else ()
-    if not citation.artifacts or not citation.artifacts.keys() >= set(answered):
+    if not about.artifacts or not about.artifacts.keys() >= set(answered):
         return "list of artifacts"
-    return next((path for path, digest in citation.artifacts.items() if files.digest(path) != digest), "")
+    return next((path for path, digest in about.artifacts.items() if files.digest(path) != digest), "")
 
 
-def _differences(document: Document, path: Path, stated: Any, found: Any, source: str) -> list[Problem]:
-    """Every stated value that is not what was found."""
-    if isinstance(stated, Mapping) and isinstance(found, Mapping):
-        told = []
+def _differences(document: Document, path: Path, stated: Any, derived: Any, source: str) -> list[Problem]:
+    """Every stated value that is not what the files say."""
+    if isinstance(stated, Mapping) and isinstance(derived, Mapping):
+        problems = []
         for key, value in stated.items():
-            if key in found:
-                told += _differences(document, (*path, key), value, found[key], source)
+            if key in derived:
+                problems += _differences(document, (*path, key), value, derived[key], source)
             elif value is not None and (key, value) != ("pairs", 0):
-                told.append(document.problem((*path, key), value, f"nothing: {source} does not tell"))
-        return told
-    if isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
-        return [
-            problem
-            for index, (one, other) in enumerate(zip(stated, found, strict=True))
-            for problem in _differences(document, (*path, index), one, other, source)
-        ]
-    if agrees(stated, found):
-        return []
-    return [document.problem(path, stated, f"{found!r}, which {source} says")]
+                problems.append(document.problem((*path, key), value, f"nothing: {source} does not say it"))
+        return problems
+    if isinstance(stated, list) and isinstance(derived, list) and len(stated) == len(derived):
+        pairs = enumerate(zip(stated, derived, strict=True))
+        return [p for index, (one, other) in pairs for p in _differences(document, (*path, index), one, other, source)]
+    return [] if agrees(stated, derived) else [document.problem(path, stated, f"{derived!r}, which {source} says")]
 
 
-def agrees(stated: Any, found: Any) -> bool:
-    """Whether a stated value is the one that was found, up to the digits that are stated."""
+def agrees(stated: Any, derived: Any) -> bool:
+    """Whether a stated value is the one that was derived, up to the digits that are stated."""
     numbers = (int, float)
-    if isinstance(stated, bool) or isinstance(found, bool) or not isinstance(stated, numbers):
-        return type(stated) is type(found) and bool(stated == found)
-    if not isinstance(found, numbers):
+    if isinstance(stated, bool) or isinstance(derived, bool) or not isinstance(stated, numbers):
+        return type(stated) is type(derived) and bool(stated == derived)
+    if not isinstance(derived, numbers):
         return False
-    if isinstance(found, int):
-        return stated == found
-    if math.isclose(stated, found, rel_tol=_CLOSE, abs_tol=1e-12):
+    if isinstance(derived, int):
+        return stated == derived
+    if math.isclose(stated, derived, rel_tol=_CLOSE, abs_tol=1e-12):
         return True
     exponent = Decimal(repr(stated)).as_tuple().exponent
     digits = -exponent if isinstance(exponent, int) and exponent < 0 else 0
-    return digits > 0 and round(found, digits) == stated
+    return digits > 0 and round(derived, digits) == stated
 
 
 def entry_of(figure: Entry, *, file: str, digest: str, kept_in: str = "release") -> Entry:

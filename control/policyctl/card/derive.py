@@ -14,6 +14,7 @@ from policyctl.domain.actions import describe
 from policyctl.domain.artifacts import GOLDEN_FILE
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
+from policyctl.domain.json_values import to_json
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.tensor import TensorSpec
 
@@ -34,6 +35,7 @@ def contract_section(contract: Contract, *, digest: str) -> dict[str, Any]:
         "outputs": [tensor_words(spec) for spec in contract.outputs],
         "action_kind": contract.action_kind.value,
         "distribution": contract.distribution.kind.value,
+        **({} if contract.max_batch is None else {"max_batch": contract.max_batch}),
     }
 
 
@@ -49,15 +51,15 @@ def golden_behaviour(contract: Contract, golden: Golden, *, digest: str) -> dict
         digest: Of golden.npz.
     """
     return {
-        **described(describe(contract, golden.outputs).to_json(), GOLDEN),
+        **described(to_json(describe(contract, golden.outputs)), GOLDEN),
         "evidence": {"file": GOLDEN_FILE, "digest": digest},
     }
 
 
-def described(found: Mapping[str, Any], observations: str) -> dict[str, Any]:
+def described(description: Mapping[str, Any], observations: str) -> dict[str, Any]:
     """A description of actions as a card states it: without what is not known."""
-    told = {key: value for key, value in found.items() if value is not None and (key, value) != ("pairs", 0)}
-    return {"observations": observations, **told}
+    known = {key: value for key, value in description.items() if value is not None and (key, value) != ("pairs", 0)}
+    return {"observations": observations, **known}
 
 
 def parity_section(content: bytes, *, golden: Golden | None = None) -> dict[str, Any]:
@@ -67,25 +69,25 @@ def parity_section(content: bytes, *, golden: Golden | None = None) -> dict[str,
         content: parity.json.
         golden: The release's golden set.
     """
-    found: dict[str, Any] = {}
+    section: dict[str, Any] = {}
     try:
         report = json.loads(content)
         formats = {
             name: {
-                "rows": seen["rows"],
-                "near_ties": seen["near_ties"],
-                "max_abs": {output: float(f"{value:.3g}") for output, value in seen["max_abs"].items()},
+                "rows": result["rows"],
+                "near_ties": result["near_ties"],
+                "max_abs": {output: float(f"{value:.3g}") for output, value in result["max_abs"].items()},
             }
-            for name, seen in report["formats"].items()
+            for name, result in report["formats"].items()
         }
-        found = {"formats": formats, "seed": report["seed"]}
+        section = {"formats": formats, "seed": report["seed"]}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     if golden is not None:
         allowed = golden.tolerance
-        found["tolerance"] = {"atol": allowed.atol, "rtol": allowed.rtol, "tie": allowed.tie}
-        found["golden_rows"] = golden.rows
-    return found
+        section["tolerance"] = {"atol": allowed.atol, "rtol": allowed.rtol, "tie": allowed.tie}
+        section["golden_rows"] = golden.rows
+    return section
 
 
 def sections(contract_json: bytes, golden_npz: bytes, parity_json: bytes) -> dict[str, Any]:
@@ -96,13 +98,13 @@ def sections(contract_json: bytes, golden_npz: bytes, parity_json: bytes) -> dic
     """
     contract = Contract.from_json(json.loads(contract_json))
     golden = Golden.from_bytes(golden_npz, contract)
-    found: dict[str, Any] = {
+    derived: dict[str, Any] = {
         "contract": contract_section(contract, digest=digest_of(contract_json)),
         "behaviour": [golden_behaviour(contract, golden, digest=digest_of(golden_npz))],
     }
     if parity := parity_section(parity_json, golden=golden):
-        found["parity"] = parity
-    return found
+        derived["parity"] = parity
+    return derived
 
 
 def tensor_words(spec: TensorSpec) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 from policyctl.card.derive import described
+from policyctl.domain.json_values import from_json
 from policyctl.domain.verdict import Verdict
+from policyctl.errors import UsageError
 
 Entry = dict[str, Any]
 
@@ -37,8 +39,8 @@ class Figures:
 
     def of(self, section: str) -> tuple[Entry, ...]:
         """The entries for one section."""
-        found: tuple[Entry, ...] = getattr(self, section)
-        return found
+        entries: tuple[Entry, ...] = getattr(self, section)
+        return entries
 
     def __bool__(self) -> bool:
         return bool(self.evaluation or self.behaviour or self.performance)
@@ -54,12 +56,29 @@ def figures_of(content: bytes) -> Figures:
         data = json.loads(content)
         if "points" in data:
             return Figures(performance=_of_bench(data), release=str(data["release"]), model=str(data["model"]))
-        found = _READERS.get(str(data["gate"]), _nothing)(data)
+        figures = _READERS.get(str(data["gate"]), _nothing)(data)
         if data["verdict"] == Verdict.ERROR.value:
-            found = Figures()
-        return replace(found, release=str(data["release"]), model=str(data["model"]))
+            figures = Figures()
+        return replace(figures, release=str(data["release"]), model=str(data["model"]))
     except _UNREADABLE:
         return Figures()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a citation is about.
+
+    Attributes:
+        model: What was measured.
+        release: Which release.
+        manifest_digest: Of that release.
+        artifacts: The digests of its artifacts, by path.
+    """
+
+    model: str
+    release: str
+    manifest_digest: str
+    artifacts: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,77 +89,47 @@ class Citation:
     earlier one counts for it if the artifacts that answered are the very same.
 
     Attributes:
-        model: What was measured.
-        release: Which release.
-        manifest_digest: Of that release.
-        artifacts: The digests of its artifacts, by path.
+        about: What was measured.
         file: Where the evidence was kept.
         content: All of it.
         digest: Of `content`, as the journal has it.
+        schema: Of this document.
     """
 
-    model: str
-    release: str
-    manifest_digest: str
-    artifacts: Mapping[str, str]
+    about: Measured
     file: str
     content: str
     digest: str
-    schema: int = field(default=1)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "schema": self.schema,
-            "about": {
-                "model": self.model,
-                "release": self.release,
-                "manifest_digest": self.manifest_digest,
-                "artifacts": dict(self.artifacts),
-            },
-            "file": self.file,
-            "digest": self.digest,
-            "content": self.content,
-        }
+    schema: Literal[1] = 1
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Citation | None:
-        """Read what `to_json` gave; None where it is something else."""
+        """Read a citation; None where it is something else."""
         try:
-            data = json.loads(content)
-            about = data["about"]
-            if data["schema"] != 1:
-                return None
-            return cls(
-                model=str(about["model"]),
-                release=str(about["release"]),
-                manifest_digest=str(about["manifest_digest"]),
-                artifacts={str(path): str(digest) for path, digest in about["artifacts"].items()},
-                file=str(data["file"]),
-                content=str(data["content"]),
-                digest=str(data["digest"]),
-            )
-        except _UNREADABLE:
+            return from_json(cls, json.loads(content), what="the citation")
+        except (UsageError, ValueError, RecursionError):
             return None
 
 
 def _of_evaluation(data: Mapping[str, Any]) -> Figures:
-    seen = data["evidence"]
-    environment, returns, seeds = str(seen["env"]), seen["served"]["returns"], seen["served"]["seeds"]
-    entry = _evaluation(environment, returns, seeds, seen["served"]["mean"], data)
-    entry |= {"mean_length": _short(statistics.fmean(seen["served"]["lengths"])), "format": str(seen["format"])}
+    evidence = data["evidence"]
+    environment, returns, seeds = str(evidence["env"]), evidence["served"]["returns"], evidence["served"]["seeds"]
+    entry = _evaluation(environment, returns, seeds, evidence["served"]["mean"], data)
+    entry |= {"mean_length": _short(statistics.fmean(evidence["served"]["lengths"])), "format": str(evidence["format"])}
     behaviour: tuple[Entry, ...] = ()
-    if acted := seen.get("behaviour"):
+    if acted := evidence.get("behaviour"):
         behaviour = (described(acted, f"{environment}, {len(returns)} episodes") | {"time": _time(data)},)
     return Figures(evaluation=(entry,), behaviour=behaviour)
 
 
 def _of_played(data: Mapping[str, Any]) -> Figures:
-    """The gate `behaviour`: what the candidate earned, beside the incumbent."""
-    seen = data["evidence"]
-    if "earned" not in seen:
+    """The gate `behaviour`: what the candidate earned, next to the incumbent."""
+    evidence = data["evidence"]
+    if "earned" not in evidence:
         return Figures()
-    entry = _evaluation(str(seen["env"]), seen["returns"]["candidate"], seen["seeds"], seen["earned"], data)
+    entry = _evaluation(
+        str(evidence["env"]), evidence["returns"]["candidate"], evidence["seeds"], evidence["earned"], data
+    )
     return Figures(evaluation=(entry,))
 
 
@@ -163,38 +152,40 @@ def _evaluation(
 
 
 def _of_replay(data: Mapping[str, Any]) -> Figures:
-    seen = data["evidence"]
-    recording = seen["recording"]
+    evidence = data["evidence"]
+    recording = evidence["recording"]
     then = ", ".join(recording["answered_by"])
-    words = f"recording of {str(recording['started'])[:19]}, {recording['rows']} observations, answered by {then}"
-    acted = seen.get("behaviour")
+    observations = (
+        f"recording of {str(recording['started'])[:19]}, {recording['rows']} observations, answered by {then}"
+    )
+    acted = evidence.get("behaviour")
     if acted is None:
-        found = seen["figures"]
-        acted = {"rows": found["rows"], "pairs": found["pairs"]}
+        measured = evidence["figures"]
+        acted = {"rows": measured["rows"], "pairs": measured["pairs"]}
         for name in ("saturation", "roughness"):
-            acted[name] = None if found[name] is None else _short(found[name]["candidate"])
-    return Figures(behaviour=(described(acted, words) | {"time": _time(data)},))
+            acted[name] = None if measured[name] is None else _short(measured[name]["candidate"])
+    return Figures(behaviour=(described(acted, observations) | {"time": _time(data)},))
 
 
 def _of_service_level(data: Mapping[str, Any]) -> Figures:
-    seen = data["evidence"]
-    limits, machine = seen["limits"], seen["machine"]
+    evidence = data["evidence"]
+    limits, machine = evidence["limits"], evidence["machine"]
     cores = f"{machine['usable_cores']} of {machine['logical_cores']} cores usable"
     common: Entry = {
         "machine": {"fingerprint": machine["fingerprint"], "words": f"{machine['cpu_model']}, {cores}"},
-        "format": str(seen["candidate"]["format"]),
+        "format": str(evidence["candidate"]["format"]),
     }
-    memory = {} if seen["memory_mb"] is None else {"memory_mb": _short(seen["memory_mb"])}
+    memory = {} if evidence["memory_mb"] is None else {"memory_mb": _short(evidence["memory_mb"])}
     batch = f"batch {limits['batch_size']}"
     loads = (
-        (f"grpc, {batch}, {limits['rate']:g} requests/s (open loop)", seen["latency"]),
-        (f"grpc, {batch}, {limits['clients']} clients (closed loop)", seen["throughput"]),
+        (f"grpc, {batch}, {limits['rate']:g} requests/s (open loop)", evidence["latency"]),
+        (f"grpc, {batch}, {limits['clients']} clients (closed loop)", evidence["throughput"]),
     )
     entries = []
-    for words, bursts in loads:
+    for load, bursts in loads:
         counted = [burst for burst in bursts if burst["delayed_percent"] == 0]
         if counted:
-            entries.append({**common, "load": words, **_of_bursts(counted), **memory, "time": _time(data)})
+            entries.append({**common, "load": load, **_of_bursts(counted), **memory, "time": _time(data)})
     return Figures(performance=tuple(entries))
 
 
@@ -240,15 +231,15 @@ def _of_bench(data: Mapping[str, Any]) -> tuple[Entry, ...]:
 
 
 def _peak_mb(samples: Sequence[Mapping[str, Any]], model: str) -> float | None:
-    """Of the largest process that runs the model; None where none was seen."""
+    """Of the largest process that runs the model; None where no process runs it."""
     # An instance is named <model>_<group>_<index>; that of an alias <model>.<alias>_...
-    seen = [
+    sizes = [
         float(size)
         for sample in samples
         for name, size in sample["resident_mb"].items()
         if name.rsplit("_", 2)[0].partition(".")[0] == model
     ]
-    return _short(max(seen)) if seen else None
+    return _short(max(sizes)) if sizes else None
 
 
 def _nothing(_: Mapping[str, Any]) -> Figures:

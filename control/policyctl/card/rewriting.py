@@ -1,115 +1,80 @@
-"""Carry a card's text from one schema to another with its comments.
+"""Add entries to the text of a card; everything else stays as it is written.
 
-The values are those that `migration` gives; comments, quotation marks and the
-order of what was written move along with the values that they belong to. A
-comment that has lost its place is put at the top, never dropped.
+A comment that has lost its place is put at the top, never dropped.
 """
 
 from __future__ import annotations
 
-import copy
 import io
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from policyctl.card import migration
-from policyctl.card.document import Path, dump, parse
-from policyctl.card.problems import require
-from policyctl.card.schema import SCHEMA_VERSION
-from policyctl.documents.rewriting import comments, rewritten, with_comments, yaml_writer
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from policyctl.card.reading import parse, require
+from policyctl.documents.yaml_text import dump
 from policyctl.errors import UsageError
 
-
-def migrate(content: bytes, *, to: int = SCHEMA_VERSION) -> str:
-    """The text of a card in another schema.
-
-    Args:
-        content: A card of any schema.
-        to: 1 or 2.
-
-    Returns:
-        A text that says the same and holds every comment; the same text where it is of that schema already.
-
-    Raises:
-        UsageError: It is no card, or holds what no card may hold.
-    """
-    if to not in {1, SCHEMA_VERSION}:
-        raise UsageError(f"schema_version {to} is not known", remedy=f"Choose 1 or {SCHEMA_VERSION}.")
-    document = parse(content)
-    require(document.complaints, "the model card", remedy="Correct it first; nothing was changed.")
-    text = content.decode("utf-8")
-    version = document.version
-    if version > SCHEMA_VERSION:
-        migration.newest(document)  # refuses
-    if version == to:
-        return text
-    if to == 1:
-        found = migration.downgrade(document.data)
-        written = rewritten(text, document.data, found, _from_new)
-    else:
-        found = migration.upgrade(document.data)
-        written = rewritten(text, document.data, found, _from_old)
-    if written is None or parse(written.encode()).data != found:
-        written = dump(found)
-    return with_comments(written, comments(text))
+_LOST: Final = "# Comments that have lost their place:"
 
 
 def extended(content: bytes, added: Mapping[str, list[Any]]) -> str:
-    """The text of a card with more entries in some of its lists; everything else stays as it is written.
+    """The text of a card with more entries in some of its lists.
 
     Args:
-        content: A card of the newest schema.
+        content: A card.
         added: Entries by section.
 
     Raises:
-        UsageError: It is no card, or holds what no card may hold.
+        UsageError: It is not a card, or holds what no card may hold.
     """
     document = parse(content)
     require(document.complaints, "the model card", remedy="Correct it first; nothing was changed.")
-    text = content.decode("utf-8")
-    after = dict(document.data)
-    for section, entries in added.items():
-        after[section] = [*(after.get(section) or []), *entries]
-    head, missing = text, {section: entries for section, entries in added.items() if not document.data.get(section)}
-    there = {section: entries for section, entries in added.items() if section not in missing}
-    written = _inserted(head, there) if there else head
-    for section in missing:
-        if section in document.data:  # an empty list, or nothing after the colon
-            written = None
-    if written is not None and missing:
-        written = f"{written.rstrip()}\n\n{dump(missing)}"
-    if written is None or parse(written.encode()).data != after:
+    text = content.decode()
+    after = document.data | {name: [*(document.data.get(name) or []), *new] for name, new in added.items()}
+    written = _inserted(text, added)
+    if written is None or not _says(written, after):
         written = dump(after)
-    return with_comments(written, comments(text))
+    lost = Counter(comments(text)) - Counter(comments(written))
+    return "\n".join([_LOST, *lost.elements(), written]) if lost else written
+
+
+def _says(text: str, data: Mapping[str, Any]) -> bool:
+    try:
+        document = parse(text.encode())
+    except UsageError:
+        return False
+    return document.data == data and not document.complaints
+
+
+def comments(text: str) -> list[str]:
+    """Every comment of a YAML text, from its ``#`` to the end of its line."""
+    gathered, end = [], 0
+    tokens = [token for token in YAML(typ="safe", pure=True).scan(text) if token.start_mark.index is not None]
+    for token in [*tokens, None]:
+        gap = text[end : token.start_mark.index if token is not None else len(text)]
+        gathered += [line[line.index("#") :].rstrip() for line in gap.splitlines() if "#" in line]
+        if token is not None:
+            end = max(end, token.end_mark.index)
+    return gathered
 
 
 def _inserted(text: str, added: Mapping[str, list[Any]]) -> str | None:
-    """`text` with entries at the end of lists that are there."""
-    writer = yaml_writer()
-    from ruamel.yaml.error import YAMLError
-
+    """`text` with entries at the end of its lists; None where ruamel.yaml cannot take it apart."""
+    writer = YAML()
+    writer.preserve_quotes = True
+    writer.width = 100
     try:
         pieces = writer.load(text)
-        for section, entries in added.items():
-            pieces[section].extend(copy.deepcopy(entries))
+        there = {name: entries for name, entries in added.items() if pieces.get(name)}
+        for name, entries in there.items():
+            pieces[name].extend(entries)
         stream = io.StringIO()
         writer.dump(pieces, stream)
     except (YAMLError, ValueError, AttributeError, TypeError):
         return None
-    return stream.getvalue()
-
-
-def _from_old(path: Path) -> list[Path]:
-    """Where a field of schema 2 may have stood in schema 1."""
-    found = [rule.old + path[len(rule.new) :] for rule in migration.RULES if path[: len(rule.new)] == rule.new]
-    if path[:2] == ("extensions", migration.KEPT):
-        found.append(path[2:])
-    return [*found, (migration.NEWER, *path)]
-
-
-def _from_new(path: Path) -> list[Path]:
-    """Where a field of schema 1 may have stood in schema 2."""
-    found = [rule.new + path[len(rule.old) :] for rule in migration.RULES if path[: len(rule.old)] == rule.old]
-    if path[:1] == (migration.NEWER,):
-        found.append(path[1:])
-    return [*found, ("extensions", migration.KEPT, *path)]
+    missing = {name: entries for name, entries in added.items() if name not in there}
+    head = stream.getvalue() if there else text
+    return f"{head.rstrip()}\n\n{dump(missing)}" if missing else head

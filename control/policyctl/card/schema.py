@@ -79,7 +79,7 @@ class Evidence(Section):
     file: Path = Field(description="below the release, or below the repository's .policyctl")
     digest: Digest
     kept_in: Literal["release", "journal", "bench"] = Field(
-        "release", description="release: beside the card; journal: its digest stands there; bench: a kept result"
+        "release", description="release: next to the card; journal: its digest stands there; bench: a kept result"
     )
 
 
@@ -91,6 +91,7 @@ class Contract(Section):
     outputs: list[Text] = Field(min_length=1)
     action_kind: Text
     distribution: Text
+    max_batch: Count | None = Field(None, description="most rows of one inference; left out where there is no limit")
 
 
 class Framework(Section):
@@ -246,6 +247,7 @@ class Source(Section):
     file: Text | None = None
     digest: Digest | None = None
     normalizer: Text | None = None
+    normalizer_digest: Digest | None = None
 
 
 class Provenance(Section):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from policyctl.card.document import dump
 from policyctl.card.schema import SCHEMA_VERSION, Card
+from policyctl.documents.yaml_text import dump
 
 _HEAD: Final = """\
 # Model card. Lines with two # are examples: replace them by what is true, or leave them.
@@ -49,10 +49,10 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
 def render(data: Mapping[str, Any]) -> str:
     """A card with `data` and, for what it lacks, an example in comments.
 
-    Law: `document.parse` reads back `data`, with the schema's version.
+    Law: `reading.parse` reads back `data`, with the schema's version.
 
     Args:
-        data: Sections of schema 2.
+        data: Sections of a card.
     """
     parts = [f"{_HEAD}schema_version: {SCHEMA_VERSION}\n"]
     for name in Card.model_fields:

@@ -8,36 +8,32 @@ from typing import Annotated
 import typer
 
 from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli.call import Call
+from policyctl.domain.choices import Anonymous
 from policyctl.errors import UnsupportedError
-from policyctl.settings import Anonymous
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(api)
-
-
+@options.command("repository", "url")
 def api(
+    call: Call,
     host: Annotated[
         str | None,
         typer.Option(
+            metavar="ADDRESS",
             help="Address to listen on. Another than this machine's own needs a token"
-            " (and TLS before it). [default: 127.0.0.1]"
+            " (and TLS before it). [default: 127.0.0.1]",
         ),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8004]")] = None,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="0 takes a free one. [default: 8004]")] = None,
     anonymous: Annotated[
         Anonymous | None,
         typer.Option(help="What callers of this machine may do without a token: look, or nothing. [default: read]"),
     ] = None,
     openapi: Annotated[bool, typer.Option("--openapi", help="Print the OpenAPI document and end.")] = False,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
 ) -> None:
-    """Answer the control API over HTTP until Ctrl-C or SIGTERM: look, promote, roll back, pin, abort.
+    """Answer the control API over HTTP until Ctrl-C or SIGTERM. It looks, promotes, rolls back, pins, aborts.
 
-    It stands beside `policyctl serve`, which may run or not. Whoever changes
+    It runs next to `policyctl serve`, or without it. A caller who changes
     something needs a token. It speaks plain HTTP, on this machine alone.
     Settings files that change are taken over as by `policyctl serve`.
 
@@ -49,7 +45,6 @@ def api(
 
         policyctl api --openapi
     """
-    output = Output()
     try:
         from policyctl.api.server import document, serve
     except ModuleNotFoundError as error:
@@ -59,8 +54,4 @@ def api(
     if openapi:
         sys.stdout.write(document())
         return
-    reading = options.read_layers(repository, url, api={"host": host, "port": port, "anonymous": anonymous})
-    settings = options.here(reading)
-    for words in reading.warnings:
-        output.say(f"WARNING: {words}.")
-    serve(options.control_of(settings, output), reading)
+    serve(*call.serving(api={"host": host, "port": port, "anonymous": anonymous}))

@@ -1,28 +1,24 @@
-"""Commands about settings: config show, explain, validate, diff, schema, docs, init, migrate."""
+"""Commands about settings: config show, explain, validate, diff, schema, docs, init."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli.call import Call, given_profile
+from policyctl.domain.json_values import to_json
 from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from policyctl.config.reading import Source
-    from policyctl.services.config_diff import Difference
-    from policyctl.services.config_files import Written
-    from policyctl.services.configuration import Explained
-    from policyctl.settings import Settings
+    from policyctl.services.settings.explained import Explained
 
-_config = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
+group = typer.Typer(
     help="""Settings: what is configured, where each value came from, and what is wrong.
 
 A setting comes from the command line, else from the environment, else from the
@@ -40,17 +36,12 @@ Examples:
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(_config, name="config")
-
-
-@_config.command()
+@group.command()
+@options.command("repository")
 def show(
-    group: Annotated[str, typer.Argument(help="Only this group, or setting.", show_default=False)] = "",
+    call: Call,
+    which: Annotated[str, typer.Argument(metavar="GROUP", help="Only this group, or setting.")] = "",
     changed: Annotated[bool, typer.Option("--changed", help="Only what is not as by default.")] = False,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
     """Show every setting, its value and where that came from. Secrets are masked.
 
@@ -62,34 +53,32 @@ def show(
 
         policyctl --profile staging config show --changed --json
     """
-    from policyctl.services import configuration as service
+    from policyctl.services.settings import explained as service
 
-    out = Output(as_json)
-    reading = options.read_layers(repository)
+    reading = call.layers()
     reading.require()
-    found = [e for e in service.explain(reading, group) if not changed or e.layers]
-    out.table(
+    settings = [each for each in service.explain(reading, which) if not changed or each.layers]
+    call.table(
         {
             "profile": reading.profile,
-            "files": [str(file.path) for file in reading.files],
-            "settings": {e.key.name: {"value": e.value, "from": e.place} for e in found},
+            "files": [str(path) for path in reading.files],
+            "settings": {each.key.name: {"value": each.value, "from": each.place} for each in settings},
             "warnings": list(reading.warnings),
         },
         "Settings" + (f", profile {reading.profile}" if reading.profile else ""),
         ("setting", "value", "from"),
-        [(e.key.name, _text(e.value), e.place) for e in found],
+        [(each.key.name, _text(each.value), each.place) for each in settings],
     )
-    for words in reading.warnings:
-        out.say(f"WARNING: {words}.")
+    _warn(call, reading.warnings)
 
 
-@_config.command()
+@group.command()
+@options.command("repository")
 def explain(
-    key: Annotated[str, typer.Argument(help="A setting or a group, such as server.http_port.", show_default=False)],
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
+    call: Call,
+    key: Annotated[str, typer.Argument(help="A setting or a group, such as server.http_port.")],
 ) -> None:
-    """Tell a setting's value, and each layer that set it, highest first.
+    """Show a setting's value, and each layer that set it, highest first.
 
     It answers also where settings are wrong: then with what the layers say.
 
@@ -99,42 +88,41 @@ def explain(
 
         policyctl --profile production config explain integrity --json
     """
-    from policyctl.services import configuration as service
+    from policyctl.services.settings import explained as service
 
-    out = Output(as_json)
-    reading = options.read_layers(repository)
-    found = service.explain(reading, key)
-    out.data([e.to_json() for e in found], words="\n\n".join(_explained(e) for e in found))
+    reading = call.layers()
+    settings = service.explain(reading, key)
+    call.data(to_json(settings), words="\n\n".join(map(_explained, settings)))
     if reading.problems:
-        out.say(f"The settings have {len(reading.problems)} problems: policyctl config validate")
+        call.say(f"The settings have {len(reading.problems)} problems: policyctl config validate")
 
 
-def _explained(found: Explained) -> str:
-    lines = [f"{found.key.name} = {_text(found.value)}", f"  {found.key.info.description or ''}".rstrip()]
-    for number, each in enumerate(found.layers):
+def _explained(setting: Explained) -> str:
+    key = setting.key
+    lines = [f"{key.name} = {_text(setting.value)}", f"  {key.info.description}"]
+    for number, each in enumerate(setting.layers):
         name = f"{each.name} = " if each.name else ""
         below = "" if number == 0 or each.name else "  (overruled)"
         lines.append(f"  {each.layer}, {each.place}: {name}{_text(each.value)}{below}")
-    lines.append(f"  default: {_text(found.default)}")
-    lines.append(f"  A change counts: {found.key.applies}. Variable: {found.to_json()['variable']}")
-    return "\n".join(line for line in lines if line.strip())
+    lines.append(f"  default: {_text(setting.default)}")
+    lines.append(f"  A change counts: {key.applies}. Variable: {setting.variable}")
+    return "\n".join(lines)
 
 
-@_config.command()
+@group.command()
+@options.command("repository")
 def validate(
+    call: Call,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Only these files. [default: all, with every profile]", show_default=False),
+        typer.Argument(help="Only these files. [default: all, with every profile]"),
     ] = None,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Say everything that is wrong, with file and line, at once. Exits with 2 if something is.
 
     Without arguments: what this command line and environment mean, and each
-    profile that has a file, by that profile's rules. A misspelt name is told
-    with the nearest that there is.
+    profile that has a file, by that profile's rules. The nearest setting is named
+    for a misspelt one.
 
     Examples:
 
@@ -142,42 +130,38 @@ def validate(
 
         policyctl --profile production config validate --json
     """
-    from policyctl.services import configuration as service
+    from policyctl.services.settings import explained as service
 
-    out = Output(as_json, quiet)
-    found = service.check(options.source(repository), files or ())
-    what = ", ".join(found.files) or "no settings file"
-    if not found.problems:
-        profiles = f", profiles {', '.join(found.profiles)}" if found.profiles else ""
-        out.data(found.to_json(), words=f"Nothing is wrong: {what}{profiles}.")
+    checked = service.check(call.source(), files or ())
+    problems, document = checked.problems, to_json(checked)
+    if problems:
+        rows = [(p.place or "-", p.path or "-", p.found or "-", p.expected) for p in problems]
+        call.table(document, "Settings", ("where", "setting", "found", "expected"), rows)
     else:
-        rows = [(p.place or "-", p.key or "-", p.found or "-", p.expected) for p in found.problems]
-        out.table(found.to_json(), "Settings", ("where", "setting", "found", "expected"), rows)
-    for words in found.warnings:
-        out.say(f"WARNING: {words}.")
-    if found.problems:
-        if as_json:
-            raise typer.Exit(UsageError.exit_code)
-        what = ", ".join(dict.fromkeys([*found.files, *(p.file for p in found.problems if p.file)])) or what
-        count = f"{len(found.problems)} problem{'s' * (len(found.problems) > 1)}"
-        raise UsageError(f"settings: {count} in {what}", remedy="Correct them; see docs/settings.md.")
+        profiles = f", profiles {', '.join(checked.profiles)}" if checked.profiles else ""
+        call.data(document, words=f"Nothing is wrong: {', '.join(checked.files) or 'no settings file'}{profiles}.")
+    _warn(call, checked.warnings)
+    if problems:
+        named = ", ".join(dict.fromkeys([*checked.files, *(p.file for p in problems if p.file)]))
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        remedy = "Correct them; see docs/settings.md."
+        call.end_with(UsageError(f"settings: {count}{f' in {named}' * bool(named)}", remedy=remedy))
 
 
-@_config.command()
+@group.command()
+@options.command("repository", "url")
 def diff(
+    call: Call,
     first: Annotated[
         str,
-        typer.Argument(help="A profile, a file, running, current or defaults.", show_default=False),
+        typer.Argument(help="A profile, a file, running, current or defaults."),
     ],
     second: Annotated[str, typer.Argument(help="The other.")] = "running",
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
-    """Tell where two configurations differ: two profiles, two files, or one of them and what runs.
+    """Show where two configurations differ: two profiles, two files, or one of them and what runs.
 
-    **running** is what policyctl serve has in force, and what Triton serves
-    each alias by, asked of Triton itself. **current** is what this command
+    "running" is what policyctl serve has in force, and what Triton serves
+    each alias by, asked of Triton itself. "current" is what this command
     line and environment mean, as a start of the server would.
 
     Examples:
@@ -188,26 +172,24 @@ def diff(
 
         policyctl config diff defaults policyctl.yaml --json
     """
-    from policyctl.services import config_diff as service
     from policyctl.services.control import Control
+    from policyctl.services.settings import diff as service
 
-    out = Output(as_json)
-    source = options.source(repository, url)
-    found = service.diff(Control.of(source.read().require(), out.say), source, first, second)
-    if as_json:
-        out.data(found.to_json())
-    elif not found.settings and not found.served:
-        out.data(None, words=f"{first} and {second} do not differ.")
-    for title, rows in (("Settings", found.settings), ("What is served", found.served)):
-        if rows and not as_json:
-            out.table(None, title, ("what", first, second, "from", "from"), [_row(d) for d in rows])
+    source = call.source()
+    differences = service.diff(Control.of(source.read().require(), call.say), source, first, second)
+    if call.as_json:
+        call.data(to_json(differences))
+    elif not differences.settings and not differences.served:
+        call.data(None, words=f"{first} and {second} do not differ.")
+    for sentence in differences.refused:
+        call.say(f"Caution: {sentence}.")
+    for title, listed in (("Settings", differences.settings), ("What is served", differences.served)):
+        rows = [(d.what, _text(d.first), _text(d.second), d.first_place, d.second_place) for d in listed]
+        if rows and not call.as_json:
+            call.table(None, title, ("what", first, second, "from", "from"), rows)
 
 
-def _row(found: Difference) -> tuple[str, str, str, str, str]:
-    return found.what, _text(found.first), _text(found.second), found.first_place, found.second_place
-
-
-@_config.command()
+@group.command()
 def schema() -> None:
     """Print the JSON Schema of a settings file, for editors.
 
@@ -215,12 +197,12 @@ def schema() -> None:
 
         policyctl config schema > policyctl.schema.json
     """
-    from policyctl.services.settings_reference import json_schema
+    from policyctl.services.settings.reference import json_schema
 
     sys.stdout.write(json.dumps(json_schema(), indent=1) + "\n")
 
 
-@_config.command()
+@group.command()
 def docs() -> None:
     """Print the reference of every setting, in Markdown.
 
@@ -228,18 +210,17 @@ def docs() -> None:
 
         policyctl config docs > settings.md
     """
-    from policyctl.services.settings_reference import page
+    from policyctl.services.settings.reference import page
 
     sys.stdout.write(page())
 
 
-@_config.command()
+@group.command()
+@options.command()
 def init(
-    path: Annotated[
-        Path | None, typer.Argument(help="Which file. [default: policyctl.yaml]", show_default=False)
-    ] = None,
+    call: Call,
+    path: Annotated[Path | None, typer.Argument(help="Which file. [default: policyctl.yaml]")] = None,
     dry_run: options.DryRun = False,
-    as_json: options.JsonOption = False,
 ) -> None:
     """Write a settings file in which every setting stands as a comment. Never overwrites one.
 
@@ -254,75 +235,19 @@ def init(
 
         policyctl --profile production config init
     """
-    from policyctl.services import config_files as service
+    from policyctl.services.settings import files as service
 
-    out = Output(as_json)
-    profile = options.given_profile() or ""
+    profile = given_profile() or ""
     where = path or Path(f"policyctl.{profile}.yaml" if profile else "policyctl.yaml")
-    if where.suffix not in {".yaml", ".yml", ".toml"}:
-        raise UsageError(f"{where} is neither .yaml nor .toml", remedy="Name it by what it is to hold.")
-    made = service.init(where, service.starter(profile, toml=where.suffix == ".toml"), dry_run=dry_run)
-    words = made.text.rstrip("\n") if dry_run else f"Wrote {made.path}."
-    out.data({"file": str(made.path), "dry_run": dry_run, "text": made.text}, words=words)
+    text = service.starter(profile, toml=where.suffix == ".toml")
+    service.init(where, text, dry_run=dry_run)
+    words = text.rstrip("\n") if dry_run else f"Wrote {where}."
+    call.data({"file": str(where), "dry_run": dry_run, "text": text}, words=words)
 
 
-@_config.command()
-def migrate(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Which files. [default: all that would be read]", show_default=False)
-    ] = None,
-    to: Annotated[int, typer.Option("--to", help="Which schema.", min=1)] = 2,
-    dry_run: options.DryRun = False,
-    as_json: options.JsonOption = False,
-) -> None:
-    """Write settings files in today's schema, with every comment.
-
-    Files of earlier schemas are read for ever; nobody has to migrate.
-
-    Examples:
-
-        policyctl config migrate --dry-run
-
-        policyctl config migrate policyctl.yaml --to 2
-    """
-    from policyctl.services import config_files as service
-
-    out = Output(as_json)
-    found = files or _all_files(options.source())
-    made = [service.migrate(file, to=to, dry_run=dry_run) for file in found]
-    out.data([_migrated(each, to, dry_run=dry_run) for each in made])
-    for each in made:
-        if not each.changed:
-            out.say(f"{each.path} is of schema {to} already.")
-        elif dry_run:
-            out.say(f"{each.path}, schema {each.schema_before} to {to}, would be:")
-            if not as_json:
-                sys.stdout.write(each.text)
-        else:
-            out.say(f"Wrote {each.path}: schema {each.schema_before} to {to}.")
-
-
-def _migrated(each: Written, to: int, *, dry_run: bool) -> dict[str, Any]:
-    return {
-        "file": str(each.path),
-        "schema_before": each.schema_before,
-        "schema": to,
-        "changed": each.changed,
-        "dry_run": dry_run,
-        "text": each.text,
-    }
-
-
-def _all_files(source: Source[Settings]) -> list[Path]:
-    """The base file and every profile's."""
-    from policyctl.config.files import find_profile, profiles_beside
-
-    base = source.base()
-    profiles = [find_profile(base, source.folder, name) for name in profiles_beside(base, source.folder)]
-    found = [path for path in (base, *profiles) if path is not None]
-    if not found:
-        raise UsageError("there is no settings file", remedy="Write one: policyctl config init")
-    return found
+def _warn(call: Call, warnings: Iterable[str]) -> None:
+    for sentence in warnings:
+        call.say(f"WARNING: {sentence}.")
 
 
 def _text(value: Any) -> str:

@@ -10,27 +10,50 @@ from typing import Annotated
 import typer
 
 from policyctl import __version__
-from policyctl.cli import options
-from policyctl.cli.commands import MARKUP, Commands
-from policyctl.cli.output import Output
+from policyctl.cli.commands import Commands
 from policyctl.errors import PolicyctlError, UsageError
 
+# Pydantic would look through every installed distribution for plugins. None has to do with settings.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
+
 _INTERRUPTED = 130
-_INTERRUPTED_MOVE = (
-    "Interrupted. If the move had begun, the running server finishes or reverts it within seconds,"
-    " and so does the next promote or rollback. A bake is carried on by the server. Look: policyctl status\n"
-)
 
 app = typer.Typer(
     name="policyctl",
     cls=Commands,
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=MARKUP,
-    help="Publish, gate, promote, roll back and serve reinforcement-learning policies on NVIDIA Triton.",
-    epilog="Exit codes: 0 done, 2 wrong usage, 3 integrity, 4 a gate did not pass, 5 somebody else is at work,"
-    " 6 no server, 7 the move failed and the incumbent was kept, 8 not possible on this machine.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="""Publish, gate, promote, roll back and serve reinforcement-learning policies on NVIDIA Triton.
+
+    The ten commands to begin with, in this order; serve keeps its terminal.
+
+    Examples:
+
+        policyctl doctor
+
+        policyctl export policy.onnx -o build/walker
+
+        policyctl publish build/walker --model walker --release 1.0.0
+
+        policyctl serve
+
+        policyctl validate walker 1.0.0
+
+        policyctl promote walker 1.0.0 --reason "first"
+
+        policyctl status
+
+        policyctl top
+
+        policyctl logs --follow
+
+        policyctl rollback walker
+    """,
+    epilog="policyctl COMMAND --help has examples of each. Exit codes: 0 done, 2 wrong usage, 3 integrity,"
+    " 4 a gate did not pass, 5 somebody else is at work, 6 no server, 7 the move failed and the incumbent was kept,"
+    " 8 not possible on this machine, 130 interrupted.",
 )
 
 
@@ -40,18 +63,13 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-BY_URL = frozenset({"promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history"})
-"""Commands that a control API can carry out."""
-
-
 @app.callback()
 def _root(
     context: typer.Context,
     api: Annotated[
         str | None,
         typer.Option(
-            "--api",
-            metavar="<url>",
+            metavar="URL",
             help="Use a control API instead of a repository: promote, rollback, abort, pin, unpin, unserve,"
             " status, history. Its token: POLICYCTL_API__TOKEN. [env: POLICYCTL_API__URL]",
         ),
@@ -70,14 +88,13 @@ def _root(
     profile: Annotated[
         str | None,
         typer.Option(
-            "--profile",
-            help="development, staging, production, or any that has a file. [env: POLICYCTL_PROFILE]",
+            metavar="NAME", help="development, staging, production, or any that has a file. [env: POLICYCTL_PROFILE]"
         ),
     ] = None,
 ) -> None:
-    options.begin(options.Root(config_file, profile, api, context.invoked_subcommand or ""))
-    if api and context.invoked_subcommand is not None and context.invoked_subcommand not in BY_URL:
-        raise options.by_url_refused(context.invoked_subcommand, api)
+    from policyctl.cli import call
+
+    call.begin(call.Root(config_file, profile, api, context.invoked_subcommand or ""))
 
 
 def main() -> None:
@@ -86,33 +103,63 @@ def main() -> None:
         code = _run(as_json="--json" in sys.argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read stdout has gone (head, less): not a failure of ours. The
+        # The reader of stdout has gone (head, less): not a failure of ours. The
         # interpreter flushes once more at its end, so give it somewhere to write.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    _leave(code)
+
+
+def _leave(code: int) -> None:
+    """End the process, also where the thread of an export runs a policy that never ends."""
+    steps = sys.modules.get("policyctl_exporters.steps")
+    if steps is not None and steps.unfinished():
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
 def _run(*, as_json: bool) -> int:
     try:
-        app()
+        code = app(prog_name="policyctl", standalone_mode=False)
     except PolicyctlError as error:
-        Output(as_json=as_json).refuse(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        moving = {"promote", "rollback", "pin", "unpin", "unserve"}.intersection(sys.argv[1:])
-        sys.stderr.write("Interrupted.\n" if not moving else _INTERRUPTED_MOVE)
-        return _INTERRUPTED
+        return _refused(error, as_json=as_json)
+    except PermissionError as error:
+        from policyctl.plain_files import denied
+
+        return _refused(denied(error), as_json=as_json)
+    except typer.TyperException as error:
+        return _refused(_wrong_usage(error), as_json=as_json)
+    except typer.Abort:
+        sys.stderr.write("Aborted.\n")
+        return 1
     except SystemExit as stop:
-        # typer turns these two into an exit of its own, and keeps them as the context.
-        cause = stop.__context__
-        if isinstance(cause, BrokenPipeError):
-            raise cause from None
-        said = getattr(cause, "format_message", None)
-        if as_json and said is not None:
-            Output(as_json=True).document(UsageError(said(), remedy="See the command's --help."))
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+        # Typer turns a broken pipe into an exit, and keeps it as the context.
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
+    if code == _INTERRUPTED:
+        from policyctl.cli.call import control_in_use
+        from policyctl.cli.interrupted import words
+
+        sys.stderr.write(words(control_in_use(), sys.argv[1:]))
+    return code or 0
+
+
+def _refused(error: PolicyctlError, *, as_json: bool) -> int:
+    from policyctl.cli.output import Output
+
+    Output(as_json=as_json).refuse(error)
+    return error.exit_code
+
+
+def _wrong_usage(error: typer.TyperException) -> UsageError:
+    """A command line that Typer does not understand."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return UsageError(error.format_message(), remedy="See policyctl --help.")
+    usage = context.get_usage().removeprefix("Usage: ")
+    return UsageError(error.format_message(), remedy=f"Type {usage}; {context.command_path} --help explains it.")
 
 
 if __name__ == "__main__":

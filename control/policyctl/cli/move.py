@@ -1,35 +1,28 @@
-"""Commands that move an alias: promote, rollback, abort; and those that add and remove one: pin, unpin, unserve."""
+"""Commands that move an alias: promote, rollback, abort; and those that add and remove one: pin, unpin, unserve.
+
+Each builds one request, which is carried out here, or through the control API that `--api` names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli import completion, options
+from policyctl.cli.call import Call
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
 from policyctl.domain.names import PRODUCTION
-from policyctl.errors import PolicyctlError, UsageError
+from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from policyctl.domain.operations import Done
-    from policyctl.services.promote import Moved
+    from policyctl.services.rollout.request import Wanted
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.command()(promote)
-    app.command()(rollback)
-    app.command()(abort)
-    app.command()(pin)
-    app.command()(unpin)
-    app.command()(unserve)
-
-
+@options.command("wait", "repository", "url")
 def promote(
+    call: Call,
     model: options.Model,
     release: options.Release,
     alias: options.Alias = PRODUCTION,
@@ -41,7 +34,6 @@ def promote(
     bake: Annotated[
         float | None,
         typer.Option(
-            "--bake",
             metavar="SECONDS",
             min=0,
             help="Watch it so long after the switch, and roll back by itself. [env: POLICYCTL_BAKE__FOR_S]",
@@ -51,23 +43,23 @@ def promote(
         bool, typer.Option("--no-bake", help="Do not watch it; a bake of this release that is under way is ended.")
     ] = False,
     on_inconclusive: Annotated[
-        Then | None,
-        typer.Option(help="For a bake that saw too little. [env: POLICYCTL_BAKE__ON_INCONCLUSIVE]"),
+        Then | None, typer.Option(help="For a bake that saw too little. [env: POLICYCTL_BAKE__ON_INCONCLUSIVE]")
     ] = None,
+    breaking: Annotated[
+        bool, typer.Option("--breaking", help="Promote a release whose contract breaks that of the one it replaces.")
+    ] = False,
     dry_run: options.DryRun = False,
-    wait: options.Wait = None,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Move an alias to a release without losing a request.
 
-    The release is loaded beside the incumbent, must answer its golden set on
-    that very server, and only then is the alias switched and asked again. If
+    The release is loaded next to the incumbent and must answer its golden set
+    on that very server. Only then is the alias switched and asked again. If
     anything fails, the incumbent keeps serving. With --gates it is measured
     first, and only moved if it passes. With --bake it is watched afterwards:
     what fails more, is slower or answers wrongly is rolled back (exit code 7).
+
+    A release that clients of the incumbent cannot ask unchanged is refused
+    without --breaking (exit code 4); --dry-run shows what differs.
 
     Examples:
 
@@ -80,60 +72,43 @@ def promote(
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
 
         policyctl promote walker 1.1.0 --bake 300 --on-inconclusive keep
+
+        policyctl promote walker 2.0.0 --breaking --reason "all robots have the fourth sensor"
     """
     if no_bake and bake:
         raise UsageError("--bake and --no-bake are given", remedy="Give one of them.")
-    output = Output(as_json, quiet)
-    chosen = None if gates is None else options.gate_names(gates)
-    if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        asks = no_bake or bake is not None or on_inconclusive is not None
-        told = remote.move(
-            "promotions",
-            model=model,
-            release=release,
-            alias=alias,
-            format=format,
-            reason=reason,
-            dry_run=dry_run,
-            gates=chosen,
-            lock_wait_s=wait,
-            bake={"for_s": bake, "on_inconclusive": on_inconclusive, "end": no_bake} if asks else None,
-        )
-        _pass_on(output, told)
-        return
-    from policyctl.services import promote as service
+    from policyctl.services.rollout.request import BakeRequest, PromotionRequest
 
-    baking = {"for_s": 0.0 if no_bake else bake, "on_inconclusive": on_inconclusive}
-    settings = options.read_settings(repository, url, lock_wait_s=wait, bake=baking)
-    control = options.control_of(settings, output)
-    moved = service.promote(
-        control,
-        model=model,
+    asks = no_bake or bake is not None or on_inconclusive is not None
+    wanted = PromotionRequest(
         release=release,
         alias=alias,
         format=format,
         reason=reason,
+        gates=options.gate_names(gates),
+        bake=BakeRequest(for_s=bake, on_inconclusive=on_inconclusive, end=no_bake) if asks else None,
+        breaking=breaking,
         dry_run=dry_run,
-        gates=chosen,
-        bake=not no_bake,
+        lock_wait_s=call.wait,
     )
-    _report(output, moved)
+    _carry_out(call, model, wanted)
 
 
+@options.command("wait", "repository", "url")
 def rollback(
+    call: Call,
     model: options.Model,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="The release to go back to, or what selects one (~1.2.0). [default: the one before]"),
+        typer.Option(
+            metavar="RELEASE",
+            autocompletion=completion.releases,
+            help="The release to go back to, or what selects one (~1.2.0). [default: the one before]",
+        ),
     ] = None,
     alias: options.Alias = PRODUCTION,
     reason: options.Reason = "",
     dry_run: options.DryRun = False,
-    wait: options.Wait = None,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Move an alias back to an earlier release. No gate is asked.
 
@@ -143,25 +118,16 @@ def rollback(
 
         policyctl rollback walker --to 0.9.2
     """
-    output = Output(as_json, quiet)
-    if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.move(
-            "rollbacks", model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, lock_wait_s=wait
-        )
-        _pass_on(output, told)
-        return
-    from policyctl.services import promote as service
+    from policyctl.services.rollout.request import RollbackRequest
 
-    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
-    _report(output, service.rollback(control, model=model, alias=alias, to=to, reason=reason, dry_run=dry_run))
+    wanted = RollbackRequest(to=to, alias=alias, reason=reason, dry_run=dry_run, lock_wait_s=call.wait)
+    _carry_out(call, model, wanted)
 
 
+@options.command("repository", "url")
 def abort(
+    call: Call,
     model: options.Model,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Stop the move that is under way, or revert one that a crash left open.
 
@@ -171,18 +137,14 @@ def abort(
 
         policyctl abort walker
     """
-    output = Output(as_json, quiet)
-    if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.move("aborts", model=model)
-        _pass_on(output, told)
-        return
-    from policyctl.services import promote as service
+    from policyctl.services.rollout.request import AbortRequest
 
-    words = service.abort(options.control_of(options.read_settings(repository, url), output), model=model)
-    output.data({"model": model, "result": words}, words=words)
+    _carry_out(call, model, AbortRequest())
 
 
+@options.command("wait", "repository", "url")
 def pin(
+    call: Call,
     model: options.Model,
     release: options.Release,
     format: Annotated[  # noqa: A002
@@ -191,11 +153,6 @@ def pin(
     reason: options.Reason = "",
     gates: options.Gates = None,
     dry_run: options.DryRun = False,
-    wait: options.Wait = None,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Serve a release under its own number, whatever other aliases name.
 
@@ -209,74 +166,53 @@ def pin(
 
         policyctl pin walker production --dry-run
     """
-    output = Output(as_json, quiet)
-    chosen = None if gates is None else options.gate_names(gates)
-    if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.move(
-            "pins",
-            model=model,
-            release=release,
-            format=format,
-            reason=reason,
-            dry_run=dry_run,
-            gates=chosen,
-            lock_wait_s=wait,
-        )
-        _pass_on(output, told)
-        return
-    from policyctl.services import pins as service
+    from policyctl.services.rollout.request import PinRequest
 
-    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
-    moved = service.pin(
-        control, model=model, release=release, format=format, reason=reason, dry_run=dry_run, gates=chosen
+    wanted = PinRequest(
+        release=release,
+        format=format,
+        reason=reason,
+        gates=options.gate_names(gates),
+        dry_run=dry_run,
+        lock_wait_s=call.wait,
     )
-    _report(output, moved)
+    _carry_out(call, model, wanted)
 
 
+@options.command("wait", "repository", "url")
 def unpin(
+    call: Call,
     model: options.Model,
     release: options.Release,
     reason: options.Reason = "",
     dry_run: options.DryRun = False,
-    wait: options.Wait = None,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Take a pinned release out of service. It stays published, and aliases that name it stay.
 
     Examples:
 
-        policyctl unpin walker 1.2.0
-
         policyctl unpin walker 1.2.0 --dry-run
+
+        policyctl unpin walker 1.2.0
     """
-    output = Output(as_json, quiet)
-    if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.move("unpins", model=model, release=release, reason=reason, dry_run=dry_run, lock_wait_s=wait)
-        _pass_on(output, told)
-        return
-    from policyctl.services import pins as service
+    from policyctl.services.rollout.request import UnpinRequest
 
-    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
-    _report(output, service.unpin(control, model=model, release=release, reason=reason, dry_run=dry_run))
+    wanted = UnpinRequest(release=release, reason=reason, dry_run=dry_run, lock_wait_s=call.wait)
+    _carry_out(call, model, wanted)
 
 
+@options.command("wait", "repository", "url")
 def unserve(
+    call: Call,
     model: options.Model,
     alias: Annotated[
-        str, typer.Option("--alias", "-a", help="Which alias, or the number of a pin.", show_default=False)
+        str,
+        typer.Option("--alias", "-a", help="Which alias, or the number of a pin.", autocompletion=completion.aliases),
     ],
     reason: options.Reason = "",
     dry_run: options.DryRun = False,
-    wait: options.Wait = None,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
-    """Take an alias out of service. Its clients are told that it is not served.
+    """Take an alias out of service. Its clients get the error that it is not served.
 
     What is under way is answered. Nothing is unpublished; promote again to
     serve it again. There is no default for --alias: production is named, too.
@@ -287,30 +223,23 @@ def unserve(
 
         policyctl unserve walker --alias production --reason "retired" --dry-run
     """
-    output = Output(as_json, quiet)
-    if (remote := options.remote(output, repository=repository, url=url)) is not None:
-        told = remote.move("removals", model=model, alias=alias, reason=reason, dry_run=dry_run, lock_wait_s=wait)
-        _pass_on(output, told)
-        return
-    from policyctl.services import pins as service
+    from policyctl.services.rollout.request import RemovalRequest
 
-    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), output)
-    _report(output, service.unserve(control, model=model, alias=alias, reason=reason, dry_run=dry_run))
+    wanted = RemovalRequest(alias=alias, reason=reason, dry_run=dry_run, lock_wait_s=call.wait)
+    _carry_out(call, model, wanted)
 
 
-def _report(output: Output, moved: Moved) -> None:
-    if moved.recovered:
-        output.say(moved.recovered.words)
-    _print(output, moved.to_json(), moved.words, moved.refusal)
+def _carry_out(call: Call, model: str, wanted: Wanted) -> None:
+    """Have a request carried out, here or by URL, and print what was done."""
+    from policyctl.services.rollout.request import AliasRequest
 
+    request = AliasRequest(model, wanted)
+    if (remote := call.remote()) is not None:
+        done = remote.carry_out(request)
+    else:
+        from policyctl.services.rollout.here import carry_out
 
-def _pass_on(output: Output, told: Done) -> None:
-    _print(output, told.result, told.words, told.refusal)
-
-
-def _print(output: Output, document: Mapping[str, Any], words: str, refusal: PolicyctlError | None) -> None:
-    output.data(document, words=words)
-    if refusal is not None:
-        if output.as_json:
-            raise typer.Exit(refusal.exit_code)
-        raise refusal
+        done = carry_out(call.control(), request)
+    call.data(done.result, words=done.words)
+    if done.refusal is not None:
+        call.end_with(done.refusal)

@@ -9,29 +9,22 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli import completion, options
+from policyctl.cli.call import Call
 from policyctl.domain.log_event import LogFilter, LogLevel
 from policyctl.errors import UsageError
 
 _SHOWN: Final = ("move", "request_id", "operation", "served", "release", "slot", "source")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.command()(metrics)
-    app.command()(logs)
-    app.command("log-level")(log_level)
-
-
+@options.command("repository")
 def metrics(
+    call: Call,
     catalogue: Annotated[
         bool, typer.Option("--catalogue", help="Show every metric with its labels and meaning instead.")
     ] = False,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
-    """Print once what `policyctl serve` exports to Prometheus, in its text format.
+    """Print once what `policyctl serve` exports to Prometheus.
 
     Where no server runs, it is what the journal alone says: what aliases name,
     moves and gate verdicts.
@@ -44,43 +37,44 @@ def metrics(
 
         policyctl metrics --catalogue
     """
-    output = Output(as_json)
     if catalogue:
         from policyctl.domain.metrics import CATALOGUE
 
         families = CATALOGUE.values()
-        output.table(
+        call.table(
             [{"name": f.name, "type": f.kind.value, "labels": list(f.labels), "help": f.help} for f in families],
             "Metrics of policyctl serve",
             ("name", "type", "labels", "meaning"),
             [(f.name, f.kind.value, ", ".join(f.labels), f.help) for f in families],
         )
         return
-    from policyctl.services.metrics_report import report
+    from policyctl.services.show.metrics_report import report
 
-    found = report(options.control_of(options.read_settings(repository), output))
-    output.data(found.to_json() if as_json else None, words=found.text.rstrip())
+    found = report(call.control())
+    call.data(found if call.as_json else None, words=found.text.rstrip())
     if not found.source:
-        output.say("No server runs here: this is what the journal alone says.")
+        call.say("No server runs here: this is what the journal alone says.")
 
 
+@options.command("repository")
 def logs(
-    request_id: Annotated[str, typer.Option("--request-id", help="Only lines about this request of a client.")] = "",
-    move: Annotated[str, typer.Option("--move", help="Only lines of this move, by its id in the journal.")] = "",
-    operation: Annotated[str, typer.Option("--operation", help="Only lines of this command or run of serve.")] = "",
-    model: Annotated[str, typer.Option("--model", help="Only this model, or this Triton model.")] = "",
+    call: Call,
+    request_id: Annotated[str, typer.Option(metavar="ID", help="Only lines about this request of a client.")] = "",
+    move: Annotated[str, typer.Option(metavar="ID", help="Only lines of this move, by its id in the journal.")] = "",
+    operation: Annotated[str, typer.Option(metavar="ID", help="Only lines of this command or run of serve.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Only this model, or this Triton model.", autocompletion=completion.models)
+    ] = "",
     level: Annotated[LogLevel, typer.Option("--level", "-l", help="Only lines that matter this much.")] = (
         LogLevel.DEBUG
     ),
     since: Annotated[
-        str | None, typer.Option("--since", help="Only from then on: 10m, 2h, or 2026-11-20T10:00Z.")
+        str | None, typer.Option(metavar="TIME", help="Only from then on: 10m, 2h, or 2026-11-20T10:00Z.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="Only the last N; 0 for all.", min=0)] = 200,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Then go on with new lines until Ctrl-C.")] = False,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
-    """Show what the control plane and Triton logged, together, in order of time.
+    """Show what the control plane and Triton logged, in order of time.
 
     With --json it is one list; with --follow too, an object a line.
 
@@ -94,29 +88,28 @@ def logs(
 
         policyctl logs --model walker --follow
     """
-    from policyctl.services import log_reading
+    from policyctl.services.logs import reading as log_reading
 
-    output = Output(as_json)
-    control = options.control_of(options.read_settings(repository), output)
+    control = call.control()
     start = None if since is None else log_reading.since(since, now=datetime.now(UTC))
     wanted = LogFilter(request_id, move, operation, model, level, start)
     found, more = log_reading.read(control, wanted, limit=limit or None)
     if more:
-        output.say(f"Only the last {limit} lines; --limit 0 shows all.")
-    if as_json and not follow:
-        output.data(found)
+        call.say(f"Only the last {limit} lines; --limit 0 shows all.")
+    if call.as_json and not follow:
+        call.data(found)
     else:
         for each in found:
-            _show(output, each)
+            _show(call, each)
     if not found and not follow:
-        output.say("No such line was logged.")
+        call.say("No such line was logged.")
     if follow:
         for each in log_reading.followed(control, wanted, threading.Event()):
-            _show(output, each)
+            _show(call, each)
 
 
-def _show(output: Output, found: dict[str, Any]) -> None:
-    if output.as_json:
+def _show(call: Call, found: dict[str, Any]) -> None:
+    if call.as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
     ids = " ".join(f"{name}={found[name]}" for name in _SHOWN if found.get(name))
@@ -124,14 +117,14 @@ def _show(output: Output, found: dict[str, Any]) -> None:
     typer.echo("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line.rstrip()))
 
 
+@options.command("repository")
 def log_level(
-    level: Annotated[LogLevel | None, typer.Argument(help="From which level on to log.", show_default=False)] = None,
+    call: Call,
+    level: Annotated[LogLevel | None, typer.Argument(help="From which level on to log.")] = None,
     triton: Annotated[bool, typer.Option("--triton", help="Triton's instead of the control plane's.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Follow the settings again, for both.")] = False,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
-    """Show or change how much the server logs, while it runs and from then on.
+    """Show or change how much the running server logs.
 
     The running server follows within a second. Triton has one more level than
     the others, which its level debug switches on, and it can be much.
@@ -146,12 +139,11 @@ def log_level(
 
         policyctl log-level --reset
     """
-    from policyctl.services import log_levels
+    from policyctl.services.logs import levels as log_levels
 
-    output = Output(as_json)
-    control = options.control_of(options.read_settings(repository), output)
+    control = call.control()
     if reset and level is not None:
-        raise UsageError("--reset takes no level", remedy="Leave one of them out.")
+        raise UsageError("--reset takes no level", remedy="Leave one of them call.")
     if triton and level is None:
         raise UsageError("--triton needs a level", remedy="For example: policyctl log-level debug --triton")
     if reset:
@@ -160,4 +152,4 @@ def log_level(
         found = log_levels.change(control, level=None if triton else level, triton=level if triton else None)
     else:
         found = log_levels.wanted(control)
-    output.data(found.to_json(), words=f"control plane {found.control}, Triton {found.triton}")
+    call.data(found, words=f"control plane {found.control}, Triton {found.triton}")

@@ -7,17 +7,20 @@ command refuses; then the document is ``{"error": {...}}``.
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
-
+from policyctl.cli.tables import table, width_of
+from policyctl.domain.json_values import to_json
 from policyctl.errors import PolicyctlError
 
-_PIPE_WIDTH = 100_000
+_BOLD = "\x1b[1m"
+_RED = "\x1b[31m"
+_PLAIN = "\x1b[0m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +30,35 @@ class Output:
     Attributes:
         as_json: The data is for a machine.
         quiet: Say no words but errors.
+        printed: Titles of the tables that stand on stdout.
     """
 
     as_json: bool = False
     quiet: bool = False
+    printed: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def say(self, words: str) -> None:
         """A line for people, on stderr."""
         if not self.quiet:
-            _console(stderr=True).print(words)
+            _write(sys.stderr, words)
+
+    def working(self, words: str, at_most_s: float | None) -> AbstractContextManager[Callable[[str], None]]:
+        """Show on stderr that work goes on, while the block runs."""
+        if self.quiet:
+            return nullcontext(lambda _: None)
+        from policyctl.cli.progress import working
+
+        return working(words, at_most_s)
 
     def data(self, document: Any, *, words: str = "") -> None:
-        """The result: as JSON, or in words on stdout."""
+        """The result: as JSON, or in words on stdout.
+
+        Args:
+            document: What `json_values.to_json` takes: a dataclass, or plain values.
+            words: For people; empty where there is nothing to print.
+        """
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+            sys.stdout.write(json.dumps(to_json(document), indent=1) + "\n")
         elif words:
             sys.stdout.write(words + "\n")
 
@@ -49,25 +67,22 @@ class Output:
         if self.as_json:
             self.data(document)
             return
-        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-        for column in columns:
-            numeric = column.endswith((" us", " ms", "/s", " MB")) or column in {"slot", "requests", "failed"}
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*("-" if cell is None else printable(str(cell)) for cell in row))
-        console = _console()
-        if not console.is_terminal:
-            # A pipe has no width: keep rows whole, so that grep and awk can read them.
-            console.width = _PIPE_WIDTH
-        console.print(table, soft_wrap=False)
+        shown = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+        right = [
+            name.endswith((" us", " ms", "/s", " MB")) or name in {"slot", "requests", "failed"} for name in columns
+        ]
+        if self.printed:
+            sys.stdout.write("\n")
+        self.printed.append(title)
+        _write(sys.stdout, title, style=_BOLD)
+        sys.stdout.write(table(columns, shown, right=right, width=width_of(sys.stdout)) + "\n")
 
     def refuse(self, error: PolicyctlError) -> None:
         """An error: the problem and what to do next."""
         self.document(error)
-        console = _console(stderr=True)
-        console.print(f"Error: {error.problem}", style="red")
+        _write(sys.stderr, f"Error: {error.problem}", style=_RED)
         if error.remedy:
-            console.print(f"Next: {error.remedy}")
+            _write(sys.stderr, f"Next: {error.remedy}")
 
     def document(self, error: PolicyctlError) -> None:
         """An error for a machine; nothing without ``--json``."""
@@ -80,9 +95,20 @@ class Output:
         self.data({"error": found})
 
 
-def _console(*, stderr: bool = False) -> Console:
-    """A console that takes text as text: no markup in brackets, no smileys between colons."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+def _write(stream: TextIO, text: str, *, style: str = "") -> None:
+    """A line or several; in colour only on a terminal that has colours and whose owner wants them."""
+    lines = printable_lines(text)
+    styled = style and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    text = f"{style}{lines}{_PLAIN}\n" if styled else f"{lines}\n"
+    if stream is sys.stderr and "policyctl.cli.progress" in sys.modules:
+        sys.modules["policyctl.cli.progress"].write_line(text)
+    else:
+        stream.write(text)
+
+
+def printable_lines(text: str) -> str:
+    """`text` without characters that would drive the terminal."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Commands that prepare a release: export, publish, validate."""
+"""Commands that prepare a release: export, publish."""
 
 from __future__ import annotations
 
@@ -8,50 +8,81 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyctl.cli import options, signing
-from policyctl.cli.output import Output
+from policyctl.cli import completion, options, signing
+from policyctl.cli.call import Call
 from policyctl.domain.artifacts import Format
-from policyctl.domain.names import PRODUCTION
-from policyctl.domain.verdict import Verdict, worst
-from policyctl.errors import GateError, UsageError
+from policyctl.domain.json_values import to_json
+from policyctl.foreign_code import prints_aside
 
 if TYPE_CHECKING:
-    from policyctl.services.candidate import Check
-    from policyctl.services.control import Control
     from policyctl_exporters import ExportResult
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.command()(export)
-    app.command()(publish)
-    app.command()(validate)
-
-
+@options.command()
 def export(
+    call: Call,
     source: Annotated[
         str,
         typer.Argument(
             help="A Stable-Baselines3 or sb3-contrib .zip, a TorchScript .pt, an .onnx,"
-            " or package.module:callable that returns a torch module.",
-            show_default=False,
+            " FILE.py:callable or package.module:callable that returns a torch module."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
-    normalizer: Annotated[Path | None, typer.Option(help="The VecNormalize pickle it was trained with.")] = None,
-    no_normalizer: Annotated[
-        bool, typer.Option("--no-normalizer", help="VecNormalize was used in training, but for rewards alone.")
-    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write.")],
+    normalizer: options.Normalizer = None,
+    no_normalizer: options.NoNormalizer = False,
+    despite_archive: options.DespiteArchive = False,
     trust_pickle: options.TrustPickle = False,
+    code: options.Code = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYOUT",
+            help="How the environment gives images: channels-first or channels-last; for Stable-Baselines3 archives."
+            " [default: as --env has it, else channels-last]",
+        ),
+    ] = None,
+    trust_operators: Annotated[
+        bool,
+        typer.Option(
+            "--trust-operators", help="Keep TorchScript operators that do more than compute: they may use files."
+        ),
+    ] = False,
     formats: Annotated[
         list[Format] | None,
         typer.Option("--format", "-f", help="Which artifact; repeatable. [default: all but tensorrt]"),
     ] = None,
     env: Annotated[
-        str | None, typer.Option(help="A gymnasium environment with the policy's spaces (modules, TorchScript).")
+        str | None,
+        typer.Option(
+            help="A gymnasium environment with the policy's spaces: for modules, TorchScript, and the layout of images."
+        ),
+    ] = None,
+    env_arg: options.EnvArgs = None,
+    wrapper: options.Wrappers = None,
+    observation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPACE",
+            help="What a module or TorchScript observes: 12, 4:-1..1, uint8:96x96x3, discrete:6, multidiscrete:3,2 or"
+            " multibinary:5; NAME=SPACE for each of several. Bounds may be left out or given one an element.",
+        ),
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(metavar="SPACE", help="The space of its action, in the same form.")
+    ] = None,
+    spaces: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Both in a YAML file: observation (a space, or names with a space each) and action."
+        ),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="What a module's single output is: action, logits, q_values or mean.")
+        list[str] | None,
+        typer.Option(
+            help="What the policy's output is: action, logits, q_values or mean. Of several, which is what:"
+            " NAME=KIND, also log_std, or output for one that the action does not depend on; repeatable."
+        ),
     ] = None,
     feature: Annotated[
         list[str] | None, typer.Option(help="What an element of the observation is called; repeatable, in order.")
@@ -63,15 +94,21 @@ def export(
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance of parity.", min=0)] = None,
     golden_rows: Annotated[int, typer.Option(help="Size of the golden set.", min=1, max=4096)] = 64,
     seed: Annotated[int, typer.Option(help="Of the observations that are drawn.", min=0)] = 0,
+    step_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that each step may take; a policy that never answers ends the export then. [default: 300]",
+            min=1,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Turn a trained policy into files that compute the same actions.
 
     One graph holds everything between the raw observation and the action that
-    the environment takes. Every artifact is compared with the policy in eager
-    PyTorch; one that differs fails the export, and nothing is written.
+    the environment takes. Every artifact is compared with the policy itself, and
+    only one that agrees is written. A format that fails does not take the others
+    with it; the command fails where --format named it, or where none is left.
 
     Stable-Baselines3 files and VecNormalize hold pickles. Unpickling runs code
     that the file's author chose, so it needs --trust-pickle or a yes.
@@ -82,15 +119,22 @@ def export(
 
         policyctl export policy.onnx -o build/walker
 
+        policyctl export walk.onnx --head mlp_output=action -o build/walk
+
         policyctl export mypackage.policies:make --env Pendulum-v1 -o build/pendulum
+
+        policyctl export walk.py:make --observation 47 --action 12:-1..1 -o build/walk
+
+        policyctl export walk.pt --observation 47 --action 12:-1..1 -o build/walk
+
+        policyctl export pick.pt --observation camera=uint8:96x96x3 --observation arm=7 --action discrete:6 -o pick
     """
     from policyctl.domain.parity import Tolerance
-    from policyctl.services.export import ExportRequest, holds_pickles
-    from policyctl.services.export import export as service
+    from policyctl.services.releases.export import ExportRequest, check, holds_pickles
+    from policyctl.services.releases.export import export as service
+    from policyctl_exporters import IncompleteExportError
 
-    out = Output(as_json, quiet)
-    if normalizer is not None and no_normalizer:
-        raise UsageError("--normalizer and --no-normalizer exclude each other", remedy="Give one of them.")
+    options.check_normalizer(normalizer, no_normalizer=no_normalizer)
     default = Tolerance()
     tolerance = None
     if atol is not None or rtol is not None:
@@ -101,25 +145,39 @@ def export(
         formats=tuple(formats) if formats else None,
         normalizer=normalizer,
         no_normalizer=no_normalizer,
+        despite_archive=despite_archive,
         trust_pickle=trust_pickle,
-        env=env,
-        head=head,
+        code=code,
+        images=images,
+        trust_operators=trust_operators,
+        env=options.environment(env, env_arg, wrapper),
+        observation=tuple(observation or ()),
+        action=action,
+        spaces=spaces,
+        head=tuple(head or ()),
         features=tuple(feature or ()),
         recorded=recorded,
         tolerance=tolerance,
         golden_rows=golden_rows,
         seed=seed,
+        step_limit_s=step_limit,
         force=force,
     )
-    if holds_pickles(request) and not trust_pickle and sys.stdin.isatty() and not as_json:
+    check(request)
+    if holds_pickles(request) and not trust_pickle and sys.stdin.isatty() and not call.as_json:
         from dataclasses import replace
 
         asked = f"{source} holds pickles, which run their author's code on this machine. Do you trust it?"
         request = replace(request, trust_pickle=typer.confirm(asked, err=True))
     if request.trust_pickle:
         options.check_unpickling()
-    result = service(request, out.say)
-    out.table(
+    incomplete: IncompleteExportError | None = None
+    try:
+        with prints_aside():
+            result = service(request, call.say)
+    except IncompleteExportError as error:
+        result, incomplete = error.result, error
+    call.table(
         _export_json(result),
         f"{result.output}: parity with the policy",
         ("format", "observations", "largest difference", "near-ties"),
@@ -128,24 +186,20 @@ def export(
             for p in result.parity
         ],
     )
-    out.say(f"Next: policyctl publish {result.output} --model NAME --release 1.0.0")
+    if incomplete is not None:
+        call.end_with(incomplete)
+    call.say(f"Next: policyctl publish {result.output} --model NAME --release 1.0.0")
 
 
+@options.command("wait", "repository")
 def publish(
-    source: Annotated[Path, typer.Argument(help="A folder that export wrote.", show_default=False)],
-    model: Annotated[str, typer.Option("--model", "-n", help="The model's name.", show_default=False)],
-    release: Annotated[
-        str, typer.Option("--release", help="A semantic version, never used before.", show_default=False)
-    ],
+    call: Call,
+    source: options.ExportFolder,
+    model: Annotated[str, typer.Option("--model", "-n", help="The model's name.", autocompletion=completion.models)],
+    release: Annotated[str, typer.Option(help="A semantic version, never used before.")],
     dry_run: options.DryRun = False,
-    wait: Annotated[
-        float | None, typer.Option("--wait", help="Seconds to wait for another writer. [default: 30]", min=0)
-    ] = None,
     sign_key: signing.SignKey = None,
     sign_certificate: signing.SignCertificate = None,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Give exported files a release, a slot and a manifest. Nothing is served by this.
 
@@ -162,108 +216,24 @@ def publish(
 
         policyctl publish build/walker --model walker --release 1.0.1 --sign-key alice.pem
     """
-    from policyctl.services.publish import publish as service
+    from policyctl.services.releases.publish import publish as service
 
-    out = Output(as_json, quiet)
-    control = options.control_of(options.read_settings(repository), out)
+    control = call.control()
     # A key that cannot be used is found out before anything is published.
-    signer = signing.signer_of_publish(control.settings, sign_key, sign_certificate, out)
-    done = service(control, source, model=model, release=release, dry_run=dry_run, wait_s=wait)
+    signer = signing.signer_of_publish(control.settings, sign_key, sign_certificate, call)
+    done = service(control, source, model=model, release=release, dry_run=dry_run, wait_s=call.wait)
     signed = None if signer is None or dry_run else signing.sign_published(control, signer, done.model, done.release)
     verb = "Would publish" if dry_run else "Published"
     held = ", ".join(done.formats)
-    out.data(
-        done.to_json() if signed is None else {**done.to_json(), "signature": signed.to_json()},
+    call.data(
+        done if signed is None else {**to_json(done), "signature": signed},
         words=f"{verb} {done.model} {done.release} as slot {done.slot}: {held}; {done.size_bytes} bytes,"
         f" manifest {done.manifest_digest}" + ("" if signed is None else f", signed as {signed.name}"),
     )
     if signed is not None:
-        signing.tell_worth(out, signed)
+        signing.tell_worth(call, signed)
     if not dry_run:
-        out.say(f"Next: policyctl promote {done.model} {done.release}")
-
-
-def validate(
-    model: options.Model,
-    release: options.Release,
-    format: options.AskedFormat = None,  # noqa: A002
-    gates: options.Gates = None,
-    alias: options.Alias = PRODUCTION,
-    recording: options.RecordingOption = None,
-    env: options.EnvOption = None,
-    episodes: options.EpisodesOption = None,
-    margin: options.MarginOption = None,
-    wait: options.Wait = None,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-) -> None:
-    """Run the gates on a release and keep their evidence. No alias moves.
-
-    A gate says passed, failed, inconclusive or error; exits with 4 unless all
-    passed. Without a server the gate `golden` is inconclusive. What is measured
-    takes up to a minute and a half, and holds up no rollback.
-
-    Examples:
-
-        policyctl validate walker 1.0.0
-
-        policyctl validate walker 1.1.0 --gates non_inferiority --alias staging
-
-        policyctl validate walker 1.1.0 --gates none
-
-        policyctl validate cartpole 1.1.0 --env CartPole-v1 --episodes 100 --margin 5
-
-        policyctl validate walker 1.1.0 --recording walker.npz
-    """
-    from policyctl.services.control import select_release
-    from policyctl.services.performance import checks
-    from policyctl.services.validate import validate as service
-
-    out = Output(as_json, quiet)
-    given = {"behaviour": {"env": env, "episodes": episodes, "margin": margin}}
-    settings = options.read_settings(repository, url, lock_wait_s=wait, gates=given)
-    control = options.control_of(settings, out)
-    chosen = control.settings.gates.validate_with if gates is None else options.gate_names(gates)
-    release = select_release(control, model, release)
-    asked = [
-        *checks(control, chosen, model=model, release=release, alias=alias),
-        *_behaviour(control, recording, alias),
-    ]
-    results = service(control, model=model, release=release, format=format, checks=asked)
-    verdict = worst(tuple(r.verdict for r in results))
-    out.table(
-        {"model": model, "release": release, "verdict": verdict, "gates": [r.to_json() for r in results]},
-        f"Gates of {model} {release}",
-        ("gate", "verdict", "reason"),
-        [(r.gate, r.verdict.upper(), r.reason) for r in results],
-    )
-    if verdict is not Verdict.PASSED:
-        bad = next(r for r in results if r.verdict is verdict)
-        if as_json:
-            raise typer.Exit(GateError.exit_code)
-        raise GateError(f"{model} {release}: {bad.gate} {bad.verdict}: {bad.reason}", remedy=_remedy(bad.evidence))
-
-
-def _behaviour(control: Control, recording: Path | None, alias: str) -> list[tuple[str, Check]]:
-    """The gates that judge how a release acts, as far as they were asked for."""
-    chosen = control.settings.gates
-    if chosen.behaviour.margin is not None and not chosen.behaviour.env:
-        raise UsageError("--margin belongs to --env, which is not given", remedy="For example --env CartPole-v1.")
-    if recording is None and not chosen.behaviour.env:
-        return []
-    from policyctl.services import shadow
-
-    found = [] if recording is None else [shadow.replay_check(recording, chosen.replay)]
-    if chosen.behaviour.env:
-        found.append(shadow.behaviour_check(control, chosen.behaviour, alias=alias))
-    return found
-
-
-def _remedy(evidence: object) -> str:
-    found = evidence.get("remedy") if isinstance(evidence, dict) else None
-    return str(found or "The release is not promoted as long as a gate does not pass.")
+        call.say(f"Next: policyctl promote {done.model} {done.release}")
 
 
 def _export_json(result: ExportResult) -> dict[str, object]:
@@ -275,5 +245,9 @@ def _export_json(result: ExportResult) -> dict[str, object]:
             {"format": p.format.value, "rows": p.rows, "max_abs": dict(p.max_abs), "near_ties": p.near_ties}
             for p in result.parity
         ],
+        "notes": list(result.notes),
+        "failed": {
+            form.value: {"problem": error.problem, "remedy": error.remedy} for form, error in result.failed.items()
+        },
         "seconds": dict(result.seconds),
     }

@@ -6,27 +6,23 @@ from typing import Annotated
 
 import typer
 
-from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli import completion, options
+from policyctl.cli.call import Call
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import GateError, ServerError, UsageError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(probe)
-
-
+@options.command("repository", "url")
 def probe(
+    call: Call,
     model: options.OptionalModel = None,
-    alias: Annotated[str | None, typer.Option("--alias", "-a", help="Only this alias, or pinned number.")] = None,
+    alias: Annotated[
+        str | None,
+        typer.Option("--alias", "-a", help="Only this alias, or pinned number.", autocompletion=completion.aliases),
+    ] = None,
     required: Annotated[
         bool, typer.Option("--require", help="Exit with 6 also where no alias names anything yet.")
     ] = False,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    quiet: options.QuietOption = False,
-    as_json: options.JsonOption = False,
 ) -> None:
     """Ask each alias for a golden action; exit with 0 only if every one gives it.
 
@@ -39,10 +35,9 @@ def probe(
 
         policyctl probe walker --alias production --json
     """
-    from policyctl.services.probe import probe as service
+    from policyctl.services.supervise.probe import probe as service
 
-    output = Output(as_json, quiet)
-    found = service(options.control_of(options.read_settings(repository, url), output), model=model, alias=alias)
+    found = service(call.control(), model=model, alias=alias)
     if not found:
         if alias is not None:
             raise UsageError(f"no model has an alias {alias!r}", remedy="See: policyctl status")
@@ -51,9 +46,9 @@ def probe(
                 "no alias names anything yet", remedy="Promote a release: policyctl promote MODEL RELEASE"
             )
     rows = [(p.model, p.alias, p.release, p.verdict.value, p.duration_ms, p.detail) for p in found]
-    if as_json or not quiet:
-        output.table(
-            {"aliases": [p.to_json() for p in found], "healthy": all(p.verdict is Verdict.PASSED for p in found)},
+    if call.as_json or not call.quiet:
+        call.table(
+            {"aliases": found, "healthy": all(p.verdict is Verdict.PASSED for p in found)},
             "Golden actions",
             ("model", "alias", "release", "verdict", "took ms", "detail"),
             rows,
@@ -64,6 +59,4 @@ def probe(
         if bad:
             names = ", ".join(p.served for p in bad)
             what = "answers wrongly" if error is GateError else "does not answer"
-            if as_json:
-                raise typer.Exit(error.exit_code)
-            raise error(f"{names} {what}: {bad[0].detail}", remedy="See: policyctl status, policyctl verify")
+            call.end_with(error(f"{names} {what}: {bad[0].detail}", remedy="See: policyctl status, policyctl verify"))

@@ -1,49 +1,48 @@
-"""Commands about numbers of releases: release next."""
+"""Commands about one release: its number, and its way to another repository: release next, export, import."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli import completion, options
+from policyctl.cli.call import Call
 
-_HELP = """Say which number a release may have.
+if TYPE_CHECKING:
+    from policyctl.services.releases.transfer import Transferred
 
-Example:
+group = typer.Typer(
+    help="""Propose a release's number; export and import releases.
 
-    policyctl release next walker build/walker
-"""
+    Examples:
 
+        policyctl release next walker build/walker
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    group = typer.Typer(no_args_is_help=True, help=_HELP, rich_markup_mode="markdown")
-    group.callback()(_root)
-    group.command(name="next")(next_)
-    app.add_typer(group, name="release")
+        policyctl release export walker 1.4.0 build/releases
 
-
-def _root() -> None:
-    """Keep `next` a command of its own, though it is the only one."""
+        policyctl release import build/releases@walker:1.4.0
+    """,
+)
 
 
+@group.command("next")
+@options.command("repository")
 def next_(
+    call: Call,
     model: options.Model,
-    source: Annotated[Path, typer.Argument(help="A folder that export wrote.", show_default=False)],
+    source: options.ExportFolder,
     after: Annotated[
         str | None,
         typer.Option(
-            "--after", help="The release to follow, or what selects it (~1.2.0). [default: latest]", show_default=False
+            metavar="RELEASE",
+            autocompletion=completion.releases,
+            help="The release to follow, or what selects it (~1.2.0). [default: latest]",
         ),
     ] = None,
     prerelease: Annotated[
-        str, typer.Option("--pre", help="Propose a pre-release of this name, for example rc.", show_default=False)
+        str, typer.Option("--pre", metavar="NAME", help="Propose a pre-release of this name, for example rc.")
     ] = "",
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
     """Propose the number under which an export can be published, with the reasons. Nothing is changed.
 
@@ -59,19 +58,94 @@ def next_(
 
         policyctl release next walker build/walker --pre rc --json
     """
-    from policyctl.services import numbers as service
+    from policyctl.services.releases import numbers as service
 
-    output = Output(as_json)
-    control = options.control_of(options.read_settings(repository), output)
+    control = call.control()
     found = service.next_release(control, source, model=model, after=after, prerelease=prerelease)
     proposal = found.proposal
-    output.data(found.to_json(), words=proposal.release)
+    call.data(found, words=found.release)
+    if found.published_as is not None:
+        call.say(f"These very bytes are published as {model} {found.published_as}.")
+    if found.release == found.published_as:
+        call.say("To publish them again changes nothing.")
+        return
     if proposal.after is None:
-        output.say(f"No release of {model} is published that it could be compared with.")
+        call.say(f"No release of {model} is published that it could be compared with.")
     elif not proposal.differences:
-        output.say(f"Its contract is that of {proposal.after}: {proposal.needs} will do.")
+        call.say(f"Its contract is that of {proposal.after}: {proposal.needs} will do.")
     else:
-        output.say(f"Against {proposal.after} it needs {proposal.needs}:")
+        call.say(f"Against {proposal.after} it needs {proposal.needs}:")
         for difference in proposal.differences:
-            output.say(f"  {difference.words}")
-    output.say(f"Next: policyctl publish {source} --model {model} --release {proposal.release}")
+            call.say(f"  {difference.words}")
+    call.say(f"Next: policyctl publish {source} --model {model} --release {found.release}")
+
+
+@group.command("export")
+@options.command("repository")
+def export_release(
+    call: Call,
+    model: options.Model,
+    release: options.Release,
+    destination: Annotated[str, typer.Argument(help="A folder, or oci://HOST[:PORT]/NAME[:TAG].")],
+    dry_run: options.DryRun = False,
+) -> None:
+    """Write a release, with its manifest and signatures, as an OCI artifact.
+
+    To a folder in OCI's image layout, which may hold many releases, or to a
+    registry. The same release is the same artifact, byte for byte: note its
+    digest, and import by it.
+
+    Examples:
+
+        policyctl release export walker 1.4.0 build/releases
+
+        policyctl release export walker 1.4.0 oci://registry.example.com/policies/walker
+    """
+    from policyctl.services.releases.transfer import export_release as service
+
+    control = call.control()
+    done = service(control, model=model, release=release, destination=destination, dry_run=dry_run)
+    _transferred(call, done, "Would export" if dry_run else "Exported", "to")
+
+
+@group.command("import")
+@options.command("wait", "repository")
+def import_release(
+    call: Call,
+    source: Annotated[
+        str, typer.Argument(help="A folder (FOLDER@MODEL:RELEASE where it holds several), or oci://HOST/NAME:TAG.")
+    ],
+    digest: Annotated[
+        str | None, typer.Option(help="What it must hash to: the digest that the export printed.")
+    ] = None,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Publish a release that was exported elsewhere: the same bytes, the same manifest.
+
+    Every file is verified before anything is published. A download that was cut
+    short goes on where it ended. Nothing is served by this.
+
+    Examples:
+
+        policyctl release import build/releases@walker:1.4.0
+
+        policyctl release import oci://registry.example.com/policies/walker:1.4.0 --dry-run
+    """
+    from policyctl.services.releases.transfer import import_release as service
+
+    control = call.control()
+    done = service(control, source, digest=digest, dry_run=dry_run, wait_s=call.wait)
+    verbs = {"published": "published", "restored": "brought back", "here already": "here already, nothing to publish"}
+    _transferred(call, done, f"{'Would be' if dry_run else 'Imported,'} {verbs[done.done]}:", "from")
+    if digest is None:
+        call.say(f"No --digest was given, so it was taken as found. Next time: --digest {done.digest}")
+    if not dry_run:
+        call.say(f"Next: policyctl promote {done.model} {done.release}")
+
+
+def _transferred(call: Call, done: Transferred, verb: str, way: str) -> None:
+    call.data(
+        done,
+        words=f"{verb} {done.model} {done.release} {way} {done.place}: {done.files} files, {done.size_bytes} bytes;"
+        f" {done.sent} had to be carried\nArtifact {done.digest}\nManifest {done.manifest_digest}",
+    )

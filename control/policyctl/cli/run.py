@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli.call import Call
+from policyctl.domain.choices import Engine
 from policyctl.errors import UnsupportedError
-from policyctl.settings import Engine
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.command()(serve)
-    app.command()(doctor)
-    app.command()(hardware)
-
-
+@options.command("repository", "url")
 def serve(
+    call: Call,
     engine: Annotated[
         Engine | None,
         typer.Option(help="Who runs Triton: this command, Docker, or somebody else (--url). [default: embedded]"),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    http_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8000]")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8001]")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="0 takes a free one. [default: 8002]")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on. [default: 127.0.0.1]")
+    ] = None,
+    http_port: Annotated[int | None, typer.Option(metavar="PORT", help="0 takes a free one. [default: 8000]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(metavar="PORT", help="0 takes a free one. [default: 8001]")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="0 takes a free one. [default: 8002]")
+    ] = None,
     control_metrics_port: Annotated[
-        int | None, typer.Option(help="Of policyctl's own metrics; 0 takes a free one. [default: 8003]")
+        int | None, typer.Option(metavar="PORT", help="Of policyctl's own metrics; 0 takes a free one. [default: 8003]")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Pass on Triton's informational lines.")] = False,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
 ) -> None:
     """Run Triton on the repository until Ctrl-C or SIGTERM.
 
@@ -61,38 +57,37 @@ def serve(
 
         policyctl serve --engine external --url 127.0.0.1:8001
     """
-    from policyctl.services.serve import serve as service
+    from policyctl.services.supervise.serve import serve as service
 
     given = {
+        "engine": engine,
         "host": host,
         "http_port": http_port,
         "grpc_port": grpc_port,
         "metrics_port": metrics_port,
         "control_metrics_port": control_metrics_port,
     }
-    output = Output()
-    reading = options.read_layers(repository, url, server={"engine": engine, **given})
-    for words in reading.warnings:
-        output.say(f"WARNING: {words}.")
-    service(options.control_of(options.here(reading), output), verbose=verbose, reading=reading)
+    control, reading = call.serving(server=given)
+    service(control, verbose=verbose, reading=reading)
 
 
+@options.command("repository")
 def doctor(
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
+    call: Call,
 ) -> None:
-    """Check whether this machine can run the server (its engine, as the settings say). Exits with 8 if not.
+    """Check whether this machine can run the server. Exits with 8 if not.
+
+    The settings say which engine runs the server.
 
     Example:
 
         policyctl doctor
     """
-    from policyctl.services.doctor import examine
+    from policyctl.services.machine.doctor import examine
 
-    output = Output(as_json)
-    checks = examine(options.control_of(options.read_settings(repository), output))
+    checks = examine(call.control())
     failed = [c for c in checks if c.status == "failed"]
-    output.table(
+    call.table(
         {
             "able": not failed,
             "checks": [{"name": c.name, "status": c.status, "detail": c.detail, "fix": c.fix} for c in checks],
@@ -102,20 +97,19 @@ def doctor(
         [(c.name, c.status.upper() if c.status == "failed" else c.status, c.detail, c.fix) for c in checks],
     )
     if failed:
-        if as_json:
-            raise typer.Exit(UnsupportedError.exit_code)
-        raise UnsupportedError(f"{failed[0].name}: {failed[0].detail}", remedy=failed[0].fix)
+        call.end_with(UnsupportedError(f"{failed[0].name}: {failed[0].detail}", remedy=failed[0].fix))
 
 
+@options.command()
 def hardware(
+    call: Call,
     runtimes: Annotated[
         bool, typer.Option(help="Ask OpenVINO, ONNX Runtime and torch what they make of it; takes seconds.")
     ] = True,
-    as_json: options.JsonOption = False,
 ) -> None:
-    """Show what this machine is, what to set on it and why, and its fingerprint.
+    """Show what this machine is, and what to set on it and why.
 
-    Results of `policyctl bench` are kept by that fingerprint. `policyctl serve`
+    Results of `policyctl bench` are kept by the fingerprint that it shows. `policyctl serve`
     starts from the same facts.
 
     Examples:
@@ -124,27 +118,18 @@ def hardware(
 
         policyctl hardware --no-runtimes --json
     """
-    from policyctl.services.hardware import advise
+    from policyctl.services.machine.hardware import advise, ask_runtimes, facts
 
-    output = Output(as_json)
-    found = advise(ask_runtimes=runtimes)
-    if as_json:
-        output.data(found.to_json())
+    found = advise()
+    if call.as_json:
+        call.data(found.to_json(ask_runtimes() if runtimes else {}))
         return
-    output.table(None, "This machine", ("what", "found"), found.hardware.rows())
-    if found.runtimes:
-        rows = [(name, _runtime(facts)) for name, facts in found.runtimes.items()]
-        output.table(None, "Runtimes", ("runtime", "what it says"), rows)
-    output.table(
-        None,
-        "Recommended",
-        ("set", "to", "why", "rests on", "worth comparing"),
-        [
-            (r.setting, f"{r.value} (default)" if r.is_default else r.value, r.reason, r.basis, ", ".join(r.candidates))
-            for r in found.recommendations
-        ],
-    )
-
-
-def _runtime(facts: object) -> str:
-    return "not installed" if facts is None else json.dumps(facts, ensure_ascii=False)
+    call.table(None, "This machine", ("what", "found"), found.hardware.rows())
+    if found.recommendations:
+        rows = [(r.setting, r.value, r.reason, r.basis) for r in found.recommendations]
+        call.table(None, "Recommended", ("set", "to", "why", "rests on"), rows)
+    else:
+        call.say("The defaults suit this machine.")
+    if runtimes:
+        answers = [(name, *fact) for name, answer in ask_runtimes().items() for fact in facts(answer)]
+        call.table(None, "Runtimes", ("runtime", "what", "found"), answers)

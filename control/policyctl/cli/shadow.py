@@ -9,27 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli.call import Call
 from policyctl.cli.soak import seconds
 from policyctl.domain.names import PRODUCTION
 
 if TYPE_CHECKING:
-    from policyctl_benchmarks.shadow import Beside, Shadow
+    from policyctl.measuring.shadow import ComparedFigure, Shadow
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.command()(record)
-    app.command()(replay)
-
-
+@options.command("repository", "url")
 def record(
+    call: Call,
     model: options.Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file that is not there yet.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file that is not there yet.")],
     alias: options.Alias = PRODUCTION,
-    rate: Annotated[int, typer.Option("--rate", help="Record one of so many requests.", min=1)] = 1,
-    count: Annotated[int, typer.Option("--count", help="End after so many requests.", min=1)] = 10_000,
-    for_: Annotated[str, typer.Option("--for", help="End after this long: 30s, 5m, 1h.")] = "30s",
+    rate: Annotated[int, typer.Option(help="Record one of so many requests.", min=1)] = 1,
+    count: Annotated[int, typer.Option(help="End after so many requests.", min=1)] = 10_000,
+    for_: Annotated[str, typer.Option("--for", metavar="DURATION", help="End after this long: 30s, 5m, 1h.")] = "30s",
     one_stream: Annotated[
         bool,
         typer.Option(
@@ -38,12 +34,8 @@ def record(
             " Not needed where request ids end in /NUMBER.",
         ),
     ] = False,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
-    """Record observations and actions of live traffic, through Triton's own tracing.
+    """Record observations and actions of live traffic. Triton's own tracing does it.
 
     Nothing stands in the way of a request. Tracing is on while this runs and
     off afterwards, however it ends. The file holds what clients sent: treat it
@@ -55,12 +47,13 @@ def record(
 
         policyctl record walker --rate 10 --for 10m --count 50000 -o walker.npz
     """
-    from policyctl.services import record as service
-    from policyctl.services.signals import stop_on_signal
+    from policyctl.services.experiments import record as service
+    from policyctl.signals import stop_on_signal
 
-    out = Output(as_json, quiet)
-    control = options.control_of(options.read_settings(repository, url), out)
-    asked = service.RecordOptions(rate=rate, count=count, seconds=seconds("--for", for_), one_stream=one_stream)
+    control = call.control()
+    asked = service.RecordOptions(
+        rate=rate, count=count, seconds=seconds("--for", for_, example="30s"), one_stream=one_stream
+    )
     stop = threading.Event()
     with stop_on_signal(stop):
         found = service.record(control, asked, model=model, alias=alias, output=output, stop=stop)
@@ -76,7 +69,7 @@ def record(
         "seconds": found.origin.seconds,
     }
     left = ", ".join(f"{n} {why}" for why, n in found.dropped.items())
-    out.data(
+    call.data(
         document,
         words=f"{output}: {found.rows} observations of {found.requests} requests in {found.origin.seconds:.1f} s,"
         f" answered by {', '.join(f'{r} ({n})' for r, n in found.answered_by.items())}, {size} bytes."
@@ -84,16 +77,13 @@ def record(
     )
 
 
+@options.command("wait", "repository", "url")
 def replay(
+    call: Call,
     model: options.Model,
     release: options.Release,
-    recording: Annotated[Path, typer.Argument(help="What policyctl record wrote.", show_default=False)],
+    recording: Annotated[Path, typer.Argument(help="What policyctl record wrote.")],
     format: options.AskedFormat = None,  # noqa: A002
-    wait: options.Wait = None,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Ask a release what it would have done on recorded observations. No alias moves.
 
@@ -107,19 +97,18 @@ def replay(
 
         policyctl replay walker 1.1.0 walker.npz --json
     """
-    from policyctl.services import shadow as service
+    from policyctl.services.experiments import shadow as service
 
-    out = Output(as_json, quiet)
-    control = options.control_of(options.read_settings(repository, url, lock_wait_s=wait), out)
+    control = call.control()
     found = service.replay(control, model=model, release=release, path=recording, format=format)
     then = ", ".join(found.recording.answered_by)
-    out.table(
-        found.to_json(),
+    call.table(
+        found,
         f"{model} {found.release} on {found.figures.rows} observations that {then} answered",
         ("figure", found.release, "95 % interval", f"{then} again" if found.again else "-"),
         _figures(found.figures, found.again),
     )
-    out.say(f"Evidence: {found.evidence}")
+    call.say(f"Evidence: {found.evidence}")
 
 
 def _figures(now: Shadow, again: Shadow | None) -> list[tuple[str, str, str, str]]:
@@ -138,13 +127,13 @@ def _figures(now: Shadow, again: Shadow | None) -> list[tuple[str, str, str, str
     else:
         rows.append(("largest difference / range", number(now.largest), "", number(again.largest) if again else ""))
         rows.append(("mean difference / range", number(now.mean), "", number(again.mean) if again else ""))
-    beside = again.saturation if again else None
-    rows += _beside("saturation", now.saturation, beside)
-    rows += _beside(f"roughness ({now.pairs} steps)", now.roughness, again.roughness if again else None)
+    before = again.saturation if again else None
+    rows += _compared("saturation", now.saturation, before)
+    rows += _compared(f"roughness ({now.pairs} steps)", now.roughness, again.roughness if again else None)
     return rows
 
 
-def _beside(name: str, now: Beside | None, again: Beside | None) -> list[tuple[str, str, str, str]]:
+def _compared(name: str, now: ComparedFigure | None, again: ComparedFigure | None) -> list[tuple[str, str, str, str]]:
     if now is None:
         return [(name, "-", "", "")]
     last = "" if again is None else f"{again.candidate:.4g}"

@@ -5,34 +5,37 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli.call import Call
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import GateError, UsageError
 
 if TYPE_CHECKING:
-    from policyctl.services.soak import Soak
-    from policyctl.settings import Settings
+    from policyctl.services.experiments.soak import Soak
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 COLUMNS: Final = ("of", "counts", "per million requests", "from", "to", "limit", "verdict")
 
 
-def seconds(option: str, text: str) -> float:
+def seconds(option: str, text: str, *, example: str) -> float:
     """``90``, ``90s``, ``10m``, ``1.5h``, ``5ms`` in seconds.
 
+    Args:
+        option: Which option it is the value of.
+        text: The value.
+        example: One that makes sense for this option.
+
     Raises:
-        UsageError: It is none of these.
+        UsageError: It is not one of these.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None or float(match[1]) <= 0:
-        raise UsageError(f"{option} {text!r} is no length of time", remedy=f"For example {option} 10m, 90s or 5ms.")
+        raise UsageError(f"{option} {text!r} is not a length of time", remedy=f"For example {option} {example}.")
     return float(match[1]) * _SECONDS[match[2]]
 
 
 def run(
-    settings: Settings,
+    call: Call,
     *,
     model: str,
     alias: str,
@@ -42,27 +45,25 @@ def run(
     reload_every: str | None,
     move_to: str | None,
     limit_mb: float,
-    as_json: bool,
 ) -> None:
     """Soak and print what was found.
 
     Raises:
         GateError: It was anything but *passed*.
     """
-    from policyctl.gates.leak import Limits
-    from policyctl.services import soak as service
+    from policyctl.gates.leak import GrowthLimits
+    from policyctl.services.experiments import soak as service
 
-    output = Output(as_json)
     plan = service.Plan(
-        duration_s=seconds("--for", duration),
+        duration_s=seconds("--for", duration, example="1h"),
         clients=clients,
         batch_size=batch,
-        reload_every_s=None if reload_every is None else seconds("--reload-every", reload_every),
+        reload_every_s=None if reload_every is None else seconds("--reload-every", reload_every, example="5m"),
         move_to=move_to,
-        limits=Limits(memory_bytes=limit_mb * 1e6),
+        limits=GrowthLimits(memory_bytes=limit_mb * 1e6),
     )
-    found = service.soak(options.control_of(settings, output), plan, model=model, alias=alias)
-    show(output, found)
+    found = service.soak(call.control(), plan, model=model, alias=alias)
+    show(call, found)
     if found.result.verdict is not Verdict.PASSED:
         raise GateError(
             f"soak of {model} {found.published.release}: {found.result.reason}",
@@ -70,7 +71,7 @@ def run(
         )
 
 
-def show(output: Output, found: Soak) -> None:
+def show(call: Call, found: Soak) -> None:
     """A row for each series."""
     from policyctl.gates.leak import WORDS, findings_of
 
@@ -83,11 +84,11 @@ def show(output: Output, found: Soak) -> None:
         words = ["-" if cell is None else f"{cell / scale:.3g}" for cell in cells]
         verdict = WORDS[Verdict(finding["verdict"])] if finding["decides"] else "(not judged)"
         rows.append((finding["name"], unit.replace("bytes", "MB"), *words, verdict))
-    output.table(
-        found.to_json(),
+    call.table(
+        found,
         f"soak of {found.published.model} {found.published.release}: {found.requests} requests in"
         f" {found.duration_s:.0f} s, {found.reloads} reloads, {found.moves} moves",
         COLUMNS,
         rows,
     )
-    output.say(f"Gate leak: {found.result.verdict}. {found.result.reason}.")
+    call.say(f"Gate leak: {found.result.verdict}. {found.result.reason}.")

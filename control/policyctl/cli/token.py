@@ -7,18 +7,16 @@ from typing import Annotated
 
 import typer
 
-from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli import completion, options
+from policyctl.cli.call import Call
+from policyctl.domain.instants import utc_text
 from policyctl.domain.tokens import Scope
 
-token = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="""Give and take the tokens of `policyctl api`.
+group = typer.Typer(
+    help="""Create, list and revoke the tokens of `policyctl api`.
 
     They are kept, hashed, in .policyctl/tokens.json of the repository, which its
-    owner alone can read. A change counts from the next call on; the API need not
-    be started again.
+    owner alone can read. A change counts from the next call on.
 
     Examples:
 
@@ -31,14 +29,11 @@ token = typer.Typer(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(token, name="token")
-
-
-@token.command("create")
+@group.command("create")
+@options.command("repository")
 def token_create(
-    name: Annotated[str, typer.Argument(help="Who gets it; the journal says token:NAME@host.", show_default=False)],
+    call: Call,
+    name: Annotated[str, typer.Argument(help="Who gets it; the journal says token:NAME@host.")],
     scope: Annotated[
         Scope,
         typer.Option(
@@ -47,13 +42,8 @@ def token_create(
             help="read; promote: also promote, roll back, pin, abort; admin: also unserve, audit, tokens.",
         ),
     ] = Scope.READ,
-    days: Annotated[
-        float | None, typer.Option("--days", help="It ends after so many. [default: never]", show_default=False)
-    ] = None,
+    days: Annotated[float | None, typer.Option(help="It ends after so many. [default: never]")] = None,
     dry_run: options.DryRun = False,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Create a token and print it, this once: it cannot be shown again.
 
@@ -63,24 +53,23 @@ def token_create(
 
         policyctl token create ci --scope promote --days 90
     """
-    from policyctl.services.tokens import create
+    from policyctl.services.trust.tokens import create
 
-    output = Output(as_json, quiet)
-    control = options.control_of(options.read_settings(repository), output)
+    control = call.control()
     made = create(control, name=name, scope=scope, days=days, dry_run=dry_run)
     document = {**made.token.public(), "token": made.secret or None, "dry_run": dry_run}
     until = "" if made.token.expires is None else f", until {made.token.expires:%Y-%m-%d %H:%M} UTC"
     if dry_run:
-        output.data(document, words=f"Would create token {name} for {scope.value}{until}.")
+        call.data(document, words=f"Would create token {name} for {scope.value}{until}.")
         return
-    output.data(document, words=made.secret)
-    output.say(f"Token {name} for {scope.value}{until}. Keep it now: what is stored cannot show it again.")
+    call.data(document, words=made.secret)
+    call.say(f"Token {name} for {scope.value}{until}. Keep it now: what is stored cannot show it again.")
 
 
-@token.command("list")
+@group.command("list")
+@options.command("repository")
 def token_list(
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
+    call: Call,
 ) -> None:
     """Show every token by name and its last four characters, those that count no more too.
 
@@ -88,11 +77,11 @@ def token_list(
 
         policyctl token list --json
     """
-    from policyctl.services.tokens import listed
+    from policyctl.services.trust.tokens import listed
 
-    output, now = Output(as_json), datetime.now(UTC)
-    found = listed(options.control_of(options.read_settings(repository), output))
-    output.table(
+    now = datetime.now(UTC)
+    found = listed(call.control())
+    call.table(
         [{**each.public(), "state": each.state(now)} for each in found],
         "Tokens",
         ("name", "scope", "ends in", "state", "created", "by", "expires", "revoked"),
@@ -102,36 +91,31 @@ def token_list(
                 each.scope.value,
                 f"...{each.last_four}",
                 each.state(now),
-                _time(each.created),
+                utc_text(each.created),
                 each.by,
-                _time(each.expires),
-                _time(each.revoked),
+                utc_text(each.expires) or None,
+                utc_text(each.revoked) or None,
             )
             for each in found
         ],
     )
 
 
-@token.command("revoke")
+@group.command("revoke")
+@options.command("repository")
 def token_revoke(
-    name: Annotated[str, typer.Argument(help="Which one.", show_default=False)],
+    call: Call,
+    name: Annotated[str, typer.Argument(help="Which one.", autocompletion=completion.tokens)],
     dry_run: options.DryRun = False,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
-    """Let a token count no more, from the next call on. Its name is never given again.
+    """Revoke a token, from the next call on. Its name is never given again.
 
     Example:
 
         policyctl token revoke ci
     """
-    from policyctl.services.tokens import revoke
+    from policyctl.services.trust.tokens import revoke
 
-    output = Output(as_json)
-    found = revoke(options.control_of(options.read_settings(repository), output), name=name, dry_run=dry_run)
+    found = revoke(call.control(), name=name, dry_run=dry_run)
     verb = "Would revoke" if dry_run else "Revoked"
-    output.data({**found.public(), "dry_run": dry_run}, words=f"{verb} token {name} (...{found.last_four}).")
-
-
-def _time(when: datetime | None) -> str | None:
-    return None if when is None else when.isoformat(timespec="seconds")
+    call.data({**found.public(), "dry_run": dry_run}, words=f"{verb} token {name} (...{found.last_four}).")

@@ -9,20 +9,23 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from policyctl.cli import options
-from policyctl.cli.output import Output, printable
+from policyctl.cli.call import Call
+from policyctl.cli.output import printable
+from policyctl.domain.instants import age_text, utc_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from policyctl.services.top import Row, Sampler, Snapshot
+    from policyctl.services.show.top import Row, Sampler, Snapshot
 
 COLUMNS: Final = (
-    # What it is called, how it is told, and from which width of the terminal on.
+    # Its name, its cell of a row, and from which width of the terminal on.
     ("model", lambda r: r.served, 0),
     ("release", lambda r: r.release, 0),
     ("/s", lambda r: _number(r.rate_per_s, 1), 0),
@@ -36,25 +39,21 @@ COLUMNS: Final = (
     ("probe us", lambda r: _number(r.probe_us, 0), 116),
     ("batch", lambda r: _number(r.batch, 1), 116),
     ("format", lambda r: r.format, 128),
-    ("since", lambda r: r.since[:19], 146),
+    ("since", lambda r: age_text(r.since, now=datetime.now(UTC)), 146),
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(top)
-
-
+@options.command("repository", "url")
 def top(
+    call: Call,
     model: options.OptionalModel = None,
-    interval: Annotated[float, typer.Option("--interval", "-i", help="Seconds between two looks.", min=0.1)] = 1.0,
+    interval: Annotated[
+        float, typer.Option("--interval", "-i", metavar="SECONDS", help="Seconds between two looks.", min=0.1)
+    ] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Two looks, one table, and the end.")] = False,
     count: Annotated[int | None, typer.Option("--count", "-n", help="End after so many.", min=1)] = None,
-    repository: options.RepositoryOption = None,
-    url: options.UrlOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON an interval on stdout.")] = False,
 ) -> None:
-    """Show what is served, how much it is asked, and how it answers, live; q or Ctrl-C ends.
+    """Show live what is served, how much it is asked, how it answers. q or Ctrl-C ends it.
 
     Rates and mean latencies are differences of Triton's statistics; probe is
     one golden question an interval. It reads only. Where no server answers it
@@ -71,17 +70,15 @@ def top(
 
         policyctl top --json --count 60
     """
-    from policyctl.services.top import Sampler
+    from policyctl.services.show.top import Sampler
 
-    output = Output(as_json)
-    settings = options.read_settings(repository, url)
-    with Sampler(options.control_of(settings, output), model) as sampler, contextlib.suppress(KeyboardInterrupt):
+    with Sampler(call.control(), model) as sampler, contextlib.suppress(KeyboardInterrupt):
         sampler.require()
         count = 1 if once else count
-        if as_json:
+        if call.as_json:
             _follow(sampler, interval, count, lambda s: _line(json.dumps(s.to_json(), separators=(",", ":"))))
         elif once:
-            _follow(sampler, interval, 1, lambda s: _table(output, s))
+            _follow(sampler, interval, 1, lambda s: _table(call, s))
         elif sys.stdout.isatty():
             _live(sampler, interval, count)
         else:
@@ -140,9 +137,9 @@ def _style(row: Row) -> str:
     return "yellow" if row.moving else ""
 
 
-def _table(output: Output, snapshot: Snapshot) -> None:
+def _table(call: Call, snapshot: Snapshot) -> None:
     rows = [tuple(tell(row) for _, tell, _ in COLUMNS) for row in snapshot.rows]
-    output.table(None, f"{snapshot.time[:19]}Z {_server(snapshot)}", [name for name, _, _ in COLUMNS], rows)
+    call.table(None, f"{utc_text(snapshot.time)} {_server(snapshot)}", [name for name, _, _ in COLUMNS], rows)
     for words in _notes(snapshot):
         _line(words)
 

@@ -1,29 +1,30 @@
-"""Commands for the trust store: `policyctl trust add`, list, show, revoke, rotate."""
+"""Commands for keys and the trust store: trust add, list, show, revoke, rotate, keygen."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyctl.cli import options
-from policyctl.cli.output import Output
+from policyctl.cli import completion, options
+from policyctl.cli.call import Call
+from policyctl.cli.signing import read_passphrase
+from policyctl.domain.instants import utc_text
 from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
     from policyctl.domain.trust import Trusted
 
-trust = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="""Keep the list of keys whose signatures count.
+group = typer.Typer(
+    help="""Keep the list of keys whose signatures count; make keys.
 
-    It is one YAML file: .policyctl/trust.yaml in the repository, or where
-    POLICYCTL_INTEGRITY__TRUST says. In production let it be a file that whoever
-    publishes cannot write.
+    The list is one YAML file: .policyctl/trust.yaml in the repository, or where
+    POLICYCTL_INTEGRITY__TRUST says. In production, nobody who publishes should be
+    able to write it.
 
     Examples:
 
@@ -37,31 +38,26 @@ TrustOption = Annotated[
     Path | None,
     typer.Option("--trust", help="The trust store. [env: POLICYCTL_INTEGRITY__TRUST] [default: in the repository]"),
 ]
-Since = Annotated[
-    str | None,
-    typer.Option("--since", help="Only for what the journal recorded from then on; else for all of it. ISO 8601."),
-]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(trust, name="trust")
-
-
-@trust.command("add")
+@group.command("add")
+@options.command("repository")
 def trust_add(
+    call: Call,
     public: Annotated[
-        Path | None, typer.Argument(help="A public key; or a certificate, to trust whoever it issued one to (PEM).")
+        Path | None, typer.Argument(help="A public key; or a certificate, to trust everybody whom it certifies (PEM).")
     ] = None,
-    name: Annotated[str, typer.Option("--name", "-n", help="What to call it.", show_default=False)] = "",
+    name: Annotated[str, typer.Option("--name", "-n", help="What to call it.")] = "",
     identity: Annotated[str, typer.Option(help="Instead of a file: whom Sigstore must vouch for.")] = "",
-    issuer: Annotated[str, typer.Option(help="For --identity: the OIDC provider's URL.")] = "",
-    not_before: Annotated[str | None, typer.Option(help="Signatures count from then on. ISO 8601.")] = None,
-    not_after: Annotated[str | None, typer.Option(help="Signatures count until then. ISO 8601.")] = None,
+    issuer: Annotated[str, typer.Option(metavar="URL", help="For --identity: the OIDC provider's URL.")] = "",
+    not_before: Annotated[
+        datetime | None, typer.Option(metavar="TIME", help="Signatures count from then on. ISO 8601.")
+    ] = None,
+    not_after: Annotated[
+        datetime | None, typer.Option(metavar="TIME", help="Signatures count until then. ISO 8601.")
+    ] = None,
     dry_run: options.DryRun = False,
     store: TrustOption = None,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
     """Trust a key, an issuer of certificates, or an identity.
 
@@ -71,31 +67,31 @@ def trust_add(
 
         policyctl trust add company-ca.pem --name company
     """
-    from policyctl.services import trust as service
+    from policyctl.services.trust import store as service
 
-    out = Output(as_json)
     if not name:
         raise UsageError("a key needs a name", remedy="For example --name alice.")
-    path = _store(store, repository)
+    path = _store(call, store)
     entry = service.add(
         path,
         name=name,
         public=public,
         identity=identity,
         issuer=issuer,
-        not_before=_time(not_before, "--not-before"),
-        not_after=_time(not_after, "--not-after"),
+        not_before=not_before,
+        not_after=not_after,
         dry_run=dry_run,
     )
     verb = "Would trust" if dry_run else "Trusted"
-    out.data(_entry(entry), words=f"{verb} {entry.name}: {entry.kind} {entry.fingerprint or entry.identity}, in {path}")
+    who = f"{entry.kind} {entry.fingerprint or entry.identity}"
+    call.data(asdict(entry), words=f"{verb} {entry.name}: {who}, in {path}")
 
 
-@trust.command("list")
+@group.command("list")
+@options.command("repository")
 def trust_list(
+    call: Call,
     store: TrustOption = None,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
     """Show every key, from when to when it counts, and which are revoked.
 
@@ -105,10 +101,10 @@ def trust_list(
     """
     from policyctl.adapters.trust_store import read
 
-    path = _store(store, repository)
+    path = _store(call, store)
     entries = tuple(read(path))
-    Output(as_json).table(
-        {"store": str(path), "keys": [_entry(e) for e in entries]},
+    call.table(
+        {"store": str(path), "keys": [asdict(e) for e in entries]},
         f"Trusted by {path}",
         ("name", "kind", "fingerprint", "from", "until", "revoked", "replaces"),
         [
@@ -116,8 +112,8 @@ def trust_list(
                 e.name,
                 e.kind,
                 e.fingerprint or f"{e.identity} ({e.issuer})",
-                None if e.not_before is None else e.not_before.isoformat(),
-                None if e.not_after is None else e.not_after.isoformat(),
+                utc_text(e.not_before) or None,
+                utc_text(e.not_after) or None,
                 _revoked(e),
                 e.replaces or None,
             )
@@ -126,11 +122,12 @@ def trust_list(
     )
 
 
-@trust.command("show")
+@group.command("show")
+@options.command("repository")
 def trust_show(
-    which: Annotated[str, typer.Argument(help="A name, or a fingerprint.")],
+    call: Call,
+    which: Annotated[str, typer.Argument(help="A name, or a fingerprint.", autocompletion=completion.trusted)],
     store: TrustOption = None,
-    repository: options.RepositoryOption = None,
 ) -> None:
     """Print a public key or certificate as PEM, for OpenSSF's own command line.
 
@@ -140,23 +137,29 @@ def trust_show(
     """
     from policyctl.adapters.trust_store import read
 
-    entry = read(_store(store, repository)).named(which)
+    entry = read(_store(call, store)).named(which)
     if not entry.pem:
-        raise UsageError(f"{entry.name} has no key of its own: it is of kind {entry.kind}")
+        raise UsageError(f"{entry.name} has no key: it is of kind {entry.kind}", remedy="See: policyctl trust list")
     sys.stdout.write(entry.pem)
 
 
-@trust.command("revoke")
+@group.command("revoke")
+@options.command("repository")
 def trust_revoke(
-    which: Annotated[str, typer.Argument(help="A name, or the fingerprint of a key or certificate.")],
-    reason: Annotated[str, typer.Option("--reason", "-m", help="Why.", show_default=False)],
-    since: Since = None,
+    call: Call,
+    which: Annotated[
+        str,
+        typer.Argument(help="A name, or the fingerprint of a key or certificate.", autocompletion=completion.trusted),
+    ],
+    reason: Annotated[str, typer.Option("--reason", "-m", help="Why.")],
+    since: Annotated[
+        datetime | None,
+        typer.Option(metavar="TIME", help="Only for what the journal recorded from then on; else for all. ISO 8601."),
+    ] = None,
     dry_run: options.DryRun = False,
     store: TrustOption = None,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
-    """Let a key count no more: nothing that it ever signed, or nothing that was recorded since a time.
+    """Revoke a key: nothing that it ever signed counts, or nothing that was recorded since a time.
 
     Examples:
 
@@ -164,90 +167,98 @@ def trust_revoke(
 
         policyctl trust revoke alice --reason "left the company" --since 2026-11-01
     """
-    from policyctl.services import trust as service
+    from policyctl.services.trust import store as service
 
-    out = Output(as_json)
     now = datetime.now(UTC)
-    entry = service.revoke(
-        _store(store, repository), which=which, reason=reason, now=now, since=_time(since, "--since"), dry_run=dry_run
-    )
+    entry = service.revoke(_store(call, store), which=which, reason=reason, now=now, since=since, dry_run=dry_run)
     verb = "Would revoke" if dry_run else "Revoked"
-    out.data(_entry(entry), words=f"{verb} {entry.name}: {_revoked(entry)}")
-    out.say("What is served goes on being served. See what is left signed: policyctl verify")
+    call.data(asdict(entry), words=f"{verb} {entry.name}: {_revoked(entry)}")
+    call.say("What is served goes on being served. See what is left signed: policyctl verify")
 
 
-@trust.command("rotate")
+@group.command("rotate")
+@options.command("repository")
 def trust_rotate(
-    old: Annotated[str, typer.Argument(help="The name of the key that is replaced.")],
+    call: Call,
+    old: Annotated[
+        str, typer.Argument(help="The name of the key that is replaced.", autocompletion=completion.trusted)
+    ],
     public: Annotated[Path, typer.Argument(help="The public key, or certificate, that takes its place (PEM).")],
-    name: Annotated[str, typer.Option("--name", "-n", help="What to call the new one.", show_default=False)],
+    name: Annotated[str, typer.Option("--name", "-n", help="What to call the new one.")],
     overlap_until: Annotated[
-        str | None, typer.Option(help="Until when signatures by the old one count as well. ISO 8601. [default: now]")
+        datetime | None,
+        typer.Option(
+            metavar="TIME", help="Until when signatures by the old one count as well. ISO 8601. [default: now]"
+        ),
     ] = None,
     dry_run: options.DryRun = False,
     store: TrustOption = None,
-    repository: options.RepositoryOption = None,
-    as_json: options.JsonOption = False,
 ) -> None:
-    """Let a new key take the place of an old one. What the old one signed until then goes on counting.
+    """Replace a key by a new one. What the old one signed until then goes on counting.
 
     Example:
 
         policyctl trust rotate alice alice-2027.pub --name alice-2027
     """
-    from policyctl.services import trust as service
+    from policyctl.services.trust import store as service
 
     entry = service.rotate(
-        _store(store, repository),
+        _store(call, store),
         old=old,
         name=name,
         public=public,
         at=datetime.now(UTC),
-        overlap_until=_time(overlap_until, "--overlap-until"),
+        overlap_until=overlap_until,
         dry_run=dry_run,
     )
     verb = "Would replace" if dry_run else "Replaced"
-    Output(as_json).data(_entry(entry), words=f"{verb} {old} by {entry.name} ({entry.fingerprint})")
+    call.data(asdict(entry), words=f"{verb} {old} by {entry.name} ({entry.fingerprint})")
 
 
-def _store(given: Path | None, repository: Path | None) -> Path:
-    from policyctl.services.signatures import trust_path
+@group.command()
+@options.command()
+def keygen(
+    call: Call,
+    private: Annotated[Path, typer.Argument(help="Where the private key goes, for example alice.pem.")],
+    no_passphrase: Annotated[
+        bool, typer.Option("--no-passphrase", help="Leave the private key unencrypted: for a machine that signs alone.")
+    ] = False,
+) -> None:
+    """Make a key pair to sign with (EC P-256, PEM): alice.pem for its owner alone, alice.pub for everybody.
 
-    return trust_path(options.read_settings(repository, integrity={"trust": given}))
+    The pass phrase is POLICYCTL_INTEGRITY__PASSPHRASE, or asked for.
+
+    Examples:
+
+        policyctl trust keygen alice.pem
+
+        policyctl trust keygen ci.pem --no-passphrase
+    """
+    from policyctl.services.trust.keys import keygen as service
+
+    settings = call.settings()
+    phrase = "" if no_passphrase else read_passphrase(settings, "Pass phrase for the new key", confirm=True)
+    if not phrase and not no_passphrase:
+        raise UsageError("the pass phrase is empty", remedy="Give one, or --no-passphrase.")
+    pair = service(private, passphrase=phrase)
+    document = {
+        "private": str(pair.private),
+        "public": str(pair.public),
+        "fingerprint": pair.fingerprint,
+        "encrypted": pair.encrypted,
+    }
+    call.data(document, words=f"{pair.private} (keep it), {pair.public} (give it away), {pair.fingerprint}")
+    call.say(f"Next: policyctl trust add {pair.public} --name NAME")
 
 
-def _time(text: str | None, option: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{option} {text!r} is no time", remedy="For example 2026-11-20 or 2026-11-20T10:00Z."
-        ) from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+def _store(call: Call, given: Path | None) -> Path:
+    from policyctl.services.trust.signatures import trust_path
+
+    return trust_path(call.settings(integrity={"trust": given}))
 
 
 def _revoked(entry: Trusted) -> str | None:
     if entry.revoked is None:
         return None
-    since = "all it signed" if entry.revoked.since is None else f"since {entry.revoked.since.isoformat()}"
+    since = "all it signed" if entry.revoked.since is None else f"since {utc_text(entry.revoked.since)}"
     return f"{since}: {entry.revoked.reason}"
-
-
-def _entry(entry: Trusted) -> dict[str, Any]:
-    revoked = entry.revoked
-    return {
-        "name": entry.name,
-        "kind": entry.kind.value,
-        "fingerprint": entry.fingerprint,
-        "pem": entry.pem,
-        "identity": entry.identity,
-        "issuer": entry.issuer,
-        "not_before": entry.not_before,
-        "not_after": entry.not_after,
-        "revoked": None
-        if revoked is None
-        else {"declared": revoked.declared, "since": revoked.since, "reason": revoked.reason},
-        "replaces": entry.replaces,
-    }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from policyctl.client import sampling
 from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.limits import all_finite
 from policyctl.errors import ServerError
 
 
@@ -37,7 +38,7 @@ class ServerTiming:
             that other clients were served between the readings of the
             statistics. 1 is this request alone, unless the server was so busy
             that it counted an earlier one late (it counts after it answers);
-            only an answer that tells its own times is exact for certain.
+            only an answer that brings its times is exact for certain.
         source: Where they were read.
     """
 
@@ -47,7 +48,7 @@ class ServerTiming:
     source: TimingSource
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make, once for each action
 class Action:
     """What the environment takes, and who decided it.
 
@@ -101,7 +102,7 @@ def value_of(
         action = outputs[contract.action.name]
     else:
         action = sampling.draw(contract, outputs, np.random.Generator(np.random.PCG64(seed)))
-    if action.dtype.kind == "f" and not np.isfinite(action).all():
+    if action.dtype.kind == "f" and not all_finite(action):
         raise ServerError(
             f"the policy answered an action that is not finite: {action.tolist()}",
             remedy="Do not act on it. Look at the observation; roll back if the release is at fault.",

@@ -7,7 +7,7 @@ exchange itself, which learns from a refusal that a contract has moved.
 
 from __future__ import annotations
 
-from policyctl.errors import PolicyctlError, ServerError
+from policyctl.errors import PolicyctlError, ServerError, connection_text
 
 
 class DeadlineError(ServerError):
@@ -89,6 +89,14 @@ def deadline_error(model: str, url: str) -> DeadlineError:
 def unreachable_error(url: str, reason: object) -> UnreachableError:
     """No connection."""
     return UnreachableError(
-        f"no server can be reached at {url}: {reason}",
+        f"no server can be reached at {url}: {connection_text(reason)}",
         remedy="Check the address and the protocol (gRPC and HTTP have a port each), and that it runs.",
+    )
+
+
+def unreadable_error(error: Exception) -> ServerError:
+    """An answer that is not as Triton writes it."""
+    return ServerError(
+        f"the server's answer cannot be read: {error!r}",
+        remedy="Do not act on it. Look for a proxy that changes answers.",
     )

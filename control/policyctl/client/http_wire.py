@@ -1,39 +1,33 @@
 """Carry one call to Triton over HTTP and bring the reply, blocking or by asyncio.
 
-Requests and answers are written and read by tritonclient, tensors as binary
-data. The blocking transport does not use tritonclient's connection, which is
-built on gevent: that one may not be shared between threads, leaves two file
-descriptors behind for every thread that used it, and sends a request again by
-itself when a connection breaks (measured with 2.51.0). Here each thread has a
-plain connection from the standard library, which takes the same time.
-
-A connection that the server has closed while it was idle is opened again once:
-then no byte of an answer had come.
+Tensors travel as binary data. The blocking transport does not use tritonclient's
+connection, which is built on gevent: that one may not be shared between threads,
+leaves two file descriptors behind for every thread that used it, and sends a
+request again by itself when a connection breaks (measured with 2.51.0). Here
+each thread has its connection (`http_connection`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import json
 import threading
-import time
 import weakref
 from collections.abc import Mapping
+from time import perf_counter_ns
 from typing import Any
 from urllib.parse import quote
 
-import tritonclient.http as triton
-from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+import numpy as np
 
-from policyctl.client.errors import deadline_error, translate, unreachable_error
-from policyctl.client.exchange import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
+from policyctl.client.calls import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
+from policyctl.client.errors import deadline_error, translate, unreachable_error, unreadable_error
+from policyctl.client.http_connection import TENSORS_AT, Answered, Connection
 from policyctl.client.served import ModelConfig
+from policyctl.client.tensors import DATATYPES, KEPT_SHAPES, NUMPY, Shapes, shapes_of, size_of
 from policyctl.client.trace_context import HEADER
-from policyctl.errors import ServerError
-
-_HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 class _Common:
@@ -42,25 +36,41 @@ class _Common:
     def __init__(self, model: str, url: str) -> None:
         self._model = model
         self._url = url
-        self._requested: dict[tuple[str, ...], list[Any]] = {}
+        self._path = f"/v2/models/{quote(model)}"
 
-    def _arguments(self, call: Infer, timeout_s: float) -> dict[str, Any]:
-        return {
-            "inputs": [_input(name, array) for name, array in call.inputs.items()],
-            "outputs": self._outputs(call.outputs),
-            "request_id": call.request_id,
-            "timeout": max(1, int(timeout_s * 1e6)),
-        }
+    def _path_of(self, call: Call) -> str:
+        match call:
+            case Infer():
+                return f"{self._path}/infer"
+            case FetchConfig(slot):
+                return f"{self._path}{'' if slot is None else f'/versions/{slot}'}/config"
+            case FetchCounters(slot):
+                return f"{self._path}/versions/{slot}/stats"
 
-    def _outputs(self, names: tuple[str, ...]) -> list[Any]:
-        found = self._requested.get(names)
-        if found is None:
-            found = [triton.InferRequestedOutput(name, binary_data=True) for name in names]
-            self._requested[names] = found
-        return found
+    def _text(self, call: Infer, timeout_s: float) -> bytes:
+        """The body of a request up to its tensors."""
+        request_id, timeout_us = json.dumps(call.request_id).encode(), max(1, int(timeout_s * 1e6))
+        return b'{"id":%b,"parameters":{"timeout":%d},%b' % (request_id, timeout_us, _describe(shapes_of(call)))
 
-    def _translated(self, error: InferenceServerException) -> Exception:
-        return translate(str(error.status() or ""), str(error.message() or ""), model=self._model, url=self._url)
+    def _reply(self, call: Call, answered: Answered, begin_ns: int) -> Reply:
+        """What the server's answer to `call` says.
+
+        Raises:
+            ServerError: It is an error, or is not as Triton writes it.
+        """
+        if answered.status != http.HTTPStatus.OK:
+            raise translate(str(answered.status), _message(answered.content), model=self._model, url=self._url)
+        try:
+            head = json.loads(answered.content[: answered.tensors_at])
+            match call:
+                case Infer():
+                    return _answer(head, answered, begin_ns)
+                case FetchConfig():
+                    return ModelConfig.from_json(head)
+                case FetchCounters():
+                    return _counters(head)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise unreadable_error(error) from error
 
 
 class HttpTransport(_Common):
@@ -70,7 +80,7 @@ class HttpTransport(_Common):
         super().__init__(model, url)
         self._local = threading.local()
         # Weak, so that a thread that ends takes its connection with it.
-        self._connections: weakref.WeakSet[http.client.HTTPConnection] = weakref.WeakSet()
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def perform(self, call: Call, timeout_s: float) -> Reply:
@@ -79,20 +89,21 @@ class HttpTransport(_Common):
         Raises:
             ServerError: As `errors.translate` says.
         """
+        begin_ns, path, text, tensors = perf_counter_ns(), self._path_of(call), b"", b""
+        if isinstance(call, Infer):
+            text, tensors = self._text(call, timeout_s), _content(call)
+            trace = f"{HEADER}: {call.traceparent}\r\n" if call.traceparent else ""
+            sizes = f"Content-Length: {len(text) + len(tensors)}\r\n{TENSORS_AT}: {len(text)}\r\n"
+            start = f"POST {path} HTTP/1.1\r\n{sizes}{trace}"
+        else:
+            start = f"GET {path} HTTP/1.1\r\n"
         try:
-            match call:
-                case Infer():
-                    return self._infer(call, timeout_s)
-                case FetchConfig(slot):
-                    return ModelConfig.from_json(json.loads(self._get(slot, "config", timeout_s)))
-                case FetchCounters(slot):
-                    return _counters(json.loads(self._get(slot, "stats", timeout_s)))
+            answered = self._connection().ask(start.encode(), text, tensors, timeout_s)
         except TimeoutError as error:
-            self._drop()
             raise deadline_error(self._model, self._url) from error
         except (OSError, http.client.HTTPException) as error:
-            self._drop()
             raise unreachable_error(self._url, error) from error
+        return self._reply(call, answered, begin_ns)
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -100,69 +111,28 @@ class HttpTransport(_Common):
             for connection in self._connections:
                 connection.close()
 
-    def _infer(self, call: Infer, timeout_s: float) -> Answer:
-        begin = time.perf_counter_ns()
-        body, length = triton.InferenceServerClient.generate_request_body(**self._arguments(call, timeout_s))
-        headers = _headers(call) | ({} if length is None else {_HEADER_LENGTH: str(length)})
-        content, answer_length = self._request(
-            "POST", f"/v2/models/{quote(self._model)}/infer", body, headers, timeout_s
-        )
-        result = triton.InferenceServerClient.parse_response_body(content, header_length=answer_length)
-        return _answer(result, call, time.perf_counter_ns() - begin)
-
-    def _get(self, slot: int | None, what: str, timeout_s: float) -> bytes:
-        version = "" if slot is None else f"/versions/{slot}"
-        content, _ = self._request("GET", f"/v2/models/{quote(self._model)}{version}/{what}", None, {}, timeout_s)
-        return content
-
-    def _request(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float
-    ) -> tuple[bytes, int | None]:
-        connection, used = self._connection(timeout_s)
-        try:
-            connection.request(method, path, body=body, headers=dict(headers))
-            response = connection.getresponse()
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-            if not used:
-                raise
-            self._drop()
-            return self._request(method, path, body, headers, timeout_s)
-        content = response.read()
-        if response.status != http.HTTPStatus.OK:
-            raise translate(str(response.status), _message(content), model=self._model, url=self._url)
-        length = response.headers.get(_HEADER_LENGTH)
-        return content, None if length is None else int(length)
-
-    def _connection(self, timeout_s: float) -> tuple[http.client.HTTPConnection, bool]:
-        """This thread's connection, and whether it is open already."""
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+    def _connection(self) -> Connection:
+        """This thread's connection."""
+        connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = http.client.HTTPConnection(self._url)
-            self._local.connection = connection
+            connection = self._local.connection = Connection(self._url)
             with self._lock:
                 self._connections.add(connection)
-        connection.timeout = timeout_s
-        if connection.sock is None:
-            return connection, False
-        connection.sock.settimeout(timeout_s)
-        return connection, True
-
-    def _drop(self) -> None:
-        """Close this thread's connection: an answer may still arrive on it, too late."""
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
+        return connection
 
 
 class AioHttpTransport(_Common):
     """For asyncio; belongs to the loop it was made in."""
 
     def __init__(self, model: str, url: str) -> None:
-        from tritonclient.http import aio
+        import aiohttp
 
         super().__init__(model, url)
-        # Its own timeout would be one for all calls; `perform` has one a call.
-        self._client = aio.InferenceServerClient(url, conn_timeout=3600.0)
+        self._session = aiohttp.ClientSession(
+            f"http://{url}",
+            headers={"Accept-Encoding": "identity"},  # else Triton compresses its few numbers
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `perform` has one a call
+        )
 
     async def perform(self, call: Call, timeout_s: float) -> Reply:
         """Make `call` and wait at most `timeout_s`.
@@ -172,61 +142,73 @@ class AioHttpTransport(_Common):
         """
         from aiohttp import ClientError
 
+        begin_ns, method, body, headers = perf_counter_ns(), "GET", None, {}
+        if isinstance(call, Infer):
+            text = self._text(call, timeout_s)
+            method, body = "POST", text + _content(call)
+            headers = {TENSORS_AT: str(len(text))} | ({HEADER: call.traceparent} if call.traceparent else {})
+        path = self._path_of(call)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._perform(call, timeout_s)
-        except InferenceServerException as error:
-            raise self._translated(error) from error
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.request(method, path, data=body, headers=headers) as response,
+            ):
+                tensors_at = response.headers.get(TENSORS_AT)
+                answered = Answered(response.status, await response.read(), int(tensors_at) if tensors_at else None)
         except TimeoutError as error:
             raise deadline_error(self._model, self._url) from error
         except (ClientError, OSError) as error:
             raise unreachable_error(self._url, error) from error
+        return self._reply(call, answered, begin_ns)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
-
-    async def _perform(self, call: Call, timeout_s: float) -> Reply:
-        match call:
-            case Infer():
-                begin = time.perf_counter_ns()
-                arguments = self._arguments(call, timeout_s)
-                result = await self._client.infer(self._model, **arguments, headers=_headers(call))
-                return _answer(result, call, time.perf_counter_ns() - begin)
-            case FetchConfig(slot):
-                version = "" if slot is None else str(slot)
-                return ModelConfig.from_json(await self._client.get_model_config(self._model, version))
-            case FetchCounters(slot):
-                return _counters(await self._client.get_inference_statistics(self._model, str(slot)))
+        await self._session.close()
 
 
-def _headers(call: Infer) -> dict[str, str]:
-    return {HEADER: call.traceparent} if call.traceparent else {}
+@functools.lru_cache(KEPT_SHAPES)
+def _describe(shapes: Shapes) -> bytes:
+    """What describes the tensors; made once for each shape."""
+    names, tensors = shapes
+    inputs = [
+        {
+            "name": name,
+            "shape": shape,
+            "datatype": DATATYPES[dtype],
+            "parameters": {"binary_data_size": size_of(shape, dtype)},
+        }
+        for name, shape, dtype in tensors
+    ]
+    outputs = [{"name": name, "parameters": {"binary_data": True}} for name in names]
+    return json.dumps({"inputs": inputs, "outputs": outputs})[1:].encode()
 
 
-def _input(name: str, array: NDArray[Any]) -> Any:
-    tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-    tensor.set_data_from_numpy(array, binary_data=True)
-    return tensor
+def _content(call: Infer) -> bytes:
+    """The tensors of a request."""
+    contents = [array.tobytes() for array in call.inputs.values()]
+    return contents[0] if len(contents) == 1 else b"".join(contents)
 
 
-def _answer(result: Any, call: Infer, elapsed_ns: int) -> Answer:
-    response = result.get_response()
-    outputs: Mapping[str, Any] = {name: result.as_numpy(name) for name in call.outputs}
+def _answer(head: Mapping[str, Any], answered: Answered, begin_ns: int) -> Answer:
+    content, outputs = answered.content, {}
+    offset = len(content) if answered.tensors_at is None else answered.tensors_at
+    for output in head["outputs"]:
+        end = offset + output["parameters"]["binary_data_size"]
+        # In a copy that can be written to, and that is aligned.
+        flat = np.frombuffer(bytearray(content[offset:end]), NUMPY[output["datatype"]])
+        outputs[output["name"]] = flat.reshape(output["shape"])
+        offset = end
     return Answer(
-        slot=int(response["model_version"]),
-        request_id=str(response.get("id", "")),
-        # Copies: what NumPy reads out of a message cannot be written to.
-        outputs={name: array.copy() for name, array in outputs.items() if array is not None},
-        parameters=dict(response.get("parameters") or {}),
-        round_trip_us=elapsed_ns / 1e3,
+        int(head["model_version"]),
+        str(head.get("id", "")),
+        outputs,
+        head.get("parameters") or {},
+        (perf_counter_ns() - begin_ns) / 1e3,
     )
 
 
-def _counters(data: Mapping[str, Any]) -> Counters:
-    if not data.get("model_stats"):
-        raise ServerError("the server's statistics name no model")
-    stats = data["model_stats"][0]["inference_stats"]
+def _counters(head: Mapping[str, Any]) -> Counters:
+    stats = head["model_stats"][0]["inference_stats"]
     return Counters(
         requests=int(stats["success"]["count"]),
         queue_ns=int(stats["queue"]["ns"]),
@@ -234,7 +216,7 @@ def _counters(data: Mapping[str, Any]) -> Counters:
     )
 
 
-def _message(content: bytes) -> str:
+def _message(content: bytes | bytearray) -> str:
     try:
         return str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):

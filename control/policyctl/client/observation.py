@@ -1,8 +1,8 @@
 """Hold an observation against the contract before it is sent.
 
 A policy that is fed the wrong thing does not fail; it acts, and acts badly.
-So names, shapes, dtypes and finiteness are checked here, and a message names
-the very feature that is wrong.
+So names, shapes, dtypes, finiteness and the range of integers are checked here,
+and a message names the very feature that is wrong.
 
 A cast is made only where it is safe: a float to another float if it stays
 finite; an integer to a wider one, or to a narrower one or a float if its value
@@ -12,20 +12,44 @@ survives; a bool to a number. A float is never cut to an integer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from policyctl.domain.contract import Contract
+from policyctl.domain.limits import TensorLimits, all_finite, choices, limits
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What one input of a policy takes, worked out once for all observations.
+
+    Attributes:
+        spec: What the contract says.
+        dtype: That of `spec`.
+        limits: Its bounds; None where its type cannot leave them.
+        choices: The bounds that are always held; None for a measured number.
+    """
+
+    spec: TensorSpec
+    dtype: np.dtype[Any]
+    limits: TensorLimits | None
+    choices: TensorLimits | None
+
+
+def inputs_of(contract: Contract) -> tuple[Input, ...]:
+    """What each input of a policy takes, in the contract's order."""
+    return tuple(Input(s, np.dtype(s.dtype), limits(s), choices(s)) for s in contract.observations)
+
+
 def prepare(
-    contract: Contract,
+    inputs: tuple[Input, ...],
     observation: Observation,
     *,
     batched: bool,
@@ -34,12 +58,12 @@ def prepare(
     """The arrays to send, in the contract's order.
 
     Args:
-        contract: What the policy takes.
+        inputs: What the policy takes.
         observation: An array for a policy of one input, else arrays by name.
             One observation has `spec.shape` (or is a scalar, where that is
             (1,)); a batch has n of them, n >= 1 and the same for every name.
         batched: Which of the two it is.
-        check_bounds: Also refuse values outside `low` and `high`.
+        check_bounds: Also refuse floats outside `low` and `high`; integers outside always are.
 
     Returns:
         By name, each of shape (n, *spec.shape), C order, the contract's dtype.
@@ -47,11 +71,11 @@ def prepare(
     Raises:
         UsageError: A name, shape, dtype or value does not fit.
     """
-    given = _by_name(contract, observation)
-    arrays = {
-        spec.name: _array(spec, given[spec.name], batched=batched, check_bounds=check_bounds)
-        for spec in contract.observations
-    }
+    if len(inputs) == 1 and (type(observation) is np.ndarray or not isinstance(observation, Mapping)):
+        only = inputs[0]
+        return {only.spec.name: _array(only, observation, batched, check_bounds)}
+    given = _by_name([each.spec.name for each in inputs], observation)
+    arrays = {each.spec.name: _array(each, given[each.spec.name], batched, check_bounds) for each in inputs}
     if batched:
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
@@ -59,35 +83,38 @@ def prepare(
     return arrays
 
 
-def _by_name(contract: Contract, observation: Observation) -> Mapping[str, ArrayLike]:
-    names = [spec.name for spec in contract.observations]
+def _by_name(names: list[str], observation: Observation) -> Mapping[str, ArrayLike]:
     if not isinstance(observation, Mapping):
-        if len(names) > 1:
-            raise UsageError(
-                f"this policy takes {len(names)} observations, found one array",
-                remedy=f"Give a mapping with the names {', '.join(names)}.",
-            )
-        return {names[0]: observation}
+        raise UsageError(
+            f"this policy takes {len(names)} observations, found one array",
+            remedy=f"Give a mapping with the names {', '.join(names)}.",
+        )
     missing, unknown = set(names) - observation.keys(), observation.keys() - set(names)
     if missing or unknown:
-        found = [f"{name} is missing" for name in sorted(missing)]
-        found += [f"{name} is unknown" for name in sorted(map(str, unknown))]
-        raise UsageError(f"inputs: {', '.join(found)}", remedy=f"This policy takes {', '.join(names)}.")
+        problems = [f"{name} is missing" for name in sorted(missing)]
+        problems += [f"{name} is unknown" for name in sorted(map(str, unknown))]
+        raise UsageError(f"inputs: {', '.join(problems)}", remedy=f"This policy takes {', '.join(names)}.")
     return observation
 
 
-def _array(spec: TensorSpec, value: ArrayLike, *, batched: bool, check_bounds: bool) -> NDArray[Any]:
+def _array(given: Input, value: ArrayLike, batched: bool, check_bounds: bool) -> NDArray[Any]:
+    spec = given.spec
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise UsageError(f"input {spec.name} is not an array: {error}") from error
-    array = _shaped(spec, array, batched=batched)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _at(spec, array, ~np.isfinite(array), batched, "which is not finite")
-    cast = _cast(spec, array, batched=batched)
-    if check_bounds:
-        _within_bounds(spec, cast, batched=batched)
-    return cast
+    items = array if batched else array[None]
+    if items.shape[1:] != spec.shape or len(items) == 0:
+        items = _shaped(spec, array, batched=batched)
+    if items.dtype.kind == "f" and not all_finite(items):
+        raise _at(spec, items, ~np.isfinite(items), batched, "which is not finite")
+    if items.dtype != given.dtype or not items.flags.c_contiguous:
+        items = _cast(spec, items, batched=batched)
+    bounds = given.limits if check_bounds else given.choices
+    if bounds is not None and (wrong := bounds.outside(items)) is not None:
+        allowed = bounds.text(int(np.argmax(wrong)) % spec.size)
+        raise _at(spec, items, wrong, batched, f"its range is {allowed}")
+    return items
 
 
 def _shaped(spec: TensorSpec, array: NDArray[Any], *, batched: bool) -> NDArray[Any]:
@@ -147,15 +174,3 @@ def _at(spec: TensorSpec, array: NDArray[Any], wrong: NDArray[np.bool_], batched
     row, element = divmod(int(np.argmax(wrong)), spec.size)
     where = f"row {row}: {spec.feature(element)}" if batched else spec.feature(element)
     return UsageError(f"{where} is {array.reshape(-1)[row * spec.size + element]}, {what}")
-
-
-def _within_bounds(spec: TensorSpec, array: NDArray[Any], *, batched: bool) -> None:
-    for bound, outside, word in ((spec.low, np.less, "below"), (spec.high, np.greater, "above")):
-        if bound is None:
-            continue
-        # In the observation's own dtype: a float32 of -0.4 is below a float64 of -0.4.
-        kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-        limit = np.broadcast_to(np.asarray(bound, dtype=np.float64).astype(kind), (spec.size,))
-        if (wrong := outside(array.reshape(-1, spec.size), limit)).any():
-            allowed = str(limit[int(np.argmax(wrong)) % spec.size])
-            raise _at(spec, array, wrong, batched, f"{word} its bound {allowed}")

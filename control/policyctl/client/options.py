@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-import uuid
-from collections.abc import Generator
-from typing import Any, TypeVar
 
-from policyctl.client.errors import UnreachableError, deadline_error
-from policyctl.client.exchange import Call
-from policyctl.client.served import Memory
 from policyctl.domain.names import CANDIDATE, check_alias, check_model_name, served_name
 from policyctl.domain.protocol import Protocol
 from policyctl.domain.versions import Range, parse_range
-from policyctl.errors import ServerError, UsageError
+from policyctl.errors import UsageError
 
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
-
-T = TypeVar("T")
 
 
 def triton_model(model: str, alias: str) -> str:
@@ -62,28 +55,19 @@ def check_url(url: str) -> str:
     return url
 
 
-def check_protocol(protocol: str | Protocol) -> Protocol:
-    """The protocol that `protocol` names.
-
-    Raises:
-        UsageError: There is no such protocol.
-    """
-    try:
-        return Protocol(protocol)
-    except ValueError:
-        raise UsageError(f"protocol {protocol!r} is not spoken", remedy="Use grpc or http.") from None
-
-
 def check_wire(protocol: str | Protocol, *, shared_memory: bool) -> Protocol:
     """The protocol that `protocol` names, if tensors can travel so by it.
 
     Raises:
         UsageError: There is no such protocol, or it has no shared memory here.
     """
-    found = check_protocol(protocol)
-    if shared_memory and found is not Protocol.GRPC:
+    try:
+        wire = Protocol(protocol)
+    except ValueError:
+        raise UsageError(f"protocol {protocol!r} is not spoken", remedy="Use grpc or http.") from None
+    if shared_memory and wire is not Protocol.GRPC:
         raise UsageError("shared_memory=True is there over gRPC alone", remedy="Use protocol='grpc', on its port.")
-    return found
+    return wire
 
 
 def check_deadline(deadline_s: float) -> float:
@@ -99,27 +83,4 @@ def check_deadline(deadline_s: float) -> float:
 
 def new_request_id() -> str:
     """A name that no other request has."""
-    return uuid.uuid4().hex
-
-
-def after_failure(steps: Generator[Call, Any, T], memory: Memory, error: ServerError) -> Call:
-    """Tell an exchange that its call failed; its next call, or the error again.
-
-    Raises:
-        StopIteration: The exchange has its result all the same.
-        ServerError: It has none.
-    """
-    if isinstance(error, UnreachableError):
-        memory.forget()
-    return steps.throw(error)
-
-
-def in_time(model: str, url: str, remaining_s: float) -> float:
-    """Return `remaining_s` if any time is left.
-
-    Raises:
-        DeadlineError: None is.
-    """
-    if remaining_s <= 0:
-        raise deadline_error(model, url)
-    return remaining_s
+    return os.urandom(16).hex()

@@ -1,8 +1,8 @@
 """Files in ``/dev/shm`` through which a client and a server on one machine pass tensors.
 
-No request is made here: `grpc_wire` tells the server of a region, this module
+No request is made here: `grpc_memory` announces a region to the server, this module
 owns the memory. Each region has one user at a time and is used again from call
-to call; what a call needs is laid out anew each time.
+to call; what a call needs is laid out each time.
 
 Names are ``policyctl-client-<pid>-<random>-<number>``, for the file and for
 the server alike. The file is locked for as long as its client lives (`claims`),
@@ -62,9 +62,9 @@ class Place:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Where the tensors of one call lie; equal calls have equal layouts.
+    """Where the tensors of one call lie; made once for all calls that are alike, and known by its identity.
 
     Attributes:
         inputs: In the order in which they are sent.
@@ -100,7 +100,7 @@ class Region:
         memory: The mapping.
         descriptor: Of the file; holds the lock.
         registered: The server knows it, as far as we know.
-        prepared: What `grpc_wire` made for a layout, to be used again.
+        prepared: What describes the tensors of a layout to the server.
         laid_aside: When its call got no answer, by the monotonic clock.
     """
 
@@ -109,7 +109,7 @@ class Region:
     memory: mmap.mmap
     descriptor: int
     registered: bool = False
-    prepared: dict[Layout, Any] = field(default_factory=dict)
+    prepared: dict[Layout, bytes] = field(default_factory=dict)
     laid_aside: float = 0.0
 
     def write(self, layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -199,17 +199,13 @@ def abandoned(folder: Path = FOLDER) -> Iterator[tuple[str, ...]]:
 
     Regions of other users are left alone.
     """
-    found: list[tuple[str, int]] = []
-    try:
-        for name in claims.names(folder, PREFIX):
-            if (descriptor := claims.take(folder / name)) is not None:
-                found.append((name, descriptor))
-        yield tuple(name for name, _ in found)
-    finally:
-        for name, descriptor in found:
-            with contextlib.suppress(OSError):
-                (folder / name).unlink()
-            os.close(descriptor)
+    with claims.orphans(folder, PREFIX) as names:
+        try:
+            yield names
+        finally:
+            for name in names:
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
 
 
 def _make(folder: Path, name: str, size_bytes: int) -> Region:

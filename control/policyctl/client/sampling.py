@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract, DistributionKind, Transform
-from policyctl.domain.tensor import Bound, TensorSpec
+from policyctl.domain.limits import bounds
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ServerError, UsageError
 
 LOGITS, MEAN, LOG_STD = "logits", "mean", "log_std"
@@ -87,7 +88,7 @@ def draw(contract: Contract, outputs: Mapping[str, NDArray[Any]], rng: np.random
             drawn = _bernoulli(parameters[LOGITS].reshape(rows, -1), rng)
         case _:
             sample = parameters[MEAN] + np.exp(parameters[LOG_STD]) * rng.standard_normal(parameters[MEAN].shape)
-            return _transformed(sample, contract.distribution.transform, action)
+            return _transformed(sample, contract)
     return drawn.astype(action.dtype).reshape(rows, *action.shape)
 
 
@@ -110,10 +111,11 @@ def _bernoulli(logits: NDArray[np.float64], rng: np.random.Generator) -> NDArray
     return (rng.random(logits.shape) < probability).astype(np.int64)
 
 
-def _transformed(sample: NDArray[np.float64], transform: Transform, action: TensorSpec) -> NDArray[Any]:
+def _transformed(sample: NDArray[np.float64], contract: Contract) -> NDArray[Any]:
+    action, transform = contract.action, contract.distribution.transform
     if transform is Transform.NONE:
         return sample.astype(action.dtype)
-    low, high = _limits(action)
+    low, high = (bound.reshape(action.shape) for bound in bounds(contract.action))
     match transform:
         case Transform.TANH_RESCALE:
             sample = low + 0.5 * (np.tanh(sample) + 1.0) * (high - low)
@@ -125,15 +127,6 @@ def _transformed(sample: NDArray[np.float64], transform: Transform, action: Tens
     # dtype, or the cast would round past it again.
     kind = np.dtype(action.dtype)
     return np.clip(sample.astype(kind), low.astype(kind), high.astype(kind))
-
-
-def _limits(spec: TensorSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return _bound(spec.low, -np.inf, spec), _bound(spec.high, np.inf, spec)
-
-
-def _bound(bound: Bound, unbounded: float, spec: TensorSpec) -> NDArray[np.float64]:
-    values = np.asarray(unbounded if bound is None else bound, dtype=np.float64)
-    return np.broadcast_to(values, (spec.size,)).reshape(spec.shape)
 
 
 def _start(action: TensorSpec) -> NDArray[np.int64]:

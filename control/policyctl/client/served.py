@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from policyctl.client.agreement import Agreement
 from policyctl.client.errors import IncompatibleReleaseError
+from policyctl.client.form import Form
 from policyctl.domain.contract import Contract
 from policyctl.domain.versions import Range
 from policyctl.errors import ServerError, UsageError
@@ -51,6 +53,7 @@ class Served:
         releases: Release of each slot that this server may answer with.
         manifest_digest: What identifies its files.
         max_batch: Most rows in one request; 0 for no limit.
+        forms: What questions of each kind send and expect, worked out once.
     """
 
     contract: Contract
@@ -58,6 +61,22 @@ class Served:
     releases: Mapping[int, str]
     manifest_digest: str
     max_batch: int
+    forms: dict[tuple[bool, tuple[str, ...]], Form] = field(default_factory=dict, compare=False, repr=False)
+
+    def form(self, *, deterministic: bool, outputs: tuple[str, ...]) -> Form:
+        """What a question sends and expects.
+
+        Args:
+            deterministic: The policy's best action, else a drawn one.
+            outputs: What else is asked for.
+
+        Raises:
+            UsageError: The policy has no such output, or nothing to draw from.
+        """
+        key = (deterministic, outputs)
+        if (known := self.forms.get(key)) is None:
+            known = self.forms[key] = Form.of(self.contract, self.release, deterministic, outputs)
+        return known
 
     @classmethod
     def from_config(cls, model: str, config: ModelConfig) -> Served:
@@ -100,13 +119,10 @@ class Memory:
         self._requires = requires
         self._lock = threading.Lock()
         self._by_slot: dict[int, Served] = {}
-        self._current: Served | None = None
-        self.answers_tell_timing = False
-
-    @property
-    def current(self) -> Served | None:
+        self.current: Served | None = None
         """What the server served when it was last asked; None if never."""
-        return self._current
+        self.agreement = Agreement()
+        self.answers_tell_timing = False
 
     def of_slot(self, slot: int) -> Served | None:
         """What is known of the release in `slot`."""
@@ -128,10 +144,10 @@ class Memory:
             for slot, release in served.releases.items():
                 if release == served.release:
                     self._by_slot[slot] = served
-            self._current = served
+            self.current = served
 
     def forget(self) -> None:
-        """Know nothing: behind the address there may be another server by now."""
+        """Know nothing of the server, which may be another by now; what the callers work by stays."""
         with self._lock:
             self._by_slot = {}
-            self._current = None
+            self.current = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Final
+from typing import Any, Final
 
 from policyctl.errors import UsageError
 
@@ -32,7 +32,8 @@ def chosen(traceparent: str | None) -> str:
         UsageError: It is not of that form.
     """
     if traceparent is None:
-        return _active()
+        loaded = sys.modules.get("opentelemetry.trace")
+        return "" if loaded is None else _active(loaded)
     if traceparent and _VALID.fullmatch(traceparent) is None:
         raise UsageError(
             f"traceparent {traceparent[:80]!r} is not of the form 00-<32 hex>-<16 hex>-<2 hex>",
@@ -41,10 +42,7 @@ def chosen(traceparent: str | None) -> str:
     return traceparent
 
 
-def _active() -> str:
-    loaded = sys.modules.get("opentelemetry.trace")
-    if loaded is None:
-        return ""
+def _active(loaded: Any) -> str:
     context = loaded.get_current_span().get_span_context()
     if not (context.is_valid and context.trace_flags.sampled):
         return ""

@@ -1,8 +1,7 @@
-"""Settings from the environment: which variable sets what, and which ones are none.
+"""Settings from the environment: which variable sets what, and which ones are unknown.
 
-Pydantic's own reader takes the values. What it ignores is looked for here: a
-misspelt variable would be passed over, and the command would work on another
-repository than was meant.
+A misspelt variable is refused and not ignored: the command would work on
+another repository than was meant.
 """
 
 from __future__ import annotations
@@ -10,101 +9,88 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Final, get_origin
 
-from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic import BaseModel
 
-from policyctl.config.keys import FILE, flat, groups, holds, keys
-from policyctl.config.layers import Layer, LayerKind
-from policyctl.config.problems import SettingProblem
-from policyctl.documents.document import Path
+from policyctl.config.keys import FILE, groups, holds, key_at, keys
+from policyctl.config.layers import Layer, LayerKind, over
+from policyctl.documents.document import Path, Problem, path_words
 
 # Kubernetes sets these by itself where a service is called policyctl.
 _NOT_OURS: Final = re.compile(r"(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?")
 _CONFIG: Final = "CONFIG"
 PROFILE: Final = "profile"
+_NOTHING: Final = "null"
 
 
-def prefix(model: type[BaseSettings]) -> str:
+def prefix(model: type[BaseModel]) -> str:
     """What every variable begins with."""
-    return str(model.model_config.get("env_prefix", ""))
+    return str(getattr(model, "ENV_PREFIX", ""))
 
 
-def config_variable(model: type[BaseSettings]) -> str:
+def config_variable(model: type[BaseModel]) -> str:
     """The variable that names the base file."""
     return prefix(model) + _CONFIG
 
 
-def layer(model: type[BaseSettings]) -> tuple[Layer, list[SettingProblem]]:
+def layer(model: type[BaseModel]) -> Layer:
     """What the environment sets, and which variables are wrong."""
-    unreadable = {problem.source: problem for problem in _unreadable(model)}
-    source = EnvSettingsSource(model)
-    # The reader stops at the first that is no JSON, so those are set aside before.
-    aside = {name.lower() for name in unreadable}
-    source.env_vars = {name: value for name, value in source.env_vars.items() if name.lower() not in aside}
-    data: Mapping[str, Any] = source()
-    # Compose files hand over an empty variable for one that is not set.
-    data = {key: value for key, value in data.items() if (key, value) != (PROFILE, "")}
+    data: dict[str, Any] = {}
+    problems: list[Problem] = []
     variables = _by_path(model)
-    places = {}
-    for path in flat(model, data):
-        for end in range(len(path), 0, -1):
-            if path[:end] in variables:
-                places[path] = variables[path[:end]]
-                break
-    return Layer(LayerKind.ENVIRONMENT, data, variables=variables | places), [*_unknown(model), *unreadable.values()]
+    # A group in JSON comes before the variables of its settings, which are laid over it.
+    for path, name in sorted(variables.items(), key=lambda item: len(item[0])):
+        # Compose files hand over an empty variable for one that is not set.
+        if path == (PROFILE,) and not os.environ[name]:
+            continue
+        value: Any = _unknown(model, path, name) or _value(model, path, name)
+        if isinstance(value, Problem):
+            problems.append(value)
+            continue
+        for part in reversed(path):
+            value = {part: value}
+        data = over(data, value)
+    # Who sets the file of a secret sets the secret.
+    of_secrets = {path[:-1]: name for path, name in variables.items() if path[-1] == FILE}
+    return Layer(LayerKind.ENVIRONMENT, data, variables=of_secrets | variables, problems=tuple(problems))
 
 
-def _by_path(model: type[BaseSettings]) -> dict[Path, str]:
-    """Every variable with our prefix, by what it would set."""
+def _by_path(model: type[BaseModel]) -> dict[Path, str]:
+    """Every variable with our prefix, by what it would set; without those that set nothing."""
     start = prefix(model)
+    names = {name: name.upper().removeprefix(start) for name in sorted(os.environ) if name.upper().startswith(start)}
     return {
-        tuple(name.upper().removeprefix(start).lower().split("__")): name
-        for name in sorted(os.environ)
-        if name.upper().startswith(start)
+        tuple(rest.lower().split("__")): name
+        for name, rest in names.items()
+        if rest != _CONFIG and not _NOT_OURS.fullmatch(rest)
     }
 
 
-def _unknown(model: type[BaseSettings]) -> Iterator[SettingProblem]:
-    start, known = prefix(model), keys(model)
-    for path, name in _by_path(model).items():
-        words = name.upper().removeprefix(start)
-        if words == _CONFIG or _NOT_OURS.fullmatch(words) or _may_be(model, path):
-            continue
-        variables = [key.variable(start) for key in known.values()]
-        near = get_close_matches(name.upper(), variables, n=1, cutoff=0.75)
-        expected = f"{near[0]}, or another setting" if near else "a setting"
-        key = "" if path[0] not in model.model_fields else ".".join(map(str, path))
-        yield SettingProblem("", 0, key, "unknown", f"{expected}; two underscores go one level down", source=name)
+def _unknown(model: type[BaseModel], path: Path, name: str) -> Problem | None:
+    """What to write instead of a variable that sets nothing."""
+    key = key_at(model, path)
+    rest = path if key is None else path[len(key.path) :]
+    if path in groups(model) or (key is not None and (not rest or key.free or (key.secret and rest == (FILE,)))):
+        return None
+    variables = [each.variable(prefix(model)) for each in keys(model).values()]
+    near = get_close_matches(name.upper(), variables, n=1, cutoff=0.75)
+    expected = f"{near[0]}, or another setting" if near else "a setting"
+    named = path_words(path) if path[0] in model.model_fields else ""
+    return Problem(0, named, "unknown", f"{expected}; two underscores go one level down", source=name)
 
 
-def _may_be(model: type[BaseSettings], path: Path) -> bool:
-    """Whether a variable for `path` sets something."""
-    known = keys(model)
-    for end in range(len(path), 0, -1):
-        if (key := known.get(path[:end])) is not None:
-            rest = path[end:]
-            return not rest or key.free or (key.secret and rest == (FILE,))
-    return path in groups(model)
-
-
-def _unreadable(model: type[BaseSettings]) -> Iterator[SettingProblem]:
-    """Variables that are no JSON where only JSON will do; what stands in them is not shown."""
-    for path, name in _by_path(model).items():
-        if path not in groups(model) and not _is_complex(model, path):
-            continue
-        expected = f"JSON; or set its parts: {name}__..." if path in groups(model) else "JSON"
-        try:
-            found = json.loads(os.environ[name])
-        except ValueError:
-            yield SettingProblem("", 0, ".".join(map(str, path)), "a text", expected, source=name)
-            continue
-        if path in groups(model) and not isinstance(found, dict):
-            yield SettingProblem("", 0, ".".join(map(str, path)), "no mapping", expected, source=name)
-
-
-def _is_complex(model: type[BaseSettings], path: Path) -> bool:
-    key = keys(model).get(path)
-    return key is not None and get_origin(holds(key.info)[0]) in {dict, tuple, list}
+def _value(model: type[BaseModel], path: Path, name: str) -> Any:
+    """What a variable says; a problem, which does not show it, where it has to be JSON and is not."""
+    text, group, key = os.environ[name], path in groups(model), keys(model).get(path)
+    if not group and (key is None or get_origin(holds(key.info)[0]) not in {dict, tuple, list}):
+        return None if text == _NOTHING else text
+    expected = f"JSON; or set its parts: {name}__..." if group else "JSON"
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return Problem(0, path_words(path), "a text", expected, source=name)
+    if group and not isinstance(value, dict):
+        return Problem(0, path_words(path), "no mapping", expected, source=name)
+    return value

@@ -7,19 +7,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from typing import Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from policyctl.documents.document import Path
+from policyctl.documents.expected import nearest_name
 from policyctl.errors import UsageError
 
 APPLIES: Final = "x-applies"
 """In ``json_schema_extra`` of a group or a field: an `Applies`."""
 FILE: Final = "file"
-"""The one key of a secret that stands in a file of its own."""
+"""The one key of a secret that stands in a separate file."""
 MASK: Final = "********"
 
 
@@ -27,9 +29,9 @@ class Applies(StrEnum):
     """When a change counts."""
 
     LIVE = "live"
-    """A running `policyctl serve` takes it over within seconds; every command reads it anew."""
+    """A running `policyctl serve` takes it over within seconds; every command reads it."""
     COMMAND = "command"
-    """Every command reads it anew."""
+    """The next command reads it."""
     MOVE = "move"
     """When an alias is moved the next time."""
     START = "start"
@@ -44,8 +46,8 @@ class Key:
         path: Its name, group by group.
         info: What pydantic knows of it.
         applies: When a change of it counts.
-        secret: Whether it is never shown, and may stand in a file of its own.
-        free: Whether it is a mapping with names of the user's own.
+        secret: Whether it is never shown, and may stand in a separate file.
+        free: Whether it is a mapping with the user's names.
     """
 
     path: tuple[str, ...]
@@ -73,17 +75,22 @@ def keys(model: type[BaseModel]) -> Mapping[Path, Key]:
 @cache
 def groups(model: type[BaseModel]) -> Mapping[Path, type[BaseModel]]:
     """Every group of a tree, the tree itself first."""
-    found: dict[Path, type[BaseModel]] = {(): model}
+    nested: dict[Path, type[BaseModel]] = {(): model}
     for name, info in model.model_fields.items():
         if (group := group_of(info)) is not None:
-            found |= {(name, *path): each for path, each in groups(group).items()}
-    return found
+            nested |= {(name, *path): each for path, each in groups(group).items()}
+    return nested
+
+
+def settings_of(model: type[BaseModel], group: Path) -> list[Key]:
+    """The settings directly in a group."""
+    return [key for path, key in keys(model).items() if path[:-1] == group]
 
 
 def group_of(info: FieldInfo) -> type[BaseModel] | None:
     """The group that a field is; None for a setting."""
-    found = info.annotation
-    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+    kind = info.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def holds(info: FieldInfo) -> tuple[Any, bool]:
@@ -112,19 +119,19 @@ def _declared(extra: Any, otherwise: Applies) -> Applies:
 def flat(model: type[BaseModel], data: Mapping[str, Any]) -> dict[Path, Any]:
     """What `data` sets, by setting: ``("server", "http_port")``, ``("serving", "parameters", "NUM_STREAMS")``.
 
-    What is no setting is there as well, as deep as it is no group.
+    Unknown settings are there as well.
     """
-    known, nested, found = keys(model), groups(model), dict[Path, Any]()
+    known, nested, settings = keys(model), groups(model), dict[Path, Any]()
 
     def visit(path: Path, value: Any) -> None:
         if isinstance(value, Mapping) and (path in nested or (path in known and known[path].free and value)):
             for key, each in value.items():
                 visit((*path, key), each)
         else:
-            found[path] = value
+            settings[path] = value
 
     visit((), data)
-    return found
+    return settings
 
 
 def key_at(model: type[BaseModel], path: Path) -> Key | None:
@@ -136,10 +143,10 @@ def key_at(model: type[BaseModel], path: Path) -> Key | None:
 def shown(model: type[BaseModel], path: Path, value: Any) -> Any:
     """`value` as it may be shown: a secret is masked, its file is not."""
     key = key_at(model, path)
+    if key is None or not key.secret:
+        return value
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
-    elif key is None or not key.secret:
-        return value
     if isinstance(value, Mapping):
         return dict(value) if set(value) == {FILE} else MASK
     return MASK if value else ""
@@ -147,55 +154,45 @@ def shown(model: type[BaseModel], path: Path, value: Any) -> Any:
 
 def masked(settings: BaseModel) -> dict[tuple[str, ...], Any]:
     """Every setting and its value, as it may be shown and as JSON has it."""
-    found = dict[tuple[str, ...], Any]()
     written = settings.model_dump(mode="json")
-    for key in keys(type(settings)).values():
-        value = value_at(settings, key.path)
-        if isinstance(value, SecretStr):
-            found[key.path] = shown(type(settings), key.path, value)
-            continue
-        here: Any = written
-        for part in key.path:
-            here = here[part]
-        found[key.path] = here
-    return found
+
+    def one(key: Key) -> Any:
+        if key.secret:
+            return shown(type(settings), key.path, value_at(settings, key.path))
+        return reduce(getitem, key.path, written)
+
+    return {key.path: one(key) for key in keys(type(settings)).values()}
 
 
 def value_at(settings: BaseModel, path: tuple[str, ...]) -> Any:
     """The value of a setting."""
-    value: Any = settings
-    for part in path:
-        value = getattr(value, part)
-    return value
+    return reduce(getattr, path, settings)
 
 
 def nearest(model: type[BaseModel], path: Path) -> str:
-    """What to write instead of a name that is none: ``http_port, or another of: host, ...``."""
+    """What to write instead of a name that is unknown: ``http_port, or another of: host, ...``."""
     parent = next((path[:end] for end in range(len(path) - 1, -1, -1) if path[:end] in groups(model)), ())
-    names = list(groups(model)[parent].model_fields)
-    wrong = str(path[len(parent)])
-    if near := get_close_matches(wrong, names, n=1):
-        return f"{near[0]}, or another of: {', '.join(names)}"
-    ends = {".".join(map(str, p)): p[-1] for p in (*keys(model), *groups(model)) if p}
-    elsewhere = [name for name, last in ends.items() if last == wrong]
-    return (f"{elsewhere[0]}, or " if elsewhere else "") + f"one of: {', '.join(names)}"
+    wrong, names = str(path[len(parent)]), list(groups(model)[parent].model_fields)
+    if get_close_matches(wrong, names, n=1):
+        return nearest_name(wrong, names)
+    elsewhere = [".".join(map(str, p)) for p in (*keys(model), *groups(model)) if p and p[-1] == wrong]
+    return "".join(f"{name}, or " for name in elsewhere[:1]) + nearest_name(wrong, names)
 
 
 def select(model: type[BaseModel], name: str) -> tuple[Key, ...]:
     """The settings that a person means by ``server.http_port``, or by ``server``.
 
     Raises:
-        UsageError: There is none; names the nearest.
+        UsageError: The setting is unknown; names the nearest.
     """
     path = tuple(name.split(".")) if name else ()
-    found = tuple(key for key in keys(model).values() if key.path[: len(path)] == path)
-    if not found and (inside := key_at(model, path)) is not None and inside.free:
+    selected = tuple(key for key in keys(model).values() if key.path[: len(path)] == path)
+    if not selected and (inside := key_at(model, path)) is not None and inside.free:
         return (inside,)
-    if not found:
-        names = [key.name for key in keys(model).values()]
-        hint = get_close_matches(name, names, n=3, cutoff=0.4)
+    if not selected:
+        hint = get_close_matches(name, [key.name for key in keys(model).values()], n=3, cutoff=0.4)
         raise UsageError(
-            f"{name} is not a setting" + (f"; near it: {', '.join(hint)}" if hint else ""),
+            f"unknown setting {name}" + (f"; near it: {', '.join(hint)}" if hint else ""),
             remedy="See all of them: policyctl config show",
         )
-    return found
+    return selected

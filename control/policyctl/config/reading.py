@@ -1,6 +1,6 @@
 """Read settings whole: files, environment and command line, validated together, with everything that is wrong.
 
-Reading is repeatable: a `Source` knows what was typed and reads the rest anew,
+Reading is repeatable: a `Source` knows what was typed and reads the rest again,
 so a running server takes a changed file over by the very way it started.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,29 +16,21 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings
 
 from policyctl.config import environment, rules, secrets
 from policyctl.config.environment import PROFILE
-from policyctl.config.files import (
-    STEM,
-    SUFFIXES,
-    SettingsFile,
-    find_base,
-    find_profile,
-    profiles_beside,
-    read_file,
-)
+from policyctl.config.files import STEM, SUFFIXES, find_base, find_profile, profiles_beside, read_file
 from policyctl.config.keys import groups, key_at, nearest, shown
-from policyctl.config.layers import ABSENT, Layer, LayerKind, at, merged
-from policyctl.config.problems import SettingProblem, refusal
+from policyctl.config.layers import Layer, LayerKind, highest, merged
+from policyctl.documents import document
 from policyctl.documents.document import Path as Where
-from policyctl.documents.document import path_words
+from policyctl.documents.document import Problem
 from policyctl.documents.expected import expectation
 from policyctl.errors import UsageError
 
-Model = TypeVar("Model", bound=BaseSettings)
+Model = TypeVar("Model", bound=BaseModel)
 _PROFILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_DEFAULTS: Final = Layer(LayerKind.DEFAULT, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +39,10 @@ class Reading(Generic[Model]):
 
     Attributes:
         settings: The whole tree; None where something is wrong.
+        built: The tree that the layers make together, also where nothing but a rule of the profile refuses it.
         profile: Which one holds; empty for none.
         layers: Highest first, also those that are wrong.
         data: What the layers set together, secrets as their text.
-        files: Every file that was read.
         problems: Everything that is wrong.
         warnings: What is not wrong and not good either.
         watched: Every file whose coming, going or change may change the settings.
@@ -58,14 +50,19 @@ class Reading(Generic[Model]):
     """
 
     settings: Model | None
+    built: Model | None
     profile: str
     layers: tuple[Layer, ...]
     data: Mapping[str, Any]
-    files: tuple[SettingsFile, ...]
-    problems: tuple[SettingProblem, ...]
+    problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
     watched: tuple[Path, ...]
     source: Source[Model]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that was read, the base file first."""
+        return tuple(Path(layer.file) for layer in reversed(self.layers) if layer.file)
 
     def require(self) -> Model:
         """The settings.
@@ -97,10 +94,10 @@ class Source(Generic[Model]):
     folder: Path = Path()
 
     def base(self) -> Path | None:
-        """The base file; None where there is none.
+        """The base file, if there is one.
 
         Raises:
-            UsageError: The named one is not there, or two could be meant.
+            UsageError: The named one does not exist, or two could be meant.
         """
         named = self.config
         if named is None and self.environ and (given := os.environ.get(environment.config_variable(self.model))):
@@ -108,202 +105,178 @@ class Source(Generic[Model]):
         return find_base(named, self.folder)
 
     def read(self) -> Reading[Model]:
-        """Read all of it; what is wrong is told, not raised."""
-        problems: list[SettingProblem] = []
-        layers = [Layer(LayerKind.COMMAND_LINE, self.typed)]
+        """Read all of it; the answer lists what is wrong."""
+        above = [Layer(LayerKind.COMMAND_LINE, self.typed)]
         if self.environ:
-            found, wrong = environment.layer(self.model)
-            layers.append(found)
-            problems += wrong
-        files: list[SettingsFile] = []
+            above.append(environment.layer(self.model))
+        problems: list[Problem] = []
+        below: list[Layer] = []
         base: Path | None = None
         try:
             base = self.base()
             if base is not None:
-                files.append(read_file(self.model, base))
+                below.append(read_file(self.model, base, LayerKind.BASE))
         except UsageError as error:
-            problems.append(_file_problem(base, error))
-        below = [_layer(LayerKind.BASE, file) for file in files]
-        profile, more = self._profile([*layers, *below], base)
-        problems += more
+            problems.append(_of_file(base, error))
+        profile = ""
+        try:
+            profile = _profile([*above, *below])
+            above += self._of_profile(profile, base, [*above, *below])
+        except _RefusedError as error:
+            problems.append(error.problem)
+        return self._whole(profile, [*above, *below], problems)
+
+    def _of_profile(self, profile: str, base: Path | None, layers: list[Layer]) -> list[Layer]:
+        """The layer of the profile's file, if there is one.
+
+        Raises:
+            _RefusedError: The file cannot be read, or neither it nor the profile exists.
+        """
         path: Path | None = None
-        if profile:
-            try:
-                path = find_profile(base, self.folder, profile)
-                if path is not None:
-                    files.append(read_file(self.model, path))
-                    layers.append(_layer(LayerKind.PROFILE, files[-1]))
-                    problems += _other_profile(layers[-1], profile)
-                elif profile not in rules.PROFILES:
-                    problems.append(self._unknown_profile([*layers, *below], base, profile))
-            except UsageError as error:
-                problems.append(_file_problem(path, error))
-        return self._whole(profile, [*layers, *below], files, problems)
-
-    def _profile(self, layers: list[Layer], base: Path | None) -> tuple[str, list[SettingProblem]]:
-        """Which profile the layers name, if that may be one's name."""
-        for layer in layers:
-            found = layer.data.get(PROFILE)
-            if found in {None, ""}:
-                continue  # of what is no name, only a file can hold the empty one
-            if isinstance(found, str) and _PROFILE_NAME.fullmatch(found):
-                return found, []
-            expected = "a profile's name: small letters, digits, - and _"
-            return "", [_at(layer, (PROFILE,), repr(found), expected)]
-        return "", []
-
-    def _unknown_profile(self, layers: list[Layer], base: Path | None, profile: str) -> SettingProblem:
-        layer = next(each for each in layers if each.data.get(PROFILE) == profile)
+        try:
+            path = find_profile(base, self.folder, profile) if profile else None
+            if path is not None:
+                return [read_file(self.model, path, LayerKind.PROFILE)]
+        except UsageError as error:
+            raise _RefusedError(_of_file(path, error)) from error
+        if not profile or profile in rules.PROFILES:
+            return []
         known = sorted({*rules.PROFILES, *profiles_beside(base, self.folder)})
         near = get_close_matches(profile, known, n=1)
-        stem = "policyctl" if base is None else base.stem
+        stem = STEM if base is None else base.stem
         expected = f"{f'{near[0]}? ' if near else ''}one of {', '.join(known)}, or a file {stem}.{profile}.yaml"
-        return _at(layer, (PROFILE,), profile, expected)
+        layer = next(each for each in layers if each.data.get(PROFILE) == profile)
+        raise _RefusedError(layer.problem((PROFILE,), profile, expected))
 
-    def _candidates(self, profile: str, files: list[SettingsFile]) -> Iterator[Path]:
-        """Every file that would be read if it were there."""
-        yield from (file.path for file in files)
-        base = next((file.path for file in files), self.folder / STEM)
+    def _watched(self, profile: str, files: list[Path]) -> Iterator[Path]:
+        """Every file that would be read if it existed."""
+        yield from files
+        base = files[0] if files else self.folder / STEM
         stem = STEM if self.config is None and not files else base.stem
         for suffix in SUFFIXES:
             yield self.folder / f"{STEM}{suffix}"
             yield base.parent / f"{stem}.{profile}{suffix}"
 
-    def _whole(
-        self, profile: str, layers: list[Layer], files: list[SettingsFile], problems: list[SettingProblem]
-    ) -> Reading[Model]:
-        model = self.model
-        for file in files:
-            problems += file.problems
+    def _whole(self, profile: str, layers: list[Layer], problems: list[Problem]) -> Reading[Model]:
+        model, settings = self.model, None
         for layer in layers:
-            problems += _wrong_by_itself(model, layer)
+            problems += [*layer.problems, *_wrong_by_itself(model, layer)]
+            if layer.kind is LayerKind.PROFILE and (named := layer.data.get(PROFILE, profile)) != profile:
+                problems.append(layer.problem((PROFILE,), repr(named), f"{profile}, whose file this is; or nothing"))
         opened = secrets.resolved(model, merged(layers), layers)
         problems += opened.problems
-        settings: Model | None = None
+        broken = bool(problems)
         try:
             settings = model(**opened.data)
-        except ValidationError as error:
-            told = {p.key for p in problems}
-            details = error.errors(include_url=False)
-            problems += [p for d in details if (p := _of_layers(model, layers, d)).key not in told]
+        except ValidationError:
+            # Each layer was validated by itself, so whatever is wrong here is among the problems already.
+            if not problems:
+                raise
         else:
-            problems += _against_rules(profile, settings, layers)
-        by_path = {str(file.path): file for file in files}
-        warnings = [w for la in layers if la.file for w in secrets.exposed(model, la, by_path[la.file])]
+            problems += check_rules(profile, settings, layers)
         if profile in rules.NO_PLAIN_SECRETS:
             problems += [
-                _at(layer, key.path, "a secret", rules.PLAIN_SECRET)
+                layer.problem(key.path, "a secret", rules.PLAIN_SECRET)
                 for layer in layers
                 for key in secrets.plain(model, layer)
             ]
+        files = [Path(layer.file) for layer in reversed(layers) if layer.file]
         return Reading(
             settings=None if problems else settings,
+            built=None if broken else settings,
             profile=profile,
             layers=tuple(layers),
             data=opened.data,
-            files=tuple(files),
             problems=tuple(_unique(problems)),
-            warnings=(*warnings, *opened.warnings),
-            watched=(*self._candidates(profile, files), *opened.files),
+            warnings=(*(words for layer in layers for words in secrets.exposed(model, layer)), *opened.warnings),
+            watched=(*self._watched(profile, files), *opened.files),
             source=self,
         )
 
 
-def check_rules(profile: str, settings: BaseModel, layers: tuple[Layer, ...]) -> tuple[SettingProblem, ...]:
-    """Everything in `settings` that a profile's rules refuse."""
-    return tuple(_against_rules(profile, settings, list(layers)))
+class _RefusedError(Exception):
+    """A profile that cannot be used."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.words)
+        self.problem = problem
 
 
-def _layer(kind: LayerKind, file: SettingsFile) -> Layer:
-    return Layer(kind, file.data, file=str(file.path), lines=file.lines)
+def _profile(layers: list[Layer]) -> str:
+    """The profile that the layers name; empty for none.
 
-
-def _at(layer: Layer, path: Where, found: str, expected: str) -> SettingProblem:
-    source = "" if layer.file else layer.place(path)
-    return SettingProblem(layer.file, layer.line(path), path_words(path), found, expected, source=source)
-
-
-def _file_problem(path: Path | None, error: UsageError) -> SettingProblem:
-    words = error.problem.removeprefix("settings: ")
-    if path is None:
-        return SettingProblem("", 0, "", words, "one settings file that can be read")
-    cause = error.__cause__
-    mark = getattr(cause, "problem_mark", None)
-    line = re.search(r"at line (\d+)", words)
-    number = mark.line + 1 if mark is not None else int(line[1]) if line else 0
-    why = getattr(cause, "problem", None) or words.removeprefix(f"{path} ")
-    kind = "TOML" if path.suffix == ".toml" else "YAML"
-    return SettingProblem(str(path), number, "", str(why), f"{kind} in UTF-8")
-
-
-def _other_profile(layer: Layer, profile: str) -> list[SettingProblem]:
-    named = layer.data.get(PROFILE, profile)
-    if named == profile:
-        return []
-    return [_at(layer, (PROFILE,), repr(named), f"{profile}, whose file this is; or nothing")]
-
-
-def _wrong_by_itself(model: type[BaseModel], layer: Layer) -> Iterator[SettingProblem]:
-    """What is wrong in one layer, whatever lies over it.
-
-    What concerns a group as a whole is left to the settings as a whole.
+    Raises:
+        _RefusedError: That may be no profile's name.
     """
+    for layer in layers:
+        name = layer.data.get(PROFILE)
+        if name in {None, ""}:
+            continue
+        if isinstance(name, str) and _PROFILE_NAME.fullmatch(name):
+            return name
+        expected = "a profile's name: small letters, digits, - and _"
+        raise _RefusedError(layer.problem((PROFILE,), repr(name), expected))
+    return ""
+
+
+def refusal(problems: Iterable[Problem]) -> UsageError:
+    """The error that names every problem of the settings."""
+    remedy = "Correct the option, the POLICYCTL_... variable or the file. See: policyctl config validate"
+    return document.refusal(problems, "settings", remedy=remedy)
+
+
+def check_rules(profile: str, settings: BaseModel, layers: Iterable[Layer]) -> tuple[Problem, ...]:
+    """Everything in `settings` that a profile's rules refuse."""
+    known = tuple(layers)
+    return tuple(
+        (highest(known, each.key.path) or _DEFAULTS).problem(
+            each.key.path,
+            str(shown(type(settings), each.key.path, each.value)) or "nothing",
+            f"{each.expected} (profile {profile})",
+        )
+        for each in rules.broken(profile, settings)
+    )
+
+
+def _of_file(path: Path | None, error: UsageError) -> Problem:
+    """A file that cannot be read, with the line where that is known."""
+    sentence = error.problem.removeprefix("settings: ")
+    if path is None:
+        stated, _, expected = sentence.partition(", expected ")
+        return Problem(0, "", stated, expected or "a .yaml or .toml file that can be read")
+    cause = error.__cause__
+    mark, line = getattr(cause, "problem_mark", None), re.search(r"at line (\d+)", sentence)
+    number = mark.line + 1 if mark is not None else int(line[1]) if line else 0
+    why = getattr(cause, "problem", None) or sentence.removeprefix(f"{path} ")
+    kind = "TOML" if path.suffix == ".toml" else "YAML"
+    return Problem(number, "", str(why), f"{kind} in UTF-8", str(path))
+
+
+def _wrong_by_itself(model: type[BaseModel], layer: Layer) -> Iterator[Problem]:
+    """What is wrong in one layer, whatever lies over it."""
     try:
         model(**secrets.stubbed(model, layer.data))
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            path = _path(detail)
-            if not path or (path in groups(model) and detail["type"] in {"value_error", "assertion_error"}):
-                continue
-            yield _detail(model, layer, detail)
+        yield from (_detail(model, layer, detail) for detail in error.errors(include_url=False))
 
 
-def _of_layers(model: type[BaseModel], layers: list[Layer], detail: ErrorDetails) -> SettingProblem:
-    path = _path(detail)
-    for layer in layers:
-        if at(layer.data, path) is not ABSENT:
-            return _detail(model, layer, detail)
-    return SettingProblem("", 0, path_words(path), "", expectation(detail), source="default")
-
-
-def _path(detail: ErrorDetails) -> Where:
-    """Where it is; without what pydantic adds for the keys of a mapping."""
-    return tuple(part for part in detail["loc"] if part != "[key]")
-
-
-def _detail(model: type[BaseModel], layer: Layer, detail: ErrorDetails) -> SettingProblem:
-    path = _path(detail)
+def _detail(model: type[BaseModel], layer: Layer, detail: ErrorDetails) -> Problem:
+    # Pydantic adds a part for the keys of a mapping.
+    path: Where = tuple(part for part in detail["loc"] if part != "[key]")
     if detail["type"] == "extra_forbidden":
-        return _at(layer, path, "unknown", nearest(model, path))
-    value = shown(model, path, detail["input"])
+        return layer.problem(path, "unknown", nearest(model, path))
     key = key_at(model, path)
-    text = "a value that is not shown" if key is not None and key.secret else _short(value)
+    secret = key is not None and key.secret
+    stated = "a value that is not shown" if secret else document.shown(shown(model, path, detail["input"]))
     if path in groups(model):
-        return _at(layer, path, text, f"a mapping: {', '.join(groups(model)[path].model_fields)}")
-    return _at(layer, path, text, expectation(detail))
+        return layer.problem(path, stated, f"a mapping: {', '.join(groups(model)[path].model_fields)}")
+    return layer.problem(path, stated, expectation(detail))
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _against_rules(profile: str, settings: BaseModel, layers: list[Layer]) -> Iterator[SettingProblem]:
-    for each in rules.broken(profile, settings):
-        path = each.key.path
-        value = str(shown(type(settings), path, each.value)) or "nothing"
-        expected = f"{each.expected} (profile {profile})"
-        layer = next((la for la in layers if at(la.data, path) is not ABSENT), None)
-        if layer is None:
-            yield SettingProblem("", 0, each.key.name, value, expected, source="default")
-        else:
-            yield _at(layer, path, value, expected)
-
-
-def _unique(problems: list[SettingProblem]) -> list[SettingProblem]:
+def _unique(problems: list[Problem]) -> list[Problem]:
     """In the order of the files and their lines, each place and setting once."""
-    seen: dict[tuple[str, int, str, str], SettingProblem] = {}
+    first: dict[tuple[str, int, str, str], Problem] = {}
     for each in problems:
-        seen.setdefault((each.file, each.line, each.key, each.source), each)
-    order = list(dict.fromkeys(each.file for each in seen.values()))
-    return sorted(seen.values(), key=lambda p: (order.index(p.file), p.line, p.key))
+        first.setdefault((each.file, each.line, each.path, each.source), each)
+    order = list(dict.fromkeys(each.file for each in first.values()))
+    return sorted(first.values(), key=lambda p: (order.index(p.file), p.line, p.path))

@@ -96,7 +96,7 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
         _SAFE_LISTENING,
         Rule(
             ("security", "unpickle"),
-            "nothing is unpickled, whoever asks: `false`",
+            "nothing is unpickled for anybody: `false`",
             "false: nothing is unpickled",
             lambda value, _: value is False,
         ),
@@ -111,6 +111,12 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
             "nothing is traced or recorded that the server can crash of: `false`",
             "false: the server can crash of it",
             lambda value, _: value is False,
+        ),
+        Rule(
+            ("server", "http"),
+            "no request of a client can end the server: `auto` or `off`",
+            "auto: on where the guard of Triton is built",
+            lambda value, _: value != "on",
         ),
         Rule(
             ("server", "api_key"),

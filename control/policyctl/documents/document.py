@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from policyctl.errors import UsageError
 
 MOST_BYTES: Final = 1 << 20
 
@@ -13,29 +15,48 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong with a document.
+    """One thing that is wrong in what people write.
 
     Attributes:
-        line: Where, from 1; 0 where there is no line (a missing file).
-        path: Which field: ``evaluation[0].returns.mean``.
-        found: What stands there; empty where nothing does.
+        line: Where, from 1; 0 for a whole file, and outside files.
+        path: Which field: ``evaluation[0].returns.mean``; empty for a whole file.
+        found: What stands there; empty where nothing does. Never a secret.
         expected: What is expected.
+        file: In which file; empty for other places, and where one text alone is judged.
+        source: Where it stands if not in a file: a variable's name, ``command line``, ``default``.
     """
 
     line: int
     path: str
     found: str
     expected: str
+    file: str = ""
+    source: str = ""
+
+    @property
+    def place(self) -> str:
+        """``policyctl.yaml:7``, ``line 7``, ``POLICYCTL_SERVER__HTTP_PORT``."""
+        if self.line:
+            return f"{self.file}:{self.line}" if self.file else f"line {self.line}"
+        return self.file or self.source
 
     @property
     def words(self) -> str:
         """One sentence."""
-        where = f"line {self.line}, {self.path}" if self.line else self.path
-        return f"{where}: {f'{self.found}, ' if self.found else ''}expected {self.expected}"
+        where = f"{self.path} ({self.place})" if self.place and self.path else self.path or self.place
+        return f"{where}: " * bool(where) + f"{self.found}, " * bool(self.found) + f"expected {self.expected}"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         return {"path": self.path, "line": self.line or None, "found": self.found, "expected": self.expected}
+
+
+def refusal(problems: Iterable[Problem], what: str, *, remedy: str) -> UsageError:
+    """The error that names every problem of `what`."""
+    sentences = [problem.words for problem in problems]
+    count = len(sentences)
+    listed = sentences[0] if count == 1 else f"{count} problems:" + "".join(f"\n  {each}" for each in sentences)
+    return UsageError(f"{what}: {listed}", remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +84,26 @@ class Document:
         return Problem(self.line(path), path_words(path), "" if found is None else shown(found), expected)
 
 
+def decoded(content: bytes, what: str) -> str:
+    """The text of a document that people write.
+
+    Raises:
+        UsageError: It is not UTF-8, or larger than people write.
+    """
+    if len(content) > MOST_BYTES:
+        raise UsageError(f"{what} has {len(content)} bytes, expected at most {MOST_BYTES}")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what} is not UTF-8 ({error})", remedy="Save it as UTF-8.") from error
+
+
 def path_words(path: Path) -> str:
     """``evaluation[0].returns.mean``."""
-    words = ""
+    dotted = ""
     for part in path:
-        words += f"[{part}]" if isinstance(part, int) else f".{part}" if words else str(part)
-    return words
-
-
-def paths(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every place of a plain value, with what stands there."""
-    yield path, data
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from paths(value, (*path, key))
-    elif isinstance(data, list):
-        for index, value in enumerate(data):
-            yield from paths(value, (*path, index))
+        dotted += f"[{part}]" if isinstance(part, int) else f".{part}" if dotted else str(part)
+    return dotted
 
 
 def shown(value: Any) -> str:

@@ -1,8 +1,9 @@
-"""What pydantic expected where it refused a value, in the words of our errors."""
+"""What belongs where pydantic refused a value, and which name is meant by an unknown one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Final
 
 from pydantic_core import ErrorDetails
@@ -52,3 +53,9 @@ class _Lenient(dict[str, str]):
 
 def _words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def nearest_name(wrong: str, names: Sequence[str]) -> str:
+    """What to write instead of an unknown name: ``http_port, or another of: host, ...``."""
+    near = get_close_matches(wrong, names, n=1)
+    return f"{near[0]}, or another of: {', '.join(names)}" if near else f"one of: {', '.join(names)}"

@@ -8,12 +8,14 @@ unfinished string or list is. Where each begins is then known, and what it sets.
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from policyctl.documents.document import MOST_BYTES, Document, Path
+from policyctl.documents.document import Document, Path, decoded
 from policyctl.errors import UsageError
 
 
@@ -35,25 +37,21 @@ class Statement:
 
 
 def parse(content: bytes, *, what: str) -> Document:
-    """Read a document; the text ``null`` is no value, for TOML has no word for that.
+    """Read a document; the text ``null`` stands for no value, because TOML has no word for that.
 
     Args:
         content: UTF-8 text.
-        what: The document, in words for errors.
+        what: The document, for errors.
 
     Raises:
-        UsageError: It is no TOML, or larger than people write.
+        UsageError: It is not TOML, or larger than people write.
     """
-    if len(content) > MOST_BYTES:
-        raise UsageError(f"{what} has {len(content)} bytes, expected at most {MOST_BYTES}")
+    text = decoded(content, what)
     try:
-        text = content.decode("utf-8")
         data = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{what} is not UTF-8 ({error})", remedy="Save it as UTF-8.") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        words = str(error).replace("at end of document", f"at line {_unfinished(text)}, which does not end")
-        raise UsageError(f"{what} is not TOML ({words})", remedy="Correct it at that place.") from error
+        sentence = str(error).replace("at end of document", f"at line {_unfinished(text)}, which does not end")
+        raise UsageError(f"{what} is not TOML ({sentence})", remedy="Correct it at that place.") from error
     lines: dict[Path, int] = {(): 1}
     table: Path = ()
     for statement in statements(text):
@@ -114,3 +112,25 @@ def _null(data: Any) -> Any:
     if isinstance(data, list):
         return [_null(value) for value in data]
     return None if data == "null" else data
+
+
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def value_text(value: Any) -> str:
+    """A value as TOML writes it; no value is the text ``null``."""
+    match value:
+        case None:
+            return '"null"'
+        case bool() | int() | float() | str():
+            return json.dumps(value, ensure_ascii=False).replace("Infinity", "inf").replace("\x7f", "\\u007f")
+        case Mapping():
+            return "{" + ", ".join(f"{_name(str(k))} = {value_text(v)}" for k, v in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(value_text(v) for v in value) + "]"
+        case _:
+            return str(value)
+
+
+def _name(name: str) -> str:
+    return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)

@@ -1,7 +1,7 @@
 """What the actions of a policy look like: how they spread, how often they are at a bound, how they change.
 
-Plain arithmetic on arrays. `policyctl_benchmarks.shadow` holds two sets of
-actions beside each other with it, a model card describes one.
+Plain arithmetic on arrays. `policyctl.measuring.shadow` compares two sets of
+actions with it, a model card describes one.
 
 Differences of continuous actions are relative to the range of each component:
 its bounds, or where it has none the range that was seen.
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import ActionKind, Contract, DistributionKind
+from policyctl.domain.json_values import OMIT_DEFAULT
+from policyctl.domain.limits import bounds
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -25,13 +27,13 @@ AT_BOUND: Final = 1e-3
 """Closer to a bound than this share of the range is *at* it."""
 
 QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-"""Where the spread of a continuous component is told."""
+"""Where the spread of a continuous component is reported."""
 
 MOST_CHOICES: Final = 64
-"""The shares of the most frequent choices are told, no more."""
+"""The shares of the most frequent choices are reported, no more."""
 
 MOST_COMPONENTS: Final = 64
-"""How the first components spread is told, no more."""
+"""How the first components spread is reported, no more."""
 
 _DIGITS: Final = 6
 
@@ -47,14 +49,8 @@ class Component:
     """
 
     name: str
-    shares: Mapping[str, float] | None = None
-    quantiles: tuple[float, ...] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        if self.shares is not None:
-            return {"name": self.name, "shares": dict(self.shares)}
-        return {"name": self.name, "quantiles": list(self.quantiles or ())}
+    shares: Mapping[str, float] | None = field(default=None, metadata=OMIT_DEFAULT)
+    quantiles: tuple[float, ...] | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,6 @@ class Behaviour:
 
     Attributes:
         rows: Actions.
-        components: How each element spreads, `MOST_COMPONENTS` at most.
         saturation: Mean share of components at a bound; None where none has bounds.
         pairs: Actions whose next one is known.
         roughness: Mean change from one step to the next: a share of the range
@@ -71,25 +66,15 @@ class Behaviour:
         entropy: Mean entropy of the action distribution, nats: of a Gaussian
             that of the sample before it is clipped or squashed. None for a
             deterministic policy, or where its parameters are not known.
+        actions: How each element spreads, `MOST_COMPONENTS` at most.
     """
 
     rows: int
-    components: tuple[Component, ...]
     saturation: float | None
     pairs: int
     roughness: float | None
     entropy: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "rows": self.rows,
-            "saturation": self.saturation,
-            "pairs": self.pairs,
-            "roughness": self.roughness,
-            "entropy": self.entropy,
-            "actions": [component.to_json() for component in self.components],
-        }
+    actions: tuple[Component, ...]
 
 
 def describe(
@@ -114,25 +99,17 @@ def describe(
     before, after = steps if steps is not None else (np.zeros(0, np.int64), np.zeros(0, np.int64))
     return Behaviour(
         rows=len(actions),
-        components=_components(contract, actions),
         saturation=None if touching is None else _short(touching.mean()),
         pairs=len(before),
         roughness=_short(changes(actions, before, after, scale).mean()) if len(before) else None,
         entropy=_entropy(contract, outputs),
+        actions=_components(contract, actions),
     )
-
-
-def bounds(contract: Contract) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest value of each component of the action, infinite where unbounded."""
-    spec = contract.action
-    low = np.broadcast_to(np.asarray(-np.inf if spec.low is None else spec.low, dtype=np.float64), (spec.size,))
-    high = np.broadcast_to(np.asarray(np.inf if spec.high is None else spec.high, dtype=np.float64), (spec.size,))
-    return low, high
 
 
 def spans(contract: Contract, actions: NDArray[Any]) -> NDArray[np.float64]:
     """The range of each component of a continuous action; 1 where it never changes."""
-    low, high = bounds(contract)
+    low, high = bounds(contract.action)
     seen = flat(actions)
     with np.errstate(invalid="ignore"):
         span = np.where(np.isfinite(high - low), high - low, seen.max(axis=0) - seen.min(axis=0))
@@ -141,7 +118,7 @@ def spans(contract: Contract, actions: NDArray[Any]) -> NDArray[np.float64]:
 
 def at_bound(contract: Contract, actions: NDArray[Any]) -> NDArray[np.float64] | None:
     """Of each row the share of its bounded components that are at a bound; None where none is bounded."""
-    low, high = bounds(contract)
+    low, high = bounds(contract.action)
     bounded = np.isfinite(low) & np.isfinite(high)
     if not bounded.any():
         return None

@@ -37,4 +37,4 @@ CARD_FILE: Final = "model_card.yaml"
 MANIFEST_FILE: Final = "manifest.json"
 
 REQUIRED: Final = (CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE, CARD_FILE)
-"""What every export holds beside the artifacts of at least one format."""
+"""What every export holds next to the artifacts of at least one format."""

@@ -4,18 +4,21 @@ After an alias was switched, its release is watched under real traffic for a
 set time. What is seen of it is held against what was seen of the incumbent
 before the switch, so both are kept the same way: counters are read now and
 then, and two readings make a window. A window in which a counter went back
-(the server was started again, the model loaded anew) tells nothing and is
+(the server was started again, or the model loaded again) proves nothing and is
 left out.
 
-`gates.bake` judges, `services.bake` watches and acts.
+`gates.bake` judges, `services.bake.run` watches and acts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from policyctl.domain.json_values import fields_to_json
+from policyctl.domain.verdict import Verdict
 
 NAME: Final = "bake"
 WINDOW_S: Final = 0.5
@@ -33,7 +36,7 @@ class Then(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BakePlan:
     """What was declared before the switch.
 
     Attributes:
@@ -51,15 +54,6 @@ class Plan:
     latency_ratio: float
     latency_floor_us: float
     wrong_probes: int
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        """Read what `to_json` wrote."""
-        return cls(**{**data, "on_inconclusive": Then(data["on_inconclusive"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +75,7 @@ class Reading:
     refused: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """What happened between two readings.
 
     Attributes:
@@ -146,6 +139,27 @@ def _between(start: Reading, end: Reading) -> list[Window]:
     return [Window(round(end.at_s - start.at_s, 3), succeeded, failed, round(mean_us, 3))]
 
 
+class TailQuantiles(NamedTuple):
+    """The slowest answers within a span of about a minute, as Triton's quantiles say.
+
+    Attributes:
+        span_s: How long the span is.
+        answered: Requests that were answered in it.
+        p95_us: Of 100 answers, 95 took no longer.
+        p99_us: Of 100 answers, 99 took no longer.
+    """
+
+    span_s: float
+    answered: int
+    p95_us: float
+    p99_us: float
+
+    @property
+    def rate_per_s(self) -> float:
+        """Requests a second."""
+        return self.answered / self.span_s if self.span_s else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Probes:
     """What became of golden questions.
@@ -180,6 +194,7 @@ class Figures:
         probes: Golden questions.
         control: Requests in the windows that were the control plane's own, about.
         crashes: How often the server died and was started again by its supervisor.
+        tails: In order of time; None where Triton keeps no quantiles.
     """
 
     source: str
@@ -187,6 +202,7 @@ class Figures:
     probes: Probes = field(default_factory=Probes)
     control: int = 0
     crashes: int = 0
+    tails: tuple[TailQuantiles, ...] | None = None
 
     @property
     def failed(self) -> int:
@@ -204,50 +220,51 @@ class Figures:
         return tuple(w for w in self.windows if w.succeeded >= WINDOW_REQUESTS)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "source": self.source,
-            "requests": self.requests,
-            "failed": self.failed,
-            "windows": [[w.span_s, w.succeeded, w.failed, w.mean_us] for w in self.windows],
-            "probes": asdict(self.probes),
-            "control": self.control,
-            "crashes": self.crashes,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Figures:
-        """Read what `to_json` wrote."""
-        return cls(
-            source=data["source"],
-            windows=tuple(Window(*row) for row in data["windows"]),
-            probes=Probes(**data["probes"]),
-            control=data["control"],
-            crashes=data["crashes"],
-        )
+        """A JSON object, with the sums."""
+        return {"source": self.source, "requests": self.requests, "failed": self.failed, **fields_to_json(self)}
 
 
 @dataclass(frozen=True, slots=True)
 class Baking:
-    """What a promotion owes: it is part of the move's intent, so whoever finishes the move knows of it.
+    """What a promotion owes: it is part of the move's intent, so every process that finishes the move knows of it.
 
     Attributes:
         plan: What was declared.
         incumbent: What was seen of the incumbent before the switch; None where it could not be watched.
     """
 
-    plan: Plan
+    plan: BakePlan
     incumbent: Figures | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "plan": self.plan.to_json(),
-            "incumbent": None if self.incumbent is None else self.incumbent.to_json(),
-        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Baking:
-        """Read what `to_json` wrote."""
-        incumbent = data["incumbent"]
-        return cls(Plan.from_json(data["plan"]), None if incumbent is None else Figures.from_json(incumbent))
+@dataclass(frozen=True, slots=True)
+class Baked:
+    """How a bake ended.
+
+    Attributes:
+        verdict: None where somebody moved the alias before there was one.
+        then: What became of the alias by this bake; None where somebody else moved it.
+        reason: One sentence.
+        source: Where the figures came from.
+        seconds: How long it was watched.
+        evidence: The figures, within the repository's control folder; empty without figures.
+        evidence_digest: Of that file.
+        checks: What each check said.
+    """
+
+    verdict: Verdict | None
+    then: Then | None
+    reason: str
+    source: str = ""
+    seconds: float = 0.0
+    evidence: str = ""
+    evidence_digest: str = ""
+    checks: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def words(self) -> str:
+        """How it ended, in a sentence."""
+        if self.then is None:
+            return f"The bake ended without a say: {self.reason}."
+        by = f" by {self.source}" * bool(self.source)
+        return f"Bake: {self.verdict} after {self.seconds:.0f} s{by}: {self.reason}."

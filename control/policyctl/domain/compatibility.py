@@ -1,14 +1,14 @@
 """Compare the contracts of two releases: what differs, and which bump each difference needs.
 
-The question is always the same: can whoever used the earlier release use the
+The question is always the same: can a client of the earlier release use the
 later one, unchanged? Directions matter, so inputs and outputs have rules of
 their own.
 
 =====================================================  =====  ====================================
 difference                                             needs  because
 =====================================================  =====  ====================================
-a tensor removed, renamed, reshaped, retyped           MAJOR  whoever sends it is refused, whoever
-                                                              reads it finds nothing
+a tensor removed, renamed, reshaped, retyped           MAJOR  a client that sends it is refused, one
+                                                              that reads it finds nothing
 an observation added                                   MAJOR  every request must carry every
                                                               observation, and theirs do not
 an observation bounded more tightly                    MAJOR  what was accepted is refused
@@ -24,13 +24,15 @@ the kind of action                                     MAJOR  it is read otherwi
 the law of stochastic actions: another, none, other    MAJOR  an action is drawn otherwise
 choices a component, another transform
 a law where there was none                             MINOR  deterministic actions are as before
+fewer rows an inference                                MAJOR  a batch that was answered is refused
+more rows an inference, or any number                  MINOR  what was answered is answered
 the order of tensors                                   -      they travel by name
 =====================================================  =====  ====================================
 
 Bounds are compared as the tensor's dtype holds them, so ``None`` for a float32
 and its largest number are one, and a double that rounds to the same float32 is
 no difference. What a contract does not say (weights, normalisation inside the
-graph, how good the policy is) is no difference here: that is for gates.
+graph, how good the policy is) does not count here: gates judge that.
 
 Laws: a contract differs from itself in nothing; `needed` is the largest of its
 parts, so one more difference never lowers it; and no way round is cheaper:
@@ -42,14 +44,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final
 
 from policyctl.domain.contract import Contract, Distribution, DistributionKind, Transform
-from policyctl.domain.tensor import TensorSpec
+from policyctl.domain.json_values import fields_to_json
+from policyctl.domain.tensor import Bound, TensorSpec
 from policyctl.domain.versions import Bump
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 OBSERVATION: Final = "observation"
 OUTPUT: Final = "output"
@@ -60,8 +64,8 @@ class Difference:
     """One way in which the later contract differs from the earlier.
 
     Attributes:
-        what: ``observation``, ``output``, ``action_kind`` or ``distribution``.
-        name: Which tensor; empty where it is none.
+        what: ``observation``, ``output``, ``action_kind``, ``distribution`` or ``max_batch``.
+        name: Which tensor; empty for all but tensors.
         change: What happened to it, in words.
         needs: The least bump that announces it.
     """
@@ -79,7 +83,7 @@ class Difference:
 
     def to_json(self) -> dict[str, str]:
         """A JSON object."""
-        return {"what": self.what, "name": self.name, "change": self.change, "needs": self.needs.name.lower()}
+        return {**fields_to_json(self), "needs": self.needs.name.lower()}
 
 
 def compare(earlier: Contract, later: Contract) -> tuple[Difference, ...]:
@@ -92,11 +96,12 @@ def compare(earlier: Contract, later: Contract) -> tuple[Difference, ...]:
         change = f"was {earlier.action_kind}, is {later.action_kind}"
         found.append(Difference("action_kind", "", change, Bump.MAJOR))
     found += _laws(earlier.distribution, later.distribution)
+    found += _batches(earlier.max_batch, later.max_batch)
     return tuple(sorted(found, key=lambda difference: -difference.needs))
 
 
 def needed(differences: Iterable[Difference]) -> Bump:
-    """The bump that announces all of `differences`; PATCH where there is none."""
+    """The bump that announces all of `differences`; PATCH without any."""
     return max((difference.needs for difference in differences), default=Bump.PATCH)
 
 
@@ -147,6 +152,8 @@ def _features(what: str, earlier: TensorSpec, later: TensorSpec) -> Difference:
 
 def _bounds(earlier: TensorSpec, later: TensorSpec) -> tuple[str, str]:
     """Where `later` is tighter, and where it is looser, in words; empty where nowhere."""
+    import numpy as np
+
     (low, high), (new_low, new_high) = _limits(earlier), _limits(later)
     tighter, looser = (new_low > low) | (new_high < high), (new_low < low) | (new_high > high)
 
@@ -166,6 +173,8 @@ def _bounds(earlier: TensorSpec, later: TensorSpec) -> tuple[str, str]:
 
 def _limits(spec: TensorSpec) -> tuple[NDArray[Any], NDArray[Any]]:
     """Lowest and highest value of each element, as the dtype holds them; each of shape (size,)."""
+    import numpy as np
+
     kind = np.dtype(spec.dtype)
     if kind.kind == "b":
         smallest, largest = 0.0, 1.0
@@ -173,7 +182,7 @@ def _limits(spec: TensorSpec) -> tuple[NDArray[Any], NDArray[Any]]:
         info = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
         smallest, largest = float(info.min), float(info.max)
 
-    def filled(bound: float | tuple[float, ...] | None, unbounded: float) -> NDArray[Any]:
+    def filled(bound: Bound, unbounded: float) -> NDArray[Any]:
         values = np.broadcast_to(np.asarray(unbounded if bound is None else bound, dtype=np.float64), (spec.size,))
         with np.errstate(over="ignore"):
             held = values.astype(kind).astype(np.float64) if kind.kind == "f" else values
@@ -188,6 +197,14 @@ def _laws(earlier: Distribution, later: Distribution) -> Iterator[Difference]:
         return
     needs = Bump.MINOR if earlier.kind is DistributionKind.NONE else Bump.MAJOR
     yield Difference("distribution", "", f"was {_law_words(*before)}, is {_law_words(*after)}", needs)
+
+
+def _batches(earlier: int | None, later: int | None) -> Iterator[Difference]:
+    if earlier != later:
+        tighter = later is not None and (earlier is None or later < earlier)
+        before, after = ("any number" if limit is None else f"at most {limit}" for limit in (earlier, later))
+        change = f"was {before} of rows an inference, is {after}"
+        yield Difference("max_batch", "", change, Bump.MAJOR if tighter else Bump.MINOR)
 
 
 def _law(law: Distribution) -> tuple[DistributionKind, tuple[int, ...], Transform]:

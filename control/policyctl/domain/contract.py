@@ -4,7 +4,8 @@ Everything that speaks of tensors reads it here: exporters write it,
 `config.pbtxt` is generated from it, clients check observations against it and
 draw stochastic actions by it. It is plain JSON, without code.
 
-Every shape leaves out the batch dimension, which is always first and dynamic.
+Every shape leaves out the batch dimension, which is always first. It is dynamic,
+unless `Contract.max_batch` says how many rows an inference may have.
 A scalar space (a discrete action, a discrete observation) has shape ``(1,)``,
 because Triton has no zero-dimensional tensor.
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from policyctl.domain.json_values import expect_keys, integer, items
+from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
@@ -29,6 +30,9 @@ ACTION: Final = "action"
 
 SCORES: Final = ("logits", "q_values")
 """Outputs that a discrete action is chosen by."""
+
+PARAMETERS: Final = (*SCORES, "mean", "log_std")
+"""Outputs that belong to the action: what it is chosen by or drawn from. All others are further outputs."""
 
 
 class ActionKind(StrEnum):
@@ -41,7 +45,7 @@ class ActionKind(StrEnum):
 
 
 class DistributionKind(StrEnum):
-    """How a stochastic action is drawn from the outputs beside `action`."""
+    """How a stochastic action is drawn from the outputs next to `action`."""
 
     NONE = "none"
     """Deterministic policy (TD3, DDPG, ARS, Q-values): there is nothing to draw."""
@@ -81,32 +85,6 @@ class Distribution:
     nvec: tuple[int, ...] = ()
     transform: Transform = Transform.NONE
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "kind": self.kind.value,
-            "nvec": list(self.nvec),
-            "transform": self.transform.value,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Distribution:
-        """Read what `to_json` wrote.
-
-        Raises:
-            UsageError: A key is missing or unknown, or a value is not one of ours.
-        """
-        expect_keys("distribution", data, {"kind", "nvec", "transform"})
-        nvec = items("distribution: nvec", data["nvec"])
-        try:
-            return cls(
-                kind=DistributionKind(data["kind"]),
-                nvec=tuple(integer("distribution: nvec: one", n) for n in nvec),
-                transform=Transform(data["transform"]),
-            )
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"distribution: {error}") from error
-
 
 @dataclass(frozen=True, slots=True)
 class Contract:
@@ -119,12 +97,14 @@ class Contract:
         action_kind: How the action is to be read: a `discrete` action of
             shape (1,) is the integer that the environment takes.
         distribution: How a stochastic action is drawn.
+        max_batch: Most rows of one inference; None where any number is right.
     """
 
     observations: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     action_kind: ActionKind
     distribution: Distribution = field(default_factory=Distribution)
+    max_batch: int | None = field(default=None, metadata=OMIT_DEFAULT)
 
     def __post_init__(self) -> None:
         if not self.observations:
@@ -135,6 +115,8 @@ class Contract:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UsageError(f"contract: {', '.join(twice)} named more than once")
+        if self.max_batch is not None and self.max_batch < 1:
+            raise UsageError(f"contract: max_batch is {self.max_batch}, expected 1 or more")
         self._check_distribution()
 
     def _check_distribution(self) -> None:
@@ -164,11 +146,16 @@ class Contract:
         """The first output."""
         return self.outputs[0]
 
+    @property
+    def further(self) -> tuple[TensorSpec, ...]:
+        """Outputs that the action does not depend on: a value, a reference motion, ..."""
+        return tuple(spec for spec in self.outputs if spec.name not in (ACTION, *PARAMETERS))
+
     def output(self, name: str) -> TensorSpec:
         """The output called `name`.
 
         Raises:
-            KeyError: There is none.
+            KeyError: No output has that name.
         """
         for spec in self.outputs:
             if spec.name == name:
@@ -176,41 +163,25 @@ class Contract:
         raise KeyError(name)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with a schema version."""
-        return {
-            "schema": SCHEMA_VERSION,
-            "observations": [spec.to_json() for spec in self.observations],
-            "outputs": [spec.to_json() for spec in self.outputs],
-            "action_kind": self.action_kind.value,
-            "distribution": self.distribution.to_json(),
-        }
+        """A JSON object with a schema version; ``max_batch`` only where there is a limit."""
+        return {"schema": SCHEMA_VERSION, **fields_to_json(self)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Contract:
+    def from_json(cls, data: Any) -> Contract:
         """Read what `to_json` wrote.
 
         Raises:
             UsageError: Another schema, a missing or unknown key, a wrong value.
         """
-        expect_keys(
-            "contract",
-            data,
-            {"schema", "observations", "outputs", "action_kind", "distribution"},
-        )
-        if type(data["schema"]) is not int or data["schema"] != SCHEMA_VERSION:
+        if not isinstance(data, Mapping):
+            raise UsageError(f"contract: expected an object, found {type(data).__name__}")
+        if "schema" not in data:
+            raise UsageError("contract: schema missing")
+        schema = data["schema"]
+        if type(schema) is not int or schema != SCHEMA_VERSION:
             raise UsageError(
-                f"contract: schema {data['schema']!r}, this version reads {SCHEMA_VERSION}",
+                f"contract: schema {schema!r}, this version reads {SCHEMA_VERSION}",
                 remedy="Export the policy again, or use the version of policyctl that wrote it.",
             )
-        try:
-            kind = ActionKind(data["action_kind"])
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"contract: {error}") from error
-        observations = items("contract: observations", data["observations"])
-        outputs = items("contract: outputs", data["outputs"])
-        return cls(
-            observations=tuple(TensorSpec.from_json(spec) for spec in observations),
-            outputs=tuple(TensorSpec.from_json(spec) for spec in outputs),
-            action_kind=kind,
-            distribution=Distribution.from_json(data["distribution"]),
-        )
+        fields = {key: value for key, value in data.items() if key != "schema"}
+        return from_json(cls, fields, what="contract", every_key=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from policyctl.domain.json_values import fields_to_json
 from policyctl.domain.verdict import GateResult, Verdict, worst
 
 
@@ -57,20 +58,12 @@ class Criterion:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        return {
-            "name": self.name,
-            "estimate": self.estimate,
-            "low": self.low,
-            "high": self.high,
-            "limit": self.limit,
-            "at_least": self.at_least,
-            "verdict": self.verdict.value,
-        }
+        return {**fields_to_json(self), "verdict": self.verdict.value}
 
 
 def judge(gate: str, criteria: Sequence[Criterion], evidence: dict[str, Any]) -> GateResult:
     """The verdict of all criteria together; without any, inconclusive."""
     verdict = worst(tuple(c.verdict for c in criteria))
-    told = [c for c in criteria if c.verdict is verdict]
-    reason = "; ".join(c.words for c in told) if told else "no limit was declared"
+    decisive = [c for c in criteria if c.verdict is verdict]
+    reason = "; ".join(c.words for c in decisive) if decisive else "no limit was declared"
     return GateResult(gate, verdict, reason, {**evidence, "criteria": [c.to_json() for c in criteria]})

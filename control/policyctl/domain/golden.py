@@ -22,6 +22,7 @@ from policyctl.domain.parity import Tolerance
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
+_UNPACKED_BYTES = 256 << 20
 _INPUT = "observation/"
 _OUTPUT = "output/"
 _TOLERANCE = "tolerance"
@@ -62,7 +63,7 @@ class Golden:
         Raises:
             UsageError: Not such a file, or arrays that do not fit `contract`.
         """
-        arrays = unpack(content, what="golden set")
+        arrays = unpack(content, what="golden set", most_bytes=_UNPACKED_BYTES)
         found = arrays.get(_TOLERANCE)
         if found is None or found.shape != (3,) or found.dtype != np.float64:
             raise UsageError("golden set: no tolerance in it")

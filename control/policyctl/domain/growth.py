@@ -1,6 +1,6 @@
 """How fast something grows, and how sure that is: memory, file descriptors, anything that should stay where it is.
 
-Memory over time is no line with noise around it. It rises while everything
+Memory over time is more than a line with noise around it. It rises while everything
 warms up, jumps by whole arenas, falls when garbage is collected, and each value
 lies near the one before. So:
 
@@ -23,8 +23,8 @@ block resampling: Künsch (1989), Annals of Statistics 17, 1217.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,10 +62,6 @@ class Growth:
     blocks: int
     first: float
     last: float
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {**asdict(self), "halves": list(self.halves)}
 
 
 def growth(x: ArrayLike, y: ArrayLike, *, quantum: float, seed: int = 0) -> Growth | None:

@@ -2,12 +2,12 @@
 
 Plain values: `serving.hardware` looks, this module keeps, compares and names.
 
-A figure means something only beside the machine that it was taken on, so
+A figure means something only together with the machine that it was taken on, so
 results are kept by `Hardware.fingerprint`. It names what is expected to move a
 figure and stays the same for what is not: free memory, the host's name or the
 order of the CPU's flags do not count. Versions of the runtimes inside the
 backends do not count either: an upgrade of OpenVINO is a change to be seen in
-the history, not one that starts it anew.
+the history, not one that begins a new history.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from policyctl.domain.json_values import fields_to_json
 from policyctl.domain.manifest import canonical_json
 
 FINGERPRINT_LENGTH: Final = 12
@@ -91,7 +92,7 @@ class Hardware:
         cpu_model: What the CPU calls itself.
         architecture: For example ``x86_64``.
         flags: All of the CPU's flags, as Linux names them.
-        physical_cores: Cores; None where it cannot be told.
+        physical_cores: Cores; None where it is unknown.
         logical_cores: Hardware threads.
         usable_cores: Hardware threads that this process may run on.
         cpu_limit: Cores' worth of time that a control group allows; None for no limit.
@@ -102,7 +103,7 @@ class Hardware:
         virtual: Runs under a hypervisor.
         gpus: NVIDIA GPUs.
         kernel: Of the operating system.
-        triton: The wheel that tritonserver comes from, with its version; empty where there is none.
+        triton: The wheel that tritonserver comes from, with its version; empty without one.
         notes: What could not be read, and why.
     """
 
@@ -159,7 +160,7 @@ class Hardware:
 
     @property
     def fingerprint(self) -> str:
-        """A short, stable name of machines on which figures may be held beside one another."""
+        """A short, stable name of machines on which figures may be compared."""
         return fingerprint(self.identity())
 
     def to_json(self) -> dict[str, Any]:
@@ -167,10 +168,9 @@ class Hardware:
         return {
             "fingerprint": self.fingerprint,
             "identity": self.identity(),
-            **asdict(self),
+            **fields_to_json(self),
             "flags": sorted(self.flags & ISA_FLAGS.keys()),
             "isa": list(self.isa),
-            "notes": list(self.notes),
         }
 
     def rows(self) -> tuple[tuple[str, str], ...]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from policyctl.domain.fold import fold
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.metrics import MOVE_BUCKETS_S, Histogram, Sample
 from policyctl.domain.moves import Move, MoveKind, Result
 from policyctl.domain.names import PRODUCTION, is_pin, served_name
-from policyctl.domain.state import State, fold
+from policyctl.domain.state import State
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import IntegrityError
 
@@ -168,7 +169,7 @@ def _infos(state: State) -> tuple[Sample, ...]:
 
 
 def _unfinished(state: State) -> tuple[Sample, ...]:
-    if state.unfinished is None:
-        return ()
-    move = state.unfinished.move
-    return (Sample((move.model, move.alias, move.kind.value), seconds(state.unfinished.since)),)
+    return tuple(
+        Sample((each.move.model, each.move.alias, each.move.kind.value), seconds(each.since))
+        for each in state.unfinished.values()
+    )

@@ -42,8 +42,8 @@ class LogLevel(StrEnum):
 def event(time: datetime, level: LogLevel, words: str, logger: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """A line's content; empty fields are left out, and long texts cut."""
     stamp = time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    told = {name: _cut(value) for name, value in fields.items() if value not in (None, "")}
-    return {"time": stamp, "level": level.value, "event": _cut(words), "logger": logger, **told}
+    known = {name: _cut(value) for name, value in fields.items() if value not in (None, "")}
+    return {"time": stamp, "level": level.value, "event": _cut(words), "logger": logger, **known}
 
 
 def to_line(found: Event) -> str:
@@ -52,7 +52,7 @@ def to_line(found: Event) -> str:
 
 
 def from_line(text: str) -> dict[str, Any] | None:
-    """Read a line; None where it is none, as after a crash in the middle of a write."""
+    """Read a line; None for anything else, as after a crash in the middle of a write."""
     try:
         found = json.loads(text)
         if not isinstance(found, dict) or found["level"] not in set(LogLevel):

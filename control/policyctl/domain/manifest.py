@@ -14,16 +14,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from policyctl.domain.schema import Lineage
-from policyctl.errors import IntegrityError
+from policyctl.domain.artifacts import MANIFEST_FILE
+from policyctl.domain.json_values import from_json, to_json
+from policyctl.domain.schema import require_schema
+from policyctl.errors import IntegrityError, UsageError
 
-SCHEMA: Final = Lineage("manifest")
-SCHEMA_VERSION: Final = SCHEMA.newest
+SCHEMA_VERSION: Final = 1
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -31,6 +33,11 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 def digest_of(content: bytes) -> str:
     """``sha256:`` and the digest of `content` in hexadecimal."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is ``sha256:<64 hex digits>``."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def canonical_json(data: Any) -> bytes:
@@ -49,9 +56,9 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         check_path(self.path)
-        if type(self.size_bytes) is not int or self.size_bytes < 0:
+        if self.size_bytes < 0:
             raise IntegrityError(f"manifest: {self.path}: size {self.size_bytes!r} is not a number of bytes")
-        if not isinstance(self.digest, str) or _DIGEST.fullmatch(self.digest) is None:
+        if not is_digest(self.digest):
             raise IntegrityError(f"manifest: {self.path}: {self.digest!r} is not sha256:<64 hex digits>")
 
 
@@ -66,7 +73,8 @@ class Manifest:
 
     Raises:
         IntegrityError: No file, a path twice (also when only the case
-            differs), or a path below another path that is a file.
+            differs, and from the manifest's own), or a path below another path
+            that is a file.
     """
 
     model: str
@@ -79,23 +87,21 @@ class Manifest:
             raise IntegrityError(f"manifest of {self.model} {self.release}: it lists no file")
         if paths != sorted(paths):
             raise IntegrityError(f"manifest of {self.model} {self.release}: paths are not sorted")
-        folded = [path.casefold() for path in paths]
+        folded = Counter(path.casefold() for path in (*paths, MANIFEST_FILE))
+        parents = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+        folders = Counter(parent.casefold() for parent in parents)
         for path in paths:
-            if folded.count(path.casefold()) > 1:
+            if any(folders[str(parent).casefold()] > 1 for parent in PurePosixPath(path).parents):
+                problem = f"the folder of {path} collides with another folder"
+                raise IntegrityError(f"manifest of {self.model} {self.release}: {problem}")
+            if folded[path.casefold()] > 1:
                 raise IntegrityError(f"manifest of {self.model} {self.release}: {path} collides with another path")
             if any(str(parent).casefold() in folded for parent in PurePosixPath(path).parents):
                 raise IntegrityError(f"manifest of {self.model} {self.release}: {path} lies below a file")
 
     def to_bytes(self) -> bytes:
         """The canonical text."""
-        return canonical_json(
-            {
-                "schema": SCHEMA_VERSION,
-                "model": self.model,
-                "release": self.release,
-                "files": [{"path": f.path, "size_bytes": f.size_bytes, "digest": f.digest} for f in self.files],
-            }
-        )
+        return canonical_json({"schema": SCHEMA_VERSION, **to_json(self)})
 
     @property
     def digest(self) -> str:
@@ -115,20 +121,13 @@ class Manifest:
             data = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise IntegrityError(f"manifest: not JSON ({error})") from error
-        if isinstance(data, dict) and "schema" in data:
-            data = dict(SCHEMA.upgrade(data, data["schema"]))
-        _expect(data, {"schema", "model", "release", "files"}, "manifest")
-        if not isinstance(data["files"], list):
-            raise IntegrityError("manifest: files is not a list")
-        if not isinstance(data["model"], str) or not isinstance(data["release"], str):
-            raise IntegrityError("manifest: model and release must be text")
-        for item in data["files"]:
-            _expect(item, {"path", "size_bytes", "digest"}, "manifest: a file")
-        manifest = cls(
-            model=data["model"],
-            release=data["release"],
-            files=tuple(FileEntry(f["path"], f["size_bytes"], f["digest"]) for f in data["files"]),
-        )
+        if not isinstance(data, dict):
+            raise IntegrityError(f"manifest: expected an object, found {type(data).__name__}")
+        require_schema("manifest", data.pop("schema", None), known=SCHEMA_VERSION)
+        try:
+            manifest = from_json(cls, data, what="manifest")
+        except UsageError as error:
+            raise IntegrityError(error.problem) from error
         if manifest.to_bytes() != content:
             raise IntegrityError("manifest: the text is not canonical, so it was not written by publish")
         return manifest
@@ -153,10 +152,15 @@ def difference(path: str, expected: FileEntry | None, found: FileEntry | None) -
     if found is None:
         return f"{path} is missing"
     if found.size_bytes != expected.size_bytes:
-        return f"{path} has {found.size_bytes} bytes, the manifest says {expected.size_bytes}"
+        return size_difference(path, expected.size_bytes, found.size_bytes)
     if found.digest != expected.digest:
         return f"{path} is {found.digest}, the manifest says {expected.digest}"
     return ""
+
+
+def size_difference(path: str, expected_bytes: int, size_bytes: int) -> str:
+    """How the size of one file differs from what a manifest says, as a sentence."""
+    return f"{path} has {size_bytes} bytes, the manifest says {expected_bytes}"
 
 
 def check_path(path: str) -> str:
@@ -166,8 +170,6 @@ def check_path(path: str) -> str:
         IntegrityError: It is absolute, has ``..``, ``.``, a backslash, an empty
             part, a leading dot, or a character outside ``A-Z a-z 0-9 _ . -``.
     """
-    if not isinstance(path, str) or not path:
-        raise IntegrityError(f"manifest: {path!r} is not a path")
     for part in path.split("/"):
         if _PART.fullmatch(part) is None:
             raise IntegrityError(
@@ -175,9 +177,3 @@ def check_path(path: str) -> str:
                 remedy="Use relative paths of plain names: letters, digits, '_', '.', '-', no leading dot.",
             )
     return path
-
-
-def _expect(data: Any, keys: set[str], what: str) -> None:
-    if not isinstance(data, dict) or data.keys() != keys:
-        found = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise IntegrityError(f"{what}: expected {sorted(keys)}, found {found}")

@@ -186,7 +186,7 @@ CATALOGUE: Final[Mapping[str, Family]] = {
             buckets=PROBE_BUCKETS_S,
         ),
         Family(
-            "policyctl_model_reloads_total", MetricKind.COUNTER, "How often the prober loaded an alias anew.", _ALIAS
+            "policyctl_model_reloads_total", MetricKind.COUNTER, "How often the prober loaded an alias again.", _ALIAS
         ),
         Family("policyctl_server_starts_total", MetricKind.COUNTER, "How often tritonserver was started."),
         Family("policyctl_server_up", MetricKind.GAUGE, "1 while tritonserver is announced and answers, else 0."),
@@ -219,10 +219,17 @@ CATALOGUE: Final[Mapping[str, Family]] = {
         Family(
             "policyctl_journal_intact",
             MetricKind.GAUGE,
-            "1 while the journal can be read and its chain is whole, else 0; then what stands in it is"
-            " told as it was last read.",
+            "1 while the journal can be read and its chain is whole, else 0; then the other metrics hold"
+            " what it said when it was last read.",
             (),
             _JOURNAL,
+        ),
+        Family(
+            "policyctl_unwritten_total",
+            MetricKind.COUNTER,
+            "What the supervisor had to write and the disk did not take: announcement (where the server is, for"
+            " commands on its machine), certification (of an alias, in the journal). It serves on without.",
+            ("what",),
         ),
         Family("policyctl_disk_free_bytes", MetricKind.GAUGE, "Free on the repository's file system."),
     )

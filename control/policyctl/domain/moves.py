@@ -1,6 +1,6 @@
 """Decide how an alias moves from one release to another.
 
-This module decides and `services.moves` acts: it opens no file, reads no clock
+This module decides and `services.moves.mover` acts: it opens no file, reads no clock
 and knows no Triton client, so every path is tested without a server. A
 decision is a `Move`, a plain value that the journal keeps, and a plan: the
 ordered effects that carry it out.
@@ -8,8 +8,10 @@ ordered effects that carry it out.
 The order is *expand, certify, switch, verify, contract*. Up to the record
 ``switching`` the alias has not been touched, so a move that is cut short
 before it is reverted; after it the target is certified on this very server, so
-the move is finished. Every effect can be repeated without harm, so a plan
-begun twice ends like one begun once.
+the move is finished. A move that is taken back after its switch says so first
+(``reverting``), and from there it is reverted by the next command or the server: a target
+that failed under the alias is not put there again. Every effect can be repeated
+without harm, so a plan begun twice ends like one begun once.
 
 Taking an alias out of service is a move as well, without a candidate: the
 record ``switching``, then the withdrawal.
@@ -22,13 +24,14 @@ incumbent or by the target (of a removal: by the incumbent or by nobody).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Baking
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json
 from policyctl.domain.names import CANDIDATE, PRODUCTION, served_name
 
 
@@ -49,6 +52,13 @@ class Phase(StrEnum):
     INTENT = "intent"
     CERTIFIED = "certified"
     SWITCHING = "switching"
+    REVERTING = "reverting"
+    """It had switched, and is being taken back."""
+
+    @property
+    def is_switched(self) -> bool:
+        """Whether the alias may be answered by the target by now."""
+        return self in {Phase.SWITCHING, Phase.REVERTING}
 
 
 class Result(StrEnum):
@@ -77,27 +87,6 @@ class Placement:
     format: Format
     config: str
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "release": self.release,
-            "slot": self.slot,
-            "manifest_digest": self.manifest_digest,
-            "format": self.format.value,
-            "config": self.config,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Placement:
-        """Read what `to_json` wrote."""
-        return cls(
-            release=data["release"],
-            slot=data["slot"],
-            manifest_digest=data["manifest_digest"],
-            format=Format(data["format"]),
-            config=data["config"],
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Move:
@@ -110,7 +99,7 @@ class Move:
         alias: Which alias.
         incumbent: What it names now; None before its first promotion.
         target: What it is to name; of a removal, what it named last.
-        reason: Why, in the words of whoever asked.
+        reason: Why, in the words of the person who asked.
         bake: What is owed once the alias is switched; None for nothing.
     """
 
@@ -121,7 +110,7 @@ class Move:
     incumbent: Placement | None
     target: Placement
     reason: str = ""
-    bake: Baking | None = None
+    bake: Baking | None = field(default=None, metadata=OMIT_DEFAULT)
 
     @property
     def served(self) -> str:
@@ -142,32 +131,19 @@ class Move:
         return f"{self.kind} of {self.model}'s {self.alias} from {origin} to {self.target.release}"
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "move": self.id,
-            "move_kind": self.kind.value,
-            "model": self.model,
-            "alias": self.alias,
-            "incumbent": None if self.incumbent is None else self.incumbent.to_json(),
-            "target": self.target.to_json(),
-            "reason": self.reason,
-            **({} if self.bake is None else {"bake": self.bake.to_json()}),
-        }
+        """The body of the record ``intent``."""
+        fields = fields_to_json(self)
+        return {"move": fields.pop("id"), "move_kind": fields.pop("kind"), **fields}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Move:
-        """Read what `to_json` wrote."""
-        incumbent = data["incumbent"]
-        return cls(
-            id=data["move"],
-            kind=MoveKind(data["move_kind"]),
-            model=data["model"],
-            alias=data["alias"],
-            incumbent=None if incumbent is None else Placement.from_json(incumbent),
-            target=Placement.from_json(data["target"]),
-            reason=data["reason"],
-            bake=Baking.from_json(data["bake"]) if data.get("bake") else None,
-        )
+    def from_json(cls, body: Mapping[str, Any]) -> Move:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UsageError: It describes no move.
+        """
+        renamed = {"id": body.get("move"), "kind": body.get("move_kind")}
+        return from_json(cls, {**body, **renamed}, what="move", unknown_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +244,13 @@ def finish(move: Move) -> tuple[Effect, ...]:
 def revert(move: Move, phase: Phase, *, result: Result = Result.REVERTED) -> tuple[Effect, ...]:
     """The effects that bring the incumbent back, from wherever the move stopped."""
     back: tuple[Effect, ...] = ()
-    if phase is Phase.SWITCHING:
+    if phase.is_switched:
+        said = (Write(RecordKind.REVERTING),) if phase is Phase.SWITCHING else ()
         if move.incumbent is None:
-            back = (Withdraw(move.served),)
+            back = (*said, Withdraw(move.served))
         else:
             back = (
+                *said,
                 *_place_alias(move, move.incumbent),
                 Configure(move.served, move.incumbent),
                 Load(move.served, move.incumbent.slot),
@@ -284,7 +262,7 @@ def revert(move: Move, phase: Phase, *, result: Result = Result.REVERTED) -> tup
 
 
 def _place_alias(move: Move, placement: Placement) -> tuple[Effect, ...]:
-    # production serves the slots where they were published; others have links of their own
+    # production serves the slots where they were published; any other alias has links
     return () if move.alias == PRODUCTION else (Place(move.served, placement.slot),)
 
 

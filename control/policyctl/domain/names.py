@@ -20,7 +20,7 @@ from policyctl.errors import UsageError
 PRODUCTION = "production"
 CANDIDATE = "candidate"
 LATEST = "latest"
-"""Selects the highest release that is no pre-release; see `domain.versions.select`."""
+"""Selects the highest release, pre-releases left out; see `domain.versions.select`."""
 
 # A release becomes a folder of evidence, and folder names end at 255 bytes.
 _RELEASE_LENGTH = 128

@@ -28,18 +28,23 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(content: bytes, *, what: str) -> dict[str, NDArray[Any]]:
+def unpack(content: bytes, *, what: str, most_bytes: int) -> dict[str, NDArray[Any]]:
     """Read what `pack` wrote.
 
     Args:
         content: The file.
         what: What it should be, for messages.
+        most_bytes: The most that all arrays may hold together, unpacked.
 
     Raises:
         UsageError: Not such a file.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(content)):  # anything else numpy would take for a single array or a pickle
+        # Anything else than a ZIP archive numpy would take for a single array or a pickle.
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            size = sum(entry.file_size for entry in packed.infolist())
+            if size > most_bytes:
+                raise ValueError(f"its arrays take {size} bytes, expected at most {most_bytes}")
             archive = np.load(io.BytesIO(content), allow_pickle=False)
         arrays = {name: archive[name] for name in archive.files}
     except Exception as error:

@@ -1,10 +1,10 @@
 """A release as an OCI artifact: which blobs, under which names.
 
-Every file of a release is a layer of its own, as it is, so its digest in the
+Every file of a release is one layer, as it is, so its digest in the
 registry is its digest in the manifest, and nothing has to be unpacked: there is
 no archive whose paths could lead out of a folder. The release's manifest is the
 artifact's config. Signatures are layers of another type. The text is canonical
-and holds no time of its own, so the same release is the same artifact wherever
+and holds no time of the export, so the same release is the same artifact wherever
 it is exported.
 
 Other tools (``oras pull``, ``skopeo copy``) read it: titles are the standard's.
@@ -40,11 +40,10 @@ PUBLISHER: Final = "io.policyctl.publisher"
 MOST_BYTES: Final = 4 << 20
 """Of a manifest; registries take no more either."""
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ReleaseOrigin:
     """Who published a release first, and when."""
 
     time: str
@@ -66,7 +65,7 @@ class Artifact:
 
     model: str
     release: str
-    origin: Origin
+    origin: ReleaseOrigin
     config: FileEntry
     files: tuple[FileEntry, ...]
     signatures: tuple[FileEntry, ...] = ()
@@ -102,7 +101,7 @@ class Artifact:
         return digest_of(self.to_bytes())
 
 
-def artifact_of(manifest: Manifest, origin: Origin, signatures: Sequence[FileEntry] = ()) -> Artifact:
+def artifact_of(manifest: Manifest, origin: ReleaseOrigin, signatures: Sequence[FileEntry] = ()) -> Artifact:
     """The artifact of a release.
 
     Args:
@@ -122,10 +121,10 @@ def artifact_of(manifest: Manifest, origin: Origin, signatures: Sequence[FileEnt
 
 
 def read_artifact(content: bytes) -> Artifact:
-    """Read an OCI manifest that `Artifact.to_bytes` wrote, whoever stored it since.
+    """Read an OCI manifest that `Artifact.to_bytes` wrote, from any registry.
 
     Raises:
-        IntegrityError: It is none, is larger than any, has a path that is not
+        IntegrityError: It is something else, is too large, has a path that is not
             allowed, or is not the text that policyctl writes.
     """
     if len(content) > MOST_BYTES:
@@ -135,14 +134,14 @@ def read_artifact(content: bytes) -> Artifact:
         if not isinstance(data, dict) or data.get("artifactType") != ARTIFACT:
             found = data.get("artifactType") if isinstance(data, dict) else type(data).__name__
             raise IntegrityError(
-                f"OCI manifest: artifact type {found!r} is no policyctl release ({ARTIFACT})",
-                remedy="Name what policyctl export-release wrote.",
+                f"OCI manifest: artifact type {found!r} is not a policyctl release ({ARTIFACT})",
+                remedy="Name what policyctl release export wrote.",
             )
         notes, layers = data["annotations"], data["layers"]
         artifact = Artifact(
             model=str(notes[MODEL]),
             release=str(notes[VERSION]),
-            origin=Origin(str(notes[CREATED]), str(notes[PUBLISHER])),
+            origin=ReleaseOrigin(str(notes[CREATED]), str(notes[PUBLISHER])),
             config=_entry(data["config"], MANIFEST_FILE),
             files=tuple(_entry(layer) for layer in layers if layer["mediaType"] == MEDIA_FILE),
             signatures=tuple(_entry(layer) for layer in layers if layer["mediaType"] == MEDIA_SIGNATURE),
@@ -150,7 +149,7 @@ def read_artifact(content: bytes) -> Artifact:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"OCI manifest: cannot be read ({type(error).__name__}: {error})") from error
     if artifact.to_bytes() != content:
-        raise IntegrityError("OCI manifest: it is not the text that policyctl export-release writes")
+        raise IntegrityError("OCI manifest: it is not the text that policyctl release export writes")
     return artifact
 
 
@@ -179,11 +178,6 @@ def tag_of(release: str) -> str:
 def is_tag(text: str) -> bool:
     """Whether a registry takes `text` as a tag."""
     return _TAG.fullmatch(text) is not None
-
-
-def is_digest(text: str) -> bool:
-    """Whether `text` is ``sha256:<64 hex digits>``."""
-    return _DIGEST.fullmatch(text) is not None
 
 
 def _descriptor(media_type: str, entry: FileEntry, *, title: bool = False) -> dict[str, Any]:

@@ -1,24 +1,26 @@
-"""What the control API was asked to do, and how that ended: plain values.
+"""Requests to the control API and their outcomes: plain values.
 
 The journal says what became of a move. An operation only ties a request to its
-move, so whoever asked can be told after the process that carried it out has
-died: `told` reads the journal for it.
+move. So its caller learns the outcome also after the process that carried it
+out has died: `move_progress` reads the journal for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, Result
 from policyctl.errors import MoveError, PolicyctlError
 
+_AGAIN: Final = "Send the request again, with another Idempotency-Key."
+
 
 class OperationKind(StrEnum):
-    """What was asked."""
+    """What was requested."""
 
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
@@ -50,10 +52,6 @@ class Failure:
         """The error as a value."""
         return cls(error.code, error.exit_code, error.problem, error.remedy)
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object, as the command line prints it."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -62,7 +60,7 @@ class Done:
     Attributes:
         result: The document that the command line prints.
         words: The same for people.
-        refusal: Why it is not what was wanted after all: a bake took the release back.
+        refusal: Why it is not what was wanted in the end: a bake took the release back.
     """
 
     result: Mapping[str, Any]
@@ -76,16 +74,16 @@ class Operation:
 
     Attributes:
         id: Names it in its address.
-        kind: What was asked.
+        kind: What was requested.
         model: Of which model.
-        alias: Of which alias; of an abort, that of the move that it stops; of a pin, the release's own number.
-        request: What was asked for, as it came.
+        alias: Of which alias; of an abort, that of the move that it stops; of a pin, the release's number.
+        request: The request, as JSON.
         move: Names its move in the journal; of an abort, the move that it stops. Empty where none is known.
-        caller: Name of the token that asked.
-        actor: In whose name the journal tells it.
+        caller: Name of the token that sent the request.
+        actor: In whose name the journal is written.
         accepted: When it was accepted, UTC.
         key: Its idempotency key; empty for none.
-        fingerprint: Digest of the request, by which another request under the same key is told.
+        fingerprint: Digest of the request, which another request under the same key does not have.
         state: How it stands.
         finished: When it ended; empty before that.
         result: What the command line prints with ``--json``; None where nothing was done.
@@ -110,7 +108,7 @@ class Operation:
     result: Mapping[str, Any] | None = None
     words: str = ""
     error: Failure | None = None
-    messages: tuple[str, ...] = field(default=())
+    messages: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -128,37 +126,6 @@ class Operation:
         failure = Failure.of(error)
         return replace(self, state=OperationState.FAILED, error=failure, finished=finished, result=result, words=words)
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object for the disk."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {
-            **found,
-            "request": dict(self.request),
-            "result": None if self.result is None else dict(self.result),
-            "error": None if self.error is None else self.error.to_json(),
-            "messages": list(self.messages),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Operation:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: It is no operation.
-        """
-        try:
-            return cls(
-                **{
-                    **data,
-                    "kind": OperationKind(data["kind"]),
-                    "state": OperationState(data["state"]),
-                    "error": None if data["error"] is None else Failure(**data["error"]),
-                    "messages": tuple(data["messages"]),
-                }
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not an operation ({error})") from error
-
 
 class MovePhase(StrEnum):
     """How far the journal says that a move has come; an operation without a record is ``waiting``."""
@@ -174,15 +141,15 @@ class MovePhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class MoveTold:
-    """What the journal tells of one move.
+class MoveProgress:
+    """What the journal says of one move.
 
     Attributes:
         phase: How far it came.
-        move: The move; None where the journal has nothing of it.
+        move: The move; None where the journal does not know it.
         result: How it ended; None where it is open.
         ended: When; empty where it is open.
-        timings: What its outcome says of times.
+        timings: How long its parts took, as its outcome says.
     """
 
     phase: MovePhase = MovePhase.WAITING
@@ -192,81 +159,78 @@ class MoveTold:
     timings: Mapping[str, float | None] = field(default_factory=dict)
 
 
-def move_told(records: Sequence[Record], move: str) -> MoveTold:
-    """What the journal tells of the move of that id."""
-    found = MoveTold()
+def move_progress(records: Sequence[Record], move: str) -> MoveProgress:
+    """What the journal says of the move with that id."""
+    progress = MoveProgress()
     if not move:
-        return found
+        return progress
     for record in records:
         if record.body.get("move") != move:
             continue
         match record.kind:
             case RecordKind.INTENT:
-                found = MoveTold(MovePhase.CERTIFYING, Move.from_json(record.body))
+                progress = MoveProgress(MovePhase.CERTIFYING, Move.from_json(record.body))
             case RecordKind.CERTIFIED:
-                found = replace(found, phase=MovePhase.CERTIFIED)
-            case RecordKind.SWITCHING:
-                found = replace(found, phase=MovePhase.SWITCHING)
+                progress = replace(progress, phase=MovePhase.CERTIFIED)
+            case RecordKind.SWITCHING | RecordKind.REVERTING:
+                progress = replace(progress, phase=MovePhase.SWITCHING)
             case RecordKind.OUTCOME:
                 result = Result(record.body["result"])
                 timings = record.body.get("timings") or {}
-                watched = result is Result.DONE and found.move is not None and found.move.bake is not None
+                watched = result is Result.DONE and progress.move is not None and progress.move.bake is not None
                 phase = MovePhase.BAKING if watched else MovePhase.OVER
-                found = replace(found, phase=phase, result=result, ended=record.time, timings=timings)
-            case RecordKind.GATE:  # its bake's verdict; no other names a move
-                found = replace(found, phase=MovePhase.OVER, ended=record.time)
+                progress = replace(progress, phase=phase, result=result, ended=record.time, timings=timings)
+            case RecordKind.GATE:  # the verdict of its bake; no other verdict names a move
+                progress = replace(progress, phase=MovePhase.OVER, ended=record.time)
             case _:
                 pass
-    return found
+    return progress
 
 
-def settled(operation: Operation, told: MoveTold, *, result: Mapping[str, Any], now: str) -> Operation:
+def settled(operation: Operation, progress: MoveProgress, *, result: Mapping[str, Any], now: str) -> Operation:
     """How an operation ended whose process died: as the journal says.
 
     Args:
-        operation: Without an outcome of its own.
-        told: What the journal tells of its move.
+        operation: Its outcome is not known yet.
+        progress: What the journal says of its move.
         result: What the command line would have printed of that move, had it been done.
-        now: The time, for an operation that the journal knows nothing of.
+        now: The time, for an operation that the journal does not know.
 
     Returns:
-        The operation with its outcome; as it was while its move is open, for
-        the server, or the next command, will finish or revert it.
+        The operation with its outcome. While its move is open, the operation as
+        it was: the server, or the next command, will finish or revert the move.
     """
-    move = told.move
+    move = progress.move
     if operation.kind is OperationKind.ABORT:
-        return _settled_abort(operation, told, now=now)
+        return _settled_abort(operation, progress, now=now)
     if move is None:
         error = MoveError(
             f"the {operation.kind} of {operation.model}'s {operation.alias} had not begun when the control API"
             " stopped; nothing was changed",
-            remedy="Ask again, with another Idempotency-Key.",
+            remedy=_AGAIN,
         )
         return operation.failed(error, now)
-    if told.result is None:
+    if progress.result is None:
         return operation
-    if told.result is Result.DONE:
+    if progress.result is Result.DONE:
         words = f"Done: the {move.words}. The control API was stopped meanwhile."
-        return operation.succeeded(result, words, told.ended)
-    kept = "nothing, as before" if move.incumbent is None else move.incumbent.release
+        return operation.succeeded(result, words, progress.ended)
+    serving = "nothing, as before" if move.incumbent is None else move.incumbent.release
     error = MoveError(
-        f"the {move.words} was {told.result}; the control API was stopped meanwhile."
-        f" {move.alias} of {move.model} still serves {kept}",
-        remedy=f"Ask again, with another Idempotency-Key. What happened: policyctl history {move.model}",
+        f"the {move.words} was {progress.result}; the control API was stopped meanwhile."
+        f" {move.alias} of {move.model} still serves {serving}",
+        remedy=f"{_AGAIN} What happened: policyctl history {move.model}",
     )
-    return operation.failed(error, told.ended)
+    return operation.failed(error, progress.ended)
 
 
-def _settled_abort(operation: Operation, told: MoveTold, *, now: str) -> Operation:
-    move = told.move
-    if move is None or told.result is None:
-        error = MoveError(
-            f"the control API stopped before the move of {operation.model} had been aborted",
-            remedy="Ask again, with another Idempotency-Key.",
-        )
-        return operation.failed(error, now)
-    if told.result is Result.DONE:
+def _settled_abort(operation: Operation, progress: MoveProgress, *, now: str) -> Operation:
+    move = progress.move
+    if move is None or progress.result is None:
+        problem = f"the control API stopped before the move of {operation.model} had been aborted"
+        return operation.failed(MoveError(problem, remedy=_AGAIN), now)
+    if progress.result is Result.DONE:
         words = f"Too late, it had been carried out already: the {move.words}."
     else:
         words = f"Aborted: the {move.words}."
-    return operation.succeeded({"model": operation.model, "result": words}, words, told.ended)
+    return operation.succeeded({"model": operation.model, "result": words}, words, progress.ended)

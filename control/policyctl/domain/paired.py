@@ -12,10 +12,8 @@ All ratios are slow-downs: above 1 is worse, for latencies and for throughput.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 
 class Metric(StrEnum):
@@ -90,16 +88,6 @@ class Burst:
             throughput_per_s=clients * batch_size / (per_request_s + added_us * 1e-6),
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Burst:
-        """Read what `to_json` wrote."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**values)
-
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -129,20 +117,3 @@ class Round:
         """The same round with a candidate that spends `added_us` more on each request."""
         first, second = (b.slower(added_us, clients=clients, batch_size=batch_size) for b in self.candidate)
         return replace(self, candidate=(first, second))
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "order": self.order.value,
-            "incumbent": [b.to_json() for b in self.incumbent],
-            "candidate": [b.to_json() for b in self.candidate],
-            "began_s": self.began_s,
-            "ended_s": self.ended_s,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Round:
-        """Read what `to_json` wrote."""
-        one, two = (Burst.from_json(b) for b in data["incumbent"])
-        three, four = (Burst.from_json(b) for b in data["candidate"])
-        return cls(Order(data["order"]), (one, two), (three, four), data["began_s"], data["ended_s"])

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import SCORES, ActionKind, Contract
+from policyctl.domain.json_values import fields_to_json, to_json
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
 Arrays = Mapping[str, NDArray[Any]]
+
+_STEP: Final = 1e-6
+"""Eight steps of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,10 @@ class OutputDifference:
         """Whether the output is within tolerance."""
         return self.excess <= 1.0
 
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; an infinite difference becomes 1e308, for JSON has no infinity."""
+        return {**fields_to_json(self), "max_abs": min(self.max_abs, 1e308), "excess": min(self.excess, 1e308)}
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -98,25 +106,20 @@ class Comparison:
         return max(output.near_ties for output in self.outputs)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; an infinite difference becomes 1e308, for JSON has no infinity."""
+        """A JSON object, with the verdict."""
         return {
             "rows": self.rows,
             "agrees": self.agrees,
-            "outputs": [
-                {
-                    "name": o.name,
-                    "max_abs": min(o.max_abs, 1e308),
-                    "worst_row": o.worst_row,
-                    "excess": min(o.excess, 1e308),
-                    "near_ties": o.near_ties,
-                }
-                for o in self.outputs
-            ],
+            "outputs": to_json(self.outputs),
         }
 
 
 def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tolerance) -> Comparison:
     """Compare every output of `contract`, row by row.
+
+    The tolerance fits the action and what belongs to it. The absolute part of
+    a further output is a millionth of its largest value, where that is more:
+    rounding follows the largest terms of a sum, and their scale is another.
 
     Args:
         contract: Names the outputs; each array has shape (n, *spec.shape).
@@ -141,10 +144,16 @@ def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tol
         if continuous != np.issubdtype(got.dtype, np.floating):
             raise ValueError(f"output {spec.name} is {got.dtype}, expected {want.dtype}")
         if continuous:
-            differences.append(_continuous(spec, want, got, tolerance))
+            atol = max(tolerance.atol, _STEP * _largest(want)) if spec in contract.further else tolerance.atol
+            differences.append(_continuous(spec, want, got, replace(tolerance, atol=atol)))
         else:
             differences.append(_integers(contract, spec, want, got, expected, tolerance))
     return Comparison(rows=rows, outputs=tuple(differences))
+
+
+def _largest(values: NDArray[Any]) -> float:
+    """The largest finite size; 0 where nothing is finite."""
+    return float(np.max(np.abs(values, dtype=np.float64), where=np.isfinite(values), initial=0.0))
 
 
 def _continuous(spec: TensorSpec, want: NDArray[Any], got: NDArray[Any], tolerance: Tolerance) -> OutputDifference:

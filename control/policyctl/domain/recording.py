@@ -5,7 +5,7 @@ observations in the order in which the server took their requests; a request
 with a batch gives several rows.
 
 Triton traces numbers as text of six significant digits, so floating-point
-values are rounded to a relative 5e-6; whoever compares must allow for it
+values are rounded to a relative 5e-6; a comparison must allow for it
 (`DIGITS`). Integers are exact.
 
 Law: ``Recording.from_bytes(r.to_bytes()) == r`` array by array.
@@ -17,19 +17,24 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.npz import pack, unpack
 from policyctl.domain.protocol import is_control_request
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
 SCHEMA: Final = 1
+LARGEST_BYTES: Final = 1 << 30
+"""Most of a recording's file."""
+UNPACKED_BYTES: Final = 4 << 30
+"""Most of its arrays together."""
 DIGITS: Final = 6
 """Significant digits of a floating-point value."""
 
@@ -64,7 +69,7 @@ class Traced:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class RecordingOrigin:
     """Where a recording comes from.
 
     Attributes:
@@ -72,7 +77,7 @@ class Origin:
         alias: Which alias was asked.
         releases: Slot to release, of every slot that answered.
         rate: One of how many requests was recorded.
-        one_stream: Whoever recorded says that one control loop sent all of it.
+        one_stream: The person who recorded says that one control loop sent all of it.
         started: UTC, ISO 8601.
         seconds: How long was recorded.
     """
@@ -103,7 +108,7 @@ class Recording:
         dropped: How many traced requests are not in it, by reason.
     """
 
-    origin: Origin
+    origin: RecordingOrigin
     observations: Arrays
     outputs: Arrays
     request: NDArray[np.int64]
@@ -131,7 +136,7 @@ class Recording:
         """Pairs of rows of which the second came one control step after the first.
 
         The order is known where request ids say it (``NAME/NUMBER``: one more
-        is the next step of the same loop), or where `Origin.one_stream` does
+        is the next step of the same loop), or where `RecordingOrigin.one_stream` does
         and every request was recorded.
 
         Returns:
@@ -164,13 +169,7 @@ class Recording:
         """The file's content; the same recording gives the same bytes."""
         about = {
             "schema": SCHEMA,
-            "model": self.origin.model,
-            "alias": self.origin.alias,
-            "releases": {str(slot): release for slot, release in self.origin.releases.items()},
-            "rate": self.origin.rate,
-            "one_stream": self.origin.one_stream,
-            "started": self.origin.started,
-            "seconds": self.origin.seconds,
+            **to_json(self.origin),
             "request_ids": list(self.request_ids),
             "dropped": dict(self.dropped),
         }
@@ -192,34 +191,25 @@ class Recording:
         Raises:
             UsageError: Not a recording, or one that contradicts itself.
         """
-        arrays = unpack(content, what="recording")
+        arrays = unpack(content, what="recording", most_bytes=UNPACKED_BYTES)
         try:
             about = json.loads(arrays.pop(_ABOUT).tobytes())
             if about["schema"] != SCHEMA:
                 raise UsageError(f"recording: schema {about['schema']!r}, this version reads {SCHEMA}")
-            origin = Origin(
-                model=str(about["model"]),
-                alias=str(about["alias"]),
-                releases={int(slot): str(release) for slot, release in about["releases"].items()},
-                rate=int(about["rate"]),
-                one_stream=bool(about["one_stream"]),
-                started=str(about["started"]),
-                seconds=float(about["seconds"]),
-            )
-            found = cls(
-                origin=origin,
+            recording = cls(
+                origin=from_json(RecordingOrigin, about, what="recording", unknown_keys=True),
                 observations=_under(arrays, OBSERVATION),
                 outputs=_under(arrays, _OUTPUT),
                 request=arrays["request"],
                 slots=arrays["slots"],
                 time_ns=arrays["time_ns"],
-                request_ids=tuple(str(name) for name in about["request_ids"]),
-                dropped={str(why): int(n) for why, n in about["dropped"].items()},
+                request_ids=from_json(tuple[str, ...], about["request_ids"], what="recording: request_ids"),
+                dropped=from_json(dict[str, int], about["dropped"], what="recording: dropped"),
             )
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"recording: cannot be read ({type(error).__name__}: {error})") from error
-        found.check()
-        return found
+        recording.check()
+        return recording
 
     def check(self) -> None:
         """Refuse a recording that contradicts itself.
@@ -259,7 +249,7 @@ class Recording:
 
 
 def build(
-    contract: Contract, traced: Sequence[Traced], origin: Origin, *, clock_offset_ns: int, unread: int = 0
+    contract: Contract, traced: Sequence[Traced], origin: RecordingOrigin, *, clock_offset_ns: int, unread: int = 0
 ) -> Recording:
     """Make a recording of what the server traced.
 
@@ -288,15 +278,7 @@ def build(
     counts = [len(each.inputs[contract.observations[0].name]) for each in kept]
     slots = np.array([each.slot for each in kept], dtype=np.int64)
     return Recording(
-        origin=Origin(
-            model=origin.model,
-            alias=origin.alias,
-            releases={slot: origin.releases[slot] for slot in sorted(set(slots.tolist()))},
-            rate=origin.rate,
-            one_stream=origin.one_stream,
-            started=origin.started,
-            seconds=origin.seconds,
-        ),
+        origin=replace(origin, releases={slot: origin.releases[slot] for slot in sorted(set(slots.tolist()))}),
         observations={s.name: _joined(s, [each.inputs[s.name] for each in kept]) for s in contract.observations},
         outputs={s.name: _joined(s, [each.outputs[s.name] for each in kept]) for s in names},
         request=np.repeat(np.arange(len(kept), dtype=np.int64), counts),

@@ -12,18 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from policyctl.domain.fold import fold
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import Move, Result
 from policyctl.domain.names import is_pin
-from policyctl.domain.state import PublishedRelease, State, fold
+from policyctl.domain.state import PublishedRelease, State
 
 ReleaseKey = tuple[str, str]
 """Model and release."""
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """How much is kept beside what is in use.
+class RetentionPolicy:
+    """How much is kept besides what is in use.
 
     Attributes:
         rollbacks: Releases that each alias can be rolled back to.
@@ -37,7 +38,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RetainedRelease:
     """A release that must stay.
 
     Attributes:
@@ -50,10 +51,10 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CollectionPlan:
     """Every release whose files are there, in one of two lists."""
 
-    keep: tuple[Kept, ...]
+    keep: tuple[RetainedRelease, ...]
     collect: tuple[PublishedRelease, ...]
 
 
@@ -61,10 +62,10 @@ def plan(
     records: Sequence[Record],
     *,
     now: datetime,
-    policy: Policy,
+    policy: RetentionPolicy,
     held: Mapping[ReleaseKey, str],
     model: str | None = None,
-) -> Plan:
+) -> CollectionPlan:
     """What stays, and what may go.
 
     Args:
@@ -82,11 +83,11 @@ def plan(
             reasons[key].append(why)
     here = sorted((r for r in state.releases.values() if not r.collected), key=lambda r: (r.model, r.slot))
     mine = [r for r in here if model in {None, r.model}]
-    keep = tuple(Kept(r, tuple(reasons[r.model, r.release])) for r in mine if reasons[r.model, r.release])
-    return Plan(keep, tuple(r for r in mine if not reasons[r.model, r.release]))
+    keep = tuple(RetainedRelease(r, tuple(reasons[r.model, r.release])) for r in mine if reasons[r.model, r.release])
+    return CollectionPlan(keep, tuple(r for r in mine if not reasons[r.model, r.release]))
 
 
-def _named(state: State, policy: Policy) -> list[tuple[ReleaseKey, str]]:
+def _named(state: State, policy: RetentionPolicy) -> list[tuple[ReleaseKey, str]]:
     found = []
     for (model, alias), named in sorted(state.aliases.items()):
         found.append(((model, named.placement.release), "it is pinned" if is_pin(alias) else f"{alias} names it"))
@@ -97,14 +98,17 @@ def _named(state: State, policy: Policy) -> list[tuple[ReleaseKey, str]]:
 
 
 def _under_way(state: State) -> list[tuple[ReleaseKey, str]]:
-    if state.unfinished is None:
-        return []
-    move = state.unfinished.move
-    needed = [move.target] if move.incumbent is None else [move.target, move.incumbent]
-    return [((move.model, placement.release), f"the {move.words} is not finished") for placement in needed]
+    return [
+        ((move.model, placement.release), f"the {move.words} is not finished")
+        for move in (unfinished.move for unfinished in state.unfinished.values())
+        for placement in (move.target, move.incumbent)
+        if placement is not None
+    ]
 
 
-def _recent(state: State, records: Sequence[Record], now: datetime, policy: Policy) -> list[tuple[ReleaseKey, str]]:
+def _recent(
+    state: State, records: Sequence[Record], now: datetime, policy: RetentionPolicy
+) -> list[tuple[ReleaseKey, str]]:
     since = now - timedelta(days=policy.days)
     found: list[tuple[ReleaseKey, str]] = []
     for release in state.releases.values():

@@ -16,11 +16,12 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 from policyctl.domain.artifacts import MANIFEST_FILE
+from policyctl.domain.json_values import OMIT, fields_to_json, from_json
 from policyctl.domain.manifest import Manifest, digest_of
 from policyctl.errors import IntegrityError
 
@@ -49,7 +50,7 @@ class SignatureRecord:
         name: Names the signature among those of the release.
         method: With what.
         key: Fingerprint of the key, or of the signing certificate.
-        file: Where the bundle is, relative to the control folder.
+        file: The bundle, relative to the control folder.
         digest: Digest of the bundle.
         time: When it was recorded: no earlier than any record before it.
         actor: Who recorded it.
@@ -63,37 +64,23 @@ class SignatureRecord:
     key: str
     file: str
     digest: str
-    time: str
-    actor: str
+    time: str = field(metadata=OMIT)
+    actor: str = field(metadata=OMIT)
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], *, time: str, actor: str) -> SignatureRecord:
-        """Read what `to_body` wrote."""
-        return cls(
-            model=body["model"],
-            release=body["release"],
-            manifest_digest=body["manifest_digest"],
-            name=body["name"],
-            method=Method(body["method"]),
-            key=body["key"],
-            file=body["signature"],
-            digest=body["signature_digest"],
-            time=time,
-            actor=actor,
-        )
+        """Read what `to_body` wrote.
+
+        Raises:
+            UsageError: It describes no signature.
+        """
+        renamed = {"file": body.get("signature"), "digest": body.get("signature_digest")}
+        return from_json(cls, {**body, **renamed, "time": time, "actor": actor}, what="signature", unknown_keys=True)
 
     def to_body(self) -> dict[str, str]:
         """The body of the journal's record."""
-        return {
-            "model": self.model,
-            "release": self.release,
-            "manifest_digest": self.manifest_digest,
-            "name": self.name,
-            "method": self.method.value,
-            "key": self.key,
-            "signature": self.file,
-            "signature_digest": self.digest,
-        }
+        fields = fields_to_json(self)
+        return {"signature": fields.pop("file"), "signature_digest": fields.pop("digest"), **fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +113,7 @@ class Bundle:
             where: Its file, for the error.
 
         Raises:
-            IntegrityError: It is none, or lists a file twice.
+            IntegrityError: It is not a bundle, or lists a file twice.
         """
         try:
             if len(content) > LARGEST_BYTES:

@@ -4,11 +4,11 @@ Nothing here assumes a normal distribution or a large sample: latencies have
 neither. The interval is Wilcoxon's, whose coverage is exact for every sample
 size as long as the paired differences are symmetric about their median, as
 they are where a coin decides which side of a pair goes first. Two others were
-tried on known distributions (``benchmarks/median_intervals.py``): the bootstrap
+tried on known distributions (``docs/decisions/what-the-gates-find.md``): the bootstrap
 of the median misses twice as often as it says at 12 pairs, and the
 order-statistic interval finds the same shift less often everywhere. What no
 coin removes (two processes of one release are not equally fast) is measured:
-`services.calibrate`.
+`services.experiments.calibrate`.
 
 Looking more than once costs error probability. Each look is given a part of it
 beforehand (`spent`), and the parts are added up as if looks were unrelated,
@@ -20,11 +20,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from policyctl.domain.json_values import fields_to_json
 
 MOST_VALUES: Final = 1000
 """Beyond this the exact distribution is not worth its time."""
@@ -57,7 +59,8 @@ class MedianInterval:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; an end that is not finite is null."""
-        return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in asdict(self).items()}
+        fields = fields_to_json(self)
+        return {key: None if math.isinf(value) else value for key, value in fields.items()}
 
 
 def median_interval(values: ArrayLike, *, alpha_low: float, alpha_high: float) -> MedianInterval:
@@ -154,22 +157,15 @@ def holm(p_values: Mapping[str, float], *, alpha: float) -> tuple[str, ...]:
 
 
 def binomial_interval(hits: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a rate that was seen as `hits` of `trials`.
+    """Interval of a rate that was seen as `hits` of `trials`, between both bounds below.
 
     Raises:
         ValueError: Counts that cannot be, or a confidence outside (0, 1).
-
-    Source:
-        Clopper & Pearson (1934), Biometrika 26, 404-413.
     """
-    if not 0 <= hits <= trials or trials < 1:
-        raise ValueError(f"{hits} of {trials} cannot be")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence is {confidence}, expected between 0 and 1")
     tail = (1.0 - confidence) / 2.0
-    low = 0.0 if hits == 0 else _bisect(lambda rate: 1.0 - _binomial_cdf(hits - 1, trials, rate) - tail)
-    high = 1.0 if hits == trials else _bisect(lambda rate: tail - _binomial_cdf(hits, trials, rate))
-    return low, high
+    return rate_bound_below(hits, trials, alpha=tail), rate_bound_above(hits, trials, alpha=tail)
 
 
 def rate_bound_below(hits: int, trials: int, *, alpha: float) -> float:

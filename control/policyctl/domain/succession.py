@@ -1,4 +1,4 @@
-"""Which number a release may have, beside those that are published already.
+"""Which number a release may have, given those that are published already.
 
 Releases of a model stand in the order of their numbers. A new one takes its
 place in that order, wherever that is: higher than all, or among older ones (a
@@ -12,7 +12,7 @@ it: 1.3.0-rc.1 that breaks what 1.2.0 promised can never become 1.3.0. Nothing
 is held against a pre-release, so rc.2 may differ from rc.1 as it likes.
 
 The invariant of a repository in which every release was admitted: for any
-releases a < b with b in ``^a``, whoever used a can use b. (It follows from the
+releases a < b with b in ``^a``, a client of a can use b. (It follows from the
 neighbours alone, because comparing has no cheaper way round; see
 `domain.compatibility`.)
 """
@@ -130,7 +130,7 @@ def propose(
         contract: What the release takes and gives.
         published: Every release of the model.
         contract_of: Looks up theirs.
-        after: A published release; None for the highest that is no pre-release.
+        after: A published release; None for the highest, pre-releases left out.
         prerelease: Propose a pre-release of that number, of this name
             (``rc`` gives ``-rc.1``, or the first that is free after it).
     """

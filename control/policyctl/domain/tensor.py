@@ -3,18 +3,18 @@
 Shapes leave out the batch dimension, which is always first and dynamic. Triton
 has no zero-dimensional tensor, so every shape has at least one dimension.
 
-Law: ``TensorSpec.from_json(t.to_json()) == t`` for every tensor.
+Law: ``from_json(TensorSpec, t.to_json(), what="tensor") == t`` for every tensor.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from policyctl.domain.json_values import expect_keys, integer, items, number, text
+from policyctl.domain.json_values import fields_to_json
 from policyctl.errors import UsageError
 
 DTYPES: Final = (
@@ -31,9 +31,12 @@ DTYPES: Final = (
     "float32",
     "float64",
 )
+TRITON_TYPES: Final = {name: name.upper().replace("FLOAT", "FP") for name in DTYPES}
+"""What Triton calls each type, as ``FP32``; configurations write ``TYPE_`` before it."""
 _TENSOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 
-Bound = float | tuple[float, ...] | None
+Bound = float | tuple[float | None, ...] | None
+"""One bound for all elements, one an element, or none. JSON has no infinity, so null stands for it in a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class TensorSpec:
         dtype: A NumPy dtype name, one of `DTYPES`.
         shape: At least one positive dimension.
         low: Smallest value: one for all, one an element (C order), or None
-            for unbounded. An element that is unbounded alone is ``-inf``.
+            for unbounded. An element that is unbounded alone is ``-inf``,
+            also where it was given as None.
         high: Largest value, in the same form (``inf``).
         features: What each element is called, C order; empty where unknown.
     """
@@ -73,27 +77,35 @@ class TensorSpec:
                 f"tensor {self.name}: shape {self.shape} is not at least one positive dimension",
                 remedy="Give the shape of one observation or action, without the batch dimension.",
             )
-        self._check_bound("low", self.low, unbounded=-math.inf)
-        self._check_bound("high", self.high, unbounded=math.inf)
+        self._set_bound("low", self.low, unbounded=-math.inf)
+        self._set_bound("high", self.high, unbounded=math.inf)
         if self.features and len(self.features) != self.size:
             raise UsageError(
                 f"tensor {self.name}: {len(self.features)} feature names, its shape {self.shape} needs {self.size}",
                 remedy="Name every element, in C order, or none.",
             )
 
-    def _check_bound(self, which: str, bound: Bound, *, unbounded: float) -> None:
+    def _set_bound(self, which: str, bound: Bound, *, unbounded: float) -> None:
+        """Put infinity where an element has no bound, and refuse what is not a bound.
+
+        Raises:
+            UsageError: A bound too many or too few, NaN, or an infinity on the wrong side.
+        """
         if bound is None:
             return
-        if isinstance(bound, tuple) and len(bound) != self.size:
-            raise UsageError(
-                f"tensor {self.name}: {which} has {len(bound)} values, its shape {self.shape} needs {self.size}",
-            )
         alone = not isinstance(bound, tuple)
-        for value in bound if isinstance(bound, tuple) else (bound,):
+        values = tuple(unbounded if v is None else v for v in (bound if isinstance(bound, tuple) else (bound,)))
+        if not alone:
+            if len(values) != self.size:
+                raise UsageError(
+                    f"tensor {self.name}: {which} has {len(values)} values, its shape {self.shape} needs {self.size}",
+                )
+            object.__setattr__(self, which, values)
+        for value in values:
             if not math.isfinite(value) and (alone or value != unbounded):
                 raise UsageError(
                     f"tensor {self.name}: {which} {bound} is not a bound",
-                    remedy=f"Leave it out where there is none; {unbounded} stands for one element alone.",
+                    remedy=f"Leave it out where no bound exists; {unbounded} stands for one element alone.",
                 )
 
     @property
@@ -109,33 +121,7 @@ class TensorSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; unbounded values become null."""
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "shape": list(self.shape),
-            "low": _bound_to_json(self.low),
-            "high": _bound_to_json(self.high),
-            "features": list(self.features),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TensorSpec:
-        """Read what `to_json` wrote.
-
-        Raises:
-            UsageError: A key is missing, unknown, or has a wrong type.
-        """
-        expect_keys("tensor", data, {"name", "dtype", "shape", "low", "high", "features"})
-        name = text("tensor: name", data["name"])
-        what = f"tensor {name!r}:"
-        return cls(
-            name=name,
-            dtype=text(f"{what} dtype", data["dtype"]),
-            shape=tuple(integer(f"{what} shape: a dimension", d) for d in items(f"{what} shape", data["shape"])),
-            low=_bound_from_json(f"{what} low", data["low"], -math.inf),
-            high=_bound_from_json(f"{what} high", data["high"], math.inf),
-            features=tuple(text(f"{what} features: one", f) for f in items(f"{what} features", data["features"])),
-        )
+        return {**fields_to_json(self), "low": _or_null(self.low), "high": _or_null(self.high)}
 
 
 def bound_of(values: Sequence[float], *, unbounded: float) -> Bound:
@@ -143,7 +129,7 @@ def bound_of(values: Sequence[float], *, unbounded: float) -> Bound:
 
     Args:
         values: One a element, C order.
-        unbounded: The value that means there is none (``-inf`` or ``inf``).
+        unbounded: The value that means no bound (``-inf`` or ``inf``).
     """
     distinct = set(values)
     if distinct == {unbounded}:
@@ -153,17 +139,6 @@ def bound_of(values: Sequence[float], *, unbounded: float) -> Bound:
     return tuple(float(v) for v in values)
 
 
-def _bound_to_json(bound: Bound) -> Any:
-    if bound is None:
-        return None
-    if isinstance(bound, tuple):
-        return [v if math.isfinite(v) else None for v in bound]
-    return bound
-
-
-def _bound_from_json(what: str, data: Any, unbounded: float) -> Bound:
-    if data is None:
-        return None
-    if isinstance(data, list):
-        return tuple(unbounded if v is None else number(what, v) for v in data)
-    return number(what, data)
+def _or_null(bound: Bound) -> Any:
+    """A bound for JSON: null where an element has none."""
+    return [v if v is not None and math.isfinite(v) else None for v in bound] if isinstance(bound, tuple) else bound

@@ -1,7 +1,7 @@
-"""What the journal says of an instant in the past: which release each alias named, and by whose doing.
+"""What the journal says of an instant in the past: which release each alias named, and who moved it there.
 
-The journal tells what an alias named, and which server had certified it; that a
-server ran at every second, it does not tell. Between the records ``switching``
+The journal says what an alias named, and which server had certified it. It does
+not say that a server ran at every second. Between the records ``switching``
 and ``outcome`` of a move either release may have answered, so both are said.
 
 Time is the records' own. Where the machine's clock went back, the order of the
@@ -16,15 +16,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from policyctl.domain.fold import fold
 from policyctl.domain.journal import GENESIS, Record, RecordKind
-from policyctl.domain.moves import Move, MoveKind, Phase, Placement
-from policyctl.domain.state import AliasState, fold
+from policyctl.domain.json_values import OMIT, fields_to_json
+from policyctl.domain.moves import Move, MoveKind, Placement
+from policyctl.domain.state import AliasState
 from policyctl.errors import IntegrityError
 
 
 @dataclass(frozen=True, slots=True)
 class MoveSeen:
-    """One move, as far as the whole journal tells.
+    """One move, as far as the whole journal says.
 
     Attributes:
         move: The move.
@@ -69,9 +71,13 @@ class GateSeen:
     evidence: str
     evidence_digest: str
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {name: getattr(self, name) for name in self.__slots__}
+
+@dataclass(frozen=True, slots=True)
+class LastCertified:
+    """The last certification of a release until an instant."""
+
+    server: str
+    time: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +98,11 @@ class AliasThen:
 
     model: str
     alias: str
-    named: Placement | None
-    since: str
+    named: Placement | None = field(metadata=OMIT)
+    since: str | None
     by: MoveSeen | None
     gates: tuple[GateSeen, ...] = ()
-    certified: tuple[str, str] | None = None
+    certified: LastCertified | None = None
     moving: MoveSeen | None = None
     switching: bool = False
 
@@ -111,17 +117,10 @@ class AliasThen:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        return {
-            "model": self.model,
-            "alias": self.alias,
-            "possible": [_placement(p) for p in self.possible],
-            "since": self.since or None,
-            "by": None if self.by is None else self.by.to_json(),
-            "gates": [g.to_json() for g in self.gates],
-            "certified": None if self.certified is None else {"server": self.certified[0], "time": self.certified[1]},
-            "moving": None if self.moving is None else self.moving.to_json(),
-            "switching": self.switching,
-        }
+        possible = [fields_to_json(placement) for placement in self.possible]
+        for placement in possible:
+            del placement["config"]  # long, and pinned by the digest of the move
+        return {**fields_to_json(self), "possible": possible}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +139,14 @@ class Moment:
     records: int
     head: str
     aliases: tuple[AliasThen, ...]
-    cautions: tuple[str, ...] = field(default=())
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "when": self.when.isoformat(),
-            "records": self.records,
-            "head": self.head,
-            "aliases": [a.to_json() for a in self.aliases],
-            "cautions": list(self.cautions),
-        }
+    cautions: tuple[str, ...] = ()
 
 
 def moment(records: Sequence[Record], when: datetime, *, now: datetime, model: str | None = None) -> Moment:
     """What each alias named at `when`.
 
     Args:
-        records: The whole journal; what comes after `when` tells how a move of then ended.
+        records: The whole journal; what comes after `when` says how a move of then ended.
         when: An aware time.
         now: The present, to say where `when` has not come yet.
         model: Only this one's aliases.
@@ -172,15 +161,14 @@ def moment(records: Sequence[Record], when: datetime, *, now: datetime, model: s
     aliases: dict[tuple[str, str], AliasState | None] = {
         key: named for key, named in state.aliases.items() if model in {None, key[0]}
     }
-    unfinished = state.unfinished
+    for owner, unfinished in state.unfinished.items():
+        if model in {None, owner}:
+            aliases.setdefault((owner, unfinished.move.alias), None)
     found = []
-    if unfinished is not None and model in {None, unfinished.move.model}:
-        aliases.setdefault((unfinished.move.model, unfinished.move.alias), None)
     for key, named in sorted(aliases.items()):
-        moving = None
-        if unfinished is not None and (unfinished.move.model, unfinished.move.alias) == key:
-            moving = seen[unfinished.move.id]
-        switching = moving is not None and unfinished is not None and unfinished.phase is Phase.SWITCHING
+        open_move = state.moving(*key)
+        moving = None if open_move is None else seen[open_move.move.id]
+        switching = open_move is not None and open_move.phase.is_switched
         found.append(_then(key, named, until, seen, moving=moving, switching=switching))
     if when > now:
         cautions = (*cautions, f"{when.isoformat()} is still to come: this is how things stand now")
@@ -197,7 +185,7 @@ def _times(records: Sequence[Record], when: datetime) -> tuple[list[datetime], t
             own = datetime.fromisoformat(record.time)
             time = max(own, times[-1]) if times else own
         except (ValueError, TypeError) as error:
-            raise IntegrityError(f"journal line {record.seq + 1}: {record.time!r} is no time ({error})") from error
+            raise IntegrityError(f"journal line {record.seq + 1}: {record.time!r} is not a time ({error})") from error
         if own < time and own <= when <= time:
             cautions.append(
                 f"the clock had gone back at record {record.seq} (to {record.time}):"
@@ -231,7 +219,7 @@ def _then(
 ) -> AliasThen:
     model, alias = key
     if named is None:
-        return AliasThen(model, alias, None, "", None, moving=moving, switching=switching)
+        return AliasThen(model, alias, None, None, None, moving=moving, switching=switching)
     outcome = next(
         r.seq
         for r in reversed(until)
@@ -265,13 +253,9 @@ def _gates(records: Iterable[Record], model: str, digest: str) -> tuple[GateSeen
     return tuple(found[name] for name in sorted(found))
 
 
-def _certified(records: Sequence[Record], model: str, digest: str) -> tuple[str, str] | None:
+def _certified(records: Sequence[Record], model: str, digest: str) -> LastCertified | None:
     for record in reversed(records):
         body = record.body
         if record.kind is RecordKind.CERTIFIED and (body["model"], body["manifest_digest"]) == (model, digest):
-            return str(body["server"]), record.time
+            return LastCertified(str(body["server"]), record.time)
     return None
-
-
-def _placement(placement: Placement) -> dict[str, Any]:
-    return {key: value for key, value in placement.to_json().items() if key != "config"}

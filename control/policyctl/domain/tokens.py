@@ -12,11 +12,13 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
+
+from policyctl.domain.json_values import to_json
 
 PREFIX: Final = "policyctl_"
 """By which a person, or a scanner of files, knows what it is."""
@@ -77,44 +79,8 @@ class Token:
         return "good" if self.good(now) else "expired"
 
     def public(self) -> dict[str, Any]:
-        """A JSON object for whoever may look: everything but the digest."""
-        return {key: value for key, value in self.to_json().items() if key != "digest"}
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object for the file."""
-        return {
-            "name": self.name,
-            "scope": self.scope.value,
-            "digest": self.digest,
-            "last_four": self.last_four,
-            "created": self.created.isoformat(),
-            "by": self.by,
-            "expires": None if self.expires is None else self.expires.isoformat(),
-            "revoked": None if self.revoked is None else self.revoked.isoformat(),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Token:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: It is no token.
-        """
-        try:
-            found = cls(
-                **{
-                    **data,
-                    "scope": Scope(data["scope"]),
-                    "created": _instant(data["created"]),
-                    "expires": None if data["expires"] is None else _instant(data["expires"]),
-                    "revoked": None if data["revoked"] is None else _instant(data["revoked"]),
-                }
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a token ({error})") from error
-        if not all(isinstance(text, str) for text in (found.name, found.digest, found.last_four, found.by)):
-            raise ValueError("not a token")
-        return found
+        """A JSON object for people and programs: everything but the digest."""
+        return {key: value for key, value in to_json(self).items() if key != "digest"}
 
 
 def fresh_secret() -> str:
@@ -139,11 +105,4 @@ def find(tokens: Iterable[Token], secret: str) -> Token | None:
     for token in tokens:
         if hmac.compare_digest(token.digest, digest):
             found = token
-    return found
-
-
-def _instant(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
-        raise ValueError(f"{text!r} names no time zone")
     return found

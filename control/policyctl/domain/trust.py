@@ -20,10 +20,11 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from policyctl.domain.json_values import OMIT_DEFAULT
 from policyctl.errors import IntegrityError, UsageError
 
 
@@ -33,7 +34,7 @@ class TrustKind(StrEnum):
     KEY = "key"
     """A public key."""
     CERTIFICATE = "certificate"
-    """Whoever it issued a certificate to: a root of trust."""
+    """Everybody to whom it issued a certificate: a root of trust."""
     IDENTITY = "identity"
     """An identity that Sigstore vouches for."""
     NONE = "none"
@@ -46,13 +47,13 @@ class Revocation:
 
     Attributes:
         declared: When it was said.
-        since: What the journal recorded from then on does not count; None for all of it.
         reason: Why.
+        since: What the journal recorded from then on does not count; None for all of it.
     """
 
     declared: datetime
-    since: datetime | None
     reason: str
+    since: datetime | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Trusted:
         fingerprint: Of the public key's PEM text, or of the certificate's DER; empty for an identity.
         pem: The public key or certificate; empty for an identity, or where nothing is trusted.
         identity: Whom Sigstore must vouch for, for example a mail address.
-        issuer: Who must have told Sigstore so.
+        issuer: Which provider must have confirmed that to Sigstore.
         not_before: What the journal recorded earlier does not count.
         not_after: What the journal recorded from then on does not count.
         revoked: That it was revoked.
@@ -74,14 +75,14 @@ class Trusted:
 
     name: str
     kind: TrustKind
-    fingerprint: str = ""
-    pem: str = ""
-    identity: str = ""
-    issuer: str = ""
-    not_before: datetime | None = None
-    not_after: datetime | None = None
-    revoked: Revocation | None = None
-    replaces: str = ""
+    fingerprint: str = field(default="", metadata=OMIT_DEFAULT)
+    pem: str = field(default="", metadata=OMIT_DEFAULT)
+    identity: str = field(default="", metadata=OMIT_DEFAULT)
+    issuer: str = field(default="", metadata=OMIT_DEFAULT)
+    not_before: datetime | None = field(default=None, metadata=OMIT_DEFAULT)
+    not_after: datetime | None = field(default=None, metadata=OMIT_DEFAULT)
+    revoked: Revocation | None = field(default=None, metadata=OMIT_DEFAULT)
+    replaces: str = field(default="", metadata=OMIT_DEFAULT)
 
     def objection(self, recorded: datetime) -> str:
         """Why what the journal recorded at `recorded` does not count; empty where it does."""
@@ -130,7 +131,7 @@ class TrustStore:
         """The entry of that name, or with that fingerprint.
 
         Raises:
-            UsageError: There is none; names those that are there.
+            UsageError: No entry has it; names those that are there.
         """
         for entry in self.entries:
             if name in {entry.name, entry.fingerprint}:

@@ -33,19 +33,10 @@ class GateResult:
         gate: Its name.
         verdict: What it says.
         reason: One sentence for people.
-        evidence: What it saw, plain JSON.
+        evidence: What it saw, in values that `to_json` takes.
     """
 
     gate: str
     verdict: Verdict
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "gate": self.gate,
-            "verdict": self.verdict.value,
-            "reason": self.reason,
-            "evidence": dict(self.evidence),
-        }

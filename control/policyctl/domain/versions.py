@@ -41,9 +41,9 @@ class Bump(IntEnum):
     PATCH = 1
     """Nothing that a client can see in the contract."""
     MINOR = 2
-    """Something was added; whoever used the earlier release can use this one."""
+    """Something was added; a client of the earlier release can use this one."""
     MAJOR = 3
-    """Whoever used the earlier release may not be able to use this one."""
+    """A client of the earlier release may not be able to use this one."""
 
     def __str__(self) -> str:
         return self.name
@@ -103,7 +103,7 @@ class Range:
     below: tuple[int, int, int] | None
 
     def matches(self, release: str) -> bool:
-        """Whether `release` is one of them; what is no semantic version is not."""
+        """Whether `release` is one of them; other text is not."""
         try:
             found = parse(release)
         except UsageError:
@@ -126,7 +126,7 @@ def parse_range(text: str) -> Range:
     out are zero.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: It is something else.
     """
     operator, rest = (text[:1], text[1:]) if text[:1] in {"^", "~"} else ("", text)
     try:
@@ -160,7 +160,7 @@ def _tilde(low: Version, given: int) -> tuple[int, int, int]:
 
 
 def newest(releases: Iterable[str], *, prereleases: bool = False) -> str | None:
-    """The highest of `releases`, None where there is none.
+    """The highest of `releases`, None without any.
 
     Args:
         releases: Semantic versions.
@@ -175,7 +175,7 @@ def select(text: str, releases: Collection[str], aliases: Mapping[str, str]) -> 
 
     Args:
         text: A release (``1.2.3``), a range (its highest release), ``latest``
-            (the highest that is no pre-release), or an alias.
+            (the highest, pre-releases left out), or an alias.
         releases: Those that are published.
         aliases: The release that each alias names.
     """

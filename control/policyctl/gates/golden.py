@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
+from policyctl.domain.json_values import to_json
 from policyctl.domain.parity import Comparison, compare
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import ServerError
@@ -68,11 +69,7 @@ def _judge(golden: Golden, comparisons: list[tuple[int, Comparison]], slot: int)
         "inferences": len(comparisons),
         "near_ties": sum(c.near_ties for _, c in comparisons),
         "worst": worst.to_json(),
-        "tolerance": {
-            "atol": golden.tolerance.atol,
-            "rtol": golden.tolerance.rtol,
-            "tie": golden.tolerance.tie,
-        },
+        "tolerance": to_json(golden.tolerance),
     }
     if worst.agrees:
         return GateResult(

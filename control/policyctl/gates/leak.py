@@ -15,18 +15,19 @@ a series there is no verdict but *error*.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from policyctl.domain.growth import Growth, growth
+from policyctl.domain.json_values import to_json
 from policyctl.domain.verdict import GateResult, Verdict, worst
 
 NAME: Final = "leak"
 _MILLION: Final = 1e6
 
 
-class Kind(StrEnum):
+class SeriesKind(StrEnum):
     """What a series counts."""
 
     MEMORY = "bytes"
@@ -35,12 +36,12 @@ class Kind(StrEnum):
     LATENCY = "us"
 
 
-QUANTUM: Final[Mapping[Kind, float]] = {
+QUANTUM: Final[Mapping[SeriesKind, float]] = {
     # By how much the C library's heap grows at least, and a page.
-    Kind.MEMORY: 132 * 1024.0,
-    Kind.SHARED_MEMORY: 4096.0,
-    Kind.DESCRIPTORS: 1.0,
-    Kind.LATENCY: 1.0,
+    SeriesKind.MEMORY: 132 * 1024.0,
+    SeriesKind.SHARED_MEMORY: 4096.0,
+    SeriesKind.DESCRIPTORS: 1.0,
+    SeriesKind.LATENCY: 1.0,
 }
 WORDS: Final[Mapping[Verdict, str]] = {
     Verdict.PASSED: "no leak",
@@ -51,7 +52,7 @@ WORDS: Final[Mapping[Verdict, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class GrowthLimits:
     """What growth is still none, per million requests.
 
     Attributes:
@@ -64,14 +65,14 @@ class Limits:
     descriptors: float = 100.0
     latency: float = 0.25
 
-    def of(self, kind: Kind, typical: float) -> float:
+    def of(self, kind: SeriesKind, typical: float) -> float:
         """For a series of `kind` whose values are about `typical`."""
         match kind:
-            case Kind.MEMORY | Kind.SHARED_MEMORY:
+            case SeriesKind.MEMORY | SeriesKind.SHARED_MEMORY:
                 return self.memory_bytes
-            case Kind.DESCRIPTORS:
+            case SeriesKind.DESCRIPTORS:
                 return self.descriptors
-            case Kind.LATENCY:
+            case SeriesKind.LATENCY:
                 return self.latency * typical
 
 
@@ -87,53 +88,45 @@ class Series:
     """
 
     name: str
-    kind: Kind
+    kind: SeriesKind
     requests: Sequence[float]
     values: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class GrowthFinding:
     """What one series says; growth is per million requests.
 
     Attributes:
         name: Of the series.
         kind: Of the series.
         verdict: What follows.
-        limit: What it was held against.
-        growth: None where there was too little.
+        limit_per_million: What it was held against.
+        growth_per_million: None where there was too little.
         decides: It counts for the whole verdict.
     """
 
     name: str
-    kind: Kind
+    kind: SeriesKind
     verdict: Verdict
-    limit: float
-    growth: Growth | None
-    decides: bool = field(default=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "name": self.name,
-            "kind": self.kind.value,
-            "verdict": self.verdict.value,
-            "limit_per_million": self.limit,
-            "growth_per_million": None if self.growth is None else self.growth.to_json(),
-            "decides": self.decides,
-        }
+    limit_per_million: float
+    growth_per_million: Growth | None
+    decides: bool = True
 
     def words(self) -> str:
         """For people."""
-        if self.growth is None:
+        growth = self.growth_per_million
+        if growth is None:
             return f"{self.name}: too little to tell anything of its {self.kind}"
-        scale, unit = (1e6, "MB") if self.kind in {Kind.MEMORY, Kind.SHARED_MEMORY} else (1.0, self.kind.value)
-        found = (v / scale for v in (self.growth.slope, self.growth.low, self.growth.high, self.limit))
+        scale, unit = (
+            (1e6, "MB") if self.kind in {SeriesKind.MEMORY, SeriesKind.SHARED_MEMORY} else (1.0, self.kind.value)
+        )
+        found = (v / scale for v in (growth.slope, growth.low, growth.high, self.limit_per_million))
         slope, low, high, limit = (f"{v:.3g}" for v in found)
         return f"{self.name}: {slope} {unit} per million requests ({low} to {high}; limit {limit})"
 
 
-def judge(series: Sequence[Series], limits: Limits) -> GateResult:
+def judge(series: Sequence[Series], limits: GrowthLimits) -> GateResult:
     """What a soak says.
 
     Args:
@@ -141,14 +134,14 @@ def judge(series: Sequence[Series], limits: Limits) -> GateResult:
         limits: Declared beforehand.
     """
     findings = [_finding(each, limits) for each in series]
-    evidence: dict[str, Any] = {"findings": [f.to_json() for f in findings]}
+    evidence: dict[str, Any] = {"findings": to_json(findings)}
     deciding = [f for f in findings if f.decides]
     if not deciding:
         return GateResult(NAME, Verdict.ERROR, "nothing was measured", evidence)
     verdict = worst(tuple(f.verdict for f in deciding))
     named = [f for f in deciding if f.verdict is verdict]
     if verdict is Verdict.PASSED:
-        memory = [f for f in named if f.kind is Kind.MEMORY and f.growth is not None]
+        memory = [f for f in named if f.kind is SeriesKind.MEMORY and f.growth_per_million is not None]
         named = sorted(memory, key=_largest, reverse=True)[:1] or named[:1]
     said = "cannot tell" if verdict is Verdict.INCONCLUSIVE else WORDS[verdict]
     reason = f"{said}: {'; '.join(f.words() for f in named)}"
@@ -162,17 +155,20 @@ def findings_of(result: GateResult) -> list[dict[str, Any]]:
     return list(result.evidence.get("findings", []))
 
 
-def _largest(finding: Finding) -> tuple[float, float]:
+def _largest(finding: GrowthFinding) -> tuple[float, float]:
     """How much one series may grow, and how much it seems to."""
-    return (0.0, 0.0) if finding.growth is None else (finding.growth.high, finding.growth.slope)
+    growth = finding.growth_per_million
+    return (0.0, 0.0) if growth is None else (growth.high, growth.slope)
 
 
-def _finding(series: Series, limits: Limits) -> Finding:
+def _finding(series: Series, limits: GrowthLimits) -> GrowthFinding:
     typical = sorted(series.values)[len(series.values) // 2] if len(series.values) else 0.0
     limit = limits.of(series.kind, typical)
     millions = [requests / _MILLION for requests in series.requests]
     found = growth(millions, series.values, quantum=QUANTUM[series.kind])
-    return Finding(series.name, series.kind, _verdict(found, limit), limit, found, series.kind is not Kind.LATENCY)
+    return GrowthFinding(
+        series.name, series.kind, _verdict(found, limit), limit, found, series.kind is not SeriesKind.LATENCY
+    )
 
 
 def _verdict(found: Growth | None, limit: float) -> Verdict:

@@ -9,17 +9,18 @@ of two things is proved, or the time is up:
 - *inconclusive*: the time is up and neither is proved. This is an answer too:
   the machine is too noisy for this margin in this time.
 
-Whoever measures turns a measurement that broke into *error*; it is not judged
+The caller turns a measurement that broke into *error*; it is not judged
 here. The four looks have their time and their share of the error probability
 before the first burst.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from policyctl.domain.json_values import fields_to_json, to_json
 from policyctl.domain.paired import Metric, Round
 from policyctl.domain.statistics import MOST_VALUES, MedianInterval, holm, median_interval, p_value_above, spent
 from policyctl.domain.verdict import GateResult, Verdict
@@ -34,7 +35,7 @@ FEWEST_ROUNDS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ComparisonPlan:
     """What is declared before the first burst.
 
     Attributes:
@@ -54,10 +55,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         return {
-            "margins": {metric.value: margin for metric, margin in self.margins.items()},
-            "time_cap_s": self.time_cap_s,
-            "alpha_failed": self.alpha_failed,
-            "alpha_passed": self.alpha_passed,
+            **fields_to_json(self),
             "looks": list(LOOKS),
             "interval": "Wilcoxon signed-rank, exact, one-sided at each end",
             "metrics": "failed: Holm; passed: every one",
@@ -74,7 +72,7 @@ class Look:
         verdict: What they prove.
         worse: Metrics proved to be worse than their margin.
         unproved: Metrics not proved to be within it.
-        intervals: Of the log slow-down, by metric.
+        log_slow_down: Its interval, by metric.
         p_values: That the slow-down is within the margin, by metric.
     """
 
@@ -83,23 +81,11 @@ class Look:
     verdict: Verdict
     worse: tuple[Metric, ...]
     unproved: tuple[Metric, ...]
-    intervals: Mapping[Metric, MedianInterval]
+    log_slow_down: Mapping[Metric, MedianInterval]
     p_values: Mapping[Metric, float]
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "fraction": self.fraction,
-            "rounds": self.rounds,
-            "verdict": self.verdict.value,
-            "worse": [m.value for m in self.worse],
-            "unproved": [m.value for m in self.unproved],
-            "log_slow_down": {m.value: i.to_json() for m, i in self.intervals.items()},
-            "p_values": {m.value: p for m, p in self.p_values.items()},
-        }
 
-
-def judge(rounds: Sequence[Round], plan: Plan, *, is_over: bool = False) -> GateResult | None:
+def judge(rounds: Sequence[Round], plan: ComparisonPlan, *, is_over: bool = False) -> GateResult | None:
     """What the rounds so far say; None while more of them are needed.
 
     The same rounds always give the same answer, so a verdict can be repeated
@@ -111,33 +97,50 @@ def judge(rounds: Sequence[Round], plan: Plan, *, is_over: bool = False) -> Gate
         is_over: No more will come: the last look is due whatever the time is.
     """
     looks: list[Look] = []
-    before = 0.0
-    for fraction in LOOKS:
-        seen = _until(rounds, fraction * plan.time_cap_s)
-        if seen is None:
-            if not is_over:
-                return None
-            fraction, seen = LOOKS[-1], rounds  # noqa: PLW2901
-        if len(seen) >= FEWEST_ROUNDS:
-            look = _look(seen, plan, since=before, fraction=fraction)
-            looks.append(look)
-            before = fraction
-            if look.verdict is not Verdict.INCONCLUSIVE:
-                return _result(look.verdict, looks, seen, plan)
-        if fraction == LOOKS[-1]:
-            break
-    return _result(Verdict.INCONCLUSIVE, looks, rounds, plan)
-
-
-def _until(rounds: Sequence[Round], time_s: float) -> Sequence[Round] | None:
-    """The rounds up to the first that ended at `time_s` or later; None where none did."""
-    for index, each in enumerate(rounds):
-        if each.ended_s >= time_s:
-            return rounds[: index + 1]
+    for since, fraction, measured in looks_due(rounds, plan.time_cap_s, is_over=is_over):
+        look = _look(measured, plan, since=since, fraction=fraction)
+        looks.append(look)
+        if look.verdict is not Verdict.INCONCLUSIVE:
+            return _result(look.verdict, looks, measured, plan)
+    if is_over or is_time_up(rounds, plan.time_cap_s):
+        return _result(Verdict.INCONCLUSIVE, looks, rounds, plan)
     return None
 
 
-def _look(rounds: Sequence[Round], plan: Plan, *, since: float, fraction: float) -> Look:
+def is_time_up(rounds: Sequence[Round], time_cap_s: float) -> bool:
+    """Whether a round ended after the time cap."""
+    return any(each.ended_s >= LOOKS[-1] * time_cap_s for each in rounds)
+
+
+def looks_due(
+    rounds: Sequence[Round], time_cap_s: float, *, is_over: bool
+) -> Iterator[tuple[float, float, Sequence[Round]]]:
+    """The looks that can be taken by now, each at the rounds up to the first that ended by its time.
+
+    Args:
+        rounds: In the order in which they were measured, from the first.
+        time_cap_s: For all rounds together.
+        is_over: No more will come: the last look is due whatever the time is.
+
+    Yields:
+        Fraction of the time at the look before and at this one, and the rounds.
+        A look at fewer than `FEWEST_ROUNDS` is left out.
+    """
+    before = 0.0
+    for fraction in LOOKS:
+        end = next((i + 1 for i, each in enumerate(rounds) if each.ended_s >= fraction * time_cap_s), None)
+        if end is None and not is_over:
+            return
+        now = fraction if end is not None else LOOKS[-1]
+        measured = rounds[:end]
+        if len(measured) >= FEWEST_ROUNDS:
+            yield before, now, measured
+            before = now
+        if now == LOOKS[-1]:
+            return
+
+
+def _look(rounds: Sequence[Round], plan: ComparisonPlan, *, since: float, fraction: float) -> Look:
     failed, passed = (
         spent(fraction, alpha=alpha) - spent(since, alpha=alpha) for alpha in (plan.alpha_failed, plan.alpha_passed)
     )
@@ -152,11 +155,11 @@ def _look(rounds: Sequence[Round], plan: Plan, *, since: float, fraction: float)
     return Look(fraction, len(rounds), verdict, worse, unproved, intervals, p_values)
 
 
-def _result(verdict: Verdict, looks: Sequence[Look], rounds: Sequence[Round], plan: Plan) -> GateResult:
+def _result(verdict: Verdict, looks: Sequence[Look], rounds: Sequence[Round], plan: ComparisonPlan) -> GateResult:
     evidence = {
         "plan": plan.to_json(),
-        "looks": [look.to_json() for look in looks],
-        "rounds": [each.to_json() for each in rounds],
+        "looks": to_json(looks),
+        "rounds": to_json(rounds),
     }
     if not looks:
         return GateResult(
@@ -167,7 +170,7 @@ def _result(verdict: Verdict, looks: Sequence[Look], rounds: Sequence[Round], pl
         )
     last = looks[-1]
     named = {Verdict.FAILED: last.worse, Verdict.INCONCLUSIVE: last.unproved}.get(verdict, tuple(plan.margins))
-    found = "; ".join(_words(metric, last.intervals[metric], plan.margins[metric]) for metric in named)
+    found = "; ".join(_words(metric, last.log_slow_down[metric], plan.margins[metric]) for metric in named)
     count = f"{last.rounds} rounds in {_seconds(rounds):.0f} s"
     match verdict:
         case Verdict.FAILED:

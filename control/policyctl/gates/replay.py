@@ -19,7 +19,7 @@ NAME: Final = "replay"
 
 FEWEST_REQUESTS: Final = 100
 REPRODUCES: Final = 0.99
-"""Share of its own recorded answers that the release that gave them must give again."""
+"""Share of the recorded answers that the release that gave them must give again."""
 
 
 def run(

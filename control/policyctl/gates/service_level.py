@@ -14,9 +14,10 @@ without data never passes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.paired import Burst
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import UsageError
@@ -28,7 +29,7 @@ FEWEST_BURSTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServiceLimits:
     """What a release must keep; all of them exclusive.
 
     Attributes:
@@ -57,7 +58,7 @@ class Limits:
         """Requests a second at which latency is judged."""
         return self.request_rate or self.throughput_per_s / self.batch_size
 
-    def overridden(self, card: object) -> Limits:
+    def overridden(self, card: object) -> ServiceLimits:
         """These limits, with those that a model card's section ``service_level`` states.
 
         Args:
@@ -68,26 +69,18 @@ class Limits:
         """
         if card is None:
             return self
-        known = asdict(self)
-        if not isinstance(card, Mapping) or not all(name in known for name in card):
-            raise UsageError(
-                f"the model card's service_level is {card!r}",
-                remedy=f"It maps names to numbers; the names are {', '.join(known)}.",
-            )
-        for name, value in card.items():
-            whole = isinstance(known[name], int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value > 0:
-                kind = "a whole number" if whole else "a number"
-                raise UsageError(f"the model card's service_level has {name} {value!r}, expected {kind} above 0")
-        return Limits(**{**known, **card})
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return asdict(self)
+        where = "the model card's service_level"
+        if not isinstance(card, Mapping):
+            names = ", ".join(to_json(self))
+            raise UsageError(f"{where} is {card!r}", remedy=f"It maps names to numbers; the names are {names}.")
+        stated = from_json(ServiceLimits, {**to_json(self), **card}, what=where)
+        if wrong := [name for name in card if not getattr(stated, name) > 0]:
+            raise UsageError(f"{where} has {wrong[0]} {card[wrong[0]]!r}, expected a number above 0")
+        return stated
 
 
 def judge(
-    limits: Limits,
+    limits: ServiceLimits,
     *,
     latency: Sequence[Burst],
     throughput: Sequence[Burst],
@@ -106,9 +99,9 @@ def judge(
     """
     counted = [burst for burst in latency if burst.delayed_percent == 0]
     evidence = {
-        "limits": {**limits.to_json(), "rate": limits.rate},
-        "latency": [burst.to_json() for burst in latency],
-        "throughput": [burst.to_json() for burst in throughput],
+        "limits": {**to_json(limits), "rate": limits.rate},
+        "latency": to_json(latency),
+        "throughput": to_json(throughput),
         "memory_mb": memory_mb,
         "memory_shared": memory_shared,
     }
@@ -129,7 +122,7 @@ def judge(
 
 
 def _against(
-    limits: Limits,
+    limits: ServiceLimits,
     latency: Sequence[Burst],
     throughput: Sequence[Burst],
     memory_mb: float | None,
@@ -164,7 +157,7 @@ def _verdict(within: bool, beyond: bool) -> Verdict:
 
 
 def _missing(
-    limits: Limits,
+    limits: ServiceLimits,
     latency: Sequence[Burst],
     counted: Sequence[Burst],
     throughput: Sequence[Burst],

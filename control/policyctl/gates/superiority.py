@@ -20,16 +20,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from policyctl.domain.json_values import fields_to_json, to_json
 from policyctl.domain.paired import Metric, Round
 from policyctl.domain.statistics import MOST_VALUES, MedianInterval, median_interval, spent
 from policyctl.domain.verdict import GateResult, Verdict
-from policyctl.gates.non_inferiority import FEWEST_ROUNDS, LOOKS
+from policyctl.gates.non_inferiority import FEWEST_ROUNDS, LOOKS, is_time_up, looks_due
 
 NAME: Final = "superiority"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GainPlan:
     """What is declared before the first burst.
 
     Attributes:
@@ -53,17 +54,10 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        return {
-            "metric": self.metric.value,
-            "gain": self.gain,
-            "p99_limit_us": self.p99_limit_us,
-            "time_cap_s": self.time_cap_s,
-            "alpha": self.alpha,
-            "looks": list(LOOKS),
-        }
+        return {**fields_to_json(self), "looks": list(LOOKS)}
 
 
-def judge(rounds: Sequence[Round], plan: Plan, *, is_over: bool = False) -> GateResult | None:
+def judge(rounds: Sequence[Round], plan: GainPlan, *, is_over: bool = False) -> GateResult | None:
     """What the rounds so far say; None while more of them are needed.
 
     Args:
@@ -72,28 +66,20 @@ def judge(rounds: Sequence[Round], plan: Plan, *, is_over: bool = False) -> Gate
         is_over: No more will come: the last look is due whatever the time is.
     """
     looks: list[dict[str, Any]] = []
-    before = 0.0
-    for fraction in LOOKS:
-        end = next((i + 1 for i, r in enumerate(rounds) if r.ended_s >= fraction * plan.time_cap_s), None)
-        if end is None:
-            if not is_over:
-                return None
-            fraction, end = LOOKS[-1], len(rounds)  # noqa: PLW2901
-        seen = rounds[:end]
-        if len(seen) >= FEWEST_ROUNDS:
-            alpha = spent(fraction, alpha=plan.alpha) - spent(before, alpha=plan.alpha)
-            verdict, change, p99 = _look(seen, plan, alpha)
-            before = fraction
-            looks.append({"fraction": fraction, "rounds": end, "verdict": verdict.value, "change": change.to_json()})
-            if verdict is not Verdict.INCONCLUSIVE or fraction == LOOKS[-1]:
-                return _result(verdict, plan, looks, seen, change, p99)
-        if fraction == LOOKS[-1]:
-            break
+    for since, fraction, measured in looks_due(rounds, plan.time_cap_s, is_over=is_over):
+        alpha = spent(fraction, alpha=plan.alpha) - spent(since, alpha=plan.alpha)
+        verdict, change, p99 = _look(measured, plan, alpha)
+        look = {"fraction": fraction, "rounds": len(measured), "verdict": verdict, "change": change}
+        looks.append(to_json(look))
+        if verdict is not Verdict.INCONCLUSIVE or fraction == LOOKS[-1]:
+            return _result(verdict, plan, looks, measured, change, p99)
+    if not is_over and not is_time_up(rounds, plan.time_cap_s):
+        return None
     return GateResult(
         NAME,
         Verdict.INCONCLUSIVE,
         f"{len(rounds)} rounds are too few to judge, {FEWEST_ROUNDS} are needed",
-        {"plan": plan.to_json(), "looks": looks, "rounds": [r.to_json() for r in rounds]},
+        {"plan": plan.to_json(), "looks": looks, "rounds": to_json(rounds)},
     )
 
 
@@ -102,7 +88,7 @@ def candidate_p99_us(rounds: Sequence[Round]) -> list[float]:
     return [math.sqrt(r.candidate[0].p99_us * r.candidate[1].p99_us) for r in rounds]
 
 
-def _look(seen: Sequence[Round], plan: Plan, alpha: float) -> tuple[Verdict, MedianInterval, MedianInterval]:
+def _look(seen: Sequence[Round], plan: GainPlan, alpha: float) -> tuple[Verdict, MedianInterval, MedianInterval]:
     kept = seen[-MOST_VALUES:]
     change = median_interval([r.log_slow_down(plan.metric) for r in kept], alpha_low=alpha, alpha_high=alpha)
     p99 = median_interval([math.log(v) for v in candidate_p99_us(kept)], alpha_low=alpha, alpha_high=alpha)
@@ -116,7 +102,7 @@ def _look(seen: Sequence[Round], plan: Plan, alpha: float) -> tuple[Verdict, Med
 
 def _result(
     verdict: Verdict,
-    plan: Plan,
+    plan: GainPlan,
     looks: list[dict[str, Any]],
     rounds: Sequence[Round],
     change: MedianInterval,
@@ -135,6 +121,6 @@ def _result(
         "plan": plan.to_json(),
         "looks": looks,
         "log_p99_us": p99.to_json(),
-        "rounds": [r.to_json() for r in rounds],
+        "rounds": to_json(rounds),
     }
     return GateResult(NAME, verdict, f"{said}: {words}", evidence)

@@ -7,12 +7,10 @@ asked through a server.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from policyctl import correlation
 from policyctl.adapters import endpoint as endpoints
@@ -21,15 +19,19 @@ from policyctl.adapters.repository import Repository
 from policyctl.adapters.triton import Triton
 from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, FILES, GOLDEN_FILE, PARITY_FILE, Format
 from policyctl.domain.contract import Contract
-from policyctl.domain.golden import Golden
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import FileEntry
 from policyctl.domain.state import PublishedRelease
 from policyctl.errors import PolicyctlError, ServerError, UsageError
-from policyctl.gates.golden import Infer
 from policyctl.integrity import read_release
 from policyctl.services.log import Log, new_operation
-from policyctl.settings import Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from policyctl.domain.golden import Golden
+    from policyctl.gates.golden import Infer
+    from policyctl.settings import Settings
 
 Say = Callable[[str], None]
 
@@ -37,8 +39,21 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+Note = Callable[[str], None]
+"""Takes how far long work has come, in words: ``3 of 13``."""
+
+Show = Callable[[str, float | None], AbstractContextManager[Note]]
+"""Shows that work goes on: what is done, and the seconds that it may take."""
+
+
 def silent(_: str) -> None:
     """Say nothing."""
+
+
+@contextmanager
+def show_nothing(_words: str, _at_most_s: float | None) -> Iterator[Note]:
+    """Show nothing of how far work has come."""
+    yield silent
 
 
 @dataclass(slots=True)
@@ -46,18 +61,20 @@ class Control:
     """The control plane of one repository.
 
     Attributes:
-        settings: Everything that can be set. A frozen value; `services.reload`
+        settings: Everything that can be set. A frozen value; `services.supervise.reload`
             puts another in its place, as a whole, and nobody else does. Who
             needs two settings that belong together reads them from one value.
         repository: The model repository.
         say: Where words for people go, a line a call.
         log: Where lines for machines go.
+        show: How people see that long work goes on.
     """
 
     settings: Settings
     repository: Repository
     say: Say = field(default=silent)
     log: Log = field(default_factory=Log)
+    show: Show = field(default=show_nothing)
 
     @classmethod
     def of(cls, settings: Settings, say: Say = silent, *, actor: str = "") -> Control:
@@ -66,7 +83,7 @@ class Control:
         Args:
             settings: Everything that can be set.
             say: Where words for people go.
-            actor: In whose name it acts; empty for whoever runs this process.
+            actor: In whose name it acts; empty for the user of this process.
         """
         return cls(settings, Repository(settings.repository, actor=actor), say)
 
@@ -83,6 +100,21 @@ class Control:
             self.say(words)
         self.log.write(level, words, logger=logger, **fields)
 
+    @contextmanager
+    def working(self, words: str, *, at_most_s: float | None = None) -> Iterator[Note]:
+        """Say that work begins which may take long, and show that it goes on while the block runs.
+
+        Args:
+            words: What is done.
+            at_most_s: How long it may take, where that is known.
+
+        Yields:
+            Takes how far it has come.
+        """
+        self.say(f"{words} ...")
+        with self.show(words, at_most_s) as note:
+            yield note
+
     def endpoint(self) -> Endpoint:
         """The server to use: the one that is named by a setting, else the one that `policyctl serve` announced.
 
@@ -90,9 +122,15 @@ class Control:
 
         Raises:
             ServerError: None is named and none is running.
+            UsageError: None is named, and this process may not read where the running one is.
         """
         server = self.settings.server
-        announced = endpoints.read(self.repository)
+        try:
+            announced = endpoints.read(self.repository)
+        except UsageError:
+            if not server.url:
+                raise
+            announced = None  # a caller who named the server need not be able to read it
         if server.url and (announced is None or announced.grpc != server.url):
             return Endpoint(http=server.http_url, grpc=server.url, api_key=server.api_key.get_secret_value())
         if announced is not None:
@@ -112,16 +150,29 @@ class Control:
         server = self.settings.server
         return Triton(endpoint, timeout_s=timeout_s or server.timeout_s, load_timeout_s=server.load_timeout_s)
 
+    def _require_same_repository(self, client: Triton) -> None:
+        """Refuse a server that says that it serves another repository; one that announced itself in ours serves it."""
+        if client.endpoint.supervisor:
+            return
+        mine, theirs = self.repository.id, client.repository()
+        if theirs and theirs != mine:
+            raise ServerError(
+                f"the server at {client.endpoint.grpc} serves another repository (its id is {theirs}),"
+                f" not {self.repository.root} ({mine or 'which has none yet'})",
+                remedy="Name that server's own repository with --repository, or the server of this one with --url.",
+            )
+
     @contextmanager
     def triton(self) -> Iterator[Triton]:
         """A client of the server.
 
         Raises:
-            ServerError: No server answers.
+            ServerError: No server answers, or it serves another repository.
         """
         client = self.client(self.endpoint())
         try:
             client.require_live()
+            self._require_same_repository(client)
             yield client
         finally:
             client.close()
@@ -233,6 +284,8 @@ def open_release(repository: Repository, published: PublishedRelease) -> OpenRel
         IntegrityError: Any file is not what was published.
     """
     import json
+
+    from policyctl.domain.golden import Golden  # late: it needs numpy
 
     kept = (CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE, CARD_FILE)
     folder = repository.slot(published.model, published.slot)

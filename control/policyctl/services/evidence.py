@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from policyctl.adapters import evidence
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.json_values import OMIT, to_json
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.state import PublishedRelease
 from policyctl.domain.verdict import GateResult, Verdict
@@ -18,7 +19,7 @@ from policyctl.services.control import Control
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class EvidenceEntry:
     """A piece of evidence that the journal names.
 
     Attributes:
@@ -37,21 +38,17 @@ class Kept:
     time: str
     actor: str
     digest: str
-    file: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "file"}
+    file: str = field(metadata=OMIT)
 
 
-def kept(control: Control, model: str, release: str) -> tuple[Kept, ...]:
+def kept(control: Control, model: str, release: str) -> tuple[EvidenceEntry, ...]:
     """Every piece of evidence of one release, oldest first.
 
     Raises:
         IntegrityError: The journal was tampered with.
     """
     return tuple(
-        Kept(
+        EvidenceEntry(
             what=str(record.body.get("gate") or record.body.get("what") or ""),
             verdict=str(record.body.get("verdict", "")),
             reason=str(record.body.get("reason", "")),
@@ -74,9 +71,9 @@ def content(control: Control, model: str, release: str, digest: str) -> bytes:
         IntegrityError: Its file is gone, or not what was written.
     """
     for found in kept(control, model, release):
-        # The journal names the files; a name that leads elsewhere is none of them.
+        # The journal names the files; a name that leads elsewhere is not evidence.
         if found.digest == digest and found.file.startswith("evidence/") and ".." not in found.file:
-            body = evidence.read(control.repository, found.file)
+            body = control.repository.read(found.file)
             if body is None or digest_of(body) != digest:
                 raise IntegrityError(
                     f"the evidence {digest} of {model} {release} is {'gone' if body is None else 'not as recorded'}",
@@ -98,13 +95,13 @@ def record_gate(control: Control, published: PublishedRelease, result: GateResul
 def record_verdict(
     control: Control, published: PublishedRelease, result: GateResult, more: Mapping[str, str]
 ) -> tuple[Path, str]:
-    """`record_gate`, of a gate whose record tells more than its verdict.
+    """`record_gate`, of a gate whose record says more than its verdict.
 
     Args:
         control: The control plane.
         published: What was judged.
         result: What the gate said.
-        more: What the record tells beside it.
+        more: What else the record says.
 
     Returns:
         The evidence, and its digest.
@@ -134,22 +131,20 @@ def record_measured(
 def _record(
     control: Control, published: PublishedRelease, result: GateResult, kind: RecordKind, body: Mapping[str, str]
 ) -> tuple[Path, str]:
-    stamp = datetime.now(UTC).isoformat(timespec="microseconds")
-    path, digest = evidence.write(
-        control.repository,
-        result,
-        model=published.model,
-        release=published.release,
-        stamp=stamp,
-    )
-    control.repository.journal.append(
+    repository, stamp = control.repository, datetime.now(UTC).isoformat(timespec="microseconds")
+    document = {"model": published.model, "release": published.release, "time": stamp, **to_json(result)}
+    content = json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+    name = f"evidence/{published.model}/{published.release}/{stamp.replace(':', '')}-{result.gate}.json"
+    path, digest = repository.control / name, digest_of(content)
+    repository.write(path, content)
+    repository.journal.append(
         kind,
         {
             "model": published.model,
             "release": published.release,
             "manifest_digest": published.manifest_digest,
             **body,
-            "evidence": str(path.relative_to(control.repository.control)),
+            "evidence": name,
             "evidence_digest": digest,
         },
     )

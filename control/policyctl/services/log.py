@@ -1,13 +1,9 @@
-"""What the control plane writes down of its own doing: lines for machines beside the words for people.
+"""What the control plane logs: lines for machines, next to the words for people.
 
 Every line carries what is bound in `policyctl.correlation`: the operation, and
 the move where there is one. Secrets that the settings hold are replaced,
 wherever in a line they stand. Observations and actions are never written: no
 code hands any to it.
-
-The function chain has the shape of structlog's processors, and `log_libraries`
-hands it to structlog in processes that serve. A command runs it by itself:
-importing structlog takes a tenth of a second, and a rollback has better use for that.
 """
 
 from __future__ import annotations
@@ -63,10 +59,10 @@ class Log:
         """
         if not self.sinks or level.rank < self.level.rank:
             return
-        told: dict[str, Any] = {**correlation.current(), **fields}
-        if "model" in told and "alias" in told:
-            told.setdefault("served", served_name(told["model"], told["alias"]))
-        self.emit(event(datetime.now(UTC), level, words, logger, told))
+        known: dict[str, Any] = {**correlation.current(), **fields}
+        if "model" in known and "alias" in known:
+            known.setdefault("served", served_name(known["model"], known["alias"]))
+        self.emit(event(datetime.now(UTC), level, words, logger, known))
 
     def emit(self, found: Mapping[str, Any]) -> None:
         """Write an event that is whole already."""

@@ -14,20 +14,16 @@ from enum import StrEnum
 
 from policyctl.domain.metrics import PROBE_BUCKETS_S, Histogram
 from policyctl.domain.moves import Placement
-
-AliasKey = tuple[str, str]
-"""Model and alias."""
+from policyctl.domain.probes import AliasKey, ProbeOutcome
 
 
-class ProbeOutcome(StrEnum):
-    """What became of one golden observation that the prober asked."""
+class Unwritten(StrEnum):
+    """What the supervisor had to write down, and the disk did not take; it serves on without."""
 
-    ANSWERED = "answered"
-    """By the golden action, within its tolerance."""
-    WRONG = "wrong"
-    """By another one, or by a slot that nothing explains."""
-    FAILED = "failed"
-    """Not at all."""
+    ANNOUNCEMENT = "announcement"
+    """Where the server is, for commands on this machine."""
+    CERTIFICATION = "certification"
+    """That an alias answered its golden set, in the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +37,7 @@ class Seen:
         probes: By alias and outcome.
         durations: Of answered probes, by alias, in seconds.
         reloads: By alias.
+        unwritten: How often the disk did not take what had to be written down.
         up: Whether a server is announced.
     """
 
@@ -50,6 +47,7 @@ class Seen:
     probes: Mapping[tuple[AliasKey, ProbeOutcome], int]
     durations: Mapping[AliasKey, Histogram]
     reloads: Mapping[AliasKey, int]
+    unwritten: Mapping[Unwritten, int]
     up: bool = False
 
 
@@ -70,6 +68,7 @@ class Observed:
     _probes: Counter[tuple[AliasKey, ProbeOutcome]] = field(default_factory=Counter)
     _durations: dict[AliasKey, Histogram] = field(default_factory=dict)
     _reloads: Counter[AliasKey] = field(default_factory=Counter)
+    _unwritten: Counter[Unwritten] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def server_starts(self) -> None:
@@ -98,9 +97,14 @@ class Observed:
                 self._durations[key] = before.observe(duration_s)
 
     def reloaded(self, key: AliasKey) -> None:
-        """An alias was loaded anew."""
+        """An alias was loaded again."""
         with self._lock:
             self._reloads[key] += 1
+
+    def not_written(self, what: Unwritten) -> None:
+        """The disk did not take something."""
+        with self._lock:
+            self._unwritten[what] += 1
 
     def seen(self) -> Seen:
         """A copy that does not change."""
@@ -112,5 +116,6 @@ class Observed:
                 dict(self._probes),
                 dict(self._durations),
                 dict(self._reloads),
+                dict(self._unwritten),
                 self._up,
             )

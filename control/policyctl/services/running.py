@@ -1,21 +1,20 @@
 """What a running `policyctl serve` is set to, where other commands find it.
 
-A small file beside the server's own, readable by its owner alone, with every
-secret masked. It holds what is in force, not what the files say: a setting that
-waits for a restart is told as waiting.
+A small file next to the server's own, readable by its owner alone, with every
+secret masked. It holds what is in force, not what the files say. A setting that
+waits for a restart is listed as waiting.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.repository import Repository
+from policyctl.plain_files import DOCUMENT_BYTES, read_json
 
 FILE: Final = "settings.json"
 
@@ -25,7 +24,7 @@ class Running:
     """Settings in force.
 
     Attributes:
-        supervisor_pid: Of the `policyctl serve` that they are of.
+        supervisor: Names the run of `policyctl serve` that they are of (`Endpoint.supervisor`).
         profile: Which one holds; empty for none.
         files: The settings files that were read.
         settings: Every setting by its dotted name; secrets are masked.
@@ -37,7 +36,7 @@ class Running:
         last_applied_s: When one last changed something, seconds since the epoch; 0 for never.
     """
 
-    supervisor_pid: int
+    supervisor: str
     profile: str
     files: Sequence[str]
     settings: Mapping[str, Any]
@@ -55,22 +54,25 @@ def write(repository: Repository, running: Running) -> None:
     Raises:
         UsageError: The disk refuses.
     """
-    repository.write(repository.control / FILE, json.dumps(asdict(running)).encode(), mode=0o600)
+    repository.write_value(FILE, running, mode=0o600)
 
 
 def read(repository: Repository) -> Running | None:
-    """What the running server is set to; None where none runs, or it did not say."""
+    """What the running server is set to; None where none runs, or it did not say.
+
+    Raises:
+        UsageError: A server runs, and this process may not read what it is set to.
+    """
     found = endpoints.read(repository)
-    try:
-        running = Running(**json.loads((repository.control / FILE).read_text()))
-    except (OSError, ValueError, TypeError):
+    if found is None:
         return None
-    return running if found is not None and running.supervisor_pid == found.supervisor_pid else None
+    running = repository.read_value(FILE, Running)
+    return running if running is not None and running.supervisor == found.supervisor else None
 
 
 def clear(repository: Repository) -> None:
     """The server is gone; what another one wrote stays."""
     with suppress(OSError, ValueError, TypeError):
         path = repository.control / FILE
-        if json.loads(path.read_text())["supervisor_pid"] == os.getpid():
+        if read_json(path, most_bytes=DOCUMENT_BYTES)["supervisor"] == endpoints.THIS_PROCESS:
             path.unlink()

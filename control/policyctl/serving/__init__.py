@@ -3,5 +3,5 @@
 ``locate`` finds the server in the wheel that carries it, ``preflight`` says
 whether it can work on this machine, ``backend_directory`` lays out what it
 loads, and ``process`` starts, watches and stops it. ``backends`` is the code
-that Triton runs in processes of its own.
+that Triton runs in separate processes.
 """

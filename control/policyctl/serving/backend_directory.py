@@ -1,151 +1,157 @@
 """Lay out the folder from which Triton loads its backends.
 
 Triton wants the Python backend, the stub of the running Python and one folder
-a runtime side by side; the wheel keeps them apart. The folder is assembled
-under a temporary name and then renamed, so it is either whole or absent, and
-its name carries a digest of what is in it: two servers that assemble the same
-one meet in it, and an upgrade never changes files below a running server.
+a runtime side by side; the packages keep them apart. So each start makes a
+folder of links to the installed files, and it goes with the server. What Triton
+takes as no link is copied. So nothing differs from what is installed, and no
+code lies in the repository, where whatever can write a release could change it.
+The folder is its owner's alone: Python looks for compiled code
+(``__pycache__``) there too.
 
-The native OpenVINO backend finds OpenVINO's libraries through a link beside it,
+The native OpenVINO backend finds OpenVINO's libraries through a link next to it,
 so the compiled file holds no path of the machine on which it was compiled.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import importlib.metadata
 import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from policyctl.claims import FOLDER
 from policyctl.errors import UnsupportedError
-from policyctl.serving.locate import TritonInstall
-from policyctl.serving.native import LIBRARY, NativeBackend
+from policyctl.serving.locate import DISTRIBUTION, TritonInstall, locate
+from policyctl.serving.native import LIBRARY, NativeBackend, choose
+from policyctl.settings import NativeMode
 
 MODULES: Final = {"openvino": "openvino", "onnxruntime": "onnxruntime", "pytorch": "torch"}
 """The module that computes, by backend; backends are named as NVIDIA's native ones."""
 
-_EXECUTABLE: Final = 0o755
-_PLAIN: Final = 0o644
 _LIBRARIES_LINK: Final = "openvino/libs"
+_NO_LINKS: Final = frozenset({"python/libtriton_python.so"})
+"""Of a link here Triton 2.51 says that it escapes the backend directory."""
 
 
-def assemble(install: TritonInstall, target: Path, *, native: NativeBackend | None = None) -> Path:
-    """Build the backend directory below `target`, or find it built.
+def assemble(
+    install: TritonInstall, parent: Path, *, native: NativeBackend | None = None, prefix: str = "backends-"
+) -> Path:
+    """Make a fresh backend directory.
 
     Args:
         install: Where the server's parts are.
-        target: A folder of ours, made where it is missing; it may hold the
-            directories of several versions.
+        parent: Where to make it; made where it is missing.
         native: Serves OpenVINO artifacts; None for the Python-based backend.
+        prefix: What its name begins with.
 
     Returns:
-        The directory for ``--backend-directory``: ``<target>/<digest>``.
+        The directory for ``--backend-directory``.
 
     Raises:
-        UnsupportedError: A part is missing, or `target` cannot be written.
+        UnsupportedError: `parent` cannot be written.
     """
-    wanted = _wanted(install, native)
     try:
-        name = _digest(wanted)
-        target.mkdir(parents=True, exist_ok=True)
-        final = target.absolute() / name
-        if _complete(final, wanted):
-            return final
-        fresh = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=target))
-        try:
-            _copy(wanted, fresh)
-            _put(fresh, final, wanted)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent.absolute()))
+        for path, source in _sources(install, native).items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            if path in _NO_LINKS:
+                shutil.copyfile(source, folder / path)
+            else:
+                (folder / path).symlink_to(source)
     except OSError as error:
         raise UnsupportedError(
-            f"the backend directory {target} cannot be assembled: {error}",
-            remedy="Name a folder that can be written, on a disk with 10 MB free.",
+            f"the backend directory cannot be made in {parent}: {error}", remedy="Mind its owner and mode."
         ) from error
-    return final
+    return folder
 
 
-def add_native(folder: Path, name: str, library: Path, libraries: Path | None = None) -> None:
-    """Put one more compiled backend into an assembled directory, to measure or test it beside the others.
+def code_folder() -> Path:
+    """Where a library can lie that Triton loads; in a container ``/dev/shm`` may allow none.
+
+    Raises:
+        UnsupportedError: Nowhere.
+    """
+    candidates = (FOLDER, Path(tempfile.gettempdir()), Path("/var/tmp"))  # noqa: S108 - what is made there is ours alone
+    for folder in candidates:
+        with suppress(OSError):
+            if os.access(folder, os.W_OK | os.X_OK) and not os.statvfs(folder).f_flag & os.ST_NOEXEC:
+                return folder
+    raise UnsupportedError(
+        f"no program can be run from any of {', '.join(map(str, candidates))} (they are mounted noexec)",
+        remedy="Set TMPDIR to a folder on a file system that allows it.",
+    )
+
+
+def code_problems(mode: NativeMode) -> tuple[str, ...]:
+    """What is wrong with the code that a server on this machine runs; nothing where none can run.
 
     Args:
-        folder: What `assemble` returned.
-        name: What ``config.pbtxt`` calls the backend.
-        library: Compiled, whatever its own file is called.
-        libraries: Folder of the libraries that it needs, linked as ``libs`` beside it.
+        mode: Which OpenVINO backend is wanted.
     """
-    home = folder / name
-    home.mkdir(exist_ok=True)
-    shutil.copyfile(library, home / f"libtriton_{name}.so")
-    if libraries is not None and not (home / "libs").is_symlink():
-        (home / "libs").symlink_to(libraries)
+    try:
+        install = locate()
+    except UnsupportedError:
+        return ()
+    try:
+        native = choose(mode).backend
+    except UnsupportedError:
+        native = None
+    return tuple(unlike_installed(install, native))
 
 
-def _wanted(install: TritonInstall, native: NativeBackend | None) -> dict[str, Path]:
-    """Source of every file, by its path in the backend directory; a folder is linked."""
+def unlike_installed(install: TritonInstall, native: NativeBackend | None) -> Iterator[str]:
+    """What is wrong with the installed files that Triton runs, as sentences.
+
+    A package that was installed records the digest of each of its files; one
+    that is developed in place records none, and is not compared.
+    """
+    sources = _sources(install, native).values()
+    names = {source.resolve().name for source in sources}
+    recorded = {path: digest for name in (DISTRIBUTION, "policyctl") for path, digest in _recorded(name, names)}
+    for source in sources:
+        if source.is_dir():
+            continue
+        try:
+            mode, content = source.stat().st_mode, source.read_bytes()
+        except OSError as error:
+            yield f"{source} cannot be read ({error.strerror})"
+            continue
+        if mode & stat.S_IWOTH:
+            yield f"everybody on this machine can change {source} (mode {stat.S_IMODE(mode):o})"
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        if recorded.get(source.resolve(), digest) != digest:
+            yield f"{source} is not what was installed"
+
+
+def _recorded(distribution: str, names: Collection[str]) -> Iterator[tuple[Path, str]]:
+    """The digests of a distribution's files of these names."""
+    try:
+        files = importlib.metadata.files(distribution) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for file in files:
+        if file.name in names and file.hash is not None and file.hash.mode == "sha256":
+            yield Path(str(file.locate())).resolve(), file.hash.value
+
+
+def _sources(install: TritonInstall, native: NativeBackend | None) -> dict[str, Path]:
+    """What each path of the backend directory leads to; a folder of libraries is one link."""
     own = Path(__file__).resolve().parent / "backends"
-    wanted = {
+    sources = {
         "python/libtriton_python.so": install.python_backend / "libtriton_python.so",
         "python/triton_python_backend_utils.py": install.python_backend / "triton_python_backend_utils.py",
         "python/triton_python_backend_stub": install.stub,
         **{f"{name}/model.py": own / name / "model.py" for name in MODULES},
     }
     if native is not None:
-        del wanted["openvino/model.py"]
-        wanted |= {f"openvino/{LIBRARY}": native.library, _LIBRARIES_LINK: native.openvino}
-    return wanted
-
-
-def _digest(wanted: dict[str, Path]) -> str:
-    hasher = hashlib.sha256()
-    for path, source in wanted.items():
-        content = str(source) if source.is_dir() else hashlib.sha256(source.read_bytes()).hexdigest()
-        hasher.update(f"{path} {content}\n".encode())
-    return hasher.hexdigest()[:16]
-
-
-def _complete(folder: Path, wanted: dict[str, Path]) -> bool:
-    """Whether every file is there with its size, and the stub can be run."""
-    for path, source in wanted.items():
-        if source.is_dir():
-            if not (folder / path).is_symlink():
-                return False
-            continue
-        try:
-            status = (folder / path).stat()
-        except OSError:
-            return False
-        if status.st_size != source.stat().st_size:
-            return False
-        if path.endswith("_stub") and not status.st_mode & stat.S_IXUSR:
-            return False
-    return True
-
-
-def _copy(wanted: dict[str, Path], folder: Path) -> None:
-    for path, source in wanted.items():
-        copy = folder / path
-        copy.parent.mkdir(exist_ok=True)
-        if source.is_dir():
-            copy.symlink_to(source)
-            continue
-        shutil.copyfile(source, copy)
-        copy.chmod(_EXECUTABLE if path.endswith("_stub") else _PLAIN)
-    folder.chmod(_EXECUTABLE)
-
-
-def _put(fresh: Path, final: Path, wanted: dict[str, Path]) -> None:
-    """Move `fresh` to its name; one that another server put there first is as good."""
-    try:
-        fresh.rename(final)
-    except OSError:
-        if _complete(final, wanted):
-            return
-        # Somebody removed files from it: set it aside, for a server may still have it open.
-        aside = Path(tempfile.mkdtemp(prefix=".broken.", dir=final.parent))
-        os.rename(final, aside / final.name)  # noqa: PTH104 - Path.rename says no more
-        fresh.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
+        del sources["openvino/model.py"]
+        sources |= {f"openvino/{LIBRARY}": native.library, _LIBRARIES_LINK: native.openvino}
+    return sources

@@ -7,7 +7,7 @@ Only judging, no looking: every function takes what was seen and returns a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -59,8 +59,12 @@ def require(checks: Iterable[Check]) -> None:
     """
     failed = [check for check in checks if check.status is Status.FAILED]
     if failed:
+        alike: dict[str, list[str]] = {}
+        for check in failed:
+            alike.setdefault(check.detail, []).append(check.name)
         raise UnsupportedError(
-            "the embedded Triton cannot run here: " + "; ".join(f"{c.name}: {c.detail}" for c in failed),
+            "the embedded Triton cannot run here: "
+            + "; ".join(f"{', '.join(names)}: {detail}" for detail, names in alike.items()),
             remedy="; ".join(dict.fromkeys(c.fix for c in failed if c.fix)),
         )
 
@@ -151,16 +155,21 @@ def glibc(version: str) -> Check:
     return Check("glibc", Status.OK, version)
 
 
-def port(number: int, *, host: str, free: bool, holder: str) -> Check:
-    """Whether the server can listen on a port."""
-    name = f"port {number}"
-    if free:
-        return Check(name, Status.OK, f"free on {host}")
-    return Check(
-        name,
-        Status.FAILED,
-        f"held on {host} by {holder or 'a process that cannot be told'}",
-        f"Stop what holds port {number}, or choose other ports.",
+def ports(numbers: Mapping[str, int], *, host: str, holders: Mapping[int, str]) -> tuple[Check, ...]:
+    """Whether the server can listen on its ports.
+
+    Args:
+        numbers: By the option of `policyctl serve` that chooses each.
+        host: Where it is to listen.
+        holders: Who holds those that are not free; empty where that is unknown.
+    """
+    options = " ".join(f"{option} N" for option, number in numbers.items() if number in holders)
+    fix = f"Stop what holds it, or choose others: policyctl serve {options} (0 takes a free one)."
+    return tuple(
+        Check(f"port {number}", Status.OK, f"free on {host}")
+        if number not in holders
+        else Check(f"port {number}", Status.FAILED, f"held on {host} by {holders[number] or 'an unknown process'}", fix)
+        for number in numbers.values()
     )
 
 
@@ -170,20 +179,29 @@ def disk(folder: Path, *, free_bytes: int, writable: bool) -> Check:
     if not writable:
         return Check("repository", Status.FAILED, f"{folder} cannot be written", "Mind its owner and mode.")
     if free_bytes < 64 * MIB:
-        return Check("repository", Status.FAILED, detail, "Free at least 64 MiB there.")
+        fix = "Make room: what is served serves on, but nothing can be published, promoted or rolled back."
+        return Check("repository", Status.WARNING, detail, fix)
     if free_bytes < 1024 * MIB:
         return Check("repository", Status.WARNING, detail, "A few releases may fill the disk: make room.")
     return Check("repository", Status.OK, detail)
 
 
+def backend_code(problems: Sequence[str]) -> Check:
+    """Whether what Triton runs is what was installed, and nobody else can change it."""
+    if not problems:
+        return Check("backend code", Status.OK, "as installed")
+    fix = "Install it again (pip install --force-reinstall), and let nobody else write there (chmod o-w)."
+    return Check("backend code", Status.FAILED, "; ".join(problems), fix)
+
+
 def triton_guard(*, built: bool) -> Check:
-    """Whether Triton is kept from crashing of traces and of cancelled calls."""
+    """Whether Triton is kept from crashing of what clients send."""
     if built:
-        return Check("triton guard", Status.OK, "built: traces and cancelled gRPC calls cannot crash the server")
+        return Check("triton guard", Status.OK, "built: no request, cancelled call or trace ends the server")
     return Check(
         "triton guard",
         Status.WARNING,
-        "not built: cancelled gRPC calls can crash the server, policyctl record and tracing are refused",
+        "not built: HTTP is off, gRPC clients can crash the server, policyctl record and tracing are refused",
         "make native (needs g++)",
     )
 
@@ -237,5 +255,5 @@ def numpy(version: str | None) -> Check:
 
 def cpu(count: float, flags: Collection[str]) -> Check:
     """What computes, for the record."""
-    found = ", ".join(name for name in _INSTRUCTIONS if name in flags) or "no vector extension that counts"
-    return Check("cpu", Status.OK, f"{count:g} usable, {found}")
+    extensions = ", ".join(name for name in _INSTRUCTIONS if name in flags) or "no vector extension that counts"
+    return Check("cpu", Status.OK, f"{count:g} usable, {extensions}")

@@ -13,10 +13,13 @@ from policyctl.domain.recommendations import THREAD_VARIABLES
 from policyctl.errors import UsageError
 from policyctl.serving import triton_guard
 from policyctl.serving.locate import TritonInstall
+from policyctl.serving.native import NativeBackend
 
 KEY_HEADER: Final = "policyctl-key"
 """HTTP header of the key; over gRPC it is ``triton-grpc-protocol-`` and this."""
 
+QUANTILES: Final = "0.95:0.005,0.99:0.001"
+"""Of latencies, each with the error that Triton may make in it."""
 RESTRICTED: Final = ("model-repository", "logging", "trace")
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{8,256}")
 _ARG_START, _ARG_END = 47, 48
@@ -44,8 +47,10 @@ class ServerOptions:
 
     Attributes:
         repository: Triton's model repository.
-        backend_directory: What `backend_directory.assemble` returned.
+        backend_directory: What `backend_directory.assemble` returned; None to have it made for this server alone.
+        native: Serves OpenVINO artifacts where the directory is made; None for the Python-based backend.
         host: Address to listen on, for all three protocols.
+        http: Whether it answers HTTP.
         http_port: For HTTP.
         grpc_port: For gRPC.
         metrics_port: For Prometheus.
@@ -59,6 +64,9 @@ class ServerOptions:
         spans: OpenTelemetry, in place of `trace_file`: Triton traces in one way at a time.
         pinned_pool_bytes: Pinned memory for tensors on their way to GPUs; None for Triton's default.
         cuda_pools_bytes: Of each GPU's memory, by its number.
+        max_request_bytes: What the guard lets through at most.
+        http_hosts: Names by which the guard lets HTTP clients call the server, in addition to `host`.
+        name: What the server calls itself in its metadata, which everybody may ask; empty for Triton's own.
         extra_args: More arguments for tritonserver, as they are.
 
     Raises:
@@ -66,8 +74,10 @@ class ServerOptions:
     """
 
     repository: Path
-    backend_directory: Path
+    backend_directory: Path | None = None
+    native: NativeBackend | None = None
     host: str = "127.0.0.1"
+    http: bool = True
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
@@ -79,6 +89,9 @@ class ServerOptions:
     spans: Spans | None = None
     pinned_pool_bytes: int | None = None
     cuda_pools_bytes: tuple[int, ...] = ()
+    max_request_bytes: int = 64 << 20
+    http_hosts: tuple[str, ...] = ()
+    name: str = ""
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -114,9 +127,10 @@ def command(options: ServerOptions, install: TritonInstall, *, shm_prefix: str) 
 
 def arguments(options: ServerOptions) -> list[str]:
     """What any tritonserver of ours is started with, wherever its binaries are."""
-    found = [
+    backends = options.backend_directory
+    flags = [
         f"--model-repository={options.repository.absolute()}",
-        f"--backend-directory={options.backend_directory.absolute()}",
+        *([] if backends is None else [f"--backend-directory={backends.absolute()}"]),
         # Only what we ask for is loaded, and only when we ask.
         "--model-control-mode=explicit",
         # Strict readiness is false during each swap and after each refused load.
@@ -131,21 +145,28 @@ def arguments(options: ServerOptions) -> list[str]:
         f"--metrics-port={options.metrics_port}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--log-verbose={options.log_verbose}",
+        # A bake judges the slowest answers by these; Triton keeps them over the last minute.
+        "--metrics-config=summary_latencies=true",
+        f"--metrics-config=summary_quantiles={QUANTILES}",
     ]
+    if not options.http:
+        flags.append("--allow-http=false")
+    if options.name:
+        flags.append(f"--id={options.name}")
     if options.spans is not None:
-        found += _span_arguments(options.spans)
+        flags += _span_arguments(options.spans)
     elif options.trace_file is not None:
-        found.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
+        flags.append(f"--trace-config=triton,file={options.trace_file.absolute()}")
     if options.pinned_pool_bytes is not None:
-        found.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
+        flags.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
     return [
-        *found,
+        *flags,
         *(f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu, size in enumerate(options.cuda_pools_bytes)),
     ]
 
 
 def restrictions(apis: Sequence[str], key: str) -> list[str]:
-    """The arguments that open `apis` to whoever has the key alone."""
+    """The arguments that open `apis` only to those who have the key."""
     rule = f"{','.join(apis)}:{KEY_HEADER}={key}"
     return [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
 
@@ -161,9 +182,14 @@ def _span_arguments(spans: Spans) -> list[str]:
     ]
 
 
-def environment(install: TritonInstall) -> dict[str, str]:
-    """This process's environment, with what the server and its stubs need in front."""
-    # Settings of ours, the key among them, are none of the stubs' business.
+def environment(install: TritonInstall, options: ServerOptions | None = None) -> dict[str, str]:
+    """This process's environment, with what the server and its stubs need in front.
+
+    Args:
+        install: Where the server is.
+        options: What its guard allows; its own limits where they are not given.
+    """
+    # The stubs need none of our settings, and must not see the key among them.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("POLICYCTL_")}
     for name, value in THREAD_VARIABLES.items():
         variables.setdefault(name, value)
@@ -172,6 +198,8 @@ def environment(install: TritonInstall) -> dict[str, str]:
         # Behind what is there, for a sanitizer's runtime must come first; by its name, for a space would end a path.
         variables["LD_PRELOAD"] = _joined([variables.get("LD_PRELOAD", ""), guard.name])
         libraries.append(str(guard.parent))
+        if options is not None:
+            variables |= triton_guard.limits(options.max_request_bytes, (options.host, *options.http_hosts))
     variables["LD_LIBRARY_PATH"] = _joined([*libraries, variables.get("LD_LIBRARY_PATH", "")])
     # The stub takes its packages from the first python3 on PATH, not from VIRTUAL_ENV.
     variables["PATH"] = _joined([str(install.python_bin), variables.get("PATH", os.defpath)])

@@ -6,33 +6,34 @@ is asked for, and what is promised of it.
 
 An image is never fetched here: it is some 10 GB, and which one runs is the
 operator's decision. A container outlives its supervisor where that is killed; it
-bears the repository's label, and whoever serves that repository next removes it
+bears the repository's label, and the next server of that repository removes it
 first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
-import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from policyctl.errors import ServerError, UnsupportedError
-from policyctl.serving import ports
+from policyctl.errors import ServerError, UnsupportedError, connection_text
+from policyctl.plain_files import denied
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.container_request import LABEL, Mounts, container_name, creation
-from policyctl.serving.logs import LogLine, OnLog, ignore, last_words, parse
+from policyctl.serving.logs import OnLog, ignore
+from policyctl.serving.run import ServerRun
 from policyctl.settings import DockerSettings
 
-_POLL_S: Final = 0.1
-_KEPT_LINES: Final = 200
 _STOP_RESERVE_S: Final = 5
+_SOCKET: Final = "unix://"
+_DOCKER_HOST: Final = "unix:///var/run/docker.sock"
 
 
-class TritonContainer:
-    """One container: started once, stopped once. Its methods may be called from any thread.
+class TritonContainer(ServerRun):
+    """One server in a container.
 
     Args:
         options: How the server runs, as seen from this machine.
@@ -42,6 +43,9 @@ class TritonContainer:
         on_log: Called with every line of its log, on a thread of ours.
         client: Docker's client; that of the environment (``DOCKER_HOST``) if not given.
     """
+
+    name = "the container"
+    poll_s = 0.1
 
     def __init__(
         self,
@@ -53,15 +57,18 @@ class TritonContainer:
         on_log: OnLog = ignore,
         client: Any = None,
     ) -> None:
-        self.options = options
+        super().__init__(options, on_log)
         self.settings = settings
         self.mounts = mounts
         self._gpu = gpu
-        self._on_log = on_log
         self._client = client
         self._container: Any = None
         self._started_at = ""
-        self._last: deque[LogLine] = deque(maxlen=_KEPT_LINES)
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it does not answer."""
+        return f"Look: docker logs {container_name(self.options.repository.absolute())}"
 
     def start(self) -> None:
         """Remove what an earlier supervisor left, and start it; `wait_live` says when it answers.
@@ -76,7 +83,7 @@ class TritonContainer:
         called = creation(self.options, self.settings, self.mounts, gpu=self._gpu)
         client = self._client = self._client or connect()
         require_image(client, self.settings.image)
-        with _told(f"start {self.settings.image}"):
+        with _translated(f"start {self.settings.image}"):
             for left in client.containers.list(all=True, filters={"label": f"{LABEL}={called['labels'][LABEL]}"}):
                 left.remove(force=True, v=True)
             self._container = client.containers.create(**called)
@@ -84,25 +91,6 @@ class TritonContainer:
             self._container.reload()
         self._started_at = str(self._state().get("StartedAt", ""))
         threading.Thread(target=self._drain, name="container-log", daemon=True).start()
-
-    def wait_live(self, timeout_s: float) -> None:
-        """Return once it answers on its HTTP port.
-
-        Raises:
-            ServerError: It ended, or did not answer in time; names its last words.
-        """
-        host, http_port = self.options.host, self.options.http_port
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if not self.is_running():
-                raise ServerError(f"the container ended ({self.ended()}) before it answered: {last_words(self._last)}")
-            if ports.is_live(http_port, host=host):
-                return
-            time.sleep(_POLL_S)
-        raise ServerError(
-            f"the container did not answer on {host}:{http_port} within {timeout_s:g} s: {last_words(self._last)}",
-            remedy=f"Look: docker logs {container_name(self.options.repository.absolute())}",
-        )
 
     def is_running(self) -> bool:
         """Whether this very run of the container is there; one that somebody restarted is another.
@@ -112,7 +100,7 @@ class TritonContainer:
         if self._container is None:
             return False
         try:
-            with _told("look at the container"):
+            with _translated("look at the container"):
                 self._container.reload()
         except UnsupportedError:
             return True
@@ -142,24 +130,21 @@ class TritonContainer:
         if container is None:
             return
         # A daemon that is gone, or somebody who removed it first, leaves nothing to do here.
-        with contextlib.suppress(ServerError, UnsupportedError), _told("stop the container"):
+        with contextlib.suppress(ServerError, UnsupportedError), _translated("stop the container"):
             container.stop(timeout=self.options.exit_timeout_s + _STOP_RESERVE_S)
-        with contextlib.suppress(ServerError, UnsupportedError), _told("remove the container"):
+        with contextlib.suppress(ServerError, UnsupportedError), _translated("remove the container"):
             container.remove(force=True, v=True)
 
     def _state(self) -> Mapping[str, Any]:
         return {} if self._container is None else self._container.attrs.get("State", {})
 
     def _drain(self) -> None:
-        with contextlib.suppress(ServerError, UnsupportedError), _told("read its log"):
+        with contextlib.suppress(ServerError, UnsupportedError), _translated("read its log"):
             rest = b""
             for chunk in self._container.logs(stream=True, follow=True):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for raw in lines:
-                    line = parse(raw.decode(errors="replace").rstrip("\r"), secret=self.options.api_key)
-                    self._last.append(line)
-                    with contextlib.suppress(Exception):  # a listener's defect must not end the reading
-                        self._on_log(line)
+                    self._take_line(raw)
 
 
 def connect() -> Any:
@@ -174,7 +159,7 @@ def connect() -> Any:
         raise UnsupportedError(
             "the package docker is not installed", remedy="Install it: pip install 'policyctl[docker]'"
         ) from None
-    with _told("reach Docker"):
+    with _translated("reach Docker"):
         client = docker.from_env()
         client.ping()
     return client
@@ -189,7 +174,7 @@ def require_image(client: Any, image: str) -> None:
     from docker.errors import ImageNotFound
 
     try:
-        with _told(f"look for {image}"):
+        with _translated(f"look for {image}"):
             client.images.get(image)
     except ServerError as error:
         if isinstance(error.__cause__, ImageNotFound):
@@ -200,7 +185,7 @@ def require_image(client: Any, image: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(doing: str) -> Iterator[None]:
+def _translated(doing: str) -> Iterator[None]:
     """Docker's refusals as ours; a Docker that does not answer is something that is missing here."""
     from docker.errors import APIError, DockerException
     from requests.exceptions import RequestException
@@ -211,4 +196,9 @@ def _told(doing: str) -> Iterator[None]:
     except APIError as error:
         raise ServerError(f"Docker: cannot {doing}: {error.explanation or error}") from error
     except (DockerException, RequestException) as error:
-        raise UnsupportedError(f"Docker: cannot {doing}: {error}", remedy=remedy) from error
+        text = connection_text(error)
+        host = os.environ.get("DOCKER_HOST") or _DOCKER_HOST
+        if text == os.strerror(errno.EACCES) and host.startswith(_SOCKET):
+            refused = denied(PermissionError(errno.EACCES, text, host.removeprefix(_SOCKET)))
+            raise UnsupportedError(f"Docker: cannot {doing}: {refused.problem}", remedy=refused.remedy) from error
+        raise UnsupportedError(f"Docker: cannot {doing}: {text}", remedy=remedy) from error

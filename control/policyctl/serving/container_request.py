@@ -87,11 +87,11 @@ def inside(options: ServerOptions, settings: DockerSettings) -> ServerOptions:
             " because Docker opens them past the machine's firewall",
             remedy="Use 127.0.0.1, and put a proxy with TLS in front.",
         )
-    seen = replace(options, backend_directory=BACKENDS, api_key="")
+    visible = replace(options, backend_directory=BACKENDS, api_key="")
     if settings.network == HOST_NETWORK:
-        return seen
+        return visible
     http, grpc, metrics = INSIDE
-    return replace(seen, host="0.0.0.0", http_port=http, grpc_port=grpc, metrics_port=metrics)  # noqa: S104
+    return replace(visible, host="0.0.0.0", http_port=http, grpc_port=grpc, metrics_port=metrics)  # noqa: S104
 
 
 def _is_loopback(host: str) -> bool:
@@ -131,7 +131,7 @@ def creation(options: ServerOptions, settings: DockerSettings, mounts: Mounts, *
         "init": True,
         "shm_size": settings.shm_mib << 20,
         "mem_limit": settings.memory_mib << 20,
-        # No swap beside it: a server that swaps answers too late to be of use.
+        # No swap in addition: a server that swaps answers too late to be of use.
         "memswap_limit": settings.memory_mib << 20,
         "pids_limit": settings.pids,
         "restart_policy": {"Name": "no"},
@@ -153,15 +153,15 @@ def creation(options: ServerOptions, settings: DockerSettings, mounts: Mounts, *
 
 def _environment(gpu: bool) -> dict[str, str]:
     """What the image's own entry point, which cannot write here, would have said of a machine without a GPU."""
-    found = {**THREAD_VARIABLES, "HOME": "/tmp"}  # noqa: S108 - the container's own
-    return found if gpu else {**found, "TRITON_SERVER_CPU_ONLY": "1"}
+    variables = {**THREAD_VARIABLES, "HOME": "/tmp"}  # noqa: S108 - the container's own
+    return variables if gpu else {**variables, "TRITON_SERVER_CPU_ONLY": "1"}
 
 
 def _started(options: ServerOptions, settings: DockerSettings) -> dict[str, Any]:
     """Entry point and command: tritonserver, behind a shell that reads the key."""
     rules = " ".join(f'"{rule}"' for rule in restrictions(options.restricted_apis, "$key"))
-    words = [*arguments(inside(options, settings)), *options.extra_args]
-    return {"entrypoint": ["/bin/sh", "-c", _SHELL + rules, _KEY_FILE], "command": words}
+    command = [*arguments(inside(options, settings)), *options.extra_args]
+    return {"entrypoint": ["/bin/sh", "-c", _SHELL + rules, _KEY_FILE], "command": command}
 
 
 def _mounts(repository: Path, settings: DockerSettings, mounts: Mounts) -> Iterator[Any]:

@@ -4,11 +4,8 @@ The one reader of these facts: `policyctl hardware`, `doctor`, `serve` and the
 store of benchmark results all call `detect`. It takes some milliseconds, and
 more only where an NVIDIA driver has to be asked.
 
-Linux's own files say it. py-cpuinfo is asked only for the name of a CPU that
-they do not name (ARM): it takes a second, runs code of its own making to read
-the CPU, and reports the shared cache of some machines wrongly.
-
-Nothing here raises: what cannot be read is left out, and a note says so.
+Linux's own files say it. A CPU that they do not name (ARM) has its architecture
+for a name. Nothing here raises: what cannot be read is left out, and a note says so.
 """
 
 from __future__ import annotations
@@ -19,8 +16,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import psutil
 
 from policyctl.domain.hardware import Cache, Gpu, Hardware
 from policyctl.errors import UnsupportedError
@@ -37,11 +32,13 @@ def detect(*, root: Path = Path("/")) -> Hardware:
     Args:
         root: Where ``proc`` and ``sys`` are.
     """
+    import psutil
+
     notes: list[str] = []
     named = cpu_fields(root)
     usable = len(os.sched_getaffinity(0))
     return Hardware(
-        cpu_model=named.get("model name") or _name_by_library(notes),
+        cpu_model=named.get("model name") or platform.machine(),
         architecture=platform.machine(),
         flags=frozenset((named.get("flags") or named.get("Features") or "").split()),
         physical_cores=psutil.cpu_count(logical=False),
@@ -62,15 +59,15 @@ def detect(*, root: Path = Path("/")) -> Hardware:
 
 def cpu_fields(root: Path = Path("/")) -> dict[str, str]:
     """What ``/proc/cpuinfo`` says of the first core."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in _read(root / "proc/cpuinfo").splitlines():
         if not line.strip():
-            if found:
+            if fields:
                 break
             continue
         name, _, value = line.partition(":")
-        found[name.strip()] = value.strip()
-    return found
+        fields[name.strip()] = value.strip()
+    return fields
 
 
 def cpu_limit(root: Path = Path("/")) -> float | None:
@@ -87,13 +84,7 @@ def cpu_limit(root: Path = Path("/")) -> float | None:
 
 def memory_limit(root: Path = Path("/")) -> int | None:
     """Bytes that the tightest control group allows; None for no limit."""
-    limits = []
-    for folder in _group_folders(root, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            text = _read(folder / name).strip()
-            if text.isdigit() and int(text) < _NO_LIMIT_BYTES:
-                limits.append(int(text))
-    return min(limits, default=None)
+    return min((limit for _, limit, _ in _memory_groups(root)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +109,25 @@ def memory_left(root: Path = Path("/"), *, process: str = "self") -> MemoryLeft:
         root: Where ``proc`` and ``sys`` are.
         process: Whose control groups: a process id, or ``self``.
     """
+    import psutil
+
     machine = psutil.virtual_memory()
-    found = [MemoryLeft(int(machine.available), int(machine.total), "the machine")]
+    rooms = [MemoryLeft(int(machine.available), int(machine.total), "the machine")]
+    for folder, limit, used in _memory_groups(root, process=process):
+        if used is not None:
+            # Pages of files that nobody reads are counted, and given up before anybody is refused.
+            left = limit - used + _idle_file_bytes(folder)
+            rooms.append(MemoryLeft(max(0, left), limit, "its control group"))
+    return min(rooms, key=lambda each: each.left_bytes)
+
+
+def _memory_groups(root: Path, *, process: str = "self") -> Iterable[tuple[Path, int, int | None]]:
+    """Each control group that limits memory: its folder, the limit, and what is used where that is known."""
     for folder in _group_folders(root, "memory", process=process):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             allowed, taken = _read(folder / limit).strip(), _read(folder / used).strip()
-            if allowed.isdigit() and taken.isdigit() and int(allowed) < _NO_LIMIT_BYTES:
-                # Pages of files that nobody reads are counted, and given up before anybody is refused.
-                left = int(allowed) - int(taken) + _idle_file_bytes(folder)
-                found.append(MemoryLeft(max(0, left), int(allowed), "its control group"))
-    return min(found, key=lambda each: each.left_bytes)
+            if allowed.isdigit() and int(allowed) < _NO_LIMIT_BYTES:
+                yield folder, int(allowed), int(taken) if taken.isdigit() else None
 
 
 def _idle_file_bytes(folder: Path) -> int:
@@ -144,15 +144,15 @@ def numa_nodes(root: Path = Path("/")) -> int:
 
 def caches(root: Path = Path("/")) -> tuple[Cache, ...]:
     """Of the first core."""
-    found = []
+    listed = []
     for folder in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
         size, level = _read(folder / "size").strip(), _read(folder / "level").strip()
         if not level.isdigit() or not size[:-1].isdigit() or size[-1] not in _UNITS:
             continue
         shared = max(1, _count(_read(folder / "shared_cpu_list")))
         kind = _read(folder / "type").strip().lower()
-        found.append(Cache(int(level), kind, int(size[:-1]) * _UNITS[size[-1]], shared))
-    return tuple(found)
+        listed.append(Cache(int(level), kind, int(size[:-1]) * _UNITS[size[-1]], shared))
+    return tuple(listed)
 
 
 def _group_folders(root: Path, controller: str, *, process: str = "self") -> Iterable[Path]:
@@ -184,7 +184,7 @@ def _gpus(notes: list[str]) -> tuple[Gpu, ...]:
         notes.append(f"GPUs could not be read: {error}")
         return ()
     try:
-        driver, cuda = _text(pynvml.nvmlSystemGetDriverVersion()), int(pynvml.nvmlSystemGetCudaDriverVersion())
+        driver, cuda = str(pynvml.nvmlSystemGetDriverVersion()), int(pynvml.nvmlSystemGetCudaDriverVersion())
         return tuple(_gpu(pynvml, index, driver, cuda) for index in range(pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError as error:
         notes.append(f"GPUs could not be read: {error}")
@@ -197,17 +197,12 @@ def _gpu(nvml: Any, index: int, driver: str, cuda: int) -> Gpu:
     device = nvml.nvmlDeviceGetHandleByIndex(index)
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(device)
     return Gpu(
-        name=_text(nvml.nvmlDeviceGetName(device)),
+        name=str(nvml.nvmlDeviceGetName(device)),
         compute_capability=f"{major}.{minor}",
         driver=driver,
         cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
         memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(device).total),
     )
-
-
-def _text(value: str | bytes) -> str:
-    # Older releases of the binding return bytes.
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _triton(notes: list[str]) -> str:
@@ -216,17 +211,6 @@ def _triton(notes: list[str]) -> str:
     except UnsupportedError as error:
         notes.append(f"no embedded Triton: {error.problem}")
         return ""
-
-
-def _name_by_library(notes: list[str]) -> str:
-    try:
-        import cpuinfo
-
-        named = str(cpuinfo.get_cpu_info().get("brand_raw") or "")
-    except Exception as error:  # noqa: BLE001 - it parses whatever a machine has, and a name is not worth a failure
-        notes.append(f"the CPU's name could not be read: {error!r}")
-        named = ""
-    return named or platform.processor() or platform.machine()
 
 
 def _count(cpu_list: str) -> int:

@@ -1,7 +1,7 @@
 """Find the Triton that the ``nvidia-pytriton`` wheel carries.
 
 The wheel is opened for its binaries only: its Python package is never
-imported, because importing it starts machinery of its own. Everything returned
+imported, because importing it starts its own machinery. Everything returned
 here existed when it was looked up; whether it also *works* on this machine is
 `policyctl.serving.preflight`'s question.
 """

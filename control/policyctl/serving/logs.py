@@ -68,9 +68,9 @@ def parse(text: str, *, secret: str = "") -> LogLine:
 
 
 def last_words(lines: Iterable[LogLine]) -> str:
-    """The last errors of a server's log, or where there are none its last lines; another thread may add to it."""
-    seen = list(lines)
-    chosen = [line for line in seen if line.level is Level.ERROR] or seen
+    """The last errors of a server's log, or its last lines if no error is in it; another thread may add lines."""
+    listed = list(lines)
+    chosen = [line for line in listed if line.level is Level.ERROR] or listed
     return " | ".join(line.message for line in chosen[-3:]) or "it said nothing"
 
 

@@ -10,39 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import psutil
+from typing import Final
 
 from policyctl.errors import ServerError
 
+SERVER: Final = "tritonserver"
+"""The name of the server among what `usage` lists."""
+
 _INSTANCE: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class StubMemory:
-    """One backend process.
-
-    Attributes:
-        pid: Its process id.
-        instance: The model instance that it runs, ``<model>_<group>_<index>``;
-            empty where it cannot be told.
-        rss_bytes: Resident memory.
-    """
-
-    pid: int
-    instance: str
-    rss_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Resident memory of a server and of each of its stubs, by process id."""
-
-    server_rss_bytes: int
-    stubs: tuple[StubMemory, ...]
+"""Which argument of a stub is its model instance, in Triton 2.51."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +45,30 @@ class ProcessUse:
     descriptors: int
     threads: int
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return asdict(self)
 
-
-def usage(server: int, others: Mapping[str, int]) -> dict[str, ProcessUse]:
+def usage(server: int, others: Mapping[str, int] | None = None) -> dict[str, ProcessUse]:
     """What a server, its stubs and some other processes hold, by name.
 
     Args:
-        server: Process id of tritonserver; its stubs are named by their instances.
+        server: Process id of tritonserver; each of its stubs is named by its model
+            instance, ``<model>_<group>_<index>``.
         others: Process ids by name; those that have ended are left out.
 
     Raises:
-        ServerError: There is no such server.
+        ServerError: No such server runs.
     """
-    found = {"tritonserver": _use(server)}
-    for stub in measure(server).stubs:
+    import psutil
+
+    uses = {SERVER: _use(server)}
+    with contextlib.suppress(psutil.Error):
+        for stub in psutil.Process(server).children(recursive=True):
+            # A stub may end at any time, for example in the middle of a swap.
+            with contextlib.suppress(psutil.Error, ServerError):
+                uses[instance_of(stub.cmdline()) or f"process {stub.pid}"] = _use(stub.pid)
+    for name, pid in (others or {}).items():
         with contextlib.suppress(ServerError):
-            found[stub.instance or f"process {stub.pid}"] = _use(stub.pid)
-    for name, pid in others.items():
-        with contextlib.suppress(ServerError):
-            found[name] = _use(pid)
-    return found
+            uses[name] = _use(pid)
+    return uses
 
 
 def shared_bytes(folder: Path, prefixes: Iterable[str]) -> int:
@@ -125,35 +104,15 @@ def _use(pid: int) -> ProcessUse:
 
 def _fields(text: str) -> dict[str, int]:
     """``Name:  123 kB`` in bytes, ``Name: 123`` as it is."""
-    found = {}
+    fields = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
-        words = rest.split()
-        if words and words[0].isdigit():
-            found[name] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
-    return found
-
-
-def measure(pid: int) -> Memory:
-    """Resident memory of server `pid`, now.
-
-    Raises:
-        ServerError: There is no such process.
-    """
-    try:
-        server = psutil.Process(pid)
-        resident = server.memory_info().rss
-        children = server.children(recursive=True)
-    except psutil.Error as error:
-        raise ServerError(f"the server's memory cannot be read: {error}") from error
-    stubs = []
-    for child in children:
-        # A stub may end at any time, for example in the middle of a swap.
-        with contextlib.suppress(psutil.Error):
-            stubs.append(StubMemory(child.pid, instance_of(child.cmdline()), child.memory_info().rss))
-    return Memory(resident, tuple(sorted(stubs, key=lambda stub: stub.pid)))
+        number, *unit = rest.split() or [""]
+        if number.isdigit():
+            fields[name] = int(number) * (1024 if unit == ["kB"] else 1)
+    return fields
 
 
 def instance_of(arguments: list[str]) -> str:
-    """The model instance in a stub's arguments: the eighth of them, in Triton 2.51."""
+    """The model instance in a stub's arguments; empty where they have another form."""
     return arguments[_INSTANCE] if len(arguments) > _INSTANCE else ""

@@ -1,6 +1,6 @@
 """Find the compiled OpenVINO backend, and say why it is not used where it is not.
 
-`make native` compiles ``backend_openvino/`` and puts the library beside the
+`make native` compiles ``backend_openvino/`` and puts the library next to the
 Python-based backend of the same name, which serves wherever the library cannot:
 where nobody compiled it, or where another OpenVINO is installed than the one
 that it was compiled against. Both read the same ``config.pbtxt``.
@@ -41,12 +41,12 @@ class Choice:
 
     Attributes:
         backend: The native one; None where the Python-based one serves.
-        words: Which, and why, for doctor and the log.
+        summary: Which, and why, for doctor and the log.
         remedy: What to do to have the native one; empty where nothing is to be done.
     """
 
     backend: NativeBackend | None
-    words: str
+    summary: str
     remedy: str = ""
 
 
@@ -81,7 +81,7 @@ def _find(library: Path, libraries: Path | None) -> tuple[NativeBackend | None, 
         return None, "openvino is not installed", "pip install 'policyctl[serve]'"
     if needed is None or not (folder / needed.group().decode()).is_file():
         name = "?" if needed is None else needed.group().decode()
-        return None, f"the native one needs {name}, which {folder} has not", "Build it anew: make native"
+        return None, f"the native one needs {name}, which {folder} has not", "Build it again: make native"
     return NativeBackend(library, folder), "", ""
 
 

@@ -31,7 +31,7 @@ def free_ports(count: int, *, host: str = "127.0.0.1") -> tuple[int, ...]:
 
     Each has just had a connection, which winds down for a minute. Meanwhile the
     kernel gives the port to nobody who asks for any, such as another caller of
-    this function, while a server that sets SO_REUSEADDR may have it. Whoever
+    this function, while a server that sets SO_REUSEADDR may have it. A process that
     asks for that very port can still come first; so use it for tests and
     trials, and configure ports where a client has to find the server.
     """
@@ -50,7 +50,7 @@ def free_ports(count: int, *, host: str = "127.0.0.1") -> tuple[int, ...]:
 
 
 def holder(port: int) -> str:
-    """Who listens on `port`, as ``name (pid N)``; empty where that cannot be told."""
+    """Who listens on `port`, as ``name (pid N)``; empty where that is unknown."""
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):

@@ -16,14 +16,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from policyctl.claims import FOLDER
 from policyctl.errors import UnsupportedError
 from policyctl.serving import checks, triton_guard
-from policyctl.serving.backend_directory import MODULES
+from policyctl.serving.backend_directory import MODULES, code_folder, code_problems
 from policyctl.serving.checks import Check, Status, require
 from policyctl.serving.command import environment
 from policyctl.serving.hardware import detect
@@ -34,6 +34,9 @@ from policyctl.settings import NativeMode
 
 __all__ = ["Check", "Status", "preflight", "require"]
 
+PORT_OPTIONS: Final = ("--http-port", "--grpc-port", "--metrics-port", "--control-metrics-port")
+"""What of `policyctl serve` chooses each port, in the order of the settings."""
+
 _LDD_TIMEOUT_S: Final = 20.0
 
 
@@ -41,7 +44,7 @@ def preflight(
     *,
     repository: Path,
     host: str = "127.0.0.1",
-    ports: Sequence[int] = (8000, 8001, 8002),
+    ports: Mapping[str, int],
     native: NativeMode = NativeMode.AUTO,
 ) -> tuple[Check, ...]:
     """Check everything that a server needs; start nothing.
@@ -49,11 +52,11 @@ def preflight(
     Args:
         repository: Where releases are, or will be.
         host: Address that the server will listen on.
-        ports: Ports that it will listen on.
+        ports: Ports that it will listen on, by the option of `policyctl serve` that chooses each.
         native: Which OpenVINO backend is wanted.
     """
     return (
-        *_server(),
+        *_server(native),
         checks.glibc(_glibc()),
         checks.numpy(_version("numpy")),
         *checks.runtimes([(module, _version(module)) for module in MODULES.values()]),
@@ -61,18 +64,26 @@ def preflight(
         checks.triton_guard(built=triton_guard.find() is not None),
         _repository(repository),
         checks.shared_memory(free_bytes=_free(FOLDER), writable=os.access(FOLDER, os.W_OK | os.X_OK)),
-        *(_port(number, host) for number in ports),
+        *checks.ports(ports, host=host, holders=_holders(ports.values(), host)),
         _cpu(),
     )
 
 
-def _server() -> tuple[Check, ...]:
+def _server(native: NativeMode) -> tuple[Check, ...]:
     try:
         install = locate()
     except UnsupportedError as error:
         return (Check("tritonserver", Status.FAILED, error.problem, error.remedy),)
-    found = Check("tritonserver", Status.OK, f"{install.tritonserver} ({install.version})")
-    return (found, *_binaries(install))
+    server = Check("tritonserver", Status.OK, f"{install.tritonserver} ({install.version})")
+    return (server, *_binaries(install), _backend_code(native))
+
+
+def _backend_code(mode: NativeMode) -> Check:
+    try:
+        code_folder()
+    except UnsupportedError as error:
+        return Check("backend code", Status.FAILED, error.problem, error.remedy)
+    return checks.backend_code(code_problems(mode))
 
 
 def _binaries(install: TritonInstall) -> tuple[Check, ...]:
@@ -95,7 +106,7 @@ def _openvino_backend(mode: NativeMode) -> Check:
         choice = choose(mode)
     except UnsupportedError as error:
         return Check("openvino backend", Status.FAILED, error.problem, error.remedy)
-    return Check("openvino backend", Status.WARNING if choice.remedy else Status.OK, choice.words, choice.remedy)
+    return Check("openvino backend", Status.WARNING if choice.remedy else Status.OK, choice.summary, choice.remedy)
 
 
 def _ldd(binary: Path, variables: dict[str, str]) -> str | None:
@@ -118,11 +129,11 @@ def _ldd(binary: Path, variables: dict[str, str]) -> str | None:
 
 
 def _perf_analyzer() -> Path | None:
-    beside = Path(sys.executable).parent / "perf_analyzer"
-    if beside.is_file():
-        return beside
-    found = shutil.which("perf_analyzer")
-    return None if found is None else Path(found)
+    installed = Path(sys.executable).parent / "perf_analyzer"
+    if installed.is_file():
+        return installed
+    path = shutil.which("perf_analyzer")
+    return None if path is None else Path(path)
 
 
 def _glibc() -> str:
@@ -154,9 +165,8 @@ def _free(folder: Path) -> int:
         return 0
 
 
-def _port(number: int, host: str) -> Check:
-    free = is_free(number, host=host)
-    return checks.port(number, host=host, free=free, holder="" if free else holder(number))
+def _holders(numbers: Iterable[int], host: str) -> dict[int, str]:
+    return {number: holder(number) for number in numbers if not is_free(number, host=host)}
 
 
 def _cpu() -> Check:

@@ -21,35 +21,39 @@ each start; and where the kernel forbids the write (``ptrace_scope`` 2 or 3)
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-from policyctl.errors import ServerError
+from policyctl.errors import ServerError, UnsupportedError
 from policyctl.serving import ports, shared_memory
+from policyctl.serving.backend_directory import assemble, code_folder
 from policyctl.serving.command import ServerOptions, command, environment, hide_argument
 from policyctl.serving.locate import TritonInstall, locate
-from policyctl.serving.logs import Level, LogLine, OnLog, ignore, last_words, parse
-from policyctl.serving.memory import Memory, measure
+from policyctl.serving.logs import Level, LogLine, OnLog, ignore
+from policyctl.serving.run import ServerRun
 
 STOP_TIMEOUT_S: Final = 10.0
 _KILL_RESERVE_S: Final = 3.0
 _START_TIMEOUT_S: Final = 10.0
-_POLL_S: Final = 0.02
-_KEPT_LINES: Final = 1000
+_IDLE: Final = "All models are stopped, unloading models"
+"""What Triton logs once no request is in flight any more."""
+_SETTLE_S: Final = 0.3
+"""For the last answers to leave."""
 _LAUNCH: Final = Path(__file__).resolve().parent / "launch.py"
 
 
-class TritonProcess:
-    """One server: started once, stopped once. Its methods may be called from any thread.
+class TritonProcess(ServerRun):
+    """One server as a child of this process.
 
     Args:
         options: How it runs.
@@ -57,18 +61,21 @@ class TritonProcess:
         install: Where its binaries are; looked up when it starts, if not given.
     """
 
+    name = "tritonserver"
+    poll_s = 0.02
+    remedy = "Run policyctl doctor: an unusable libpython or library makes it wait for ever."
+
     def __init__(self, options: ServerOptions, *, on_log: OnLog = ignore, install: TritonInstall | None = None) -> None:
-        self.options = options
+        super().__init__(options, on_log)
         self.key_hidden = False
-        self._on_log = on_log
         self._install = install
         self._popen: subprocess.Popen[bytes] | None = None
         self._claim: shared_memory.Claim | None = None
         self._started = threading.Event()
         self._failure: OSError | None = None
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Lock()
-        self._last: deque[LogLine] = deque(maxlen=_KEPT_LINES)
+        self._changing = threading.Lock()
+        self._idle_at = math.inf
 
     @property
     def pid(self) -> int:
@@ -98,46 +105,29 @@ class TritonProcess:
             raise ServerError("this server was started before", remedy="Make a new TritonProcess.")
         install = self._install or locate()
         self._refuse_taken_ports()
+        with self._changing:
+            self._start(install)
+
+    def _start(self, install: TritonInstall) -> None:
         repository = self.options.repository.absolute()
-        shared_memory.cleanup_stale(repository)
-        self._claim = shared_memory.claim(repository)
-        arguments = command(self.options, install, shm_prefix=self._claim.prefix)
+        shared_memory.cleanup_stale(repository, also=code_folder())
+        claim = self._claim = shared_memory.claim(repository)
+        options = self.options
+        if options.backend_directory is None:
+            folder = assemble(install, code_folder(), native=options.native, prefix=f"{claim.prefix}backends-")
+            options = replace(options, backend_directory=folder)
+        arguments = command(options, install, shm_prefix=claim.prefix)
         # The thread that makes the process must live as long as it: see launch.py.
         self._thread = threading.Thread(
-            target=self._run, args=(arguments, environment(install)), name="triton-log", daemon=True
+            target=self._run,
+            args=(arguments, environment(install, options), options.backend_directory),
+            name="triton-log",
+            daemon=True,
         )
         self._thread.start()
         if not self._started.wait(_START_TIMEOUT_S) or self._failure is not None:
             self._release_memory()
             raise ServerError(f"tritonserver cannot be started: {self._failure or 'no answer of its thread'}")
-
-    def wait_live(self, timeout_s: float) -> None:
-        """Return once this very process answers on its HTTP port.
-
-        Args:
-            timeout_s: How long to wait.
-
-        Raises:
-            ServerError: It ended, or did not answer in time; names its last words.
-        """
-        host, http_port = self.options.host, self.options.http_port
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if not self.is_running():
-                raise ServerError(
-                    f"tritonserver ended with {self.exit_code()} before it answered: {self._last_words()}",
-                    remedy="Run policyctl doctor.",
-                )
-            # Another server on the port would answer as well, so it has to be ours that listens.
-            if ports.is_live(http_port, host=host) and ports.listens(self.pid, http_port):
-                if self.options.api_key and not self.key_hidden:
-                    self._hide_key(self.pid)  # a server that logs nothing gave no sign before
-                return
-            time.sleep(_POLL_S)
-        raise ServerError(
-            f"tritonserver did not answer on {host}:{http_port} within {timeout_s:g} s: {self._last_words()}",
-            remedy="Run policyctl doctor: an unusable libpython or library makes it wait for ever.",
-        )
 
     def is_running(self) -> bool:
         """Whether the process is there (which says nothing about its answers)."""
@@ -157,6 +147,18 @@ class TritonProcess:
             return None
         return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
 
+    def ended(self) -> str:
+        """How it ended, as a phrase."""
+        return f"exit code {self.exit_code()}"
+
+    def _answers(self) -> bool:
+        # Another server on the port would answer as well, so it has to be ours that listens.
+        if not (super()._answers() and ports.listens(self.pid, self._port)):
+            return False
+        if self.options.api_key and not self.key_hidden:
+            self._hide_key(self.pid)  # a server that logs nothing gave no sign before
+        return True
+
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End it and all of its processes, and remove its shared memory.
 
@@ -166,14 +168,14 @@ class TritonProcess:
         Args:
             timeout_s: When it has to be over; the process is gone by then.
         """
-        with self._stopping:
+        with self._changing:
             process = self._popen
             if process is not None and process.returncode is None:
                 deadline = time.monotonic() + timeout_s
                 if self.is_running():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGTERM)
-                    self._wait_exit(deadline - min(_KILL_RESERVE_S, timeout_s / 2))
+                    self._wait_exit(deadline - min(_KILL_RESERVE_S, timeout_s / 2), idle_is_enough=True)
                 stubs = _group(process.pid)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -185,24 +187,17 @@ class TritonProcess:
             if self._thread is not None and self._thread is not threading.current_thread():
                 self._thread.join(timeout=1.0)
 
-    def memory(self) -> Memory:
-        """Resident memory of the server and of each stub, now.
-
-        Raises:
-            ServerError: It does not run.
-        """
-        return measure(self.pid)
-
     def _refuse_taken_ports(self) -> None:
         for port in self.options.ports:
             if not ports.is_free(port, host=self.options.host):
                 who = ports.holder(port) or "another process"
                 raise ServerError(
                     f"port {port} of {self.options.host} is held by {who}",
-                    remedy="Stop it, or choose other ports.",
+                    remedy="Stop it, or choose other ports: policyctl serve --http-port, --grpc-port, --metrics-port"
+                    " (0 takes a free one).",
                 )
 
-    def _run(self, arguments: list[str], variables: dict[str, str]) -> None:
+    def _run(self, arguments: list[str], variables: dict[str, str], folder: Path | None) -> None:
         """Make the process and drain its log for as long as it lives."""
         assert self._claim is not None  # noqa: S101 - start() has just taken it
         launch = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *arguments]
@@ -213,7 +208,7 @@ class TritonProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 # Python puts the working directory on the stub's path: this one holds no module.
-                cwd=self.options.backend_directory,
+                cwd=folder,
                 env=variables,
                 start_new_session=True,
                 pass_fds=(self._claim.descriptor,),
@@ -234,46 +229,46 @@ class TritonProcess:
         shows = bool(self.options.api_key)
         with process.stdout as stream:
             for raw in stream:
-                line = parse(raw.decode(errors="replace").rstrip("\n"), secret=self.options.api_key)
+                line = self._take_line(raw)
                 if shows and line.source:
                     self._hide_key(process.pid)
                     shows = False
-                self._last.append(line)
-                self._forward(line)
+                if line.message == _IDLE:
+                    self._idle_at = time.monotonic()
 
     def _hide_key(self, pid: int) -> None:
-        """Triton's first line comes after it has read its arguments."""
+        # Triton's first line comes after it has read its arguments.
         self.key_hidden = hide_argument(pid, self.options.api_key)
         if not self.key_hidden:
             self._forward(
                 LogLine(Level.WARNING, "", "the key shows in /proc/<pid>/cmdline to other users of this machine")
             )
 
-    def _forward(self, line: LogLine) -> None:
-        # A listener's defect must not stop the draining, and with it the server.
-        with contextlib.suppress(Exception):
-            self._on_log(line)
-
-    def _wait_exit(self, deadline: float) -> None:
+    def _wait_exit(self, deadline: float, *, idle_is_enough: bool = False) -> None:
         while self.is_running() and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
+            # What is left then is to take down every model, one by one, which is nothing to anybody.
+            if idle_is_enough and self.options.spans is None and time.monotonic() > self._idle_at + _SETTLE_S:
+                return
+            time.sleep(TritonProcess.poll_s)
 
     def _last_words(self) -> str:
         if not self.is_running() and self._thread is not None:
             self._thread.join(timeout=1.0)  # it may not have read everything yet
-        return last_words(self._last)
+        return super()._last_words()
 
     def _release_memory(self) -> None:
         if self._claim is not None:
+            with contextlib.suppress(UnsupportedError):
+                shared_memory.remove(code_folder(), self._claim.prefix)
             self._claim.remove()
             self._claim.close()
             self._claim = None
 
 
 def _wait_ended(processes: list[psutil.Process], deadline: float) -> None:
-    """Wait until none of them runs. A zombie does not, and whoever inherited it may never ask after it."""
+    """Wait until none of them runs. A zombie does not, and who inherited it may never ask after it."""
     while any(map(_runs, processes)) and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
+        time.sleep(TritonProcess.poll_s)
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -285,9 +280,9 @@ def _runs(process: psutil.Process) -> bool:
 
 def _group(leader: int) -> list[psutil.Process]:
     """The other processes of the leader's group."""
-    found = []
+    members = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             if process.pid != leader and os.getpgid(process.pid) == leader:
-                found.append(process)
-    return found
+                members.append(process)
+    return members

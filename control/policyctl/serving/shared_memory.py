@@ -2,9 +2,11 @@
 
 Triton and its stubs talk through files in ``/dev/shm`` and a server that is
 killed leaves them there, some megabytes at a time, until the machine restarts.
-So each server gets a prefix of its own, made of its repository and a claim: a
+So each server gets its prefix, made of its repository and a claim: a
 file that carries the same prefix and is locked for as long as any process of
 that server lives.
+
+The server's backend directory, which is links alone, carries the prefix too.
 
 The lock (`claims`) is inherited by the server and its stubs, so it falls exactly
 when the last user of the memory is gone.
@@ -20,6 +22,8 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,7 +57,7 @@ class Claim:
 
     def remove(self) -> tuple[str, ...]:
         """Remove every region, and the claim last. Call it when the server is gone."""
-        return _remove(self.folder, self.prefix)
+        return remove(self.folder, self.prefix)
 
 
 def prefix_base(repository: Path) -> str:
@@ -80,36 +84,38 @@ def claim(repository: Path, *, folder: Path = FOLDER) -> Claim:
         ) from error
 
 
-def cleanup_stale(repository: Path, *, folder: Path = FOLDER) -> tuple[str, ...]:
+def cleanup_stale(repository: Path, *, folder: Path = FOLDER, also: Path | None = None) -> tuple[str, ...]:
     """Remove what crashed servers of `repository` left behind.
 
     A claim that somebody holds, or that belongs to another user, is left alone.
+
+    Args:
+        repository: Whose servers.
+        folder: Where their claims are.
+        also: Another folder that may hold something of theirs.
 
     Returns:
         The names that were removed.
     """
     removed: list[str] = []
-    for name in claims.names(folder, prefix_base(repository)):
-        if not name.endswith(_CLAIM):
-            continue
-        prefix = name.removesuffix(_CLAIM)
-        if _PREFIX.fullmatch(prefix) is None:
-            continue
-        if (descriptor := claims.take(folder / name)) is not None:
-            try:
-                removed += _remove(folder, prefix)
-            finally:
-                os.close(descriptor)
+    with claims.orphans(folder, prefix_base(repository), suffix=_CLAIM) as stale:
+        for prefix in (name.removesuffix(_CLAIM) for name in stale):
+            if _PREFIX.fullmatch(prefix) is not None:
+                removed += remove(also, prefix) if also not in {None, folder} else ()
+                removed += remove(folder, prefix)
     return tuple(removed)
 
 
-def _remove(folder: Path, prefix: str) -> tuple[str, ...]:
+def remove(folder: Path, prefix: str) -> tuple[str, ...]:
     """Remove all that carries `prefix`; the claim goes last, so a cut-short removal is found again."""
     names = claims.names(folder, prefix)
     ordered = [n for n in names if n != prefix + _CLAIM] + [n for n in names if n == prefix + _CLAIM]
     removed = []
     for name in ordered:
         with contextlib.suppress(OSError):
-            (folder / name).unlink()
+            if stat.S_ISDIR((folder / name).lstat().st_mode):
+                shutil.rmtree(folder / name)
+            else:
+                (folder / name).unlink()
             removed.append(name)
     return tuple(removed)

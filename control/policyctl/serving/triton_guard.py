@@ -1,15 +1,16 @@
 """Whether the embedded Triton is kept from crashing, by a small library that `make native` builds.
 
-Triton before 25.05 unlocks a trace's mutex in memory that it has freed (its
-pull request 8144), and gives the state of a cancelled gRPC call back while
-another thread is about to use it (7840, 8078). The library is preloaded into
-the embedded server, whose environment `command` makes, and keeps both alive:
-``backend_openvino/src/trace_guard.cpp`` and ``cancel_guard.cpp``.
+Triton 2.51 can be ended by what clients send: a huge shape, deep JSON, memory
+that is cut short, calls that are cancelled, requests that are traced. The
+library is preloaded into the embedded server, whose environment `command`
+makes, and prevents each of these (docs/guard.md): ``backend_openvino/src/*guard.cpp``.
+It ends a tritonserver that it does not fit, so one that runs with it is guarded.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,16 @@ def find(library: Path = _BESIDE) -> Path | None:
     return library if library.is_file() else None
 
 
+def limits(request_bytes: int, hosts: Sequence[str]) -> dict[str, str]:
+    """What the library lets through, as it reads it from the server's environment.
+
+    Args:
+        request_bytes: The largest request.
+        hosts: Names by which HTTP clients may call the server; the machine's own name always is one.
+    """
+    return {"TRITON_GUARD_REQUEST_BYTES": str(request_bytes), "TRITON_GUARD_HOSTS": ",".join(hosts)}
+
+
 def is_loaded(pid: int) -> bool:
     """Whether process `pid` has it: the loader goes on without a library that it cannot preload."""
     try:
@@ -40,5 +51,5 @@ def is_loaded(pid: int) -> bool:
 
 def is_mended(version: str) -> bool:
     """Whether Triton of this version needs no guard; False where the version says nothing."""
-    found = _VERSION.match(version)
-    return found is not None and (int(found[1]), int(found[2])) >= MENDED
+    match = _VERSION.match(version)
+    return match is not None and (int(match[1]), int(match[2])) >= MENDED

@@ -18,7 +18,7 @@ from policyctl.adapters.repository import Repository
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
-    """A repository with nothing in it, and a server beside it."""
+    """A repository with nothing in it, and a server next to it."""
     return World(tmp_path, monkeypatch)
 
 

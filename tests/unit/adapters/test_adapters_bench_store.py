@@ -58,7 +58,7 @@ def test_what_was_not_made_here_is_passed_over(store: Repository, name: str) -> 
 
 @given(st.text(max_size=30))
 def test_no_name_leads_out_of_the_store(name: str) -> None:
-    """A fingerprint, a stamp, an id or a model that is none is refused before anything is written."""
+    """An unusable fingerprint, stamp, id or model is refused before anything is written."""
     repository = Repository(Path("/nonexistent/repository"))
     for changes in ({"fingerprint": name}, {"stamp": name}, {"result_id": name}, {"model": f"../{name}"}):
         with pytest.raises(UsageError):

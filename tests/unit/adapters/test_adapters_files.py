@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from policyctl.adapters import files
+from policyctl.adapters.repository import Repository
 from policyctl.errors import UsageError
+from policyctl.plain_files import walk
 
 
 def _fail(monkeypatch, name: str, number: int, *, after: int = 0, half: bool = False) -> None:
@@ -47,7 +54,7 @@ FAILURES = [
 def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(
     tmp_path, monkeypatch, call: str, number: int, half: bool, before: bytes | None
 ) -> None:
-    """Whichever call the disk refuses, the file is as it was, the folder is clean, and the reason is told."""
+    """Whichever call the disk refuses, the file is as it was, the folder is clean, and the reason is named."""
     path = tmp_path / "file"
     if before is not None:
         path.write_bytes(before)
@@ -134,19 +141,65 @@ def test_a_first_line_whose_folder_cannot_be_synced_is_taken_back(tmp_path, monk
 
 
 def test_a_sweep_removes_only_what_the_dead_left(tmp_path) -> None:
-    """Unfinished files of a living process stay, those of a dead one go, and what is not ours is not touched."""
+    """Unfinished files and folders of a living process stay, whatever its id; what is not ours is not touched."""
     child = os.fork()
     if child == 0:
-        os._exit(0)
+        with files.scratch_folder(tmp_path) as folder:
+            (folder / "slot").mkdir(mode=0o755)
+            (folder / "slot" / "x").touch(mode=0o444)
+            (folder / "slot").chmod(0o555)
+            files.write_all = lambda *_: os._exit(0)  # killed in the middle of a write
+            files.write_atomically(tmp_path / "target", b"never", scratch=tmp_path)
     os.waitpid(child, 0)
-    names = {f"{os.getpid()}-a": True, f"{child}-a": False, f"{child}-folder": False, "notes.txt": True, "-": True}
-    for name in names:
-        (tmp_path / name).mkdir() if "folder" in name else (tmp_path / name).touch()
-    (tmp_path / f"{child}-folder" / "slot").mkdir(mode=0o755)
-    (tmp_path / f"{child}-folder" / "slot" / "x").touch(mode=0o444)
-    (tmp_path / f"{child}-folder" / "slot").chmod(0o555)
-    files.sweep(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {name for name, kept in names.items() if kept}
+    assert len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "notes.txt").touch()
+    with files.scratch_folder(tmp_path) as mine:
+        files.sweep(tmp_path)
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {mine.name, f"{mine.name}.lock", "notes.txt"}
+
+
+def test_a_sweep_between_the_making_and_the_lock_of_a_file_costs_nothing(tmp_path, monkeypatch) -> None:
+    """A sweep may be quicker than the lock: then the file is made again."""
+    lock, swept = fcntl.flock, []
+
+    def swept_first(descriptor: int, operation: int) -> None:
+        if not swept:
+            swept.append(descriptor)
+            files.sweep(tmp_path)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", swept_first)
+    files.write_atomically(tmp_path / "target", b"whole", scratch=tmp_path)
+    assert swept
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("target", b"whole")]
+
+
+_SWEEP_ELSEWHERE: Final = """
+import os, sys
+from pathlib import Path
+from policyctl.adapters.repository import Repository
+assert os.getpid() == 1, "not in a separate PID namespace"
+Repository(Path(sys.argv[1])).create()
+"""
+
+
+def test_a_sweep_in_another_container_leaves_what_is_at_work_here(tmp_path) -> None:
+    """There this process has no id, and another one may have it: a publish under way loses nothing."""
+    apart = ["unshare", "--pid", "--fork"]
+    if os.getuid() != 0:
+        apart[1:1] = ["--user", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody make a PID namespace")
+    repository = Repository(tmp_path)
+    repository.create()
+    with repository.staging() as folder:
+        (folder / "slot").mkdir()
+        done = subprocess.run(
+            [*apart, sys.executable, "-c", _SWEEP_ELSEWHERE, tmp_path], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert (folder / "slot").is_dir()
 
 
 def test_a_link_in_a_removed_tree_is_removed_and_not_followed(tmp_path) -> None:
@@ -181,7 +234,43 @@ def test_a_linked_tree_shares_its_files_and_no_folder(tmp_path) -> None:
 
 
 def test_the_remedy_of_a_full_disk_tells_what_to_check(tmp_path) -> None:
-    """Whoever reads it knows which commands to type."""
+    """A reader knows which commands to type."""
     found = files.storage_error(Path("/x"), OSError(errno.ENOSPC, "No space left on device"))
     assert "df" in found.remedy
     assert found.exit_code == 2
+
+
+def _nested(folder: Path, depth: int) -> Path:
+    """`folder` with folders so deep in it, a file in each hundredth; its own process makes it, by short names."""
+    folder.mkdir()
+    there = os.getcwd()  # noqa: PTH109
+    try:
+        os.chdir(folder)
+        for number in range(depth):
+            if number % 100 == 0:
+                Path("x").write_text(str(number))
+            os.mkdir("d")  # noqa: PTH102
+            os.chdir("d")
+    finally:
+        os.chdir(there)
+    return folder
+
+
+@pytest.mark.parametrize("depth", [50, 1500])
+def test_a_deep_tree_is_walked_and_removed(tmp_path, depth: int) -> None:
+    """Deeper than Python can call itself, too: nobody may crash a command by nesting folders."""
+    folder = _nested(tmp_path / "deep", depth)
+    assert len([e for e in walk(folder) if e.is_file()]) == -(-depth // 100)
+    files.remove_tree(folder)
+    assert not folder.exists()
+
+
+def test_a_tree_beyond_what_a_path_can_name_is_an_error_or_left_out(tmp_path) -> None:
+    """Who needs all of it hears of it; who looks for something gets what can be listed."""
+    folder = _nested(tmp_path / "deep", 2500)
+    try:
+        assert len([e for e in walk(folder, on_error=lambda _error: None) if e.is_file()]) >= 10
+        with pytest.raises(OSError, match="too long"):
+            list(walk(folder))
+    finally:
+        subprocess.run(["rm", "-rf", folder], check=True)

@@ -10,10 +10,10 @@ from world import World, write_export
 
 from policyctl.domain.journal import RecordKind
 from policyctl.errors import PolicyctlError, UsageError
-from policyctl.services.promote import promote
-from policyctl.services.publish import publish
-from policyctl.services.status import history, status
-from policyctl.services.verify import verify
+from policyctl.services.integrity.verify import verify
+from policyctl.services.releases.publish import publish
+from policyctl.services.rollout.promote import promote
+from policyctl.services.show.status import history, status
 
 
 def _fill(folder: Path) -> Path:

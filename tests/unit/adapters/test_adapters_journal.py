@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from policyctl.adapters import journal as journal_module
 from policyctl.adapters.journal import Journal
+from policyctl.domain.fold import fold
 from policyctl.domain.journal import GENESIS, RecordKind
 from policyctl.errors import IntegrityError, UsageError
 
-BODY = {"model": "m", "release": "1.0.0", "slot": 1, "manifest_digest": GENESIS}
+BODY = {"model": "m", "release": "1.0.0", "slot": 1, "manifest_digest": GENESIS, "contract": {}}
 
 
 def test_an_absent_journal_is_an_empty_one(repository) -> None:
@@ -28,8 +30,26 @@ def test_records_are_chained_and_come_back(repository) -> None:
     assert repository.journal.path.read_bytes().count(b"\n") == len(texts)
 
 
+def test_the_state_of_a_journal_that_grows_is_folded_once(repository, monkeypatch) -> None:
+    """Neither a look nor a record of this writer, or of another one, has the earlier records folded again."""
+    folded: list[int] = []
+
+    def counted(records, *state):
+        folded.append(len(records))
+        return fold(records, *state)
+
+    monkeypatch.setattr(journal_module, "fold", counted)
+    journal, other = repository.journal, Journal(repository.journal.path)
+    for number in range(3):
+        journal.append(RecordKind.PUBLISHED, {**BODY, "release": f"1.{number}.0"})
+        assert journal.state() is journal.state()
+    other.append(RecordKind.PUBLISHED, {**BODY, "release": "2.0.0"})
+    assert len(journal.state().releases) == 4
+    assert folded == [1, 1, 1, 1]
+
+
 def test_a_torn_tail_is_not_read_and_not_lost(repository) -> None:
-    """A reader ignores it, the next writer puts it beside, twice over if need be."""
+    """A reader ignores it, the next writer sets it aside, twice over if need be."""
     journal = repository.journal
     first = journal.append(RecordKind.PUBLISHED, BODY)
     for tail in (b"{", first.to_line()[:-1]):

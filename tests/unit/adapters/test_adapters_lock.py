@@ -17,7 +17,7 @@ from policyctl.errors import BusyError, UsageError
 
 
 def _holder(path: Path, *, doing: str = "promote m 1.0.0") -> tuple[int, Callable[[], None]]:
-    """A process that holds the lock until it is told to let go."""
+    """A process that holds the lock until it is asked to let go."""
     ready_out, ready_in = os.pipe()
     go_out, go_in = os.pipe()
     child = os.fork()
@@ -72,7 +72,7 @@ def test_a_killed_holder_frees_it(tmp_path) -> None:
 
 
 def test_waiting_ends_with_the_lock_or_with_the_time(tmp_path) -> None:
-    """Whoever waits gets it when the holder is done, or is refused when the time is over."""
+    """A process that waits gets it when the holder is done, or is refused when the time is over."""
     path = tmp_path / "lock"
     _, release = _holder(path)
     started = time.monotonic()
@@ -91,7 +91,7 @@ def test_waiting_ends_with_the_lock_or_with_the_time(tmp_path) -> None:
 
 
 def test_what_only_one_may_do_is_refused_in_its_own_words(tmp_path) -> None:
-    """With who does it; and what the block itself finds busy keeps the words that it was told in."""
+    """With who does it; and what the block itself finds busy keeps its own words."""
     path = tmp_path / "lock"
     alone = {"doing": "test", "taken": "it is served already", "remedy": "Stop it."}
     child, release = _holder(path, doing="policyctl serve")
@@ -105,6 +105,21 @@ def test_what_only_one_may_do_is_refused_in_its_own_words(tmp_path) -> None:
         assert lock.is_held(path)
         raise BusyError("a writer")
     assert not lock.is_held(path)
+
+
+@pytest.mark.parametrize(
+    ("stop", "remedy"),
+    [
+        ("", "Wait until it is done and try again."),
+        ("policyctl abort walker", "Wait until it is done and try again, or stop it: policyctl abort walker"),
+    ],
+)
+def test_what_to_do_about_a_holder_is_what_ends_it(tmp_path, stop: str, remedy: str) -> None:
+    """A command is named where one stops it, and then in full."""
+    path = tmp_path / "lock"
+    with lock.hold(path, doing="a move", stop=stop), pytest.raises(BusyError) as refused:
+        _take(path)
+    assert refused.value.remedy == remedy
 
 
 def test_an_error_inside_frees_it(tmp_path) -> None:
@@ -142,7 +157,7 @@ def test_the_text_for_people_is_not_what_locks(tmp_path, monkeypatch) -> None:
 
 
 def test_a_lock_file_that_cannot_be_made_is_a_refusal(tmp_path) -> None:
-    """A file where the folder should be is told in words."""
+    """A file where the folder should be is named."""
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"):
         _take(tmp_path / "file" / "lock")

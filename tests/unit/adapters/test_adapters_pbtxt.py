@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from policyctl.adapters.pbtxt import ServingOptions, identity, max_batch_size, render, with_releases
+from policyctl.adapters.pbtxt import (
+    ServingOptions,
+    contract_of,
+    identity,
+    max_batch_size,
+    options_of,
+    render,
+    with_releases,
+)
 from policyctl.domain.artifacts import BACKENDS, FILES, Format
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.tensor import DTYPES, TensorSpec
@@ -72,6 +80,15 @@ def test_options_reach_the_configuration(gpu: bool) -> None:
     assert config.parameters["threads"].string_value == "2"
     assert config.parameters["release"].string_value == "1.0.0"
     assert json.loads(config.parameters["contract"].string_value) == CONTRACT.to_json()
+
+
+def test_a_policy_of_one_row_is_never_asked_for_more() -> None:
+    """The contract's limit goes before the settings, and no size beyond it is preferred."""
+    contract = Contract(CONTRACT.observations, CONTRACT.outputs, CONTRACT.action_kind, max_batch=4)
+    text = _render(contract, options=ServingOptions(64, preferred_batch_sizes=(2, 4, 8)))
+    assert (options_of(text).max_batch_size, options_of(text).preferred_batch_sizes) == (4, (2, 4))
+    assert contract_of(text) == contract
+    assert max_batch_size(_render(contract, options=ServingOptions(2))) == 2
 
 
 @settings(max_examples=80, deadline=None)

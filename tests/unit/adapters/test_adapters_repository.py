@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from policyctl.adapters import evidence
 from policyctl.adapters.repository import Repository
-from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import UsageError
-from policyctl.services.promote import promote
-from policyctl.services.verify import verify
+from policyctl.services.integrity.verify import verify
+from policyctl.services.rollout.promote import promote
 
 
 def test_a_file_is_no_repository(tmp_path) -> None:
@@ -40,11 +38,22 @@ def test_a_slot_is_never_written_twice(repository) -> None:
     assert (repository.slot("m", 1) / "x").exists()
 
 
-def test_evidence_that_cannot_be_kept_is_a_refusal(repository) -> None:
-    """A file where the folder of evidence should be is told in words."""
+def test_a_file_that_cannot_be_kept_is_a_refusal(repository) -> None:
+    """The refusal names the file that stands where its folder should be."""
     (repository.control / "evidence" / "m").touch()
     with pytest.raises(UsageError, match="cannot be written"):
-        evidence.write(repository, GateResult("g", Verdict.PASSED, ""), model="m", release="1.0.0", stamp="t")
+        repository.write(repository.control / "evidence" / "m" / "1.0.0" / "g.json", b"{}")
+
+
+def test_a_value_is_read_back_and_nothing_else_is(repository) -> None:
+    """What another program wrote there, or a crash left, reads as if nothing was there."""
+    repository.write_value("value.json", {"one": 1})
+    assert repository.read_value("value.json", dict[str, int]) == {"one": 1}
+    assert repository.read_value("value.json", dict[str, str]) is None
+    assert repository.read_value("missing.json", dict[str, int]) is None
+    for content in (b"", b"{", b"[" * 100_000, b"\xff"):
+        repository.write(repository.control / "value.json", content)
+        assert repository.read_value("value.json", dict[str, int]) is None
 
 
 def test_pruning_what_is_gone_does_nothing(repository) -> None:
@@ -67,7 +76,7 @@ STRANGERS = {
 
 @pytest.mark.parametrize("name", STRANGERS)
 def test_verify_finds_what_belongs_to_nothing(world, name: str) -> None:
-    """A Triton on this folder could serve it, so it is told."""
+    """A Triton on this folder could serve it, so it is reported."""
     path, named = STRANGERS[name]
     world.publish("1.0.0", 1)
     for alias in ("production", "staging"):
@@ -102,7 +111,7 @@ def test_verify_finds_what_is_missing(world, name: str) -> None:
 
 
 def test_a_changed_file_is_found_in_the_slot_and_in_every_alias_of_it(world) -> None:
-    """Hard links share their bytes, so each name of a damaged file is told."""
+    """Hard links share their bytes, so each name of a damaged file is reported."""
     world.publish("1.0.0", 1)
     promote(world.control, model="walker", release="1.0.0", alias="staging")
     path = world.root / "walker" / "1" / "model.onnx"

@@ -77,7 +77,7 @@ def test_every_dtype_is_read_as_triton_writes_it(dtype: str, text: bytes, expect
     ],
 )
 def test_a_tensor_that_is_not_what_it_says_spoils_its_request_alone(text: bytes, shape: bytes, dtype: bytes) -> None:
-    """Half a tensor is no observation; the next request is unhurt."""
+    """Half a tensor is not an observation; the next request is unhurt."""
     content = _file(
         _start(),
         _tensor(b"observation", text, shape, dtype),

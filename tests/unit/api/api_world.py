@@ -9,15 +9,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import uvicorn
 from starlette.testclient import TestClient
 from world import World
 
 from policyctl.api.app import create
 from policyctl.api.context import Api
+from policyctl.api.server import Server
 from policyctl.domain.tokens import Scope
 from policyctl.services.control import Control
-from policyctl.services.tokens import create as create_token
+from policyctl.services.trust.tokens import create as create_token
 from policyctl.settings import load
 
 WALKER = "/v1/models/walker"
@@ -58,13 +58,15 @@ class ApiWorld:
     def listening(self) -> Iterator[str]:
         """Its address, while it answers over a real socket."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(uvicorn.Config(self.app, log_config=None, lifespan="off"))
+            server = Server(self.app)
+            server.config.lifespan, server.capture_signals = "off", contextlib.nullcontext
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
             thread.start()
             while not server.started:
+                assert thread.is_alive()
                 time.sleep(0.005)
             try:
                 yield f"http://127.0.0.1:{listener.getsockname()[1]}"
             finally:
                 server.should_exit = True
-                thread.join(timeout=5.0)
+                thread.join()

@@ -15,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
 from api_world import ApiWorld
 from world import World
 
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(elsewhere) -> None:
-    """Whatever lies in the folder of whoever runs the tests is none of theirs."""
+    """The tests see nothing of the folder in which they are started."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def api(world) -> Iterator[ApiWorld]:
     """Its control API, with a token of each scope."""
     found = ApiWorld(world)
     yield found
-    found.api.close(timeout_s=5.0)
+    found.api.close(timeout_s=300)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Promotions by the control API that are watched after the switch: how they end, and who tells it."""
+"""Promotions by the control API that are watched after the switch: how they end, and who reports it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pytest
 from api_world import ApiWorld
 
 from policyctl.domain.bake import Then
-from policyctl.domain.operations import OperationKind
-from policyctl.services.asked import Asked, AskedBake
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
+from policyctl.services.rollout.request import AliasRequest, BakeRequest, PromotionRequest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bake"))
 
@@ -31,24 +30,24 @@ def baked(tmp_path, monkeypatch) -> Iterator[ApiWorld]:
     monkeypatch.setenv("POLICYCTL_BAKE__FOR_S", "60")
     api = ApiWorld(world)
     yield api
-    api.api.close(timeout_s=5.0)
+    api.api.close(timeout_s=300)
 
 
 def test_a_release_that_bakes_well_stays(baked) -> None:
-    """The operation ends with the bake, and its result tells the verdict."""
+    """The operation ends with the bake, and its result holds the verdict."""
     done = baked.post("/promotions?wait=20", {"release": "1.1.0"})
     assert (done.status_code, done.json()["result"]["bake"]["verdict"]) == (200, "passed")
     assert baked.world.named() == "1.1.0"
 
 
 def test_a_release_that_a_bake_takes_back_is_told_as_failed(baked) -> None:
-    """409 with code `move`, as the command line's exit code 7; what was done is told beside why it was undone."""
+    """409 with code `move`, as the command line's exit code 7; the answer says what was done and why it was undone."""
     baked.world.failing["1.1.0"] = 0.5
     done = baked.post("/promotions?wait=20", {"release": "1.1.0"})
     assert (done.status_code, done.json()["exit_code"]) == (409, 7)
-    told = baked.client.get(done.headers["location"]).json()
-    assert (told["state"], told["phase"], told["result"]["bake"]["verdict"]) == ("failed", "over", "failed")
-    assert "was rolled back" in told["error"]["problem"]
+    outcome = baked.client.get(done.headers["location"]).json()
+    assert (outcome["state"], outcome["phase"], outcome["result"]["bake"]["verdict"]) == ("failed", "over", "failed")
+    assert "was rolled back" in outcome["error"]["problem"]
     assert baked.world.named() == "1.0.0"
 
 
@@ -64,27 +63,27 @@ def test_a_bake_whose_process_died_is_told_when_somebody_has_carried_it_on(baked
     asked = baked.post("/promotions", {"release": "1.1.0"}, key="k").json()
     for thread in threading.enumerate():
         if thread.name == f"operation-{asked['id']}":
-            thread.join(timeout=20)
+            thread.join()
     baked.start()
-    told = baked.client.get(f"/v1/operations/{asked['id']}").json()
-    assert (told["state"], told["phase"], baked.world.named()) == ("running", "baking", "1.1.0")
+    outcome = baked.client.get(f"/v1/operations/{asked['id']}").json()
+    assert (outcome["state"], outcome["phase"], baked.world.named()) == ("running", "baking", "1.1.0")
     baked.world.failing["1.1.0"] = failing
     promote(baked.control, model="walker", release="1.1.0", alias="production")
-    told = baked.client.get(f"/v1/operations/{asked['id']}").json()
-    assert (told["state"], told["phase"], baked.world.named()) == (state, "over", release)
-    assert told["result"]["bake"]["verdict"] == {"succeeded": "passed", "failed": "failed"}[state]
+    outcome = baked.client.get(f"/v1/operations/{asked['id']}").json()
+    assert (outcome["state"], outcome["phase"], baked.world.named()) == (state, "over", release)
+    assert outcome["result"]["bake"]["verdict"] == {"succeeded": "passed", "failed": "failed"}[state]
     assert baked.post("/promotions", {"release": "1.1.0"}, key="k").json()["id"] == asked["id"]
 
 
 def test_a_rollback_wins_over_a_bake(baked) -> None:
-    """The writer is free while a release bakes; the promotion then tells that somebody else moved the alias."""
+    """The writer is free while a release bakes; the promotion then reports that somebody else moved the alias."""
     answers = []
     baked.world.meanwhile[2] = lambda: answers.append(baked.post("/rollbacks?wait=20", {"reason": "slips"}))
     done = baked.post("/promotions?wait=20", {"release": "1.1.0"})
     assert [a.status_code for a in answers] == [200]
     assert (done.status_code, done.json()["exit_code"], baked.world.named()) == (409, 5, "1.0.0")
-    told = baked.client.get(done.headers["location"]).json()
-    assert (told["phase"], told["result"]["bake"]["verdict"]) == ("over", None)
+    outcome = baked.client.get(done.headers["location"]).json()
+    assert (outcome["phase"], outcome["result"]["bake"]["verdict"]) == ("over", None)
 
 
 @pytest.fixture
@@ -92,15 +91,15 @@ def unwatched(tmp_path, monkeypatch) -> Iterator[ApiWorld]:
     """A control API whose settings ask for no bake."""
     api = ApiWorld(BakeWorld(tmp_path, monkeypatch))
     yield api
-    api.api.close(timeout_s=5.0)
+    api.api.close(timeout_s=300)
 
 
 def test_a_request_says_how_its_release_bakes(unwatched) -> None:
-    """As the command line's --bake and --on-inconclusive; a dry run tells it as a step."""
+    """As the command line's --bake and --on-inconclusive; a dry run lists it as a step."""
     bake = {"for_s": 60, "on_inconclusive": "keep"}
     would = unwatched.post("/promotions", {"release": "1.1.0", "bake": bake, "dry_run": True}).json()
     assert would["result"]["steps"][-1] == "bake: watch walker for 60 s; roll back where it fails"
-    unwatched.world.idle = True
+    unwatched.world.requests_per_s = 0
     kept = unwatched.post("/promotions?wait=20", {"release": "1.1.0", "bake": bake})
     assert (kept.status_code, kept.json()["result"]["bake"]["verdict"]) == (200, "inconclusive")
     gone = unwatched.post("/promotions?wait=20", {"release": "1.2.0", "bake": {"for_s": 60}})
@@ -144,10 +143,11 @@ def test_a_bake_that_the_profile_forbids_is_refused_at_once(baked) -> None:
     assert baked.client.get("/v1/operations").json() == []
 
 
-def test_a_key_tells_bakes_apart_and_still_names_what_was_asked_without_one() -> None:
-    """The digest of a request that says nothing of a bake is what it was before one could."""
-    plain = Asked(OperationKind.PROMOTION, "walker", release="1.1.0")
-    assert plain.fingerprint == "1cbc50c91d5af999e60e700517466a57547ded3c548376025f4568ffeaa0857c"
-    bakes = [AskedBake(), AskedBake(for_s=0.0), AskedBake(end=True), AskedBake(on_inconclusive=Then.KEEP)]
-    told = [Asked(OperationKind.PROMOTION, "walker", release="1.1.0", bake=b).fingerprint for b in bakes]
-    assert len({plain.fingerprint, *told}) == 5
+def test_a_key_knows_requests_with_different_bakes_apart() -> None:
+    """Each has another digest; a dry run has that of the move that it describes."""
+    plain = AliasRequest("walker", PromotionRequest(release="1.1.0"))
+    bakes = [BakeRequest(), BakeRequest(for_s=0.0), BakeRequest(end=True), BakeRequest(on_inconclusive=Then.KEEP)]
+    digests = [AliasRequest("walker", PromotionRequest(release="1.1.0", bake=b)).fingerprint for b in bakes]
+    assert len({plain.fingerprint, *digests}) == 5
+    dry_run = AliasRequest("walker", PromotionRequest(release="1.1.0", dry_run=True))
+    assert dry_run.fingerprint == plain.fingerprint

@@ -19,9 +19,9 @@ def test_the_description_that_is_kept_is_the_one_of_the_code() -> None:
 
 
 def test_every_code_of_an_error_has_a_status_and_a_row() -> None:
-    """No refusal of a service becomes an unexpected failure, and the page tells of each."""
-    # Clients and benchmarks raise errors of their own, and no service does.
-    others = ("policyctl.client", "policyctl_benchmarks")
+    """No refusal of a service becomes an unexpected failure, and the page lists each."""
+    # Clients and benchmarks raise errors that no service raises.
+    others = ("policyctl.client", "policyctl.measuring")
     codes = {kind.code for kind in _below(PolicyctlError) if not kind.__module__.startswith(others)} - {"error"}
     assert codes <= STATUS.keys()
     table = PAGE.split("## Refusals")[1]

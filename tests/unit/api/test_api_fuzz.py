@@ -24,7 +24,7 @@ from policyctl.adapters import endpoint
 from policyctl.api.app import create
 from policyctl.api.limits import Buckets
 from policyctl.domain.tokens import Scope
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
 
 EXAMPLES = 8
 HERE = Path.cwd()
@@ -44,8 +44,8 @@ def fuzzed(tmp_path_factory) -> ApiWorld:
         promote(world.control, model="walker", release="1.1.0", alias="production")
     endpoint.clear(world.control.repository)
     api = ApiWorld(world, anonymous="none", reads_per_s=1e6, changes_per_minute=1e8, max_operations=64)
-    api.api.failures = Buckets(lambda: (1e6, 1e6))  # wrong tokens are to be told as such each time
-    api.post("/promotions?wait=10", {"release": "1.0.0"}, key="k")
+    api.api.failures = Buckets(lambda: (1e6, 1e6))  # each wrong token is to be refused as such
+    api.post("/promotions?wait=60", {"release": "1.0.0"}, key="k")
     return api
 
 

@@ -1,4 +1,4 @@
-"""What the control API tells: models, evidence, history in pages, and how everything is."""
+"""What the control API shows: models, evidence, history in pages, and how everything is."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import hashlib
 import http.server
 import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from api_world import WALKER, ApiWorld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyctl.services import health, question
-from policyctl.services.promote import promote
-from policyctl.services.scrub import FILE, ScrubState, Wrong
+from policyctl.services.integrity.scrub import FILE, ScrubState, Wrong
+from policyctl.services.moves import golden_question as question
+from policyctl.services.rollout.promote import promote
+from policyctl.services.show import health
 
 
 def _grade(api: ApiWorld, name: str = "") -> str:
     """How one thing is, or everything."""
-    api.api.health = health.Looker(api.control)  # what was seen a moment ago does not count
+    api.api.health = health.Looker(api.control)
+    api.api.shared.clear()  # what was seen a moment ago does not count
     found = api.client.get("/healthz").json()
     return next(c["status"] for c in found["checks"] if c["name"] == name) if name else found["status"]
 
@@ -55,7 +57,7 @@ def test_nothing_published_is_told_as_nothing(tmp_path, monkeypatch) -> None:
 
 
 def test_evidence_comes_as_it_was_written(api) -> None:
-    """Its SHA-256 is the digest that the journal holds; what was changed since, or is none, is refused."""
+    """Its SHA-256 is the digest that the journal holds; what was changed since, or is not evidence, is refused."""
     kept = api.client.get(f"{WALKER}/releases/1.0.0/evidence").json()
     assert {"integrity", "parity", "golden"} == {e["what"] for e in kept}
     for each in kept:
@@ -134,12 +136,11 @@ def test_what_the_scrub_found_is_told_and_no_file_is_read_for_it(api, monkeypatc
     monkeypatch.setattr(question, "open_release", lambda *a: reads.append(a) or genuine(*a))
     path = api.world.root / ".policyctl" / FILE
     seen = ScrubState("2026-11-20T10:00:00+00:00", passes=3, last_pass="2026-11-20T11:00:00+00:00")
-    path.write_text(json.dumps(seen.to_json()))
+    path.write_text(json.dumps(asdict(seen)))
     assert _grade(api, "integrity") == "ok"
-    looker = api.api.health
     for wrong, grade in (((), "ok"), ((Wrong("walker 1.0.0 (slot 1)", "model.onnx is other", "now"),), "degraded")):
-        path.write_text(json.dumps(replace(seen, wrong=wrong).to_json()))
-        looker._last = None
+        path.write_text(json.dumps(asdict(replace(seen, wrong=wrong))))
+        api.api.shared.clear()
         (check,) = [c for c in api.client.get("/healthz").json()["checks"] if c["name"] == "integrity"]
         assert (check["status"], check["wrong"]) == (grade, len(wrong))
     assert len(reads) == 1

@@ -1,4 +1,4 @@
-"""A repository whose server is asked by clients: each release has a nature of its own.
+"""A repository whose server is asked by clients: each release behaves in its own way.
 
 For a bake time passes only while it waits, so a minute of it is over at once;
 and what happens meanwhile is done while it waits, when nobody holds a lock.
@@ -6,23 +6,29 @@ and what happens meanwhile is done while it waits, when nobody holds a lock.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from world import World
 
-from policyctl.adapters.triton import Counters
+from policyctl.adapters.triton import Answer
+from policyctl.adapters.triton_calls import Counters
 from policyctl.domain.bake import Then
-from policyctl.domain.state import State, fold
+from policyctl.domain.fold import fold
+from policyctl.domain.state import State
 from policyctl.errors import ServerError
-from policyctl.services import bake, bake_watch
+from policyctl.services.bake import run as bake
+from policyctl.services.bake import watch as bake_watch
 from policyctl.services.control import Control
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
 from policyctl.settings import load
 
 FOR_S = 60.0
 REQUESTS_PER_S = 100
+PROBES_PER_S = 1
+"""Of the supervisor, by its default settings."""
 
 
 class BakeWorld(World):
@@ -31,7 +37,8 @@ class BakeWorld(World):
     Attributes:
         failing: By release, the share of its requests that fail.
         latency_us: By release, how long its answers take.
-        idle: Nobody asks.
+        requests_per_s: How often clients ask.
+        probes_count: Whether golden questions are counted as well, as Triton counts them.
         now: Seconds.
         meanwhile: Done while a bake waits, by how often it has waited after the switch.
     """
@@ -46,7 +53,10 @@ class BakeWorld(World):
         monkeypatch.setattr(bake_watch.Clock, "wait", self._wait)
         self.failing: dict[str, float] = {}
         self.latency_us: dict[str, float] = {}
-        self.idle = False
+        self.requests_per_s = REQUESTS_PER_S
+        self.probes_count = True
+        self._probed: Counter[str] = Counter()
+        self._infer, self.server.infer = self.server.infer, self._count
         self.server.counters = self._counters
         self._since: dict[tuple[str, int], float] = {}
         for number, release in enumerate(("1.0.0", "1.1.0", "1.2.0")):
@@ -73,6 +83,13 @@ class BakeWorld(World):
             if act := self.meanwhile.pop(self.waits, None):
                 act()
 
+    def _probes(self, served: str, since: float) -> int:
+        return int((self.now - since) * PROBES_PER_S) + self._probed[served] if self.probes_count else 0
+
+    def _count(self, name: str, *arguments: Any, **more: Any) -> Answer:
+        self._probed[name] += 1
+        return self._infer(name, *arguments, **more)
+
     def _counters(self, name: str = "") -> tuple[Counters, ...]:
         found = []
         for served, slot in self.server.serving().items():
@@ -80,7 +97,7 @@ class BakeWorld(World):
                 self._since = {k: v for k, v in self._since.items() if k[0] != served or k[1] == slot}
                 began = self._since.setdefault((served, slot), self.now)
                 release = self.state.slots(served.partition(".")[0])[str(slot)]
-                asked = 0 if self.idle else int((self.now - began) * REQUESTS_PER_S)
+                asked = int((self.now - began) * self.requests_per_s) + self._probes(served, began)
                 failed = int(asked * self.failing.get(release, 0.0))
                 took_us = (asked - failed) * self.latency_us.get(release, 600.0)
                 found.append(Counters(served, slot, asked - failed, failed, took_us, 0.0, took_us, asked))

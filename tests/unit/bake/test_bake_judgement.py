@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from policyctl.domain.bake import Baking, Figures, Plan, Probes, Reading, Then, Window, windows
+from policyctl.domain.bake import BakePlan, Baking, Figures, Probes, Reading, TailQuantiles, Then, Window, windows
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.statistics import MOST_HITS, binomial_interval, rate_bound_above, rate_bound_below, spent
 from policyctl.domain.verdict import Verdict
 from policyctl.gates.bake import ALPHA, judge
 
-PLAN = Plan(60.0, Then.ROLLBACK, error_ratio=0.01, latency_ratio=1.5, latency_floor_us=500.0, wrong_probes=0)
+PLAN = BakePlan(60.0, Then.ROLLBACK, error_ratio=0.01, latency_ratio=1.5, latency_floor_us=500.0, wrong_probes=0)
 WELL = Probes(answered=50)
 
 
@@ -24,7 +27,7 @@ def windows_of(mean_us: float, *, count: int = 10, failed: int = 0, each: int = 
 BEFORE = Figures("test", windows_of(600.0), WELL)
 
 
-def verdict_of(seen: Figures, *, before: Figures | None = BEFORE, plan: Plan = PLAN) -> dict[str, str]:
+def verdict_of(seen: Figures, *, before: Figures | None = BEFORE, plan: BakePlan = PLAN) -> dict[str, str]:
     """Every check's verdict at the end, and that of all together."""
     found = judge(plan, before, seen, alpha=ALPHA, is_over=True)
     assert found is not None
@@ -85,6 +88,41 @@ def test_latency_is_not_compared_at_another_load_or_without_an_incumbent() -> No
     assert verdict_of(Figures("test", windows_of(2000.0), WELL), before=None)["latency"] == "inconclusive"
 
 
+BEFORE_WITH_TAIL = replace(BEFORE, tails=(TailQuantiles(10.0, 1000, 800.0, 1200.0),))
+
+
+@pytest.mark.parametrize(
+    ("tails", "expected"),
+    [
+        ([(60.0, 6000, 850.0, 1300.0)], "passed"),
+        ([(60.0, 6000, 850.0, 1850.0)], "inconclusive"),  # between one and five in a hundred took too long
+        ([(60.0, 6000, 1850.0, 9000.0)], "failed"),
+        ([*[(60.0, 6000, 850.0, 1300.0)] * 4, (60.0, 6000, 850.0, 9000.0)], "passed"),  # less than two in a hundred
+        ([(60.0, 6000, 850.0, 1300.0), (60.0, 6000, 9000.0, 9000.0)], "inconclusive"),  # one bad minute of two
+        ([(3.0, 200, 850.0, 1300.0)], "inconclusive"),  # too few
+        ([(3.0, 300, 850.0, 1300.0)], "passed"),
+        ([(1.0, 10, 9000.0, 9000.0)], "inconclusive"),
+        ([(10.0, 3000, 9000.0, 9000.0)], "inconclusive"),  # three times the traffic makes any server slower
+        ([], "inconclusive"),
+    ],
+)
+def test_the_slowest_answers_are_held_against_the_incumbents(tails, expected) -> None:
+    """A release whose mean is as good as its incumbent's does not pass where its tail got worse."""
+    seen = Figures("test", windows_of(600.0), WELL, tails=tuple(TailQuantiles(*row) for row in tails))
+    found = verdict_of(seen, before=BEFORE_WITH_TAIL)
+    assert (found["latency"], found["tail"]) == ("passed", expected)
+    assert found["all"] == expected
+
+
+def test_a_tail_is_judged_where_both_have_one_and_the_incumbent_was_asked() -> None:
+    """A Triton that keeps no quantiles is judged by means; an incumbent that nobody asked proves nothing."""
+    seen = Figures("test", windows_of(600.0), WELL, tails=(TailQuantiles(60.0, 6000, 850.0, 1300.0),))
+    assert "tail" not in verdict_of(seen)
+    assert "tail" not in verdict_of(replace(seen, tails=None), before=BEFORE_WITH_TAIL)
+    assert verdict_of(seen, before=replace(BEFORE_WITH_TAIL, tails=()))["tail"] == "inconclusive"
+    assert verdict_of(seen, before=None)["tail"] == "inconclusive"
+
+
 @pytest.mark.parametrize(
     ("probes", "expected"),
     [
@@ -96,7 +134,7 @@ def test_latency_is_not_compared_at_another_load_or_without_an_incumbent() -> No
     ],
 )
 def test_probes_may_be_missed_now_and_then_and_never_wrong(probes, expected) -> None:
-    """A wrong golden answer is no accident; one that is missing may be."""
+    """A wrong golden answer never happens by accident; a missing one may."""
     assert verdict_of(Figures("test", windows_of(600.0), probes))["probes"] == expected
 
 
@@ -182,7 +220,10 @@ def test_what_triton_takes_for_answered_and_was_an_error_has_failed() -> None:
 
 
 def test_what_is_owed_survives_the_journal() -> None:
-    """A round trip through JSON, with and without an incumbent's figures."""
-    for figures in (None, BEFORE):
+    """A round trip through JSON, with and without an incumbent's figures; older journals hold no tails."""
+    for figures in (None, BEFORE, BEFORE_WITH_TAIL):
         baking = Baking(PLAN, figures)
-        assert Baking.from_json(baking.to_json()) == baking
+        assert from_json(Baking, to_json(baking), what="bake", unknown_keys=True) == baking
+    old = to_json(Baking(PLAN, BEFORE))
+    del old["incumbent"]["tails"]
+    assert from_json(Baking, old, what="bake", unknown_keys=True) == Baking(PLAN, BEFORE)

@@ -1,6 +1,6 @@
 """Any sequence of promotions, manual moves, kills and supervision keeps the rules of the bake.
 
-A model of the rules is kept beside the repository: who moved the alias last,
+A model of the rules is kept next to the repository: who moved the alias last,
 and whether what it is on is owed a bake. Nothing that dies loses the duty, no
 release stays that failed, and whatever a person does is not undone.
 """
@@ -21,8 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from policyctl.domain.bake import Then
 from policyctl.errors import UsageError
-from policyctl.services.bake_keeper import BakeKeeper
-from policyctl.services.promote import promote, rollback
+from policyctl.services.bake.keeper import BakeKeeper
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.rollout.promote import promote
 
 RELEASES = st.sampled_from(["1.0.0", "1.1.0", "1.2.0"])
 NATURES = st.sampled_from(["good", "failing", "slow"])
@@ -146,7 +147,7 @@ class Bakes(RuleBasedStateMachine):
         state = self.world.state
         assert self.world.named() == self.world.answered() == self.trail[-1]
         assert (KEY in state.bakes) == (self.owed is not None)
-        assert state.unfinished is None
+        assert not state.unfinished
 
     @invariant()
     def no_release_stays_that_failed(self) -> None:

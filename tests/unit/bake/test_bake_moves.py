@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 from bake_world import FOR_S
@@ -18,10 +19,12 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import IntegrityError, MoveError, ServerError
-from policyctl.services import bake
-from policyctl.services.bake_keeper import BakeKeeper
-from policyctl.services.promote import promote, rollback
-from policyctl.services.status import history, status
+from policyctl.services.bake import run as bake
+from policyctl.services.bake.keeper import BakeKeeper
+from policyctl.services.bake.verdict import recorded
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.rollout.promote import promote
+from policyctl.services.show.status import history, status
 
 KEY = ("walker", "production")
 
@@ -36,13 +39,14 @@ def supervise(world) -> None:
     keeper = BakeKeeper(world.control, threading.Event())
     keeper.look()
     for thread in keeper._threads.values():
-        thread.join(30)
+        thread.join()
 
 
 def test_a_good_release_stays_and_its_figures_are_evidence(world) -> None:
     """The verdict is a gate's record with a file whose digest the journal has."""
     moved = to(world)
     assert (moved.bake.verdict, moved.bake.then) == (Verdict.PASSED, Then.KEEP), moved.bake.reason
+    assert not [line for line in world.said if "WARNING" in line]
     assert world.named() == world.answered() == "1.1.0"
     assert world.verdicts() == [("1.1.0", "passed", "keep")]
     content = (world.control.repository.control / moved.bake.evidence).read_bytes()
@@ -52,6 +56,14 @@ def test_a_good_release_stays_and_its_figures_are_evidence(world) -> None:
     assert evidence["incumbent"]["requests"] > 100
     assert moved.to_json()["bake"]["source"] == "Triton's statistics, read by this process"
     assert not world.state.bakes
+
+
+def test_a_bake_that_another_process_ended_is_reported_whole(world) -> None:
+    """The supervisor may end it in place of `promote`; source, seconds and checks come from the evidence."""
+    moved = to(world)
+    assert recorded(world.control, moved.move.id) == moved.bake
+    (world.control.repository.control / moved.bake.evidence).write_bytes(b"{}")
+    assert recorded(world.control, moved.move.id) == replace(moved.bake, source="", seconds=0.0, checks=())
 
 
 @pytest.mark.parametrize("harm", ["errors", "latency", "probes"])
@@ -82,7 +94,7 @@ def test_a_harmful_release_goes_back_by_itself(world, harm) -> None:
 @pytest.mark.parametrize(("then", "release"), [(Then.KEEP, "1.1.0"), (Then.ROLLBACK, "1.0.0")])
 def test_without_traffic_the_setting_decides(world, then, release) -> None:
     """No client asks: inconclusive, and kept or rolled back as was declared."""
-    world.idle = True
+    world.requests_per_s = 0
     moved = to(world, then=then)
     assert (moved.bake.verdict, moved.bake.then) == (Verdict.INCONCLUSIVE, then)
     assert "no client asked" in moved.bake.reason
@@ -211,14 +223,13 @@ def test_a_rollback_that_fails_is_said_and_stays_owed(world) -> None:
 
 
 def test_a_server_that_died_fails_the_bake_and_one_that_was_stopped_does_not(world) -> None:
-    """Another process under the same supervisor is a crash; another supervisor is a person's doing."""
+    """Another run under the same supervisor is a crash; another supervisor is a person's doing."""
 
-    def replace_by(supervisor: int) -> None:
-        two = Endpoint("fake:1", "fake:2", server_id="s2", pid=2, supervisor_pid=supervisor)
-        endpoints.write(world.control.repository, two)
+    def replace_by(supervisor: str) -> None:
+        endpoints.write(world.control.repository, Endpoint("fake:1", "fake:2", server_id="s2", supervisor=supervisor))
 
-    for supervisor, expected in ((os.getpid(), Verdict.FAILED), (os.getppid(), Verdict.PASSED)):
-        one = Endpoint("fake:1", "fake:2", server_id="s1", pid=1, supervisor_pid=os.getpid())
+    for supervisor, expected in (("one", Verdict.FAILED), ("two", Verdict.PASSED)):
+        one = Endpoint("fake:1", "fake:2", server_id="s1", supervisor="one")
         endpoints.write(world.control.repository, one)
         world.meanwhile[world.waits + 3] = lambda supervisor=supervisor: replace_by(supervisor)
         moved = to(world)
@@ -248,7 +259,7 @@ def test_a_release_that_is_not_intact_is_no_reason_to_fail(world, monkeypatch) -
     def damaged(*_):
         raise IntegrityError("damaged")
 
-    monkeypatch.setattr("policyctl.services.question.open_release", damaged)
+    monkeypatch.setattr("policyctl.services.moves.golden_question.open_release", damaged)
     moved = to(world, then=Then.KEEP)
     assert moved.bake.verdict is Verdict.INCONCLUSIVE
     assert "golden probes" in moved.bake.reason
@@ -267,5 +278,5 @@ def test_probes_that_fail_on_a_live_server_are_held_against_it(world) -> None:
     moved = to(world)
     assert moved.bake.verdict is Verdict.FAILED
     assert "golden probes were not answered" in moved.bake.reason
-    assert moved.bake.seconds >= 1.0  # one silence alone is none
+    assert moved.bake.seconds >= 1.0  # one silence alone does not count
     assert moved.bake.checks[2]["failed"] < 10

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from policyctl.adapters import prometheus
 from policyctl.adapters.prometheus import Prometheus
 from policyctl.domain.bake import Reading
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import ServerError
-from policyctl.services.promote import promote
-
-pytest.importorskip("prometheus_api_client", reason="pip install 'policyctl[observe]'")
+from policyctl.services.rollout.promote import promote
 
 
 def series(name: str, values: list[tuple[float, float]], **labels: str) -> dict:
@@ -57,6 +59,34 @@ def fake() -> Iterator[Fake]:
     yield found
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nX-A: ",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\nbad",
+    ],
+)
+def test_a_prometheus_that_drips_or_sends_on_is_an_error_in_time(monkeypatch, answer: bytes) -> None:
+    """A bake does not wait for an answer without an end, and the token is carried nowhere else."""
+    monkeypatch.setattr(prometheus, "TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                connection.sendall(answer)
+                while True:
+                    time.sleep(0.02)
+                    connection.sendall(b"a")
+
+        threading.Thread(target=drip, daemon=True).start()
+        with pytest.raises(ServerError, match="cannot be asked"):
+            Prometheus(f"http://127.0.0.1:{listener.getsockname()[1]}", token="t").require()
 
 
 def test_counters_come_server_by_server_with_reasons_added_up(fake) -> None:

@@ -9,17 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from policyctl.domain.json_values import to_json
 from policyctl.domain.paired import Burst, Order, Round
 from policyctl.domain.state import State
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import ServerError, UsageError
-from policyctl.gates.non_inferiority import Plan
-from policyctl.services import calibrate
-from policyctl.services.calibrate import Calibration, Run, recalibrate, replay, save, tally
+from policyctl.gates.non_inferiority import ComparisonPlan
 from policyctl.services.control import Control
+from policyctl.services.experiments import calibrate
+from policyctl.services.experiments.calibrate import Calibration, Run, recalibrate, replay, save, tally
 from policyctl.settings import load
 
-PLAN = Plan()
+PLAN = ComparisonPlan()
 
 
 def recorded(seed: int, *, noise: float = 0.04) -> Run:
@@ -125,7 +126,7 @@ def test_what_was_measured_before_the_server_died_is_not_measured_again(tmp_path
     measured[:] = []
     found = calibrated(tmp_path, 3)
     assert len(measured) == 1
-    assert [run.to_json() for run in found.live[:2]] == kept
+    assert to_json(found.live[:2]) == kept
     assert len(found.live) == 3
 
 

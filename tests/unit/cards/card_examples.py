@@ -127,22 +127,6 @@ FULL: dict[str, Any] = {
 
 PUBLISHED = {key: value for key, value in FULL.items() if key != "release"}
 
-LOOSE: dict[str, Any] = {
-    "schema": 1,
-    "created": "2026-01-31T23:59:59+00:00",
-    "source": {"kind": "sb3", "algorithm": "PPO", "file": "a.zip", "digest": DIGEST, "stable_baselines3": "2.4.0"},
-    "observations": ["observation: float32[3]"],
-    "outputs": ["action: float32[1]"],
-    "action_kind": "continuous",
-    "distribution": "gaussian",
-    "tolerance": {"atol": 2e-5, "rtol": 1e-4, "tie": 1e-4},
-    "parity": {"onnx": {"rows": 288, "near_ties": 0, "max_abs": {"action": 1.5e-07}}},
-    "golden_rows": 64,
-    "seed": 0,
-    "frameworks": {"onnx": "1.22.0"},
-}
-"""What `policyctl export` wrote before cards had a schema."""
-
 HOSTILE = (
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",

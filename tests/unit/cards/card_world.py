@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from world import write_export
+from world import CONTRACT, write_export
 
 from policyctl.domain.artifacts import CARD_FILE
-from policyctl.services import cards
+from policyctl.services.cards.draft import draft
 
 
 class FakeClient:
@@ -26,10 +26,12 @@ class FakeClient:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def act_batch(self, observations: dict[str, np.ndarray]) -> SimpleNamespace:
+    def served(self) -> SimpleNamespace:
+        return SimpleNamespace(contract=CONTRACT)
+
+    def act_batch(self, observations: np.ndarray) -> SimpleNamespace:
         self._asked += 1
-        rows = len(observations["observation"])
-        value = np.full((rows, 1), self._asked % 2, dtype=np.float32)
+        value = np.full((len(observations), 1), self._asked % 2, dtype=np.float32)
         return SimpleNamespace(value=value, release=self.releases[self._asked % len(self.releases)])
 
 
@@ -37,6 +39,6 @@ def write_card_export(folder: Path, seed: int) -> Path:
     """An export with the card that export would write, and a comment of its author."""
     write_export(folder, seed)
     (folder / CARD_FILE).unlink()
-    text = cards.init(folder)
+    text = draft(folder)
     (folder / CARD_FILE).write_text(text.replace("# An SPDX", "# We chose this.\nlicence: MIT\n# An SPDX"))
     return folder

@@ -42,7 +42,7 @@ def test_equal_logits_have_the_entropy_of_a_fair_die() -> None:
     assert fair.entropy == pytest.approx(math.log(4), rel=1e-5)
     sure = np.array([[0.0, -np.inf, -np.inf, -np.inf]] * 4)
     assert describe(DISCRETE, {"action": actions, "logits": sure}).entropy == 0.0
-    assert fair.components[0].shares == {"0": 0.25, "1": 0.5, "3": 0.25}
+    assert fair.actions[0].shares == {"0": 0.25, "1": 0.5, "3": 0.25}
     assert (fair.saturation, fair.roughness, fair.rows) == (None, None, 4)
 
 
@@ -79,7 +79,7 @@ def test_saturation_counts_components_that_have_bounds() -> None:
     actions = np.array([[-1.0, 5.0], [0.0, -5.0], [0.9999, 0.0], [0.5, 0.0]], dtype=np.float32)
     found = describe(GAUSSIAN, {"action": actions})
     assert found.saturation == 0.5
-    assert [component.name for component in found.components] == ["action[0] (hip)", "action[1] (knee)"]
+    assert [component.name for component in found.actions] == ["action[0] (hip)", "action[1] (knee)"]
 
 
 def test_roughness_is_the_mean_step_as_a_share_of_the_range() -> None:
@@ -100,15 +100,15 @@ def test_roughness_is_the_mean_step_as_a_share_of_the_range() -> None:
 )
 def test_a_description_is_bounded_and_adds_up(choices: list[int], value: float) -> None:
     """Shares are of all actions and at most so many; quantiles rise; one action has no spread."""
-    shares = describe(DISCRETE, {"action": np.array(choices)[:, None]}).components[0].shares or {}
+    shares = describe(DISCRETE, {"action": np.array(choices)[:, None]}).actions[0].shares or {}
     assert len(shares) <= MOST_CHOICES
     assert sum(shares.values()) <= 1 + 1e-4
     if len(set(choices)) <= MOST_CHOICES:
         assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
     wide = _contract(ActionKind.CONTINUOUS, Distribution(), TensorSpec("action", "float32", (100,)))
     found = describe(wide, {"action": np.full((2, 100), value, dtype=np.float32)})
-    assert len(found.components) == MOST_COMPONENTS
-    assert len(set(found.components[0].quantiles or ())) == 1
+    assert len(found.actions) == MOST_COMPONENTS
+    assert len(set(found.actions[0].quantiles or ())) == 1
 
 
 def test_nothing_cannot_be_described() -> None:

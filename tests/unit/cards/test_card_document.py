@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,13 +13,21 @@ from card_examples import FULL, PUBLISHED, printable, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyctl.card import template
+from policyctl.card import reading, template
 from policyctl.card.check import check
-from policyctl.card.document import MOST_BYTES, dump, parse
-from policyctl.card.problems import check_schema, require
+from policyctl.card.reading import check_schema, require
+from policyctl.card.rewriting import comments, extended
 from policyctl.card.schema import Card, ServiceLevel
+from policyctl.documents import yaml_text
+from policyctl.documents.document import MOST_BYTES, Document
+from policyctl.documents.yaml_text import dump
 from policyctl.errors import UsageError
-from policyctl.gates.service_level import Limits
+from policyctl.gates.service_level import ServiceLimits
+
+
+def parse(content: bytes) -> Document:
+    return yaml_text.parse(content, what="the text")
+
 
 WRONG = b"""\
 schema_version: 2
@@ -67,16 +76,16 @@ SAID = {
 }
 
 
-def test_every_fault_of_a_card_is_told_at_once_with_its_line() -> None:
+def test_every_fault_of_a_card_is_reported_at_once_with_its_line() -> None:
     """Each field that is wrong is named once, with where it stands, what was found, and what is expected."""
     card, problems = check_schema(parse(WRONG))
     assert card is None
-    told = {problem.path: problem for problem in problems}
-    assert told.keys() == SAID.keys()
+    named = {problem.path: problem for problem in problems}
+    assert named.keys() == SAID.keys()
     assert len(problems) == len(SAID)
     for path, (line, words) in SAID.items():
-        assert told[path].line == line, path
-        assert words in told[path].expected, path
+        assert named[path].line == line, path
+        assert words in named[path].expected, path
     with pytest.raises(UsageError, match="19 problems") as refusal:
         require(problems, "the card")
     assert all(path in refusal.value.problem for path in SAID)
@@ -96,7 +105,7 @@ def test_every_fault_of_a_card_is_told_at_once_with_its_line() -> None:
         ("[a, b]: c", "a text as a name"),
     ],
 )
-def test_what_readers_disagree_about_is_told(text: str, words: str) -> None:
+def test_what_readers_disagree_about_is_reported(text: str, words: str) -> None:
     """Anchors, tags, double names, names that are no text, and what cannot be printed are faults, with their line."""
     complaints = parse(text.encode()).complaints
     assert complaints
@@ -143,7 +152,7 @@ def test_what_is_written_is_read_back_by_every_reader(data) -> None:
 
 
 def test_values_are_those_of_yaml_1_2() -> None:
-    """A country is no truth value, an exponent needs no point, and a date is a text."""
+    """The country Norway stays a text, an exponent needs no point, and a date is a text."""
     read = parse(b"a: no\nb: 1e-4\nc: 2026-01-31\nd: 1:30\ne: 0o17\nf: ~\ng: 'true'\nh: true\ni: 1_0\n").data
     assert read == {
         "a": "no",
@@ -179,15 +188,67 @@ def test_a_template_says_what_is_known_and_shows_what_is_not() -> None:
 
 def test_the_limits_of_a_card_are_those_of_the_gate() -> None:
     """A limit that a card may state is one that the gate knows, and the other way round."""
-    assert ServiceLevel.model_fields.keys() == asdict(Limits()).keys()
+    assert ServiceLevel.model_fields.keys() == asdict(ServiceLimits()).keys()
     stated = dict.fromkeys(ServiceLevel.model_fields, 3)
-    Limits().overridden(ServiceLevel.model_validate(stated).model_dump())
+    ServiceLimits().overridden(ServiceLevel.model_validate(stated).model_dump())
 
 
-def test_a_version_that_is_none_is_refused() -> None:
-    """A version is a whole number, and the message says which are known."""
-    with pytest.raises(UsageError, match="schema_version is 'two'"):
-        _ = parse(b"schema_version: two").version
+@pytest.mark.parametrize(
+    ("text", "words", "remedy"),
+    [
+        ("schema_version: two", r"the unknown schema_version 'two' \(line 1\), this policyctl reads 2", "Write"),
+        ("a: 1\nschema_version: 3", r"the unknown schema_version 3 \(line 2\), this policyctl reads 2", "update"),
+        ("schema_version: true", "the unknown schema_version True", "Write"),
+        ("licence: MIT", "no schema_version, this policyctl reads 2", "Write schema_version: 2"),
+    ],
+)
+def test_an_unknown_schema_is_refused(text: str, words: str, remedy: str) -> None:
+    """The message names the value, what is known, and what to do."""
+    with pytest.raises(UsageError, match=words) as refusal:
+        reading.parse(text.encode())
+    assert remedy in refusal.value.remedy
+
+
+_comment = st.text(st.characters(codec="ascii", exclude_categories=("Cc", "Cs")), max_size=12).map(
+    lambda text: ("# " + text).rstrip()
+)
+
+
+@st.composite
+def commented(draw) -> str:
+    """A card's text with comments on separate lines and behind values."""
+    data = draw(st.sampled_from([PUBLISHED, {**PUBLISHED, "extensions": {"a": [1, {"b": "# no comment"}]}}]))
+    lines = []
+    for line in dump(data).splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        if draw(st.booleans()):
+            lines.append(indent + draw(_comment))
+        lines.append(f"{line}  {draw(_comment)}" if draw(st.booleans()) else line)
+    return "\n".join([*lines, draw(_comment), ""])
+
+
+@settings(deadline=None, max_examples=30)
+@given(commented(), st.booleans())
+def test_entries_are_added_without_touching_the_rest(text: str, again: bool) -> None:
+    """New entries stand at the end of their lists; every other value and every comment stays."""
+    entry = {"environment": "X-v0", "returns": {"mean": 1.5}}
+    wanted = {"evaluation": [entry], "notes": [entry]} if again else {"evaluation": [entry]}
+    before = parse(text.encode()).data
+    after = extended(text.encode(), wanted)
+    expected = {**before, **{k: [*before.get(k, []), *entries] for k, entries in wanted.items()}}
+    assert parse(after.encode()).data == expected
+    assert parse(after.encode()).complaints == ()
+    assert not Counter(comments(text)) - Counter(comments(after))
+
+
+@pytest.mark.parametrize("empty", ["[]", "null", "", "{}"])
+def test_entries_are_added_to_an_empty_list(empty: str) -> None:
+    """The section stands there once."""
+    text = f"# mine\nschema_version: 2\nevaluation: {empty}\nname: x # y\n"
+    after = extended(text.encode(), {"evaluation": [{"a": 1}]})
+    assert parse(after.encode()).data == {"schema_version": 2, "evaluation": [{"a": 1}], "name": "x"}
+    assert parse(after.encode()).complaints == ()
+    assert comments(after)[-2:] == ["# mine", "# y"]
 
 
 def _blocks(language: str) -> list[str]:
@@ -196,7 +257,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_the_card_in_the_docs_is_valid() -> None:
-    """Whoever starts from it has a card that check accepts, and that lacks nothing."""
+    """A card that starts from it is accepted by check, and lacks nothing."""
     (example,) = _blocks("yaml")
     found = check(example.encode())
     assert found.problems == ()

@@ -10,26 +10,29 @@ from typing import Any
 
 import pytest
 from bench_results import result_of
-from card_examples import LOOSE
 from card_world import FakeClient, write_card_export
 from world import CONTRACT, World, write_export
 
 from policyctl.card.check import agrees
-from policyctl.card.document import dump, parse
+from policyctl.card.reading import parse
+from policyctl.documents.yaml_text import dump
 from policyctl.domain.artifacts import CARD_FILE
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import ServerError, UsageError
-from policyctl.services import cards, measure
-from policyctl.services.bench import keep_result
-from policyctl.services.card_check import check_file, check_folder, check_release
-from policyctl.services.card_citing import cite
+from policyctl.measuring.environments import Environment
+from policyctl.services.cards import full_card as cards
+from policyctl.services.cards.check import check_file, check_folder, check_release
+from policyctl.services.cards.citing import cite
+from policyctl.services.cards.draft import draft
 from policyctl.services.control import open_release
 from policyctl.services.evidence import record_gate
-from policyctl.services.measure import evaluate
-from policyctl.services.performance import limits_of
-from policyctl.services.promote import promote
-from policyctl.services.publish import publish
-from policyctl.services.verify import verify
+from policyctl.services.integrity.verify import verify
+from policyctl.services.measure import evaluate as measure
+from policyctl.services.measure.bench import keep_result
+from policyctl.services.measure.evaluate import evaluate
+from policyctl.services.measure.performance import limits_of
+from policyctl.services.releases.publish import publish
+from policyctl.services.rollout.promote import promote
 
 ENV = "Pendulum-v1"
 
@@ -51,7 +54,7 @@ def _served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def _evaluate(world: World, **kwargs: Any):
-    return evaluate(world.control, model="walker", alias="production", env=ENV, episodes=2, **kwargs)
+    return evaluate(world.control, model="walker", alias="production", env=Environment(ENV), episodes=2, **kwargs)
 
 
 def _service_level(world: World) -> None:
@@ -141,7 +144,7 @@ def test_evidence_that_was_changed_supports_nothing(served: World, spoil: Callab
 
 
 def test_a_changed_benchmark_supports_nothing(served: World) -> None:
-    """A kept result whose id is not that of its content is told, not shown."""
+    """A kept result whose id is not that of its content is reported, not shown."""
     path = keep_result(served.control, result_of())
     path.write_bytes(path.read_bytes().replace(b'"p50_us":500.0', b'"p50_us":400.0'))
     card = cards.full(served.control, model="walker", release="1.0.0")
@@ -232,14 +235,17 @@ LIES: dict[str, tuple[Callable[[dict[str, Any], Path], None], str]] = {
     "a file that is not there": (_set("evaluation/0/evidence/file", "evidence/x.json"), r"a file of the release"),
     "a file outside": (_set("evaluation/0/evidence/file", "../x.json"), r"relative path"),
     "evidence of something else": (_set("evaluation/0/evidence/file", "parity.json"), r"evidence\.digest"),
-    "evidence that is kept elsewhere": (_set("evaluation/0/evidence/kept_in", "journal"), r"cites files beside it"),
+    "evidence that is kept elsewhere": (_set("evaluation/0/evidence/kept_in", "journal"), r"cites files next to it"),
     "a home-made file": (_no_citation, r"policyctl card cite"),
     "an edited file": (_forge_evidence, r"policyctl card cite"),
     "other artifacts": (_swap_artifact, r"whose model\.onnx differs"),
     "another contract": (_set("contract/observations", ["observation: float32[4]"]), r"contract\.observations\[0\]"),
     "another law": (_set("contract/distribution", "gaussian"), r"contract\.distribution"),
     "another release's facts": (_set("release", {}), r"release"),
-    "a figure without evidence": (_set("evaluation", [{"environment": "x"}]), r"evaluation\[0\]\.evidence: missing"),
+    "a figure without evidence": (
+        _set("evaluation", [{"environment": "x"}]),
+        r"evaluation\[0\]\.evidence \(line \d+\): missing",
+    ),
 }
 
 
@@ -307,7 +313,7 @@ def test_figures_may_be_rounded_and_not_bent() -> None:
 
 
 def test_a_card_alone_is_held_against_the_schema(cited: Path, tmp_path: Path) -> None:
-    """A file elsewhere has no evidence beside it; the same file in its folder has."""
+    """A file elsewhere has no evidence next to it; the same file in its folder has."""
     data = parse((cited / CARD_FILE).read_bytes()).data
     data["evaluation"][0]["returns"]["mean"] = 0.5
     for path in (cited / CARD_FILE, tmp_path / "card.yaml"):
@@ -316,19 +322,14 @@ def test_a_card_alone_is_held_against_the_schema(cited: Path, tmp_path: Path) ->
     assert len(check_file(cited / CARD_FILE).problems) == 1
 
 
-def test_a_release_with_an_old_card_keeps_working(world: World) -> None:
-    """A loose card is published, shown with what follows from the files, and its limits are read by the gate."""
-    source = write_export(world.folder / "old", 1)
-    (source / CARD_FILE).write_text(dump({**LOOSE, "service_level": {"p99_ms": 5}, "performance": "fast!"}))
+def test_the_limits_of_a_card_are_those_that_its_gate_holds(world: World) -> None:
+    """The gate reads the section service_level; a card of an unknown schema is not published."""
+    source = write_export(world.folder / "limited", 1)
+    (source / CARD_FILE).write_text("service_level: {p99_ms: 5}\n")
+    with pytest.raises(UsageError, match="has no schema_version, this policyctl reads 2"):
+        publish(world.control, source, model="walker", release="1.0.0")
+    (source / CARD_FILE).write_text("schema_version: 2\nservice_level: {p99_ms: 5}\n")
     publish(world.control, source, model="walker", release="1.0.0")
-    assert check_release(world.control, model="walker", release="1.0.0").version == 1
-    card = cards.full(world.control, model="walker", release="1.0.0")
-    assert card.training is not None
-    assert card.training.algorithm == "PPO"
-    assert card.performance == []
-    assert card.extensions["schema_1"]["performance"] == "fast!"
-    assert card.contract is not None
-    assert card.contract.digest is not None
     published = world.control.repository.journal.state().release("walker", "1.0.0")
     assert limits_of(world.control, open_release(world.control.repository, published)).p99_ms == 5
 
@@ -337,17 +338,17 @@ def test_a_card_is_written_for_an_export_that_has_none(world: World) -> None:
     """What follows from the files is there and right; a card that is there is not overwritten by accident."""
     folder = write_export(world.folder / "export", 1)
     (folder / CARD_FILE).unlink()
-    cards.write(folder, cards.init(folder))
+    (folder / CARD_FILE).write_text(draft(folder))
     found = check_folder(folder)
     assert found.problems == ()
     assert set(found.missing) == {"summary", "training", "limits_of_use", "licence", "owners"}
     assert found.card is not None
     assert found.card.contract is not None
     assert found.card.contract.observations == ["observation: float32[3]"]
-    with pytest.raises(UsageError, match="is there already"):
-        cards.init(folder)
+    with pytest.raises(UsageError, match="exists already"):
+        draft(folder)
     (folder / CARD_FILE).write_text("schema_version: 2\nlicence: MIT\ncontract: {}\n")
-    text = cards.init(folder, force=True)
+    text = draft(folder, force=True)
     data = parse(text.encode()).data
     assert data["licence"] == "MIT"
     assert data["contract"]["action_kind"] == CONTRACT.action_kind.value

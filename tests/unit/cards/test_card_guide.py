@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from card_examples import sb3_archive
 from card_world import FakeClient, write_card_export
-from typer.main import get_command
 
-from policyctl.cli.main import app, main
+from policyctl.cli.main import main
 from policyctl.domain.manifest import digest_of
-from policyctl.services import cards, measure
-from policyctl.services.promote import promote
-from policyctl.services.publish import publish
+from policyctl.services.cards import full_card as cards
+from policyctl.services.measure import evaluate as measure
+from policyctl.services.releases.publish import publish
+from policyctl.services.rollout.promote import promote
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "model-cards.md").read_text()
 
 
-def test_every_command_of_the_guide_does_what_it_says(world, monkeypatch, tmp_path) -> None:
+def test_every_command_of_the_guide_does_what_it_says(world, parse, monkeypatch, tmp_path) -> None:
     """Each ends with 0; at the end a release is published whose figures were measured before."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("POLICYCTL_REPOSITORY", str(world.root))
@@ -38,7 +38,7 @@ def test_every_command_of_the_guide_does_what_it_says(world, monkeypatch, tmp_pa
         # The world's policy swings a pendulum, and nothing in it can be measured.
         arguments = shlex.split(line.replace("BipedalWalker-v3 --episodes 100", "Pendulum-v1 --episodes 2"))
         if arguments[1] == "validate":
-            get_command(app).commands["validate"].make_context("validate", arguments[2:])
+            parse(arguments[1:])
             continue
         monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as stop:
@@ -54,16 +54,17 @@ def test_every_command_of_the_guide_does_what_it_says(world, monkeypatch, tmp_pa
 
 def test_a_collected_release_still_has_its_card(world, tmp_path) -> None:
     """Its files are gone; what it said and what was seen of it is not. Papers that were edited are refused."""
-    from policyctl.domain.retention import Policy
+    from policyctl.adapters.papers import papers
+    from policyctl.domain.retention import RetentionPolicy
     from policyctl.errors import IntegrityError
-    from policyctl.services.gc import gc, papers
+    from policyctl.services.releases.gc import gc
 
     for number, release in enumerate(("1.0.0", "1.1.0", "1.2.0")):
         publish(world.control, write_card_export(tmp_path / release, number), model="walker", release=release)
         if number:
             promote(world.control, model="walker", release=release, alias="production")
     before = cards.full(world.control, model="walker", release="1.0.0")
-    gc(world.control, policy=Policy(rollbacks=1, days=0, newest=1), delete=True)
+    gc(world.control, policy=RetentionPolicy(rollbacks=1, days=0, newest=1), delete=True)
     assert not world.control.repository.slot("walker", 1).exists()
     after = cards.full(world.control, model="walker", release="1.0.0")
     assert after == before

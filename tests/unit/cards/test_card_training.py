@@ -1,4 +1,4 @@
-"""What an archive tells about its training, read as text."""
+"""What an archive says about its training, read as text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import pytest
 from card_examples import sb3_archive
 from world import write_export
 
-from policyctl.card.document import parse
+from policyctl.card.reading import parse
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import UsageError
-from policyctl.services import cards
+from policyctl.services.cards.draft import draft
+from policyctl_exporters.archive_file import open_archive
 from policyctl_exporters.training import of_archive, of_data
 
 
 def test_an_archive_tells_what_it_knows_and_nothing_of_its_machine(tmp_path: Path) -> None:
     """Algorithm, steps, seed, environments, plain settings and versions; the pickles are not touched."""
-    assert of_archive(sb3_archive(tmp_path / "ppo.zip")) == {
+    with open_archive(sb3_archive(tmp_path / "ppo.zip")) as archive:
+        found = of_archive(archive)
+    assert found == {
         "algorithm": "PPO",
         "framework": {"name": "stable-baselines3", "version": "2.4.0[31m"},
         "steps": 5000,
@@ -31,11 +34,12 @@ def test_an_archive_tells_what_it_knows_and_nothing_of_its_machine(tmp_path: Pat
 @pytest.mark.parametrize("data", [[], "x", 3, None])
 def test_what_is_no_archive_is_refused(tmp_path: Path, data: object) -> None:
     """Another zip, or another file, is named."""
+    folder = write_export(tmp_path / "export", 1)
     with pytest.raises(UsageError, match=r"ppo\.zip is not an archive"):
-        of_archive(sb3_archive(tmp_path / "ppo.zip", data))
+        draft(folder, archive=sb3_archive(tmp_path / "ppo.zip", data), force=True)
     (tmp_path / "ppo.zip").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"ppo\.zip is not an archive"):
-        of_archive(tmp_path / "ppo.zip")
+        draft(folder, archive=tmp_path / "ppo.zip", force=True)
 
 
 def test_nothing_told_is_nothing_stated() -> None:
@@ -47,7 +51,7 @@ def test_an_archive_fills_what_a_card_does_not_state(tmp_path: Path) -> None:
     """What people wrote stays; another archive than the one that was exported is refused."""
     folder, archive = write_export(tmp_path / "export", 1), sb3_archive(tmp_path / "ppo.zip")
     (folder / "model_card.yaml").write_text("schema_version: 2\ntraining: {seed: 3}\n")
-    data = parse(cards.init(folder, archive=archive, force=True).encode()).data
+    data = parse(draft(folder, archive=archive, force=True).encode()).data
     assert (data["training"]["seed"], data["training"]["steps"]) == (3, 5000)
     assert data["provenance"]["source"] == {
         "kind": "sb3",
@@ -58,4 +62,4 @@ def test_an_archive_fills_what_a_card_does_not_state(tmp_path: Path) -> None:
         f"schema_version: 2\nprovenance: {{source: {{kind: sb3, digest: 'sha256:{'0' * 64}'}}}}\n"
     )
     with pytest.raises(UsageError, match="the card says that sha256:000"):
-        cards.init(folder, archive=archive, force=True)
+        draft(folder, archive=archive, force=True)

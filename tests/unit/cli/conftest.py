@@ -19,12 +19,12 @@ from policyctl.services import control
 
 @pytest.fixture(autouse=True)
 def _elsewhere(elsewhere) -> None:
-    """Whatever lies in the folder of whoever runs the tests is none of theirs."""
+    """Files in the folder where the tests are started change no test."""
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
-    """A repository with nothing in it, and a server beside it."""
+    """A repository with nothing in it, and a server next to it."""
     return World(tmp_path, monkeypatch)
 
 
@@ -42,7 +42,7 @@ def quiet_world(world, monkeypatch) -> World:
 @pytest.fixture
 def served_world(world, monkeypatch) -> World:
     """A repository with two releases, one in production, and a server."""
-    from policyctl.services.promote import promote
+    from policyctl.services.rollout.promote import promote
 
     world.publish("1.0.0", 1)
     world.publish("1.1.0", 2)

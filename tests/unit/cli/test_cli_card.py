@@ -5,32 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-from typer.main import get_command
 from world import write_export
 
-from policyctl.card.document import parse
-from policyctl.cli.main import app
 
-
-def test_every_card_command_has_examples_that_it_understands(run) -> None:
-    """Each help shows lines that parse, and explains every option."""
-    import shlex
-
-    commands = get_command(app).commands["card"].commands
-    assert commands.keys() == {"init", "check", "show", "cite", "migrate", "bom"}
-    for name, command in commands.items():
-        assert run("card", name, "--help").code == 0
-        lines = [line.strip() for line in (command.help or "").splitlines()]
-        examples = [line for line in lines if line.startswith(f"policyctl card {name}")]
-        assert examples, name
-        for line in examples:
-            command.make_context(name, shlex.split(line)[3:])
-        assert all(getattr(p, "help", None) for p in command.params)
-
-
-def test_a_card_is_made_checked_and_migrated(run, tmp_path) -> None:
+def test_a_card_is_made_and_checked(run, tmp_path) -> None:
     """init writes a card that check accepts; a wrong one is refused with 2 and every field, in JSON too."""
     folder = write_export(tmp_path / "export", 1)
     card = folder / "model_card.yaml"
@@ -41,7 +19,7 @@ def test_a_card_is_made_checked_and_migrated(run, tmp_path) -> None:
     assert run("card", "init", folder).code == 0
     good = run("card", "check", folder)
     assert (good.code, "nothing is wrong" in good.out) == (0, True)
-    assert "It does not tell: summary" in good.err
+    assert "Missing: summary" in good.err
     card.write_text(card.read_text() + "licence: 3\nsumary: x\n")
     bad = run("card", "check", folder)
     assert (bad.code, "Error: " in bad.err) == (2, True)
@@ -49,12 +27,6 @@ def test_a_card_is_made_checked_and_migrated(run, tmp_path) -> None:
     assert document["valid"] is False
     assert [p["path"] for p in document["problems"]] == ["licence", "sumary"]
     assert all(p["line"] > 1 for p in document["problems"])
-    card.write_text("# mine\nschema: 1\nseed: 3\n")
-    assert run("card", "migrate", folder, "--dry-run").code == 0
-    assert card.read_text() == "# mine\nschema: 1\nseed: 3\n"
-    assert run("card", "migrate", card).code == 0
-    assert parse(card.read_bytes()).data["parity"] == {"seed": 3}
-    assert card.read_text().startswith("# mine\n")
 
 
 def test_publish_refuses_a_wrong_card_with_every_field(run, tmp_path) -> None:
@@ -64,7 +36,7 @@ def test_publish_refuses_a_wrong_card_with_every_field(run, tmp_path) -> None:
     done = run("publish", folder, "--model", "walker", "--release", "1.0.0", "--json")
     assert done.code == 2
     problem = done.document["error"]["problem"]
-    assert all(words in problem for words in ("line 2, licence", "line 3, sumary", "evaluation[0].evidence"))
+    assert all(words in problem for words in ("licence (line 2)", "sumary (line 3)", "evaluation[0].evidence"))
     assert f"policyctl card check {folder}" in done.document["error"]["remedy"]
     assert not (tmp_path / "model_repository").exists()
 
@@ -83,12 +55,12 @@ def test_a_full_card_is_shown_in_every_form(run, quiet_world, form: str, tmp_pat
         assert run("card", "show", "walker", "1.0.0", "--json").document == json.loads(shown.out)
 
 
-def test_the_bill_of_materials_is_printed_and_the_same_twice(run, quiet_world) -> None:
+def test_the_bill_of_materials_is_printed_and_the_same_twice(run, quiet_world, bom_problem) -> None:
     """Valid CycloneDX on stdout, byte for byte the same again."""
     one, other = run("card", "bom", "walker", "1.0.0"), run("card", "bom", "walker", "1.0.0")
     assert one.code == 0
     assert one.out == other.out
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(one.out) is None
+    assert bom_problem(one.out) is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +71,6 @@ def test_the_bill_of_materials_is_printed_and_the_same_twice(run, quiet_world) -
         (("check", "walker", "9.9.9"), 2, "no release"),
         (("cite", "nowhere", "walker", "1.0.0"), 2, "cannot be read"),
         (("init", "nowhere"), 2, "cannot be read"),
-        (("migrate", "nowhere"), 2, "cannot be read"),
         (("bom", "tiger", "1.0.0"), 2, "not published"),
     ],
 )
@@ -115,6 +86,6 @@ def test_a_release_that_was_changed_has_no_card(run, quiet_world) -> None:
     slot = quiet_world.control.repository.slot("walker", 1)
     slot.chmod(0o755)
     (slot / "model_card.yaml").chmod(0o644)
-    (slot / "model_card.yaml").write_text("schema_version: 2\n")
+    (slot / "model_card.yaml").write_text("schema_version: 2\nname: x\n")
     assert run("card", "show", "walker", "1.0.0").code == 3
     assert run("card", "bom", "walker", "1.0.0").code == 3

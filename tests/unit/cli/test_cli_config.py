@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.pbtxt import config_differences
 from policyctl.services import running
 from policyctl.settings import load
@@ -52,22 +53,22 @@ def test_the_profile_and_the_file_are_chosen_before_the_command(run, monkeypatch
     assert wait() == 2
     refused = run("--profile", "labb", "status")
     assert (refused.code, "lab?" in refused.err) == (2, True)
-    told = run("--profile", "lab", "bench", "walker", "--profile", "nonsense")
-    assert told.code == 2
-    assert "nonsense" in told.err
+    ran = run("--profile", "lab", "bench", "walker", "--profile", "nonsense")
+    assert ran.code == 2
+    assert "nonsense" in ran.err
 
 
 def test_explain_tells_each_layer_also_of_broken_settings(run, monkeypatch) -> None:
     """The first that is asked when something is wrong."""
     yaml("policyctl.yaml", "server:\n  http_port: 70000\n")
     monkeypatch.setenv("POLICYCTL_SERVER__HTTP_PORT", "9002")
-    told = run("config", "explain", "server.http_port")
-    assert told.code == 0
-    assert told.out.splitlines()[0] == "server.http_port = 9002"
-    assert "environment, POLICYCTL_SERVER__HTTP_PORT: 9002" in told.out
-    assert "base file, policyctl.yaml:3: 70000  (overruled)" in told.out
-    assert "default: 8000" in told.out
-    assert "1 problem" in told.err
+    ran = run("config", "explain", "server.http_port")
+    assert ran.code == 0
+    assert ran.out.splitlines()[0] == "server.http_port = 9002"
+    assert "environment, POLICYCTL_SERVER__HTTP_PORT: 9002" in ran.out
+    assert "base file, policyctl.yaml:3: 70000  (overruled)" in ran.out
+    assert "default: 8000" in ran.out
+    assert "1 problem" in ran.err
     (found,) = run("config", "explain", "server.http_port", "--json").document
     assert [s["place"] for s in found["layers"]] == ["POLICYCTL_SERVER__HTTP_PORT", "policyctl.yaml:3"]
     assert (found["variable"], found["applies"]) == ("POLICYCTL_SERVER__HTTP_PORT", "start")
@@ -123,25 +124,8 @@ def test_the_file_of_production_has_a_bake_whose_rule_holds(run, suffix: str) ->
     assert load(profile="production").bake.for_s == 60.0
 
 
-def test_migrate_writes_every_file_that_would_be_read(run) -> None:
-    """Base and profiles; a dry run shows the text and leaves them."""
-    assert run("config", "migrate").code == 2
-    Path("policyctl.yaml").write_text("schema: 1\nserver.http_port: 1 # x\n")
-    Path("policyctl.lab.toml").write_text('schema = 1\n"scrub.pause_s" = 2\n')
-    dry = run("config", "migrate", "--dry-run")
-    assert "http_port: 1 # x" in dry.out
-    assert Path("policyctl.yaml").read_text().startswith("schema: 1")
-    done = run("config", "migrate", "--json").document
-    assert [(d["file"], d["schema_before"], d["changed"]) for d in done] == [
-        ("policyctl.yaml", 1, True),
-        ("policyctl.lab.toml", 1, True),
-    ]
-    assert Path("policyctl.lab.toml").read_text() == "schema = 2\nscrub.pause_s = 2\n"
-    assert "already" in run("config", "migrate").err
-
-
 def test_diff_of_profiles_and_files(run) -> None:
-    """What differs, and where each was set; what does not is not told."""
+    """What differs, and where each was set; nothing else."""
     yaml("policyctl.yaml", "lock_wait_s: 1\n")
     yaml("policyctl.a.yaml", "scrub:\n  pause_s: 1\n")
     yaml("policyctl.b.yaml", "scrub:\n  pause_s: 2\n")
@@ -158,19 +142,46 @@ def test_diff_of_profiles_and_files(run) -> None:
     assert run("config", "diff", "current", "running").code == 6
 
 
+def test_diff_of_profiles_that_have_no_file(run) -> None:
+    """As the help shows it: what differs, and why neither would start a server as it stands."""
+    shown = run("config", "diff", "staging", "production")
+    assert shown.code == 0
+    assert "profile  staging  production" in shown.out
+    assert "Caution: production as it stands is refused: security.unpickle" in shown.err
+    assert "Caution: staging as it stands is refused: integrity.signatures" in shown.err
+    yaml("policyctl.staging.yaml", "serving: 3\n")
+    assert run("config", "diff", "staging", "production").code == 2
+
+
+def test_a_settings_file_that_is_not_there_is_named(run) -> None:
+    """Where it was asked for, and without a word for a place that it does not have."""
+    refused = run("--config", "nofile.yaml", "config", "show")
+    expected = "nofile.yaml is not a file, expected a .yaml or .toml file that can be read"
+    assert f"Error: settings: {expected}\n" in refused.err
+    assert "settings: 1 problem\n" in run("--config", "nofile.yaml", "config", "validate").err
+    Path("policyctl.yaml").touch()
+    Path("policyctl.toml").touch()
+    both = "Error: settings: policyctl.yaml and policyctl.toml are both there, expected one of them\n"
+    assert both in run("config", "show").err
+
+
 def test_diff_tells_what_the_running_server_and_triton_use(run, served_world, monkeypatch) -> None:
     """A setting that waits, one that a promotion would apply, and a field that Triton has otherwise."""
     world = served_world
     placement = world.state.alias("walker", "production").placement
     text = placement.config.replace("max_batch_size: 64", "max_batch_size: 32")
-    world.server.endpoint = type(world.server.endpoint)("127.0.0.1:9", "127.0.0.1:8001", "127.0.0.1:8002")
+    world.server.endpoint = replace(
+        world.server.endpoint, http="127.0.0.1:9", grpc="127.0.0.1:8001", metrics="127.0.0.1:8002"
+    )
     monkeypatch.setattr(type(world.server), "config", lambda _self, _name: text, raising=False)
     yaml("policyctl.yaml", "scrub:\n  pause_s: 60\nserving:\n  max_queue_delay_us: 7\n")
     document = run("config", "show", "--json").document["settings"]
     values = {name: each["value"] for name, each in document.items()}
     running.write(
         world.control.repository,
-        running.Running(os.getpid(), "", [], {**values, "scrub.pause_s": 600.0}, {"scrub.pause_s": "old.yaml:3"}),
+        running.Running(
+            endpoints.THIS_PROCESS, "", [], {**values, "scrub.pause_s": 600.0}, {"scrub.pause_s": "old.yaml:3"}
+        ),
     )
     found = run("config", "diff", "current", "running", "--json").document
     assert [(d["what"], d["first"], d["second"], d["second_place"]) for d in found["settings"]] == [
@@ -188,7 +199,7 @@ def test_diff_tells_what_the_running_server_and_triton_use(run, served_world, mo
 
 
 def test_only_what_was_declared_counts_as_a_difference() -> None:
-    """What Triton adds by itself is none."""
+    """What Triton adds by itself does not count."""
     said = 'backend: "x"\nmax_batch_size: 4\ninstance_group { count: 1 kind: KIND_CPU }\n'
     used = said.replace("count: 1", 'name: "w_0" count: 1') + "optimization { priority: PRIORITY_DEFAULT }\n"
     assert config_differences(said, used) == []
@@ -217,6 +228,6 @@ def test_production_unpickles_nothing_whoever_asks(run) -> None:
 
 def test_every_command_of_the_group_has_help_with_an_example(run) -> None:
     """As every other command has."""
-    for name in ("show", "explain", "validate", "diff", "schema", "docs", "init", "migrate"):
+    for name in ("show", "explain", "validate", "diff", "schema", "docs", "init"):
         shown = run("config", name, "--help")
         assert (shown.code, f"config {name}" in shown.out) == (0, True)

@@ -64,6 +64,14 @@ def test_status_check_exits_with_six_unless_everything_answers(served_world, run
     assert json.loads(run("status", "--json").out)["healthy"] is False
 
 
+def test_a_server_that_is_named_and_does_not_answer_is_an_error(quiet_world, run) -> None:
+    """The journal's part is shown all the same; without --url a server may be missing."""
+    named = run("status", "--url", "127.0.0.1:1", "--json")
+    assert (named.code, named.document["server_live"]) == (6, False)
+    assert "127.0.0.1:1" in run("status", "--url", "127.0.0.1:1").err
+    assert run("status").code == 0
+
+
 NASTY = [
     "[red]not markup[/red]",
     "[/unopened]",
@@ -102,8 +110,9 @@ def test_a_folder_with_brackets_is_named_in_full(served_world, run) -> None:
     assert "walker[1]" in found.out
 
 
-def test_rows_stay_whole_in_a_pipe(served_world, run) -> None:
-    """A long reason does not break a row in two, so grep and awk can read it."""
+def test_rows_stay_whole_in_a_pipe(served_world, run, monkeypatch) -> None:
+    """Where COLUMNS is not set, a long reason does not break a row in two, so grep and awk can read it."""
+    monkeypatch.delenv("COLUMNS")
     reason = "because " + "x" * 700 + " end"
     assert run("promote", "walker", "1.1.0", "--reason", reason).code == 0
     (row,) = [line for line in run("history").out.splitlines() if "because" in line]

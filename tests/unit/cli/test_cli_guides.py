@@ -7,11 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 from world import World
 
-from policyctl.cli.main import app
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -34,15 +32,14 @@ def busy_world(world: World, monkeypatch) -> World:
 
 
 @pytest.mark.parametrize("page", ["integrity.md", "lifecycle.md"])
-def test_every_command_of_a_guide_runs(busy_world, run, page: str) -> None:
+def test_every_command_of_a_guide_runs(busy_world, run, parse, page: str) -> None:
     """From top to bottom, on one repository; what needs a registry elsewhere is at least understood."""
     found = commands(page)
     assert len(found) > 8
     for line in found:
         arguments = shlex.split(line)[1:]
         if "registry.example.com" in line:
-            group = typer.main.get_command(app)
-            group.commands[arguments[0]].make_context(arguments[0], arguments[1:])  # type: ignore[attr-defined]
+            parse(arguments)
             continue
         done = run(*arguments)
         assert done.code == 0, f"{line}\n{done.out}\n{done.err}"
@@ -57,18 +54,19 @@ def test_the_reports_of_the_guide_are_written(busy_world, run, tmp_path) -> None
     assert {p.suffix for p in tmp_path.glob("integrity.*")} == {".html", ".json", ".md"}
 
 
-def test_gc_and_repair_and_transfer_speak_documents(busy_world, run, tmp_path) -> None:
+def test_gc_and_repair_and_transfer_speak_documents(busy_world, run, tmp_path, monkeypatch) -> None:
     """One JSON document each on stdout; the exit code says what could not be rebuilt."""
-    told = run("gc", "--days", "0", "--rollbacks", "1", "--newest", "1", "--json")
-    assert [r["release"] for r in told.document["collect"]] == ["1.2.0"]
-    assert told.document["deleted"] is False
-    sent = run("export-release", "walker", "1.2.0", tmp_path / "out", "--json").document
+    monkeypatch.delenv("COLUMNS")
+    planned = run("gc", "--days", "0", "--rollbacks", "1", "--newest", "1", "--json")
+    assert [r["release"] for r in planned.document["collect"]] == ["1.2.0"]
+    assert planned.document["deleted"] is False
+    sent = run("release", "export", "walker", "1.2.0", tmp_path / "out", "--json").document
     done = run("gc", "--days", "0", "--rollbacks", "1", "--newest", "1", "--yes", "--json").document
     assert done["deleted"] is True
     assert run("promote", "walker", "1.2.0").code == 2
-    back = run("import-release", tmp_path / "out", "--digest", sent["digest"], "--json").document
+    back = run("release", "import", tmp_path / "out", "--digest", sent["digest"], "--json").document
     assert (back["done"], back["slot"], back["digest"]) == ("restored", 1, sent["digest"])
-    refused = run("import-release", tmp_path / "out", "--digest", "sha256:" + "0" * 64, "--json")
+    refused = run("release", "import", tmp_path / "out", "--digest", "sha256:" + "0" * 64, "--json")
     assert (refused.code, refused.document["error"]["code"]) == (3, "integrity")
     path = busy_world.root / "walker" / "1" / "model.onnx"
     path.chmod(0o644)

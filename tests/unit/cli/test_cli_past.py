@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from policyctl.domain.manifest import canonical_json
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
 
 
 def test_at_answers_from_the_journal(served_world, run) -> None:
@@ -79,6 +79,8 @@ def test_history_verify_names_an_edited_line(served_world, run) -> None:
     assert "line 3 was edited" in plain.err
     assert [p["line"] for p in run("history", "--verify", "--json").document["problems"]] == [4]
     path.write_bytes(b"".join(lines[:-2]))
+    assert "the journal lacks record" in run("history", "--verify").out
+    (path.parent / "head").unlink()
     assert run("history", "--verify").code == 0
     cut = run("history", "--verify", "--head", head, "--json")
     assert cut.code == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from world import World
 
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
 
 
 @pytest.fixture

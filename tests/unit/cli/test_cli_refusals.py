@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 import subprocess
 import sys
-import tempfile
-import traceback
+import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from exports import export_of
@@ -89,8 +89,12 @@ REFUSED = [
     (("publish", "NEXT", "-n", "walker", "--release", "1.0.0", "--dry-run"), 2, ("already", "never used again")),
     *((("-r", bad), 2, ("", "")) for bad in ("FILE", "FILE/below", LONG, "LOOP")),
     (("status", "-r", "absent"), 2, NO_REPOSITORY),
-    (("status", "-r", ""), 2, ("names no folder", "--repository .")),
-    (("publish", "EXPORT", "-n", "m", "--release", "1.0.0", "-r", ""), 2, ("names no folder", "--repository .")),
+    (("status", "-r", ""), 2, ("names no file or folder", "--help explains it")),
+    (
+        ("publish", "EXPORT", "-n", "m", "--release", "1.0.0", "-r", ""),
+        2,
+        ("names no file or folder", "--help explains it"),
+    ),
     (("bench", "walker", "--concurrency", "1,1025"), 2, ("1025 is more than 1024", "--concurrency 1,8")),
     (("bench", "walker", "--profile", "soak", "-c", "5000"), 2, ("5000 is more than 1024", "--concurrency 1,8")),
     (("promote", "walker", "1.0.0", "-r", "absent"), 2, NO_REPOSITORY),
@@ -163,7 +167,7 @@ def test_wrong_usage_is_told_in_the_same_two_ways(quiet_world, run, arguments: t
 
 
 def test_a_wait_that_never_ends_is_refused(quiet_world, run) -> None:
-    """`--wait nan` is no time."""
+    """`--wait nan` is not a time."""
     assert run("promote", "walker", "1.0.0", "--wait", "nan").code == 2
 
 
@@ -194,7 +198,7 @@ def test_tampering_exits_with_three(served_world, run) -> None:
 
 
 def test_a_gate_that_did_not_pass_exits_with_four(quiet_world, run) -> None:
-    """Without a server the gate golden is inconclusive, which is no pass."""
+    """Without a server the gate golden is inconclusive, which does not pass."""
     plain, as_json = run("validate", "walker", "1.0.0"), run("validate", "walker", "1.0.0", "--json")
     assert (plain.code, as_json.code) == (4, 4)
     assert "golden inconclusive" in plain.err
@@ -202,7 +206,7 @@ def test_a_gate_that_did_not_pass_exits_with_four(quiet_world, run) -> None:
 
 
 def test_another_writer_exits_with_five(served_world, run) -> None:
-    """Whoever comes second learns who is at work."""
+    """The second one learns who is at work."""
     with served_world.control.repository.writer("a long promotion"):
         refused = run("promote", "walker", "1.1.0")
     assert refused.code == 5
@@ -215,43 +219,6 @@ def test_a_failed_move_exits_with_seven(served_world, run) -> None:
     refused = run("promote", "walker", "1.1.0")
     assert (refused.code, refused.out) == (7, "")
     assert "still serves 1.0.0" in refused.err
-
-
-def test_whoever_may_only_read_can_look_and_is_refused_in_words(monkeypatch) -> None:
-    """On a repository that is not theirs people see status, history and verify, and cannot publish."""
-    with tempfile.TemporaryDirectory() as name:
-        world = World(Path(name), monkeypatch)
-        world.publish("1.0.0", 1)
-        export = write_export(world.folder / "next", 2)
-        for path in (world.folder, *world.folder.rglob("*")):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        (world.root / ".policyctl" / "server.json").chmod(0o600)
-        cases = [(("status",), 0), (("history",), 0), (("verify",), 0), (("promote", "walker", "1.0.0"), 2)]
-        cases.append((("publish", str(export), "-n", "walker", "--release", "2.0.0"), 2))
-        for arguments, code in cases:
-            assert _as_nobody(*arguments, "-r", str(world.root)) == code, arguments
-        for path in (world.folder, *world.folder.rglob("*")):
-            path.chmod(0o755)
-
-
-def _as_nobody(*arguments: str) -> int:
-    """The exit code of the command for a user without privileges; 99 where it ends in a traceback."""
-    from policyctl.cli.main import main
-
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.geteuid() == 0:
-                os.setgid(65534)
-                os.setuid(65534)
-            sys.argv = ["policyctl", *arguments]
-            main()
-        except SystemExit as stop:
-            os._exit(int(stop.code or 0))
-        except BaseException:
-            traceback.print_exc()
-        os._exit(99)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_an_empty_variable_is_not_the_working_directory(run, monkeypatch, tmp_path) -> None:
@@ -279,17 +246,42 @@ def test_an_interrupt_while_python_still_imports_leaves_no_traceback() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
-def test_an_interrupt_exits_with_130(quiet_world, run, monkeypatch) -> None:
-    """Ctrl-C is neither a success nor a defect."""
-    from policyctl.services import status
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(status, "status", interrupt)
+def test_an_interrupt_exits_with_130_and_says_what_is_served(served_world, run, monkeypatch) -> None:
+    """Ctrl-C is neither a success nor a defect, and nobody has to ask what came of it."""
+    from policyctl.services.show import status
+
+    monkeypatch.setattr(status, "status", _interrupt)
     stopped = run("status")
     assert (stopped.code, stopped.out) == (130, "")
-    assert "Traceback" not in stopped.err
+    assert stopped.err.splitlines() == [
+        "Interrupted.",
+        "production of walker is 1.0.0.",
+        "What answers: policyctl status",
+    ]
+
+
+def test_an_interrupted_move_says_who_carries_it_on(served_world, run, monkeypatch) -> None:
+    """The journal knows it; the server finishes or reverts it."""
+    from policyctl.services.moves import mover as moves
+
+    monkeypatch.setattr(moves.Mover, "certify", _interrupt)
+    stopped = run("promote", "walker", "1.1.0")
+    assert stopped.code == 130
+    assert "Interrupted.\nThe promotion of walker" in stopped.err
+    assert "is not over: the running server finishes or reverts it" in stopped.err
+    assert "production of walker is 1.0.0." in stopped.err
+
+
+def test_an_interrupt_where_nothing_is_served_says_so(quiet_world, run, monkeypatch) -> None:
+    """A command without a repository says nothing more."""
+    from policyctl.services.show import status
+
+    monkeypatch.setattr(status, "status", _interrupt)
+    assert run("status").err.splitlines()[:2] == ["Interrupted.", "No alias names a release."]
 
 
 def test_a_reader_that_leaves_is_no_failure(quiet_world) -> None:
@@ -316,3 +308,21 @@ def test_a_full_disk_is_told_in_words(quiet_world, run, monkeypatch) -> None:
     assert refused.code == 2
     assert "No space left" in refused.err
     assert "df" in refused.err
+
+
+def test_a_named_server_that_does_not_answer_is_not_said_not_to_be_there(quiet_world, run) -> None:
+    """What was asked and what came: here a port where something closes what speaks gRPC, as Triton's HTTP port does."""
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        url = f"127.0.0.1:{there.getsockname()[1]}"
+        threading.Thread(target=_close_all, args=(there,), daemon=True).start()
+        refused = run("probe", "--url", url, "--require")
+        assert refused.code == 6
+        assert f"no Triton answers at {url}: what answers there speaks no gRPC" in refused.err
+        assert f"Server     {url} does not answer\n" in run("status", "--url", url).out
+    assert "Server     none. Start one: policyctl serve" in run("status").out
+
+
+def _close_all(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            server.accept()[0].close()

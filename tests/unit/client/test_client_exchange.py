@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policyctl.client import AsyncPolicyClient, DeadlineError, PolicyClient, TimingSource
+from policyctl.client import AsyncPolicyClient, DeadlineError, PolicyClient, TimingSource, form
+from policyctl.client.calls import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
 from policyctl.client.errors import (
+    IncompatibleReleaseError,
     NotServedError,
     RefusedError,
     UnknownReleaseError,
     UnreachableError,
     translate,
 )
-from policyctl.client.exchange import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
+from policyctl.client.observation import inputs_of
 from policyctl.client.served import ModelConfig
 from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
 from policyctl.domain.tensor import TensorSpec
@@ -30,12 +32,19 @@ URL = "127.0.0.1:1"
 RELEASES = {1: "1.0.0", 2: "2.0.0"}
 
 
-def contract(*, start: int = 0, inputs: int = 2) -> Contract:
+VALUES = {1: 0, 2: 7}
+"""The action of each slot."""
+
+
+def contract(*, start: int = 0, inputs: int = 2, estimates: bool = False) -> Contract:
+    """Of eight choices; one that also estimates a value can be asked by a caller who does not know of it."""
+    value = (TensorSpec("value", "float32", (1,)),) * estimates
     return Contract(
         (TensorSpec("observation", "float32", (inputs,)),),
         (
-            TensorSpec("action", "int64", (1,), low=float(start), high=float(start + 1)),
-            TensorSpec("logits", "float32", (2,)),
+            TensorSpec("action", "int64", (1,), low=float(start), high=float(start + 7)),
+            TensorSpec("logits", "float32", (8,)),
+            *value,
         ),
         ActionKind.DISCRETE,
         Distribution(DistributionKind.CATEGORICAL),
@@ -47,7 +56,7 @@ class Server:
 
     def __init__(self) -> None:
         self.slot = 1
-        self.contracts = {1: contract(), 2: contract(start=10)}
+        self.contracts = {1: contract(), 2: contract(estimates=True)}
         self.releases = dict(RELEASES)
         self.parameters: dict[str, Any] = {}
         self.counters = Counters()
@@ -77,10 +86,11 @@ class Server:
         served = self.contracts[self.slot]
         if x.shape[1:] != served.observations[0].shape:
             raise RefusedError("unexpected shape")
-        start = int(served.action.low or 0)
+        choice = VALUES.get(self.slot, 0)
         found = {
-            "action": np.full((len(x), 1), start, dtype=np.int64),
-            "logits": np.tile(np.array([1000, -1000], dtype=np.float32), (len(x), 1)),
+            "action": np.full((len(x), 1), int(served.action.low or 0) + choice, dtype=np.int64),
+            "logits": np.tile(np.where(np.arange(8) == choice, 1000, -1000).astype(np.float32), (len(x), 1)),
+            "value": np.ones((len(x), 1), np.float32),
         }
         self.counters = dataclasses.replace(
             self.counters,
@@ -123,6 +133,21 @@ def client(server: Server) -> PolicyClient:
     return PolicyClient("walker", url=URL, transport=server)
 
 
+def test_what_follows_from_the_contract_is_worked_out_once_for_each_kind_of_question(
+    server: Server, client: PolicyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control loop pays for its observation alone."""
+    server.contracts[1] = contract(estimates=True)
+    made: list[object] = []
+    monkeypatch.setattr(form, "inputs_of", lambda which: made.append(which) or inputs_of(which))
+    for _ in range(3):
+        client.act([0, 0])
+        client.act_batch([[0, 0], [0, 0]])
+        client.act([0, 0], outputs=["value"])
+        client.act([0, 0], deterministic=False)
+    assert len(made) == 3
+
+
 def kinds(server: Server) -> list[str]:
     return [type(call).__name__ for call in server.calls]
 
@@ -155,7 +180,7 @@ def test_a_swap_between_two_questions_costs_one_look_and_one_repeat(server: Serv
     server.slot = 2
     server.calls.clear()
     action = client.act([0, 0], deterministic=False)
-    assert (action.release, action.slot, action.value) == ("2.0.0", 2, 10)
+    assert (action.release, action.slot, action.value) == ("2.0.0", 2, 7)
     assert kinds(server) == ["Infer", "FetchConfig", "FetchConfig", "Infer"]
     server.calls.clear()
     client.act([0, 0])
@@ -185,7 +210,7 @@ def test_a_swap_before_any_call_never_mixes_releases(
     server.before = [nothing] * moment + [server.switch(2)]
     for _ in range(4):
         action = client.act([0, 0], deterministic=False)
-        assert (action.slot, action.release, action.value) in {(1, "1.0.0", 0), (2, "2.0.0", 10)}
+        assert (action.slot, action.release, action.value) in {(1, "1.0.0", 0), (2, "2.0.0", 7)}
     server.before = []
     assert client.act([0, 0]).release == "2.0.0"
 
@@ -196,7 +221,7 @@ def test_a_swap_there_and_back_in_one_question_is_survived(server: Server, clien
     client.act([0, 0])
     server.before = [nothing] * moment + [server.switch(2), server.switch(1)]
     action = client.act([0, 0], deterministic=False)
-    assert (action.release, action.value) in {("1.0.0", 0), ("2.0.0", 10)}
+    assert (action.release, action.value) in {("1.0.0", 0), ("2.0.0", 7)}
     assert client.act([0, 0]).release == "1.0.0"
 
 
@@ -222,7 +247,7 @@ def test_a_request_refused_after_a_swap_is_explained_by_the_new_contract(server:
     server.contracts[2] = contract(inputs=3)
     client.act([0, 0])
     server.slot = 2
-    with pytest.raises(UsageError, match=r"takes \(3,\)"):
+    with pytest.raises(IncompatibleReleaseError, match=r"2\.0\.0 .* breaks that of 1\.0\.0.* takes \(3,\)"):
         client.act([0, 0])
 
 
@@ -274,7 +299,7 @@ def test_a_slot_without_a_release_is_never_handed_out(server: Server, client: Po
 
 
 def test_a_release_that_the_answer_names_is_believed_over_the_map(server: Server, client: PolicyClient) -> None:
-    """A backend that tells its release settles it; one that contradicts the map is not handed out."""
+    """A backend that names its release settles it; one that contradicts the map is not handed out."""
     server.parameters = {"release": "1.0.0"}
     assert client.act([0, 0]).release == "1.0.0"
     server.parameters = {"release": "6.6.6"}
@@ -305,7 +330,7 @@ def test_an_answer_that_is_not_to_this_question_is_not_handed_out(change: dict[s
 
 
 def test_an_action_that_is_not_finite_is_an_error(server: Server) -> None:
-    """A robot is not told to move by NaN."""
+    """NaN moves no robot."""
     continuous = Contract(
         (TensorSpec("observation", "float32", (2,)),),
         (TensorSpec("action", "float32", (1,)),),
@@ -328,9 +353,9 @@ def test_an_action_that_is_not_finite_is_an_error(server: Server) -> None:
 def test_a_batch_and_its_rows_have_the_same_meaning(client: PolicyClient) -> None:
     """One observation gives an int and outputs without a batch dimension; n give arrays of n."""
     one, many = client.act([0, 0], outputs=["logits"]), client.act_batch(np.zeros((3, 2)), outputs=["logits"])
-    assert one.value == 0 and one.outputs["logits"].shape == (2,)
+    assert one.value == 0 and one.outputs["logits"].shape == (8,)
     np.testing.assert_array_equal(many.value, [0, 0, 0])
-    assert many.outputs["logits"].shape == (3, 2)
+    assert many.outputs["logits"].shape == (3, 8)
 
 
 def test_timing_by_statistics_is_the_mean_over_what_ran_in_between(server: Server, client: PolicyClient) -> None:
@@ -413,7 +438,7 @@ def test_the_deadline_bounds_all_calls_together(server: Server) -> None:
     client = PolicyClient("walker", url=URL, transport=Slow(), deadline_s=10.0)
     client.act([0, 0])
     assert left[0] <= 10.0 and left[1] <= left[0] - 0.03
-    with pytest.raises(DeadlineError):
+    with pytest.raises(DeadlineError, match=r"did not answer within the deadline of 0\.01 s"):
         client.act([0, 0], deadline_s=0.01)
 
 
@@ -460,6 +485,10 @@ def test_the_asyncio_client_drives_the_same_exchange(server: Server) -> None:
             assert (await client.served()).release == "2.0.0"
             with pytest.raises(UsageError):
                 await client.act([0])
+            server.slot, server.contracts[1] = 1, contract(inputs=3)
+            for _ in range(2):
+                with pytest.raises(IncompatibleReleaseError):
+                    await client.act([0, 0])
 
     asyncio.run(session())
     assert server.closed == 1

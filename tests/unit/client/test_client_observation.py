@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyctl.client.observation import prepare
+from policyctl.client.observation import inputs_of, prepare
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.tensor import DTYPES, TensorSpec
 from policyctl.errors import UsageError
@@ -36,7 +36,7 @@ STATE = contract(TensorSpec("observation", "int64", (1,)))
 @pytest.mark.parametrize("given_", [[1, 2.5, 3, 4], np.array([1, 2.5, 3, 4]), (1.0, 2.5, 3.0, 4.0)])
 def test_one_observation_becomes_a_batch_of_one(given_: Any) -> None:
     """Lists, tuples and arrays of any float are cast to the contract's dtype."""
-    sent = prepare(POLE, given_, batched=False)["observation"]
+    sent = prepare(inputs_of(POLE), given_, batched=False)["observation"]
     assert sent.shape == (1, 4) and sent.dtype == np.float32
     np.testing.assert_array_equal(sent[0], [1, 2.5, 3, 4])
 
@@ -44,28 +44,28 @@ def test_one_observation_becomes_a_batch_of_one(given_: Any) -> None:
 def test_what_is_sent_lies_in_memory_row_by_row() -> None:
     """A transposed or strided array is sent in its logical order."""
     array = np.arange(8, dtype=np.float32).reshape(4, 2).T
-    sent = prepare(POLE, array, batched=True)["observation"]
+    sent = prepare(inputs_of(POLE), array, batched=True)["observation"]
     assert sent.flags.c_contiguous
     assert sent.tobytes() == np.array([[0, 2, 4, 6], [1, 3, 5, 7]], dtype=np.float32).tobytes()
 
 
 def test_a_discrete_observation_may_be_a_plain_number() -> None:
     """A contract of shape (1,) takes a scalar, and a batch of scalars."""
-    assert prepare(STATE, 3, batched=False)["observation"].tolist() == [[3]]
-    assert prepare(STATE, np.int32(3), batched=False)["observation"].dtype == np.int64
-    assert prepare(STATE, [3, 4], batched=True)["observation"].tolist() == [[3], [4]]
+    assert prepare(inputs_of(STATE), 3, batched=False)["observation"].tolist() == [[3]]
+    assert prepare(inputs_of(STATE), np.int32(3), batched=False)["observation"].dtype == np.int64
+    assert prepare(inputs_of(STATE), [3, 4], batched=True)["observation"].tolist() == [[3], [4]]
 
 
 def test_named_observations_come_in_the_order_of_the_contract() -> None:
     """Whatever the order of the mapping."""
-    sent = prepare(CAMERA, {"speed": 1.5, "image": np.zeros((2, 3), np.uint8)}, batched=False)
+    sent = prepare(inputs_of(CAMERA), {"speed": 1.5, "image": np.zeros((2, 3), np.uint8)}, batched=False)
     assert list(sent) == ["image", "speed"]
     assert sent["speed"].shape == (1, 1)
 
 
 def test_a_single_observation_may_be_named_too() -> None:
     """A mapping with the one name is the same as the array."""
-    assert prepare(POLE, {"observation": np.zeros(4)}, batched=False)["observation"].shape == (1, 4)
+    assert prepare(inputs_of(POLE), {"observation": np.zeros(4)}, batched=False)["observation"].shape == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_by_its_name(
 ) -> None:
     """The message names the input, the very feature, its value, and what is expected."""
     with pytest.raises(UsageError, match=problem):
-        prepare(which, observation, batched=batched)
+        prepare(inputs_of(which), observation, batched=batched)
 
 
 @pytest.mark.parametrize(
@@ -105,34 +105,63 @@ def test_what_does_not_fit_is_refused_by_its_name(
 def test_a_batch_mistaken_for_one_is_told_the_other_call(value: Any, batched: bool, hint: str) -> None:
     """The remedy names the call that takes it."""
     with pytest.raises(UsageError) as caught:
-        prepare(POLE, value, batched=batched)
+        prepare(inputs_of(POLE), value, batched=batched)
     assert hint in caught.value.remedy
 
 
 def test_a_pixel_that_uint8_cannot_hold_is_refused_and_one_that_it_can_is_cast() -> None:
     """An integer is cast where its value survives; 256 would become 0."""
     image = np.full((2, 3), 255)
-    assert prepare(CAMERA, {"image": image, "speed": 0}, batched=False)["image"].dtype == np.uint8
+    assert prepare(inputs_of(CAMERA), {"image": image, "speed": 0}, batched=False)["image"].dtype == np.uint8
     image[1, 2] = 256
     with pytest.raises(UsageError, match=r"image\[5\] is 256, which uint8 cannot hold"):
-        prepare(CAMERA, {"image": image, "speed": 0}, batched=False)
+        prepare(inputs_of(CAMERA), {"image": image, "speed": 0}, batched=False)
 
 
 def test_batches_of_different_length_are_refused() -> None:
     """Every named observation has one row for each."""
     with pytest.raises(UsageError, match="differ in their number of rows"):
-        prepare(CAMERA, {"image": np.zeros((2, 2, 3), np.uint8), "speed": np.zeros(3)}, batched=True)
+        prepare(inputs_of(CAMERA), {"image": np.zeros((2, 2, 3), np.uint8), "speed": np.zeros(3)}, batched=True)
 
 
-def test_bounds_are_checked_only_on_request_and_each_element_by_its_own() -> None:
-    """Beyond its bound by one feature: accepted as it is, refused with `check_bounds`, by name and bound."""
+def test_bounds_of_floats_are_checked_only_on_request_and_each_element_by_its_own() -> None:
+    """Beyond its bound by one feature: accepted as it is, refused with `check_bounds`, by name and range."""
     observation = [0.0, 1e6, 0.0, 0.0]
-    prepare(POLE, observation, batched=False)
-    with pytest.raises(UsageError, match=r"observation\[1\] \(velocity\) is 1000000.0, above its bound 4.8"):
-        prepare(POLE, observation, batched=False, check_bounds=True)
-    with pytest.raises(UsageError, match=r"row 1: observation\[2\] \(angle\) is -0.5, below its bound -0.4"):
-        prepare(POLE, [[0, 0, 0, 0], [0, 0, -0.5, 0]], batched=True, check_bounds=True)
-    prepare(POLE, [4.8, -1e6, -0.4, 0.0], batched=False, check_bounds=True)
+    prepare(inputs_of(POLE), observation, batched=False)
+    with pytest.raises(UsageError, match=r"observation\[1\] \(velocity\) is 1000000.0, its range is -inf to 4.8"):
+        prepare(inputs_of(POLE), observation, batched=False, check_bounds=True)
+    with pytest.raises(UsageError, match=r"row 1: observation\[2\] \(angle\) is -0.5, its range is -0.4 to 4.8"):
+        prepare(inputs_of(POLE), [[0, 0, 0, 0], [0, 0, -0.5, 0]], batched=True, check_bounds=True)
+    prepare(inputs_of(POLE), [4.8, -1e6, -0.4, 0.0], batched=False, check_bounds=True)
+
+
+CHOICES = contract(
+    TensorSpec("room", "int64", (1,), 2.0, 7.0),
+    TensorSpec("dials", "int64", (2,), 0.0, (2.0, 3.0)),
+    TensorSpec("switches", "int8", (3,), 0.0, 1.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"room": 1}, r"room\[0\] is 1, its range is 2 to 7"),
+        ({"room": 8}, r"room\[0\] is 8, its range is 2 to 7"),
+        ({"dials": [2, 4]}, r"dials\[1\] is 4, its range is 0 to 3"),
+        ({"dials": [3, 3]}, r"dials\[0\] is 3, its range is 0 to 2"),
+        ({"switches": [0, 1, 2]}, r"switches\[2\] is 2, its range is 0 to 1"),
+        ({"switches": [-1, 1, 1]}, r"switches\[0\] is -1, its range is 0 to 1"),
+    ],
+)
+def test_an_integer_out_of_its_range_is_always_refused(changed: dict[str, Any], words: str) -> None:
+    """Discrete with a start, MultiDiscrete and MultiBinary: a policy computes with it, and means nothing by it."""
+    good = {"room": 7, "dials": [2, 3], "switches": [True, False, True]}
+    assert prepare(inputs_of(CHOICES), good, batched=False)["room"].tolist() == [[7]]
+    with pytest.raises(UsageError, match=words):
+        prepare(inputs_of(CHOICES), good | changed, batched=False)
+    rows = {name: [value, (good | changed)[name]] for name, value in good.items()}
+    with pytest.raises(UsageError, match=f"row 1: {words}"):
+        prepare(inputs_of(CHOICES), rows, batched=True)
 
 
 INTEGERS = [name for name in DTYPES if np.dtype(name).kind in "iu"]
@@ -157,7 +186,7 @@ def test_an_integer_arrives_as_itself_or_not_at_all(data: st.DataObject, have: s
         )
     if not fits:
         with pytest.raises(UsageError, match="cannot hold"):
-            prepare(which, exact, batched=False)
+            prepare(inputs_of(which), exact, batched=False)
         return
-    sent = prepare(which, exact, batched=False)["x"]
+    sent = prepare(inputs_of(which), exact, batched=False)["x"]
     assert sent.dtype == kind and int(sent[0, 0]) == value

@@ -25,7 +25,7 @@ def layout(rows: int) -> Layout:
 
 @pytest.mark.parametrize("rows", [1, 3, 64])
 def test_tensors_of_one_call_do_not_overlap(rows: int) -> None:
-    """Every tensor has room of its own inside the region, aligned for its type."""
+    """Every tensor has its place in the region, aligned for its type."""
     found = layout(rows)
     spans = sorted((p.offset, p.offset + p.size_bytes) for p in (*found.inputs, *found.outputs))
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))

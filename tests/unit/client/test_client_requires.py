@@ -8,7 +8,7 @@ import pytest
 from test_client_exchange import URL, Server, contract, kinds, nothing
 
 from policyctl.client import AsyncPolicyClient, IncompatibleReleaseError, PolicyClient
-from policyctl.client.exchange import Call, Reply
+from policyctl.client.calls import Call, Reply
 from policyctl.domain import versions
 from policyctl.errors import ServerError, UsageError
 
@@ -94,7 +94,7 @@ def test_requiring_costs_nothing_while_nothing_moves(server: Server, monkeypatch
     ],
 )
 def test_ranges_are_those_of_the_command_line(server: Server, requires: str | None, release: str, fits: bool) -> None:
-    """The same reader as everywhere; what is no version satisfies no range."""
+    """The same reader as everywhere; an unknown version satisfies no range."""
     server.releases = {1: release}
     if fits:
         assert _client(server, requires).act([0, 0]).release == release

@@ -107,7 +107,7 @@ class _Extremes:
 
 @pytest.mark.parametrize(("uniform", "choice"), [(0.0, 1), (np.nextafter(1.0, 0.0), 2)])
 def test_the_ends_of_the_uniform_draw_are_possible_choices(uniform: float, choice: int) -> None:
-    """Exactly 0 and the largest number below 1 do not reach choices of probability 0 beside them."""
+    """Exactly 0 and the largest number below 1 do not reach choices of probability 0 next to them."""
     logits = np.array([[-np.inf, 0.1, 0.2, -np.inf]])
     assert draw(categorical(4), {"logits": logits}, _Extremes(uniform))[0, 0] == choice  # type: ignore[arg-type]
 

@@ -6,7 +6,7 @@ import pytest
 from test_client_exchange import Server
 
 from policyctl.client import PolicyClient
-from policyctl.client.exchange import Infer
+from policyctl.client.calls import Infer
 from policyctl.client.trace_context import chosen
 from policyctl.errors import UsageError
 

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-import yaml
+from ruamel.yaml import YAML
 
 from policyctl import __version__
-from policyctl.cli.main import app
 from policyctl.domain.artifacts import Format
+from policyctl.domain.choices import Engine
 from policyctl.serving.command import RESTRICTED, ServerOptions, arguments, restrictions
 from policyctl.serving.container_request import BACKENDS, INSIDE
-from policyctl.settings import DockerSettings, Engine, load
+from policyctl.settings import DockerSettings, load
 
 ROOT = Path(__file__).parents[3]
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+COMPOSE = YAML(typ="safe").load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = ("control", "api")
 TRITONS = ("triton", "triton-gpu")
@@ -114,7 +113,7 @@ def test_whoever_waits_for_another_waits_for_one_that_comes(name: str) -> None:
 
 
 def test_a_profile_brings_one_triton_and_everything_else() -> None:
-    """Whoever asks for `triton` finds it in both."""
+    """A look-up of `triton` finds it in both."""
     for profile, server in (("cpu", "triton"), ("gpu", "triton-gpu")):
         up = {name for name, service in SERVICES.items() if profile in service["profiles"]}
         assert up == {server, *OURS, "prometheus", "alertmanager", "grafana"}
@@ -180,21 +179,13 @@ def test_recordings_are_made_from_what_triton_writes_to_memory(name: str) -> Non
     assert any(part.startswith("size=") for part in volume["o"].split(","))
 
 
-def _understood(words: list[str]) -> None:
-    group: Any = typer.main.get_command(app)
-    command, *rest = words
-    if command not in group.commands:
-        pytest.skip(f"policyctl {command} is not in this tree yet")
-    group.commands[command].make_context(command, list(rest))
-
-
 @pytest.mark.parametrize("name", OURS)
-def test_our_services_run_commands_that_there_are(name: str) -> None:
+def test_our_services_run_commands_that_there_are(parse, name: str) -> None:
     """With options that they understand."""
-    _understood(SERVICES[name]["command"])
+    parse(SERVICES[name]["command"])
     test = SERVICES[name]["healthcheck"]["test"]
     if test[1] == "policyctl":
-        _understood(test[2:])
+        parse(test[2:])
 
 
 def test_the_settings_of_our_services_are_settings(monkeypatch, tmp_path) -> None:
@@ -211,7 +202,7 @@ def test_the_settings_of_our_services_are_settings(monkeypatch, tmp_path) -> Non
 
 def test_prometheus_scrapes_every_metrics_port_under_the_names_that_the_rules_use() -> None:
     """The jobs of alerts/prometheus.yml; each target is a service of this file."""
-    found = yaml.safe_load((ROOT / "containers" / "prometheus.yml").read_text())
+    found = YAML(typ="safe").load((ROOT / "containers" / "prometheus.yml").read_text())
     targets = {
         job["job_name"]: target
         for job in found["scrape_configs"]
@@ -226,23 +217,23 @@ def test_prometheus_scrapes_every_metrics_port_under_the_names_that_the_rules_us
     theirs = ROOT / "alerts" / "prometheus.yml"
     if not theirs.exists():
         pytest.skip("alerts/ is not in this tree yet")
-    jobs = {job["job_name"] for job in yaml.safe_load(theirs.read_text())["scrape_configs"]}
+    jobs = {job["job_name"] for job in YAML(typ="safe").load(theirs.read_text())["scrape_configs"]}
     assert jobs == set(targets)
 
 
 def test_alertmanager_routes_as_outside_but_for_the_receivers_address() -> None:
     """Which is a secret here; routes and inhibitions are written once, in alerts/alertmanager.yml."""
-    ours = yaml.safe_load((ROOT / "containers" / "alertmanager.yml").read_text())
+    ours = YAML(typ="safe").load((ROOT / "containers" / "alertmanager.yml").read_text())
     (receiver,) = ours["receivers"]
     assert receiver["webhook_configs"][0]["url_file"] == "/run/secrets/webhook_url"
     assert SERVICES["alertmanager"]["secrets"] == ["webhook_url"]
-    other = yaml.safe_load((ROOT / "alerts" / "alertmanager.yml").read_text())
+    other = YAML(typ="safe").load((ROOT / "alerts" / "alertmanager.yml").read_text())
     assert (ours["route"], ours["inhibit_rules"]) == (other["route"], other["inhibit_rules"])
     assert [r["name"] for r in ours["receivers"]] == [r["name"] for r in other["receivers"]]
 
 
 def test_a_change_of_the_routes_is_written_for_the_containers_too(tmp_path) -> None:
-    """The file that is kept is the one that alerts/for_compose.py makes; one that is not is told, and made anew."""
+    """The file that is kept is the one that alerts/for_compose.py makes; another one is reported, and written again."""
 
     def made(root: Path, *arguments: str) -> int:
         command = [sys.executable, str(root / "alerts" / "for_compose.py"), *arguments]
@@ -254,20 +245,20 @@ def test_a_change_of_the_routes_is_written_for_the_containers_too(tmp_path) -> N
     source, target = (tmp_path / folder / "alertmanager.yml" for folder in ("alerts", "containers"))
     source.write_text(source.read_text().replace("repeat_interval: 12h", "repeat_interval: 7h"))
     assert [made(tmp_path, "--check"), made(tmp_path), made(tmp_path, "--check")] == [1, 0, 0]
-    assert yaml.safe_load(target.read_text())["route"]["repeat_interval"] == "7h"
+    assert YAML(typ="safe").load(target.read_text())["route"]["repeat_interval"] == "7h"
 
 
 def test_grafana_finds_prometheus_and_its_dashboards() -> None:
     """By the uid that the provisioning outside has, and in the folder that its provider names."""
-    (ours,) = yaml.safe_load((ROOT / "containers" / "grafana-datasources.yml").read_text())["datasources"]
+    (ours,) = YAML(typ="safe").load((ROOT / "containers" / "grafana-datasources.yml").read_text())["datasources"]
     assert ours["url"] == "http://prometheus:9090"
     assert set(SERVICES["grafana"]["networks"]) & set(SERVICES["prometheus"]["networks"])
     theirs = ROOT / "grafana" / "provisioning"
     if not theirs.exists():
         pytest.skip("grafana/ is not in this tree yet")
-    (other,) = yaml.safe_load((theirs / "datasources" / "prometheus.yml").read_text())["datasources"]
+    (other,) = YAML(typ="safe").load((theirs / "datasources" / "prometheus.yml").read_text())["datasources"]
     assert {**other, "url": ours["url"]} == {**ours, "url": ours["url"]}
-    (provider,) = yaml.safe_load((theirs / "dashboards" / "policyctl.yml").read_text())["providers"]
+    (provider,) = YAML(typ="safe").load((theirs / "dashboards" / "policyctl.yml").read_text())["providers"]
     assert f"./grafana/dashboards:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]
 
 
@@ -285,7 +276,7 @@ def test_the_image_of_the_control_plane_has_no_root_and_no_compiler() -> None:
     assert "COPY --from=build" in final
 
 
-def test_the_dockerfile_agrees_with_the_project() -> None:
+def test_the_dockerfile_agrees_with_the_project(parse) -> None:
     """Python, version, extras, constraints, and every file that it copies."""
     (minor,) = re.findall(r"^FROM python:3\.(\d+)\.", DOCKERFILE, flags=re.MULTILINE)
     assert f"Programming Language :: Python :: 3.{minor}" in PYPROJECT["project"]["classifiers"]
@@ -300,9 +291,9 @@ def test_the_dockerfile_agrees_with_the_project() -> None:
             assert (ROOT / source).exists(), source
             assert f"\n!{source}\n" in allowed
     entry = re.findall(r"^CMD \[(.*)\]$", DOCKERFILE, flags=re.MULTILINE)
-    _understood(yaml.safe_load(f"[{entry[0]}]"))
+    parse(YAML(typ="safe").load(f"[{entry[0]}]"))
     health = re.findall(r"HEALTHCHECK .* CMD (\[.*\])", DOCKERFILE)
-    _understood(yaml.safe_load(health[0])[1:])
+    parse(YAML(typ="safe").load(health[0])[1:])
 
 
 def _said(*command: str) -> subprocess.CompletedProcess[str]:
@@ -311,7 +302,7 @@ def _said(*command: str) -> subprocess.CompletedProcess[str]:
 
 def _tool(name: str) -> str:
     found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or shutil.which(
-        name, path=str(Path(yaml.__file__).parents[3].parent / "bin")
+        name, path=str(Path(pytest.__file__).parents[3].parent / "bin")
     )
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -338,7 +329,7 @@ def test_linters_find_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_guide_names_commands_settings_and_versions_that_there_are() -> None:
+def test_the_guide_names_commands_settings_and_versions_that_there_are(parse) -> None:
     """Each line of ours in docs/containers.md is understood, each variable is a setting, each image is the file's."""
     page = (ROOT / "docs" / "containers.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
@@ -346,7 +337,7 @@ def test_the_guide_names_commands_settings_and_versions_that_there_are() -> None
     ours = [line.partition("policyctl ")[2] for line in lines if re.search(r"(^| exec \w+ )policyctl ", line)]
     assert len(ours) > 5
     for line in ours:
-        _understood(shlex.split(line))
+        parse(shlex.split(line))
     for image in (
         SERVICES["triton"]["image"],
         *(SERVICES[n]["image"].split("@")[0] for n in ("prometheus", "grafana")),

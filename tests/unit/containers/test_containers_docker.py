@@ -145,7 +145,7 @@ def test_gpus_are_asked_for_by_a_device_request(engine, options, mounts) -> None
 
 
 def test_our_backends_are_mounted_over_the_images_where_asked(engine, options, mounts) -> None:
-    """Then a release's files are verified by whoever loads them."""
+    """Then a release's files are verified by the backend that loads them."""
     sent = _sent(engine, options, mounts, backends="policyctl")
     over = {
         m["Target"]: m for m in sent["HostConfig"]["Mounts"] if m["Target"].startswith("/opt/tritonserver/backends")
@@ -188,7 +188,7 @@ def test_without_a_docker_engine_it_says_so(monkeypatch, options, mounts) -> Non
 
 
 def test_what_an_earlier_supervisor_left_is_removed_first(engine, options, mounts) -> None:
-    """A container outlives a supervisor that was killed; a second one of the same repository never starts beside it."""
+    """A container outlives a killed supervisor; a second one of the same repository never starts next to it."""
     first = TritonContainer(options, DockerSettings(), mounts)
     first.start()
     left = engine.only.id
@@ -205,7 +205,7 @@ def test_what_an_earlier_supervisor_left_is_removed_first(engine, options, mount
 
 
 def test_a_container_that_ended_or_was_restarted_is_another_run(engine, options, mounts) -> None:
-    """Restarted behind our back nothing is loaded in it; out of memory is told with the setting."""
+    """Restarted behind our back nothing is loaded in it; the error of a lack of memory names the setting."""
     container = TritonContainer(options, DockerSettings(memory_mib=512), mounts)
     container.start()
     assert container.is_running()

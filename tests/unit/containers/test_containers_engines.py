@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import pytest
 
 from policyctl.adapters import endpoint as endpoints
+from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.repository import Repository
 from policyctl.domain.artifacts import Format
 from policyctl.errors import ServerError, UnsupportedError, UsageError
-from policyctl.services import external as module
 from policyctl.services.control import Control, preferred_format
-from policyctl.services.engines import launcher
-from policyctl.services.external import ExternalEngine
+from policyctl.services.supervise import external as module
+from policyctl.services.supervise.engines import launcher
+from policyctl.services.supervise.external import ExternalEngine
 from policyctl.settings import Settings, load
 
 
@@ -25,7 +26,7 @@ def control(tmp_path):
     def make(**server) -> Control:
         found = Control.of(load(repository=tmp_path / "models", server=server))
         found.repository.create()
-        found.repository.begin_journal()
+        found.repository.journal.begin()
         return found
 
     return make
@@ -109,7 +110,7 @@ def test_a_server_that_lost_what_was_loaded_was_restarted(external) -> None:
 
 
 def test_a_count_that_shrank_betrays_a_restart_with_everything_loaded(external) -> None:
-    """Whoever starts Triton with --load-model=* is found out too; the same count or more is the same run."""
+    """A Triton that was started with --load-model=* is found out too; the same count or more is the same run."""
     engine, triton, _ = external
     engine.wait(1)
     for count, same in ((10, True), (10, True), (11, True), (4, False)):
@@ -118,7 +119,7 @@ def test_a_count_that_shrank_betrays_a_restart_with_everything_loaded(external) 
 
 
 def test_what_we_load_ourselves_is_no_restart(external) -> None:
-    """A load starts a count anew and writes to the journal; while somebody writes nothing is concluded."""
+    """A load starts a count again and writes to the journal; while somebody writes nothing is concluded."""
     engine, triton, found = external
     engine.wait(1)
     triton.counts = {("walker", 1): 10}
@@ -184,45 +185,26 @@ def test_nvidias_backends_are_given_onnx_unless_somebody_says_otherwise(
     control, setting, backends, formats, preferred
 ) -> None:
     """Their OpenVINO computes full batches only; the setting goes before that, and --format before the setting."""
-    import os
-
     found = control()
     found = Control(Settings(**{**found.settings.model_dump(), "serving": {"format": setting}}), found.repository)
-    endpoints.write(found.repository, Endpoint("h:1", "h:2", supervisor_pid=os.getpid(), backends=backends))
-    assert preferred_format(found, SimpleNamespace(formats=formats)) == preferred
-
-
-def test_a_supervisor_in_another_container_is_known_by_its_lock(control) -> None:
-    """Its process id means nothing here; the lock of the repository they share does."""
-    import os
-
-    found = control()
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    endpoints.write(found.repository, Endpoint("h:1", "h:2", supervisor_pid=child))
-    assert endpoints.read(found.repository) is None
-    from policyctl.adapters import lock
-
+    endpoints.write(found.repository, Endpoint("h:1", "h:2", backends=backends))
     with lock.hold(endpoints.supervisor_lock(found.repository), doing="policyctl serve"):
-        assert endpoints.read(found.repository) is not None
+        assert preferred_format(found, SimpleNamespace(formats=formats)) == preferred
 
 
 def test_the_announced_server_is_used_with_its_run_where_the_url_names_it(control) -> None:
     """A command in the same container has the url set; another url is another server."""
-    import os
-
     found = control(url="triton:8001", api_key="k" * 9)
-    endpoints.write(found.repository, Endpoint("h:1", "triton:8001", server_id="run", supervisor_pid=os.getpid()))
-    assert found.endpoint().server_id == "run"
-    endpoints.write(found.repository, Endpoint("h:1", "other:8001", server_id="run", supervisor_pid=os.getpid()))
-    assert (found.endpoint().server_id, found.endpoint().grpc) == ("", "triton:8001")
+    with lock.hold(endpoints.supervisor_lock(found.repository), doing="policyctl serve"):
+        endpoints.write(found.repository, Endpoint("h:1", "triton:8001", server_id="run"))
+        assert found.endpoint().server_id == "run"
+        endpoints.write(found.repository, Endpoint("h:1", "other:8001", server_id="run"))
+        assert (found.endpoint().server_id, found.endpoint().grpc) == ("", "triton:8001")
 
 
 def test_doctor_looks_at_the_engine_of_the_settings(control, engine, monkeypatch) -> None:
     """Docker, image and user; or the Triton of somebody else and its key. Each failed check says what to do."""
-    from policyctl.services import doctor
+    from policyctl.services.machine import doctor
 
     found = {check.name: check.status for check in doctor.examine(control(engine="docker"))}
     assert found == {"docker": "ok", "image": "ok", "user": "ok"}

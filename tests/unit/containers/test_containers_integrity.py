@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
 from world import World
 
 from policyctl.errors import IntegrityError, MoveError
-from policyctl.services.aliases import load_alias
-from policyctl.services.promote import promote
+from policyctl.services.moves.aliases import load_alias
+from policyctl.services.rollout.promote import promote
 
 KEY = ("walker", "production")
 
@@ -34,7 +34,7 @@ def _backends(world: World, whose: str) -> None:
 
 
 def _damage_when(world: World, call: str, slot: int) -> None:
-    """Change a file of a slot right after the server was told to load it, and said that it has."""
+    """Change a file of a slot right after the server was asked to load it, and said that it has."""
     path = world.root / "walker" / str(slot) / "model.onnx"
 
     def damage(name: str) -> None:

@@ -52,9 +52,9 @@ def contracts(draw) -> Contract:
             outputs = [action, *(TensorSpec(n, "float32", action.shape) for n in ("mean", "log_std"))]
         case DistributionKind.NONE:
             pass
-    return Contract(
-        observations, tuple(outputs), draw(st.sampled_from(ActionKind)), Distribution(kind, nvec, transform)
-    )
+    law = Distribution(kind, nvec, transform)
+    limit = draw(st.none() | st.integers(1, 64))
+    return Contract(observations, tuple(outputs), draw(st.sampled_from(ActionKind)), law, limit)
 
 
 digests = st.binary(max_size=8).map(digest_of)

@@ -176,6 +176,14 @@ CASES = {
         MAJOR,
         "gaussian with transform clip, is gaussian with transform tanh_rescale",
     ),
+    "batches are limited": (
+        BASE,
+        replace(BASE, max_batch=1),
+        MAJOR,
+        "max batch was any number of rows an inference, is at most 1",
+    ),
+    "batches are limited more": (replace(BASE, max_batch=8), replace(BASE, max_batch=1), MAJOR, "is at most 1"),
+    "batches are limited no longer": (replace(BASE, max_batch=1), BASE, MINOR, "is any number"),
 }
 
 

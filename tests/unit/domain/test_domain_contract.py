@@ -56,7 +56,7 @@ WRONG = [
     ("observations", [], "at least one observation"),
     ("observations", None, "observations"),
     ("observations", {"name": 1}, "observations"),
-    ("observations", ["x"], "expected an object, found str"),
+    ("observations", ["x"], r"observations\[0\] is 'x', expected an object"),
     ("outputs", [], "first output"),
     ("outputs.0.name", "Action", "first output"),
     ("observations.0.name", "logits", "logits named more than once"),
@@ -85,11 +85,14 @@ WRONG = [
     ("observations.0.features", ["x"], "1 feature names"),
     ("observations.0.features", "xy", "features"),
     ("observations.0.features", [1, 2], "features"),
-    ("distribution", None, "distribution: expected an object"),
+    ("distribution", None, "distribution is None, expected an object"),
     ("distribution.kind", "poisson", "poisson"),
     ("distribution.nvec", [1.5], "nvec"),
     ("distribution.nvec", "12", "nvec"),
     ("distribution.transform", 7, "7"),
+    ("max_batch", 0, "max_batch is 0"),
+    ("max_batch", "1", "max_batch"),
+    ("max_batch", True, "max_batch"),
 ]
 
 
@@ -111,6 +114,20 @@ def test_a_missing_key_is_named(key: str) -> None:
     del target[last]  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match=f"{last} missing"):
         Contract.from_json(data)
+
+
+def test_a_contract_without_a_limit_of_batches_is_written_as_before() -> None:
+    """What earlier releases wrote keeps its digest: the key is there only where there is a limit."""
+    assert "max_batch" not in GOOD.to_json()
+    assert Contract.from_json({**GOOD.to_json(), "max_batch": 1}).to_json() == {**GOOD.to_json(), "max_batch": 1}
+
+
+def test_further_outputs_are_those_that_the_action_does_not_depend_on() -> None:
+    """Scores and parameters of a distribution belong to the action, everything else is the caller's to read."""
+    value, mean = TensorSpec("value", "float32", (1,)), TensorSpec("mean", "float32", (1,))
+    contract = Contract((OBSERVATION,), (*GOOD.outputs, value, mean), ActionKind.DISCRETE, GOOD.distribution)
+    assert contract.further == (value,)
+    assert GOOD.further == ()
 
 
 @pytest.mark.parametrize("data", [None, [], "x", 3])

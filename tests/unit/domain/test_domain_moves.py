@@ -106,7 +106,7 @@ class Toy:
         wanted = _wanted(move)
         allowed = {None if wanted is None else wanted.slot, None if move.incumbent is None else OLD.slot}
         assert self.loaded.get(move.served) in allowed
-        if self.phase is not Phase.SWITCHING and self.result is not Result.DONE:
+        if not (self.phase or Phase.INTENT).is_switched and self.result is not Result.DONE:
             assert self.loaded.get(move.served) == (move.incumbent.slot if move.incumbent else None)
         config = self.configs.get(move.served)
         assert config is None or config in self.certified
@@ -173,6 +173,24 @@ def test_every_prefix_of_a_plan_can_be_taken_back(move: Move, certified: bool) -
                 toy.apply(effect)
             _settled(toy, move, move.incumbent)
             assert toy.result is result
+
+
+@pytest.mark.parametrize(("move", "certified"), MOVES)
+def test_a_target_that_was_taken_back_is_never_put_there_again(move: Move, certified: bool) -> None:
+    """Once a move is being taken back, whoever finds it takes it back, however often that is cut short."""
+    effects = plan(move, certified_here=certified)
+    switched = effects.index(Write(RecordKind.SWITCHING)) + 1
+    for cut in range(switched, len(effects)):
+        begun = revert(move, Phase.SWITCHING)
+        for again in range(1, len(begun)):
+            toy = Toy.before(move, certified=certified)
+            _run(toy, move, (*effects[:cut], *begun[:again]))
+            assert toy.phase is Phase.REVERTING
+            left = revert(move, toy.phase)
+            assert Write(RecordKind.REVERTING) not in left
+            assert Configure(move.served, move.target) not in left or move.target == move.incumbent
+            _run(toy, move, left)
+            _settled(toy, move, move.incumbent)
 
 
 @given(st.sampled_from(MOVES), st.data())

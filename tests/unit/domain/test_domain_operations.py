@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from policyctl.domain.artifacts import Format
 from policyctl.domain.journal import GENESIS, Record, RecordKind
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.moves import Move, MoveKind, Placement, Result
 from policyctl.domain.operations import (
     Failure,
@@ -18,9 +19,10 @@ from policyctl.domain.operations import (
     Operation,
     OperationKind,
     OperationState,
-    move_told,
+    move_progress,
     settled,
 )
+from policyctl.errors import UsageError
 
 TARGET = Placement("1.1.0", 2, "sha256:" + "1" * 64, Format.ONNX, "config")
 MOVE = Move("m1", MoveKind.PROMOTION, "walker", "production", None, TARGET, "why")
@@ -72,14 +74,14 @@ def records(count: int, result: Result = Result.DONE, *, move: str = "m1") -> tu
 @given(operations)
 def test_an_operation_comes_back_from_the_disk_as_it_went(given_: Operation) -> None:
     """Through JSON and back nothing is lost."""
-    assert Operation.from_json(json.loads(json.dumps(given_.to_json()))) == given_
+    assert from_json(Operation, json.loads(json.dumps(to_json(given_))), what="operation") == given_
 
 
 @given(st.recursive(st.none() | st.integers() | texts, lambda c: st.lists(c) | st.dictionaries(texts, c)))
 def test_what_is_no_operation_is_refused_as_such(data: object) -> None:
-    """A damaged file is a ValueError, whatever it holds."""
-    with pytest.raises(ValueError, match="not an operation"):
-        Operation.from_json(data)  # type: ignore[arg-type]
+    """A damaged file is refused, whatever it holds."""
+    with pytest.raises(UsageError, match="operation"):
+        from_json(Operation, data, what="operation")
 
 
 @pytest.mark.parametrize("kind", [OperationKind.PROMOTION, OperationKind.ROLLBACK])
@@ -88,7 +90,7 @@ def test_what_is_no_operation_is_refused_as_such(data: object) -> None:
 def test_an_operation_is_settled_by_every_prefix_of_its_moves_records(kind, result, count) -> None:
     """None: failed, nothing begun. Open: it runs. Done: succeeded. Reverted or aborted: failed, the incumbent kept."""
     others = records(4, move="m2")
-    told = move_told(others + records(count, result), "m1")
+    told = move_progress(others + records(count, result), "m1")
     phases = (MovePhase.WAITING, MovePhase.CERTIFYING, MovePhase.CERTIFIED, MovePhase.SWITCHING, MovePhase.OVER)
     assert told.phase is phases[count]
     found = settled(operation(kind), told, result={"move": "m1"}, now="now")
@@ -116,5 +118,5 @@ def test_an_operation_is_settled_by_every_prefix_of_its_moves_records(kind, resu
 )
 def test_an_abort_is_settled_by_the_move_that_it_stops(count, result, state, words) -> None:
     """Where that has no outcome the abort has failed: it is to be asked again."""
-    found = settled(operation(OperationKind.ABORT), move_told(records(count, result), "m1"), result={}, now="now")
+    found = settled(operation(OperationKind.ABORT), move_progress(records(count, result), "m1"), result={}, now="now")
     assert (found.state, found.words.startswith(words)) == (state, True)

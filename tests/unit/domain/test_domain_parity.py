@@ -37,6 +37,22 @@ def test_the_edge_of_the_tolerance_agrees_and_beyond_does_not() -> None:
     assert not _box([0.0, 0.0], [0.0, -0.2500001], atol=0.25, rtol=1.0).agrees
 
 
+def test_a_further_output_is_held_to_its_own_scale_and_the_action_is_not() -> None:
+    """A height of 10,000 m may be off by a centimetre, and an action next to it may not."""
+    both = Contract(
+        OBS, (TensorSpec("action", "float64", (1,)), TensorSpec("height", "float64", (2,))), BOX.action_kind
+    )
+
+    def agrees(action: float, height: float) -> bool:
+        want = {"action": np.array([[0.0]]), "height": np.array([[1e4, 0.0]])}
+        got = {"action": np.array([[action]]), "height": np.array([[1e4, height]])}
+        return compare(both, want, got, Tolerance(atol=1e-5, rtol=0.0)).agrees
+
+    assert agrees(0.0, 0.009)
+    assert not agrees(0.0, 0.011)
+    assert not agrees(1.1e-5, 0.0)
+
+
 def test_a_zero_tolerance_asks_for_equality_without_a_warning() -> None:
     """Zero is a tolerance like another."""
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ import pytest
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.npz import pack, unpack
 from policyctl.domain.protocol import CONTROL_REQUEST_ID
-from policyctl.domain.recording import Origin, Recording, Traced, build
+from policyctl.domain.recording import Recording, RecordingOrigin, Traced, build
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 
@@ -19,7 +19,7 @@ CONTRACT = Contract(
     (TensorSpec("action", "float32", (1,), -1.0, 1.0), TensorSpec("value", "float32", (1,))),
     ActionKind.CONTINUOUS,
 )
-ORIGIN = Origin("walker", "production", {1: "1.0.0", 2: "1.1.0"}, 1, False, "2026-01-01T00:00:00+00:00", 5.0)
+ORIGIN = RecordingOrigin("walker", "production", {1: "1.0.0", 2: "1.1.0"}, 1, False, "2026-01-01T00:00:00+00:00", 5.0)
 
 
 def _traced(number: int, *, name: str | None = None, rows: int = 1, outputs=("action",), slot: int = 1) -> Traced:
@@ -35,7 +35,7 @@ def _traced(number: int, *, name: str | None = None, rows: int = 1, outputs=("ac
     )
 
 
-def _build(*traced: Traced, origin: Origin = ORIGIN) -> Recording:
+def _build(*traced: Traced, origin: RecordingOrigin = ORIGIN) -> Recording:
     return build(CONTRACT, traced, origin, clock_offset_ns=5000)
 
 
@@ -134,7 +134,7 @@ def test_one_stream_has_an_order_only_if_every_request_was_recorded(rate: int, p
 )
 def test_a_recording_that_contradicts_itself_is_refused(name: str, array) -> None:
     """A damaged file is an error that says so, never figures."""
-    arrays = unpack(_build(_traced(1), _traced(2)).to_bytes(), what="test")
+    arrays = unpack(_build(_traced(1), _traced(2)).to_bytes(), what="test", most_bytes=1 << 20)
     with pytest.raises(UsageError, match="recording"):
         Recording.from_bytes(pack({**arrays, name: array}))
 

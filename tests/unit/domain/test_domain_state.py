@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyctl.domain.artifacts import Format
+from policyctl.domain.fold import fold
 from policyctl.domain.journal import GENESIS, Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Placement, Result
-from policyctl.domain.state import State, fold
+from policyctl.domain.state import State
 from policyctl.errors import IntegrityError, UsageError
 
 RELEASES = ("1.0.0", "1.1.0", "2.0.0")
@@ -24,7 +25,10 @@ def _record(seq: int, kind: RecordKind, body: dict) -> Record:
 
 
 def _published() -> list[Record]:
-    body = [{"model": "m", "release": r, "slot": n, "manifest_digest": GENESIS} for n, r in enumerate(RELEASES, 1)]
+    body = [
+        {"model": "m", "release": r, "slot": n, "manifest_digest": GENESIS, "contract": {}}
+        for n, r in enumerate(RELEASES, 1)
+    ]
     return [_record(n, RecordKind.PUBLISHED, b) for n, b in enumerate(body)]
 
 
@@ -86,7 +90,7 @@ def test_rollbacks_undo_promotions_like_a_stack(steps: list[tuple]) -> None:
         found = state.alias("m", alias)
         assert (list(found.trail) if found else []) == stack
         assert (found.placement if found else None) == (stack[-1] if stack else None)
-    assert state.unfinished is None
+    assert not state.unfinished
 
 
 @settings(max_examples=100, deadline=None)

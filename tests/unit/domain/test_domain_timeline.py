@@ -10,11 +10,11 @@ from domain_strategies import placement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyctl.domain.fold import fold
 from policyctl.domain.instants import instant, zone_of
 from policyctl.domain.journal import GENESIS, Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind
-from policyctl.domain.state import fold
-from policyctl.domain.timeline import moment
+from policyctl.domain.timeline import LastCertified, moment
 from policyctl.errors import IntegrityError, UsageError
 
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
@@ -42,6 +42,7 @@ class Book:
                 "release": release,
                 "slot": slot,
                 "manifest_digest": placement(release).manifest_digest,
+                "contract": {},
             }
             self.add(second, RecordKind.PUBLISHED, body)
 
@@ -99,7 +100,7 @@ def test_it_tells_who_why_since_when_and_what_let_it(book: Book) -> None:
     assert (then.named.release, then.named.slot, then.since) == ("1.0.0", 1, _time(13).isoformat())
     assert (then.by.actor, then.by.move.reason, then.by.started) == ("ann@lab", "first", _time(10).isoformat())
     assert [(g.gate, g.verdict) for g in then.gates] == [("parity", "passed")], "what ran later did not let it"
-    assert then.certified == ("s1", _time(11).isoformat())
+    assert then.certified == LastCertified("s1", _time(11).isoformat())
     assert (then.moving, then.switching) == (None, False)
 
 
@@ -209,9 +210,9 @@ def test_a_time_of_any_zone_is_understood(text: str, zone: ZoneInfo | None, expe
     ("text", "zone", "said"),
     [
         ("2026-11-20T10:00", None, "names no time zone"),
-        ("tuesday", None, "is no time"),
-        ("2026-13-01T00:00Z", None, "is no time"),
-        ("", None, "is no time"),
+        ("tuesday", None, "is not a time"),
+        ("2026-13-01T00:00Z", None, "is not a time"),
+        ("", None, "is not a time"),
         ("2026-10-25T02:30", ZURICH, "happened twice"),
         ("2026-03-29T02:30", ZURICH, "never happened"),
     ],

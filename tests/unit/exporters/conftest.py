@@ -7,7 +7,11 @@ from typing import Any
 
 import exporter_models as models
 import pytest
+import torch
 from gymnasium import spaces
+
+# As many workers as cores run these tests: threads of theirs would wait for one another.
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "policies"
 

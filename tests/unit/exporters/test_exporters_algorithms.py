@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,30 +53,45 @@ CASES: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
     ("ddpg", DDPG, models.VECTOR, models.CONTINUOUS, {}),
     ("tqc", TQC, models.VECTOR, models.CONTINUOUS, {}),
     ("tqc-sde", TQC, models.VECTOR, models.CONTINUOUS, SDE),
+    ("crossq", CrossQ, models.VECTOR, models.CONTINUOUS, {}),
+    ("crossq-sde", CrossQ, models.VECTOR, models.CONTINUOUS, SDE),
     ("ars-continuous", ARS, models.VECTOR, models.CONTINUOUS, {"zero_policy": False}),
     ("ars-linear", ARS, models.VECTOR, models.CONTINUOUS, {"policy": "LinearPolicy", "zero_policy": False}),
     ("ars-discrete", ARS, models.VECTOR, spaces.Discrete(3), {"zero_policy": False}),
 ]
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "observations", "actions", "settings"),
-    [case[1:] for case in CASES],
-    ids=[case[0] for case in CASES],
-)
+IN_EVERY_FORMAT = ("ppo-multi-discrete", "ppo-sde-squashed", "dqn-image", "sac-dict", "ppo-float64", "crossq-sde")
+"""Together they hold every kind of layer, observation and head."""
+
+
+def _cases() -> Iterator[Any]:
+    for name, *case in CASES:
+        short = CPU_FORMATS if name in IN_EVERY_FORMAT else CPU_FORMATS[:1]
+        yield pytest.param(*case, short, id=name)
+        if short != CPU_FORMATS:
+            yield pytest.param(*case, CPU_FORMATS[1:], id=f"{name}-in-the-others", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize(("algorithm", "observations", "actions", "settings", "formats"), _cases())
 def test_every_algorithm_and_space_answers_like_predict(
-    algorithm: Any, observations: Any, actions: Any, settings: dict[str, Any], tmp_path: Path
+    algorithm: Any,
+    observations: Any,
+    actions: Any,
+    settings: dict[str, Any],
+    formats: tuple[Format, ...],
+    tmp_path: Path,
 ) -> None:
     """On fresh observations each file's action is what the live `predict()` returns."""
     model = models.tiny(algorithm, observations, actions, **settings)
-    result = export_policy(model, tmp_path / "out")
-    assert result.formats == CPU_FORMATS
+    result = export_policy(model, tmp_path / "out", formats=formats)
+    assert result.formats == formats
     rng_rows = 5
     observations.seed(1)
     samples = [observations.sample() for _ in range(rng_rows)]
     expected = np.stack([np.asarray(model.predict(sample, deterministic=True)[0]) for sample in samples])
     served = _served(result.contract, observations, samples)
-    for form in CPU_FORMATS:
+    for form in formats:
         found = open_runner(form, tmp_path / "out", result.contract)(served)
         action = found["action"].reshape(expected.shape)
         np.testing.assert_allclose(action, expected, atol=5e-5, rtol=1e-4)
@@ -138,17 +154,18 @@ def _softmax(logits: Any) -> Any:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.parametrize("algorithm", [SAC, CrossQ])
 @pytest.mark.parametrize("use_sde", [False, True])
-def test_an_actors_mean_and_spread_stand_before_the_squashing(use_sde: bool, tmp_path: Path) -> None:
-    """For SAC, `mean` and `log_std` are the Gaussian's, and tanh then rescaling gives the action."""
+def test_an_actors_mean_and_spread_stand_before_the_squashing(algorithm: Any, use_sde: bool, tmp_path: Path) -> None:
+    """For SAC and its kin, `mean` and `log_std` are the Gaussian's, and tanh then rescaling gives the action."""
     import torch
 
-    model = models.tiny(SAC, models.VECTOR, models.CONTINUOUS, use_sde=use_sde)
+    model = models.tiny(algorithm, models.VECTOR, models.CONTINUOUS, use_sde=use_sde)
     result = export_policy(model, tmp_path / "out", formats=["onnx"])
     assert result.contract.distribution.transform is Transform.TANH_RESCALE
     rows = np.random.default_rng(3).normal(size=(6, 5)).astype(np.float32)
     found = open_runner(Format.ONNX, tmp_path / "out", result.contract)({"observation": rows})
-    actor = model.policy.actor
+    actor = model.policy.actor.eval()
     with torch.no_grad():
         mean, log_std, more = actor.get_action_dist_params(torch.from_numpy(rows))
         law = actor.action_dist.proba_distribution(mean, log_std, **more).distribution
@@ -172,13 +189,11 @@ def test_discrete_actions_count_as_predict_counts_them(tmp_path: Path) -> None:
     [
         (RecurrentPPO, spaces.Discrete(2), "MlpLstmPolicy"),
         (MaskablePPO, spaces.Discrete(2), "MlpPolicy"),
-        (CrossQ, models.CONTINUOUS, "MlpPolicy"),
     ],
 )
 def test_an_unknown_policy_is_refused_by_name(algorithm: Any, actions: Any, policy: str, tmp_path: Path) -> None:
     """What cannot be exported faithfully is refused, and nothing is written."""
-    settings: dict[str, Any] = {"buffer_size": 10} if algorithm is CrossQ else {}
-    model = algorithm(policy, models.SpacesOnly(models.VECTOR, actions), device="cpu", **settings)
+    model = algorithm(policy, models.SpacesOnly(models.VECTOR, actions), device="cpu")
     with pytest.raises(UnsupportedError, match=type(model.policy).__name__):
         export_policy(model, tmp_path / "out")
     assert not list(tmp_path.iterdir())

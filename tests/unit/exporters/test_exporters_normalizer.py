@@ -13,8 +13,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from policyctl.domain.artifacts import Format
+from policyctl.domain.manifest import digest_of
 from policyctl.errors import ParityError, UsageError
-from policyctl.services.card_check import check_folder
+from policyctl.services.cards.check import check_folder
 from policyctl_exporters import export_policy
 from policyctl_exporters.normalizer import FLAT, Normalizer, Statistics, read_normalizer
 from policyctl_exporters.runtimes import open_runner
@@ -47,8 +48,8 @@ def test_a_saved_normaliser_says_the_same_as_the_live_one(tmp_path: Path) -> Non
     live = _wrapped(models.VECTOR, clip_obs=3.0, epsilon=1e-3)
     live.obs_rms.update(np.random.default_rng(0).normal(2.0, 5.0, (50, 5)))
     live.save(str(tmp_path / "vecnormalize.pkl"))
-    saved, name = read_normalizer(tmp_path / "vecnormalize.pkl", trust_pickle=True)
-    assert name == "vecnormalize.pkl"
+    saved, file = read_normalizer(tmp_path / "vecnormalize.pkl", trust_pickle=True)
+    assert file == ("vecnormalize.pkl", digest_of((tmp_path / "vecnormalize.pkl").read_bytes()))
     assert saved is not None
     rows = np.random.default_rng(1).normal(2.0, 9.0, (30, 5)).astype(np.float32)
     np.testing.assert_array_equal(saved.apply(FLAT, rows), live.normalize_obs(rows))
@@ -107,7 +108,7 @@ def test_a_normaliser_of_rewards_only_changes_no_observation() -> None:
 def test_statistics_of_another_policy_are_refused(tmp_path: Path, ppo: Any) -> None:
     """Statistics of another shape, or by key for a plain observation, do not fit."""
     other = Normalizer({FLAT: Statistics(np.zeros(4), np.ones(4))}, clip_obs=10.0, epsilon=1e-8)
-    keyed = Normalizer({"a": Statistics(np.zeros(5), np.ones(5))}, clip_obs=10.0, epsilon=1e-8)
+    keyed = Normalizer({"a": Statistics(np.zeros(4), np.ones(4))}, clip_obs=10.0, epsilon=1e-8)
     for wrong in (other, keyed):
         with pytest.raises(UsageError, match="normalizer"):
             export_policy(ppo, tmp_path / "out", normalizer=wrong)

@@ -58,30 +58,24 @@ def test_an_earlier_export_survives_a_failed_one(ppo: Any, tmp_path: Path, monke
     output = tmp_path / "out"
     export_policy(ppo, output, formats=["onnx"])
     before = {path.name: path.read_bytes() for path in output.iterdir()}
-    monkeypatch.setattr(writers, "write_torchscript", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(writers, "write_torchscript", lambda *_, **__: 1 / 0)
+    with pytest.raises(UnsupportedError, match="division by zero"):
         export_policy(ppo, output, formats=["torchscript"], force=True)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_batch_that_was_traced_in_is_caught(tmp_path: Path) -> None:
+def test_a_batch_that_was_traced_in_is_caught() -> None:
     """A graph that is right at the batch size it was traced with, and only there, fails."""
-    import torch
-    from torch import nn
 
-    class RemembersItsBatch(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x[:, :2] * float(x.shape[0] == 2) + x[:, 2:4]
+    def runner(rows: Any) -> dict[str, Any]:
+        size = len(rows["observation"])
+        return {"action": np.zeros((size, 1), np.int64), "logits": np.full((size, 3), float(size == 64), np.float32)}
 
-    with pytest.raises(ParityError, match="batch"):
-        export_policy(
-            RemembersItsBatch(),
-            tmp_path / "out",
-            formats=["torchscript"],
-            observation_space=spaces.Box(-1.0, 1.0, (5,)),
-            action_space=spaces.Box(-9.0, 9.0, (2,)),
-        )
+    rows = {"observation": np.zeros((70, 1), np.float32)}
+    expected = {"action": np.zeros((70, 1), np.int64), "logits": np.ones((70, 3), np.float32)}
+    with pytest.raises(ParityError, match="batch 1"):
+        parity.check("test", runner, _contract(), [parity.Rows("usual", rows, expected, parity.TOLERANCE)])
 
 
 def _contract() -> Contract:
@@ -136,6 +130,9 @@ def test_the_default_tolerance_follows_the_outputs_and_stays_small() -> None:
     assert parity.fitted(large).atol == pytest.approx(9e-4)
     assert parity.fitted(small, sensitivity=1e-5).atol == pytest.approx(8e-5)
     assert parity.fitted(small, sensitivity=1.0).atol == 1e-3
+    assert parity.fitted({**small, "height": np.array([[1e6]], np.float32)}).atol == 2e-5
+    half = {"action": np.array([[0.5]], np.float16)}
+    assert (parity.fitted(small).rtol, parity.fitted(half).rtol) == (1e-4, pytest.approx(2 * 2**-10))
 
 
 def test_measuring_sensitivity_leaves_the_weights_alone() -> None:
@@ -143,15 +140,16 @@ def test_measuring_sensitivity_leaves_the_weights_alone() -> None:
     import torch
 
     from policyctl_exporters.eager import EagerGraph
+    from policyctl_exporters.head_option import Head
     from policyctl_exporters.modules import build_module_graph
     from policyctl_exporters.spaces import observations_of
 
     torch.manual_seed(0)
     net = torch.nn.Linear(4, 2)
     seen = observations_of(spaces.Box(-1.0, 1.0, (4,)))
-    graph, contract = build_module_graph(net, seen, spaces.Box(-9.0, 9.0, (2,)), normalizer=None, head=None)
+    built = build_module_graph(net, seen, spaces.Box(-9.0, 9.0, (2,)), normalizer=None, scales={}, head=Head())
     before = net.weight.detach().clone()
-    moved = EagerGraph(graph, contract).sensitivity({"observation": np.ones((3, 4), np.float32)}, seed=0)
+    moved = EagerGraph(built.graph, built.contract).sensitivity({"observation": np.ones((3, 4), np.float32)}, seed=0)
     assert 0 < moved < 1e-6
     assert torch.equal(net.weight, before)
 

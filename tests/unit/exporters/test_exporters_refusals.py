@@ -77,5 +77,5 @@ def test_an_environment_that_does_not_fit_the_archive_is_refused() -> None:
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs={"net_arch": [4]})
     with pytest.raises(UsageError, match="observation space is"):
         export_policy(model, "nowhere", observation_space=BOX)
-    with pytest.raises(UsageError, match="head 'action' is for torch modules"):
+    with pytest.raises(UsageError, match="head is for torch modules"):
         export_policy(model, "nowhere", head="action")

@@ -14,7 +14,8 @@ from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, FILES, GOLDEN_F
 from policyctl.domain.contract import Contract, DistributionKind, Transform
 from policyctl.domain.golden import Golden
 from policyctl.domain.parity import compare
-from policyctl_exporters import export_policy
+from policyctl.errors import UsageError
+from policyctl_exporters import export_policy, load_reference
 from policyctl_exporters.runtimes import open_runner
 
 CPU_FORMATS = (Format.ONNX, Format.OPENVINO, Format.TORCHSCRIPT)
@@ -51,9 +52,11 @@ def test_a_real_agent_is_exported_whole_and_still_solves_its_task(
     result = export_policy(
         folder / "model.zip",
         output,
-        normalizer=statistics if statistics.exists() else None,
+        normalizer=statistics if statistics.exists() else False,
         trust_pickle=True,
     )
+    own = (f"{statistics.name} gives the last observation that training kept: it belongs to this policy",)
+    assert result.notes == (own if statistics.exists() else ())
     files = {name for form in CPU_FORMATS for name in FILES[form]}
     files |= {CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE, CARD_FILE}
     assert {path.name for path in output.iterdir()} == files
@@ -96,11 +99,33 @@ def test_no_exported_file_names_a_folder_of_this_machine(shared_policies: Path, 
 
 
 @pytest.mark.shared
-def test_a_policy_trained_behind_a_normaliser_is_not_exported_without_it(shared_policies: Path, tmp_path: Path) -> None:
-    """The archive tells that observations were normalised, so forgetting the statistics is refused."""
-    from policyctl.errors import UsageError
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [
+        ("ppo-CartPole-v1", ""),
+        ("ppo-LunarLander-v2", ""),
+        ("ppo-BipedalWalker-v3", "trained behind a VecNormalize"),
+        ("a2c-Pendulum-v1", "trained behind a VecNormalize"),
+        ("sac-Pendulum-v1", "nothing says whether"),
+        ("dqn-MountainCar-v0", "nothing says whether"),
+    ],
+)
+def test_what_an_old_archive_proves_of_its_observations(agent: str, said: str, shared_policies: Path) -> None:
+    """Without a word about a normaliser an archive is taken where it proves that it had none, and only there."""
+    source = shared_policies / agent / "model.zip"
+    if not said:
+        load_reference(source, trust_pickle=True)
+        return
+    with pytest.raises(UsageError, match=said):
+        load_reference(source, trust_pickle=True)
 
+
+@pytest.mark.shared
+def test_a_policy_trained_behind_a_normaliser_is_not_exported_without_it(shared_policies: Path, tmp_path: Path) -> None:
+    """The archive proves that observations were normalised, so forgetting or denying the statistics is refused."""
     source = shared_policies / "a2c-Pendulum-v1" / "model.zip"
     with pytest.raises(UsageError, match="VecNormalize"):
         export_policy(source, tmp_path / "out", trust_pickle=True)
-    export_policy(source, tmp_path / "out", trust_pickle=True, normalizer=False, formats=["onnx"])
+    with pytest.raises(UsageError, match="is a normalised one"):
+        export_policy(source, tmp_path / "out", trust_pickle=True, normalizer=False)
+    export_policy(source, tmp_path / "out", trust_pickle=True, normalizer=False, despite_archive=True, formats=["onnx"])

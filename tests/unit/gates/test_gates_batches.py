@@ -9,7 +9,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from policyctl.errors import ServerError
-from policyctl.services.promote import promote, rollback
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.rollout.promote import promote
 from policyctl.settings import load
 
 

@@ -10,7 +10,7 @@ import pytest
 from policyctl.domain.criterion import Criterion, judge
 from policyctl.domain.verdict import Verdict
 from policyctl.gates import behaviour, replay
-from policyctl_benchmarks.intervals import paired_difference
+from policyctl.measuring.intervals import paired_difference
 
 
 @pytest.mark.parametrize(

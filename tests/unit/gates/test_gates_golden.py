@@ -9,6 +9,7 @@ import pytest
 
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.golden import Golden
+from policyctl.domain.json_values import to_json
 from policyctl.domain.parity import Tolerance
 from policyctl.domain.tensor import TensorSpec
 from policyctl.domain.verdict import Verdict
@@ -82,7 +83,7 @@ def test_one_wrong_value_anywhere_fails_and_is_named(row: int, name: str) -> Non
     assert result.verdict is Verdict.FAILED
     assert f"golden row {row}: output {name}" in result.reason
     assert result.evidence["worst_observation"] == {"observation": [2.0 * row, 2.0 * row + 1]}
-    json.dumps(result.to_json(), allow_nan=False)
+    json.dumps(to_json(result), allow_nan=False)
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -97,7 +98,7 @@ def test_what_is_no_number_fails_with_evidence_that_is_json(value: float) -> Non
     """NaN and infinities are wrong answers, and what is kept of them is strict JSON."""
     result = _run(Server(lambda _, out: (7, {**out, "action": np.full_like(out["action"], value)})))
     assert result.verdict is Verdict.FAILED
-    json.dumps(result.to_json(), allow_nan=False)
+    json.dumps(to_json(result), allow_nan=False)
 
 
 def _raise(*_: object):

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from policyctl.domain.growth import growth, theil_sen
 from policyctl.domain.verdict import Verdict
-from policyctl.gates.leak import Kind, Limits, Series, judge
+from policyctl.gates.leak import GrowthLimits, Series, SeriesKind, judge
 
 MB = 1e6
-LIMIT = Limits(memory_bytes=10 * MB)
+LIMIT = GrowthLimits(memory_bytes=10 * MB)
 REQUESTS = np.linspace(0, 400_000, 600)
 """Ten minutes, a sample a second, 670 requests a second."""
 
@@ -65,9 +65,9 @@ def leak_under_a_sawtooth(rng: np.random.Generator) -> NDArray[np.float64]:
     return sawtooth(rng) + leaky(rng) - 70 * MB
 
 
-def says(shape: Shape, seed: int, limits: Limits = LIMIT) -> Verdict:
+def says(shape: Shape, seed: int, limits: GrowthLimits = LIMIT) -> Verdict:
     values = shape(np.random.default_rng(seed))
-    return judge([Series("stub", Kind.MEMORY, REQUESTS.tolist(), values.tolist())], limits).verdict
+    return judge([Series("stub", SeriesKind.MEMORY, REQUESTS.tolist(), values.tolist())], limits).verdict
 
 
 @pytest.mark.parametrize("shape", [leaky, leak_under_a_sawtooth])
@@ -91,7 +91,7 @@ def test_what_only_looks_like_growth_is_never_called_a_leak(shape: Shape) -> Non
 def test_growth_below_the_limit_is_no_leak_beyond_it() -> None:
     """2 MB per million requests under a limit of 10: passed, and the bound is given."""
     values = leaky(np.random.default_rng(0), per_million=2 * MB)
-    result = judge([Series("stub", Kind.MEMORY, REQUESTS.tolist(), values.tolist())], LIMIT)
+    result = judge([Series("stub", SeriesKind.MEMORY, REQUESTS.tolist(), values.tolist())], LIMIT)
     assert result.verdict is Verdict.PASSED
     (finding,) = result.evidence["findings"]
     assert 2 * MB < finding["growth_per_million"]["high"] < 10 * MB
@@ -110,14 +110,14 @@ def test_the_interval_holds_the_true_growth(per_million: float) -> None:
 def test_too_few_requests_never_prove_that_there_is_no_leak() -> None:
     """Where a leak at the limit would not have shown a single step, nothing is passed."""
     few = np.linspace(0, 5_000, 300)
-    result = judge([Series("stub", Kind.MEMORY, few.tolist(), [7e7] * 300)], LIMIT)
+    result = judge([Series("stub", SeriesKind.MEMORY, few.tolist(), [7e7] * 300)], LIMIT)
     assert result.verdict is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_too_few_samples_are_inconclusive(count: int) -> None:
     """Also none at all, for a process that was never seen for long."""
-    series = Series("stub", Kind.MEMORY, list(REQUESTS[:count]), [7e7] * count)
+    series = Series("stub", SeriesKind.MEMORY, list(REQUESTS[:count]), [7e7] * count)
     assert judge([series], LIMIT).verdict is Verdict.INCONCLUSIVE
 
 
@@ -130,10 +130,10 @@ def test_one_leak_among_many_series_decides() -> None:
     """Also beside one that cannot be told; latency decides nothing."""
     rng = np.random.default_rng(0)
     many = [
-        Series("tritonserver", Kind.MEMORY, REQUESTS.tolist(), flat(rng).tolist()),
-        Series("short", Kind.MEMORY, [0, 1], [1e6, 1e6]),
-        Series("stub", Kind.DESCRIPTORS, REQUESTS.tolist(), np.floor(20 + REQUESTS / 1000).tolist()),
-        Series("p50", Kind.LATENCY, REQUESTS.tolist(), (500 + REQUESTS / 100).tolist()),
+        Series("tritonserver", SeriesKind.MEMORY, REQUESTS.tolist(), flat(rng).tolist()),
+        Series("short", SeriesKind.MEMORY, [0, 1], [1e6, 1e6]),
+        Series("stub", SeriesKind.DESCRIPTORS, REQUESTS.tolist(), np.floor(20 + REQUESTS / 1000).tolist()),
+        Series("p50", SeriesKind.LATENCY, REQUESTS.tolist(), (500 + REQUESTS / 100).tolist()),
     ]
     result = judge(many, LIMIT)
     assert result.verdict is Verdict.FAILED

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.paired import Burst, Metric, Order, Round
 from policyctl.domain.verdict import Verdict
-from policyctl.gates.non_inferiority import Plan, judge
+from policyctl.gates.non_inferiority import ComparisonPlan, judge
 
-PLAN = Plan()
+PLAN = ComparisonPlan()
 
 
 def burst(level: float, tail: float) -> Burst:
@@ -114,8 +115,9 @@ def test_a_verdict_can_be_repeated_from_its_evidence() -> None:
     """Rounds go through JSON and give the same verdict, looks and reason."""
     rng = np.random.default_rng(5)
     first = judge(made(rng, 35, slower=1.1), PLAN, is_over=True)
-    again = judge([Round.from_json(r) for r in json.loads(json.dumps(first.evidence["rounds"]))], PLAN, is_over=True)
-    assert again.to_json() == first.to_json()
+    kept = json.loads(json.dumps(first.evidence["rounds"]))
+    again = judge([from_json(Round, r, what="round") for r in kept], PLAN, is_over=True)
+    assert to_json(again) == to_json(first)
 
 
 def test_ratios_are_slow_downs_whatever_the_metric() -> None:

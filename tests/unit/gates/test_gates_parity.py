@@ -6,12 +6,12 @@ import itertools
 import json
 
 import pytest
-from world import write_export
+from world import World
 
 from policyctl.domain.artifacts import Format
 from policyctl.domain.verdict import Verdict, worst
 from policyctl.gates import integrity, parity
-from policyctl.integrity import build_manifest
+from policyctl.services.moves.validate import validate
 
 
 def _report(**formats: object) -> bytes:
@@ -95,16 +95,15 @@ def test_the_worst_verdict_wins_and_none_is_no_pass() -> None:
     assert worst((Verdict.ERROR, Verdict.INCONCLUSIVE)) is Verdict.ERROR
 
 
-def test_integrity_passes_the_published_bytes_alone(tmp_path) -> None:
-    """The gate's verdict is the reader's, with the digest as evidence."""
-    folder = write_export(tmp_path / "r", 1)
-    manifest = build_manifest(folder, model="m", release="1.0.0")
-    (folder / "manifest.json").write_bytes(manifest.to_bytes())
-    result = integrity.run(folder, manifest_digest=manifest.digest)
-    assert result.verdict is Verdict.PASSED
-    assert len(result.evidence["files"]) == 5
-    (folder / "model.onnx").write_bytes(b"x")
-    result = integrity.run(folder, manifest_digest=manifest.digest)
-    assert result.verdict is Verdict.FAILED
-    assert "model.onnx" in result.reason
-    assert integrity.run(folder / "nowhere", manifest_digest=manifest.digest).verdict is Verdict.FAILED
+def test_integrity_passes_the_published_bytes_alone(tmp_path, monkeypatch) -> None:
+    """The gate's verdict is the reader's, with the digests as evidence; without it no other gate runs."""
+    world = World(tmp_path, monkeypatch)
+    world.publish("1.0.0", 1)
+    passed, *_ = validate(world.control, model="walker", release="1.0.0")
+    assert (passed.gate, passed.verdict, len(passed.evidence["files"])) == (integrity.NAME, Verdict.PASSED, 5)
+    artifact = world.root / "walker" / "1" / "model.onnx"
+    artifact.chmod(0o644)
+    artifact.write_bytes(b"x")
+    (failed,) = validate(world.control, model="walker", release="1.0.0")
+    assert (failed.verdict, "model.onnx" in failed.reason) == (Verdict.FAILED, True)
+    assert world.state.gates["walker", "1.0.0", integrity.NAME].verdict is Verdict.FAILED

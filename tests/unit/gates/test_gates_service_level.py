@@ -9,13 +9,13 @@ import pytest
 from policyctl.domain.paired import Burst
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import UsageError
-from policyctl.gates.service_level import Limits, judge
+from policyctl.gates.service_level import ServiceLimits, judge
 
 GOOD = Burst(p50_us=600, p95_us=900, p99_us=2000, throughput_per_s=3000, request_count=500)
 
 
 def judged(*, latency=(GOOD,) * 3, throughput=(GOOD,) * 3, memory_mb=100.0, limits=None):
-    return judge(limits or Limits(), latency=latency, throughput=throughput, memory_mb=memory_mb)
+    return judge(limits or ServiceLimits(), latency=latency, throughput=throughput, memory_mb=memory_mb)
 
 
 def test_everything_within_the_limits_passes_and_says_what_was_seen() -> None:
@@ -50,10 +50,10 @@ def test_memory_is_judged_and_not_guessed() -> None:
 
 def test_memory_shared_with_the_server_bounds_an_instance_from_above() -> None:
     """Below the limit the whole server proves that the instance is; above it, nothing is proved."""
-    found = judge(Limits(), latency=(GOOD,) * 3, throughput=(GOOD,) * 3, memory_mb=100.0, memory_shared=True)
+    found = judge(ServiceLimits(), latency=(GOOD,) * 3, throughput=(GOOD,) * 3, memory_mb=100.0, memory_shared=True)
     assert found.verdict is Verdict.PASSED
     assert "at most 100 MB" in found.reason
-    found = judge(Limits(), latency=(GOOD,) * 3, throughput=(GOOD,) * 3, memory_mb=1000.0, memory_shared=True)
+    found = judge(ServiceLimits(), latency=(GOOD,) * 3, throughput=(GOOD,) * 3, memory_mb=1000.0, memory_shared=True)
     assert found.verdict is Verdict.INCONCLUSIVE
 
 
@@ -87,9 +87,9 @@ def test_bursts_on_both_sides_of_a_limit_are_inconclusive() -> None:
 
 def test_a_model_card_goes_before_the_settings() -> None:
     """It may name any limit; latency is judged at the rate that its throughput needs."""
-    limits = Limits().overridden({"p99_ms": 5, "throughput_per_s": 6400, "batch_size": 64})
+    limits = ServiceLimits().overridden({"p99_ms": 5, "throughput_per_s": 6400, "batch_size": 64})
     assert (limits.p99_ms, limits.p50_ms, limits.rate) == (5, 10.0, 100.0)
-    assert Limits().overridden(None) == Limits()
+    assert ServiceLimits().overridden(None) == ServiceLimits()
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,4 @@ def test_a_model_card_goes_before_the_settings() -> None:
 def test_a_card_that_cannot_be_used_is_refused(card) -> None:
     """A misspelt limit would be one that nobody keeps."""
     with pytest.raises(UsageError, match="service_level"):
-        Limits().overridden(card)
+        ServiceLimits().overridden(card)

@@ -8,12 +8,13 @@ import math
 import numpy as np
 import pytest
 
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.paired import Burst, Metric, Order, Round
 from policyctl.domain.verdict import Verdict
 from policyctl.gates.non_inferiority import LOOKS
-from policyctl.gates.superiority import Plan, judge
+from policyctl.gates.superiority import GainPlan, judge
 
-PLAN = Plan(Metric.THROUGHPUT, gain=0.02, p99_limit_us=5000.0, time_cap_s=60.0)
+PLAN = GainPlan(Metric.THROUGHPUT, gain=0.02, p99_limit_us=5000.0, time_cap_s=60.0)
 
 
 def made(rng, count: int, *, gain: float = 0.0, p99_us: float = 1000.0, noise: float = 0.06):
@@ -73,12 +74,12 @@ def test_evidence_is_json_and_gives_the_verdict_again() -> None:
     """A verdict can be repeated from what was kept."""
     rng = np.random.default_rng(0)
     found = judge(made(rng, 35, gain=0.15), PLAN, is_over=True)
-    kept = json.loads(json.dumps(found.to_json()))
-    rounds = [Round.from_json(r) for r in kept["evidence"]["rounds"]]
+    kept = json.loads(json.dumps(to_json(found)))
+    rounds = [from_json(Round, r, what="round") for r in kept["evidence"]["rounds"]]
     assert judge(rounds, PLAN, is_over=True).verdict.value == kept["verdict"]
 
 
 @pytest.mark.parametrize(("metric", "sign"), [(Metric.THROUGHPUT, -1), (Metric.P50, -1)])
 def test_the_gain_is_a_slow_down_below_none(metric: Metric, sign: int) -> None:
     """2 % better is a log slow-down below 0, for throughput and for latency."""
-    assert math.copysign(1, Plan(metric, 0.02, 1.0, 1.0).limit) == sign
+    assert math.copysign(1, GainPlan(metric, 0.02, 1.0, 1.0).limit) == sign

@@ -60,7 +60,7 @@ def test_what_does_not_move_a_figure_does_not_move_the_fingerprint(order, irrele
     ids=lambda changes: next(iter(changes)),
 )
 def test_what_moves_a_figure_moves_the_fingerprint(machine, changes) -> None:
-    """Each fact that counts, alone; and the difference is told by name."""
+    """Each fact that counts, alone; and the difference is named."""
     assert machine(**changes).fingerprint != machine().fingerprint
     assert differences(machine().identity(), machine(**changes).identity())
 

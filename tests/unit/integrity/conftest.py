@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "signing"))
 
 from world import World
 
@@ -16,7 +18,7 @@ from policyctl.integrity import build_manifest
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
-    """A repository with nothing in it, and a server beside it."""
+    """A repository with nothing in it, and a server for it."""
     return World(tmp_path, monkeypatch)
 
 

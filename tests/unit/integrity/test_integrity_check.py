@@ -55,19 +55,20 @@ def test_everything_that_is_wrong_is_told_at_once(release: Path) -> None:
     (release / "empty").unlink()
     (release / "link").symlink_to("a.bin")
     found = _check(release, pinned)
-    told = {f.path: f.problem for f in found.files if f.problem}
-    assert set(told) == {"a.bin", "empty", "link"}
+    problems = {f.path: f.problem for f in found.files if f.problem}
+    assert set(problems) == {"a.bin", "empty", "link"}
     assert "symbolic link" in str(found.problem)
-    assert "is missing" in told["empty"]
+    assert "is missing" in problems["empty"]
 
 
 def test_without_its_manifest_nothing_of_a_release_is_judged(release: Path) -> None:
-    """What is there is still listed, with its digest, for whoever has to repair it."""
+    """What is there is still listed; it is not read, for nothing says how large it may be."""
     pinned = _pinned(release)
     (release / "manifest.json").write_bytes(b"{}")
     found = _check(release, pinned)
     assert (found.intact, found.manifest) == (False, None)
-    assert [f.found.size_bytes for f in found.files if f.found] == [2, 0, 2]
+    assert [f.path for f in found.files] == ["a.bin", "empty", "sub/b.bin"]
+    assert all("cannot be judged without the manifest" in f.problem and f.found is None for f in found.files)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,19 +82,20 @@ def test_every_way_of_hashing_gives_one_digest(tmp_path, monkeypatch, contents, 
     for number, content in enumerate(contents):
         (tmp_path / f"f{number}").write_bytes(content)
     os.link(tmp_path / "f0", tmp_path / "again")
-    items = [(tmp_path, path.name) for path in sorted(tmp_path.iterdir())]
-    expected = [digest_of((tmp_path / path).read_bytes()) for _, path in items]
-    for once in (False, True):
-        found = hash_all(items, once_per_inode=once)
-        assert [e.digest for e in found] == expected
-        assert [e.path for e in found] == [path for _, path in items]
+    items = [(tmp_path, path.name, None) for path in sorted(tmp_path.iterdir())]
+    expected = [digest_of((tmp_path / path).read_bytes()) for _, path, _ in items]
+    entries = hash_all(items)
+    assert [e.digest for e in entries] == expected
+    assert [e.path for e in entries] == [path for _, path, _ in items]
 
 
 def test_a_file_is_read_once_for_all_its_names(release: Path, monkeypatch) -> None:
     """An alias's hard links cost nothing when the slot is checked too."""
     os.link(release / "a.bin", release / "z.bin")
     hashed = []
-    monkeypatch.setattr(hashing, "hash_file", lambda folder, path: hashed.append(path) or hash_file(folder, path))
+    monkeypatch.setattr(
+        hashing, "hash_file", lambda folder, path, size: hashed.append(path) or hash_file(folder, path, size)
+    )
     _check(release)
     assert sorted(hashed) == ["a.bin", "empty", "sub/b.bin"]
 

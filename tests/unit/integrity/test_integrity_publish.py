@@ -16,11 +16,12 @@ from typing import BinaryIO
 import pytest
 from world import CONTRACT, World, write_export
 
-from policyctl.adapters.repository import Repository
+from policyctl.adapters.journal import Journal
+from policyctl.domain.journal import Head
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.integrity import read_release
-from policyctl.services.publish import publish
-from policyctl.services.verify import verify
+from policyctl.services.integrity.verify import verify
+from policyctl.services.releases.publish import publish
 
 
 @pytest.fixture
@@ -175,8 +176,8 @@ def test_a_file_that_changes_while_it_is_copied_is_hashed_as_copied(world, expor
 
     copied = files.copy_durably
 
-    def copy_and_change(reader: BinaryIO, target: Path) -> None:
-        copied(reader, target)
+    def copy_and_change(reader: BinaryIO, target: Path, *, most_bytes: int) -> None:
+        copied(reader, target, most_bytes=most_bytes)
         if target.name == "model.onnx":
             (export / "model.onnx").write_bytes(b"something else")
 
@@ -187,7 +188,7 @@ def test_a_file_that_changes_while_it_is_copied_is_hashed_as_copied(world, expor
 
 
 def _at_once(*commands: Callable[[], object]) -> list[int]:
-    """Run each command in a process of its own, begun together; 0 done, 3 published already, 1 anything else."""
+    """Run each command in a separate process, begun together; 0 done, 3 published already, 1 anything else."""
     gate, opener = os.pipe()
     children = []
     for command in commands:
@@ -220,17 +221,17 @@ def test_publishers_at_once_get_a_slot_each(world) -> None:
 
 def test_the_first_publish_of_all_beside_another_is_no_lost_journal(world, monkeypatch) -> None:
     """A journal and slot that come between the look for the journal and the look for slots are no loss."""
-    real = Repository._journal_bytes
+    real, first = Journal._trace, []
 
-    def late(repository: Repository) -> int | None:
-        monkeypatch.setattr(Repository, "_journal_bytes", real)
-        seen = real(repository)
-        _publish(world, write_export(world.folder / "first", 1), "1.0.0")
-        return seen
+    def late(journal: Journal) -> str:
+        if not first:
+            first.append(journal)
+            _publish(world, write_export(world.folder / "first", 1), "1.0.0")
+        return real(journal)
 
-    second = write_export(world.folder / "second", 2)
-    monkeypatch.setattr(Repository, "_journal_bytes", late)
-    _publish(world, second, "1.1.0")
+    monkeypatch.setattr(Journal, "_trace", late)
+    _publish(world, write_export(world.folder / "second", 2), "1.1.0")
+    assert first
     assert [r.release for r in world.state.of_model("walker")] == ["1.0.0", "1.1.0"]
 
 
@@ -242,7 +243,7 @@ def test_the_same_bytes_published_at_once_are_one_release(world, export: Path) -
 
 
 def test_one_release_number_has_one_publisher(world) -> None:
-    """If several try the same number at once with other bytes, one publishes and the others are told."""
+    """If several try the same number at once with other bytes, one publishes and the others are refused."""
     sources = [write_export(world.folder / f"e{n}", n) for n in range(4)]
     assert sorted(_at_once(*(lambda s=s: _publish(world, s) for s in sources))) == [0, 3, 3, 3]
     assert sorted(p.name for p in (world.root / "walker").iterdir()) == ["1"]
@@ -266,7 +267,7 @@ def test_a_journal_that_cannot_be_written_leaves_no_slot(world, export: Path, mo
         _publish(world, export)
     after = _tree(world.root)
     if first:  # that there is a journal was written down before there was a slot
-        assert after.pop(".policyctl/journal.jsonl")[1] == b""
+        assert Head.from_bytes(after.pop(".policyctl/head")[1]) == Head()
     assert after == before
     assert _publish(world, export).slot == (1 if first else 2)
 
@@ -280,7 +281,7 @@ def test_an_unreadable_export_is_blamed_and_not_the_repository(monkeypatch) -> N
             path.chmod(0o777)
         for path in (export / n for n in ("model.onnx", "contract.json", "golden.npz")):
             path.chmod(0)
-            assert as_nobody(lambda p=path: _refusal(world, export, f"{p}: cannot be read (Permission denied)"))
+            assert as_nobody(lambda p=path: _refusal(world, export, f"{p} cannot be read: it belongs to "))
             path.chmod(0o644)
 
 

@@ -13,7 +13,8 @@ import pytest
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import IntegrityError
 from policyctl.hashing import hash_file
-from policyctl.integrity import build_manifest, list_files, read_release
+from policyctl.integrity import build_manifest, read_release
+from policyctl.release_files import list_files
 
 FILES = ("a.bin", "empty", "sub/b.bin")
 
@@ -107,7 +108,7 @@ ATTACKS = {
     "added hidden folder": (lambda r: (r / ".git").mkdir(), "empty folder"),
     "added nested folder": (lambda r: (r / "sub" / "d").mkdir(), "empty folder"),
     "second manifest": (lambda r: shutil.copy(r / "manifest.json", r / "sub"), r"sub/manifest\.json"),
-    "added name that is no UTF-8": (lambda r: (r / os.fsdecode(b"\xff")).touch(), "not allowed"),
+    "added name that is not UTF-8": (lambda r: (r / os.fsdecode(b"\xff")).touch(), "not allowed"),
     "added name with a line feed": (lambda r: (r / "a\nb").touch(), "not allowed"),
     "file is a link": (lambda r: _link(_elsewhere(r) / "a.bin")(r / "a.bin"), "symbolic link"),
     "file is a link within": (lambda r: _link(Path("sub/b.bin"))(r / "a.bin"), "symbolic link"),
@@ -119,10 +120,10 @@ ATTACKS = {
     "file is a folder": (lambda r: [(r / "a.bin").unlink(), (r / "a.bin").mkdir()], "empty folder"),
     "manifest is a folder": (lambda r: [(r / "manifest.json").unlink(), (r / "manifest.json").mkdir()], "plain file"),
     "file is a pipe": (lambda r: _fifo(r / "a.bin"), "neither a file nor a folder"),
-    "manifest is a pipe": (lambda r: _fifo(r / "manifest.json"), "not a plain file"),
+    "manifest is a pipe": (lambda r: _fifo(r / "manifest.json"), "it is a FIFO, expected a plain file"),
     "added pipe": (lambda r: _fifo(r / "pipe"), "neither a file nor a folder"),
     "file is a socket": (lambda r: _bind(r / "a.bin"), "neither a file nor a folder"),
-    "manifest is a socket": (lambda r: _bind(r / "manifest.json"), "cannot be read"),
+    "manifest is a socket": (lambda r: _bind(r / "manifest.json"), "it is a socket"),
     "manifest removed": (lambda r: (r / "manifest.json").unlink(), "cannot be read"),
     "everything removed": (shutil.rmtree, "cannot be read"),
     "a file where the release was": (lambda r: [shutil.rmtree(r), r.touch()], "cannot be read"),
@@ -158,8 +159,8 @@ def test_what_is_handed_out_is_what_was_hashed(release: Path, monkeypatch) -> No
     swapped = []
     read = integrity.read_plain
 
-    def read_and_swap(path: Path) -> bytes:
-        content = read(path)
+    def read_and_swap(path: Path, *, most_bytes: int) -> bytes:
+        content = read(path, most_bytes=most_bytes)
         if path.name == "a.bin":
             path.write_bytes(b"XX")
             swapped.append(path)
@@ -184,11 +185,11 @@ def test_a_folder_swapped_for_a_link_between_listing_and_opening_is_refused_or_h
     (outside / "b.bin").write_bytes(b"XX")
     hashed = hashing.hash_file
 
-    def swap_and_hash(folder: Path, path: str):
+    def swap_and_hash(folder: Path, path: str, size_bytes: int | None = None):
         if path == "sub/b.bin" and not (folder / "sub").is_symlink():
             (folder / "sub").rename(folder.parent / "gone")
             (folder / "sub").symlink_to(outside)
-        return hashed(folder, path)
+        return hashed(folder, path, size_bytes)
 
     monkeypatch.setattr(hashing, "hash_file", swap_and_hash)
     with pytest.raises(IntegrityError, match=r"sub/b\.bin"):
@@ -203,7 +204,7 @@ def test_only_listed_files_are_handed_out(release: Path, keep: tuple[str, ...]) 
 
 
 def test_a_read_error_is_an_integrity_error() -> None:
-    """A disk that fails in the middle of a file is told like a file that cannot be opened."""
+    """A disk that fails in the middle of a file is reported like a file that cannot be opened."""
     with pytest.raises(IntegrityError, match="cannot be read"):
         hash_file(Path("/proc/self"), "mem")
 
@@ -214,10 +215,20 @@ def test_a_listing_is_sorted_and_complete(release: Path) -> None:
     assert build_manifest(release, model="m", release="1.0.0").to_bytes() == (release / "manifest.json").read_bytes()
 
 
-def test_names_that_differ_in_case_only_make_no_manifest(release: Path) -> None:
-    """A release that another file system could not hold is never published."""
-    (release / "A.bin").write_bytes(b"")
-    if len(list((release).iterdir())) < 5:
+@pytest.mark.parametrize("name", ["A.bin", "MANIFEST.JSON", "Manifest.json", "Sub/c.bin"])
+def test_names_that_differ_in_case_only_make_no_manifest(release: Path, name: str) -> None:
+    """A release that another file system could not hold is never published; the manifest's own name counts too."""
+    (release / name).parent.mkdir(exist_ok=True)
+    (release / name).write_bytes(b"")
+    if len({path.name.casefold() for path in release.iterdir()}) == len(list(release.iterdir())):
         pytest.skip("this file system ignores case")
     with pytest.raises(IntegrityError, match="collides"):
+        build_manifest(release, model="m", release="1.0.0")
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9.bin", "cafe\u0301.bin", "\ufb01le"])
+def test_a_name_that_has_several_forms_makes_no_manifest(release: Path, name: str) -> None:
+    """Two forms of one name are one file on some file systems, so neither is published."""
+    (release / name).write_bytes(b"")
+    with pytest.raises(IntegrityError, match="path"):
         build_manifest(release, model="m", release="1.0.0")

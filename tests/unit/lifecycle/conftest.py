@@ -22,5 +22,5 @@ def people(tmp_path_factory) -> People:
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
-    """A repository with nothing in it, and a server beside it."""
+    """A repository with nothing in it, and a server next to it."""
     return World(tmp_path, monkeypatch)

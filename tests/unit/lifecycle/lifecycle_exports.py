@@ -6,8 +6,8 @@ from pathlib import Path
 
 from world import World, write_export
 
-from policyctl.services.publish import Published, publish
-from policyctl.services.verify import verify
+from policyctl.services.integrity.verify import verify
+from policyctl.services.releases.publish import Published, publish
 
 LARGE = bytes(range(256)) * 400
 

@@ -6,24 +6,27 @@ import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from crash_states import crash_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from world import World, copied, write_export
+from world import World, left, write_export
 
+from policyctl.adapters.papers import PAPERS, papers
 from policyctl.domain.artifacts import Format
+from policyctl.domain.fold import fold
 from policyctl.domain.journal import GENESIS, Record, RecordKind
 from policyctl.domain.moves import Move, MoveKind, Placement
-from policyctl.domain.retention import Policy, plan
-from policyctl.domain.state import fold
+from policyctl.domain.retention import RetentionPolicy, plan
 from policyctl.errors import BusyError, UsageError
-from policyctl.services.gc import PAPERS, gc, papers
-from policyctl.services.pins import pin, unpin
-from policyctl.services.promote import promote, rollback
-from policyctl.services.publish import publish
-from policyctl.services.status import status
-from policyctl.services.verify import verify
+from policyctl.services.integrity.verify import verify
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.releases.gc import gc
+from policyctl.services.releases.publish import publish
+from policyctl.services.rollout.pins import pin, unpin
+from policyctl.services.rollout.promote import promote
+from policyctl.services.show.status import status
 
-NOTHING = Policy(rollbacks=1, days=0, newest=1)
+NOTHING = RetentionPolicy(rollbacks=1, days=0, newest=1)
 
 
 def _on_disk(world: World, model: str = "walker") -> set[str]:
@@ -49,10 +52,10 @@ def full(world: World) -> World:
 def test_without_being_told_to_it_removes_nothing(full: World) -> None:
     """A dry run says what would go, with the bytes; journal and disk are as they were."""
     before = full.control.repository.journal.path.read_bytes()
-    told = gc(full.control, policy=NOTHING)
-    assert {r.release for r in told.collect} == {"1.0.0", "1.4.0"}
-    assert told.freed_bytes > 0
-    assert (told.deleted, _on_disk(full)) == (False, {f"1.{n}.0" for n in range(6)})
+    planned = gc(full.control, policy=NOTHING)
+    assert {r.release for r in planned.collect} == {"1.0.0", "1.4.0"}
+    assert planned.freed_bytes > 0
+    assert (planned.deleted, _on_disk(full)) == (False, {f"1.{n}.0" for n in range(6)})
     assert full.control.repository.journal.path.read_bytes() == before
 
 
@@ -96,7 +99,7 @@ def test_a_collected_release_is_refused_with_what_to_do(full: World) -> None:
     ):
         with pytest.raises(UsageError, match="policyctl gc removed its files") as refusal:
             command()
-        assert "import-release" in refusal.value.remedy
+        assert "release import" in refusal.value.remedy
     with pytest.raises(UsageError, match="published already"):
         publish(full.control, write_export(full.folder / "again", 0), model="walker", release="1.0.0")
     assert publish(full.control, write_export(full.folder / "next", 9), model="walker", release="2.0.0").slot == 7
@@ -140,9 +143,9 @@ def test_shared_files_are_not_counted_as_freed(world: World) -> None:
         publish(world.control, source, model="walker", release=f"1.{number}.0")
     inodes = {(world.root / "walker" / str(n) / "weights.bin").stat().st_ino for n in (1, 2, 3)}
     assert len(inodes) == 1
-    told = gc(world.control, policy=NOTHING)
-    assert {r.release for r in told.collect} == {"1.0.0", "1.1.0"}
-    assert told.freed_bytes < 100_000
+    planned = gc(world.control, policy=NOTHING)
+    assert {r.release for r in planned.collect} == {"1.0.0", "1.1.0"}
+    assert planned.freed_bytes < 100_000
 
 
 def test_what_was_set_aside_is_swept_after_the_days(full: World) -> None:
@@ -150,7 +153,7 @@ def test_what_was_set_aside_is_swept_after_the_days(full: World) -> None:
     aside = full.control.repository.control / "orphans" / "walker-9-abc"
     (aside / "sub").mkdir(parents=True)
     (aside / "sub" / "file").write_bytes(b"x")
-    policy = Policy(rollbacks=9, days=2, newest=9)
+    policy = RetentionPolicy(rollbacks=9, days=2, newest=9)
     assert gc(full.control, policy=policy, delete=True).leftovers == ()
     old = datetime.now(UTC).timestamp() - 3 * 86400
     os.utime(aside, (old, old))
@@ -161,26 +164,22 @@ def test_what_was_set_aside_is_swept_after_the_days(full: World) -> None:
 
 def test_a_gc_killed_anywhere_leaves_what_is_served_and_is_finished_by_the_next(tmp_path, monkeypatch) -> None:
     """At every crash point aliases answer, what is kept is intact, and the next gc leaves nothing over."""
-    from test_crash import run_and_kill_at
-
     template = World(tmp_path / "template", monkeypatch)
     for number in range(4):
         template.publish(f"1.{number}.0", number)
     for number in (1, 2):
         promote(template.control, model="walker", release=f"1.{number}.0", alias="production")
-    point, killed = 0, True
-    while killed:
-        point += 1
-        world = copied(template, tmp_path / str(point), monkeypatch)
-        killed = run_and_kill_at(world, point, lambda w=world: gc(w.control, policy=NOTHING, delete=True))
-        assert world.answered() == world.named() == "1.2.0", f"crash point {point}"
+    states = crash_states(template, tmp_path / "states", lambda: gc(template.control, policy=NOTHING, delete=True))
+    for state in states:
+        world = left(state, monkeypatch)
+        assert world.answered() == world.named() == "1.2.0", state
         wrong = [f for f in verify(world.control) if not f.intact]
-        assert all("belongs to no release" in f.detail for f in wrong), f"crash point {point}"
+        assert all("belongs to no release" in f.detail for f in wrong), state
         assert _on_disk(world) >= {"1.1.0", "1.2.0", "1.3.0"}
         gc(world.control, policy=NOTHING, delete=True)
-        assert _on_disk(world) == {"1.1.0", "1.2.0", "1.3.0"}, f"crash point {point}"
-        assert _intact(world), f"crash point {point}"
-    assert point > 15
+        assert _on_disk(world) == {"1.1.0", "1.2.0", "1.3.0"}, state
+        assert _intact(world), state
+    assert len(states) > 7
 
 
 RELEASES = [f"1.{n}.0" for n in range(7)]
@@ -198,7 +197,10 @@ def histories(draw) -> list[Record]:
 
     count = draw(st.integers(1, len(RELEASES)))
     for slot, release in enumerate(RELEASES[:count], 1):
-        add(RecordKind.PUBLISHED, {"model": "m", "release": release, "slot": slot, "manifest_digest": release})
+        add(
+            RecordKind.PUBLISHED,
+            {"model": "m", "release": release, "slot": slot, "manifest_digest": release, "contract": {}},
+        )
     moves = draw(st.lists(st.tuples(st.sampled_from(["production", "staging"]), st.integers(1, count)), max_size=8))
     last_open = draw(st.booleans())
     for index, (alias, slot) in enumerate(moves):
@@ -212,12 +214,12 @@ def histories(draw) -> list[Record]:
     return records
 
 
-policies = st.builds(Policy, rollbacks=st.integers(1, 4), days=st.integers(0, 30), newest=st.integers(1, 4))
+policies = st.builds(RetentionPolicy, rollbacks=st.integers(1, 4), days=st.integers(0, 30), newest=st.integers(1, 4))
 
 
 @settings(max_examples=200, deadline=None)
 @given(histories(), policies, st.sets(st.sampled_from(RELEASES)))
-def test_nothing_that_is_needed_is_ever_collected(records, policy: Policy, held: set[str]) -> None:
+def test_nothing_that_is_needed_is_ever_collected(records, policy: RetentionPolicy, held: set[str]) -> None:
     """Named, held, open, within the window, or among the newest: kept; and every release is in one list, once."""
     now = T0 + timedelta(days=len(records) + 1)
     found = plan(records, now=now, policy=policy, held={("m", r): "held" for r in held})
@@ -232,17 +234,18 @@ def test_nothing_that_is_needed_is_ever_collected(records, policy: Policy, held:
         assert named.placement.release not in collect
         trail = [p.release for p in named.trail]
         assert not collect & set(trail[-1 - policy.rollbacks :])
-    if state.unfinished is not None:
-        move = state.unfinished.move
+    for move in (unfinished.move for unfinished in state.unfinished.values()):
         assert not collect & {p.release for p in (move.target, move.incumbent) if p is not None}
     assert not collect & {r.release for r in state.of_model("m")[-policy.newest :]}
 
 
 @settings(max_examples=100, deadline=None)
 @given(histories(), policies, policies)
-def test_a_wider_policy_keeps_at_least_as_much(records, one: Policy, other: Policy) -> None:
+def test_a_wider_policy_keeps_at_least_as_much(records, one: RetentionPolicy, other: RetentionPolicy) -> None:
     """More rollbacks, more days and more of the newest never collect what less kept."""
-    wider = Policy(max(one.rollbacks, other.rollbacks), max(one.days, other.days), max(one.newest, other.newest))
+    wider = RetentionPolicy(
+        max(one.rollbacks, other.rollbacks), max(one.days, other.days), max(one.newest, other.newest)
+    )
     now = T0 + timedelta(days=len(records) + 5)
     kept = {k.release.release for k in plan(records, now=now, policy=one, held={}).keep}
     assert kept <= {k.release.release for k in plan(records, now=now, policy=wider, held={}).keep}

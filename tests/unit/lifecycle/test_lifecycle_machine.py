@@ -1,6 +1,6 @@
 """Any sequence of publish, promote, roll back, collect, carry away, bring back and repair keeps the rules.
 
-A model of the rules is kept beside the repository; after every step the two
+A model of the rules is kept next to the repository; after every step the two
 must agree, and everything on disk must be intact.
 """
 
@@ -17,14 +17,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lifecycle_exports import LARGE, not_intact, spoil
 from world import World, write_export
 
-from policyctl.domain.retention import Policy
+from policyctl.domain.retention import RetentionPolicy
 from policyctl.errors import UsageError
-from policyctl.services.gc import gc
-from policyctl.services.journal import prove
-from policyctl.services.promote import promote, rollback
-from policyctl.services.publish import publish
-from policyctl.services.repair import repair
-from policyctl.services.transfer import export_release, import_release
+from policyctl.services.integrity.journal import prove
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.releases.gc import gc
+from policyctl.services.releases.publish import publish
+from policyctl.services.releases.repair import repair
+from policyctl.services.releases.transfer import export_release, import_release
+from policyctl.services.rollout.promote import promote
 
 ALIASES = st.sampled_from(["production", "staging"])
 
@@ -85,7 +86,7 @@ class Lifecycle(RuleBasedStateMachine):
         for trail in self.trails.values():
             earlier = [r for r in dict.fromkeys(reversed(trail)) if r != trail[-1]] if trail else []
             needed |= {*trail[-1:], *earlier[:rollbacks]}
-        done = gc(self.world.control, policy=Policy(rollbacks, 0, newest), delete=True)
+        done = gc(self.world.control, policy=RetentionPolicy(rollbacks, 0, newest), delete=True)
         assert {r.release for r in done.collect} == set(self.here) - needed
         self.gone += [r for r in self.here if r not in needed]
         self.here = [r for r in self.here if r in needed]

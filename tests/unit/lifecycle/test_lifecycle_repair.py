@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from crash_states import crash_states
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lifecycle_exports import not_intact, publish_large, spoil, tree
-from world import World, copied
+from world import World, left
 
-from policyctl.domain.retention import Policy
+from policyctl.domain.retention import RetentionPolicy
 from policyctl.errors import IntegrityError, UsageError
-from policyctl.services.gc import gc
-from policyctl.services.promote import promote
-from policyctl.services.repair import repair
-from policyctl.services.transfer import export_release
+from policyctl.services.releases.gc import gc
+from policyctl.services.releases.repair import repair
+from policyctl.services.releases.transfer import export_release
+from policyctl.services.rollout.promote import promote
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def served(world: World) -> World:
 
 
 def _own(path: Path) -> None:
-    """Give a file that is a hard link an inode of its own."""
+    """Give a file that is a hard link a separate inode."""
     content = path.read_bytes()
     path.parent.chmod(0o755)
     path.unlink()
@@ -156,6 +159,26 @@ def test_a_source_that_is_named_gives_what_is_missing(served: World, tmp_path: P
     assert not_intact(served) == []
 
 
+def test_a_copy_is_found_in_a_folder_that_is_nested_without_end(served: World) -> None:
+    """What lies too deep to be named is left out, and the rest is looked through."""
+    path, source = served.root / W / "1" / "sub" / "weights.bin", served.folder / "deep"
+    good = path.read_bytes()
+    spoil(path)
+    source.mkdir()
+    (source / "anything").write_bytes(good)
+    there = Path.cwd()
+    try:
+        os.chdir(source)
+        for _ in range(2500):
+            os.mkdir("d")  # noqa: PTH102
+            os.chdir("d")
+    finally:
+        os.chdir(there)
+    assert repair(served.control, sources=[str(source)]).left == ()
+    assert not_intact(served) == []
+    subprocess.run(["rm", "-rf", source], check=True)
+
+
 def test_a_file_that_all_releases_share_is_mended_in_all(served: World) -> None:
     """One rotten inode behind two releases and an alias: each gets an intact one, stored once again."""
     path = served.root / W / "1" / "sub" / "weights.bin"
@@ -171,7 +194,7 @@ def test_a_file_that_all_releases_share_is_mended_in_all(served: World) -> None:
 
 
 def test_a_damaged_slot_is_set_aside_and_not_destroyed(served: World) -> None:
-    """Whoever wants to know what happened to it can look."""
+    """A person can look what happened to it."""
     spoil(served.root / W / "1" / "contract.json", b"tampered")
     repair(served.control)
     (aside,) = (served.control.repository.control / "orphans").iterdir()
@@ -183,7 +206,7 @@ def test_what_gc_left_is_finished(served: World) -> None:
     publish_large(served, "1.2.0", 3)
     copy = served.folder / "copy"
     shutil.copytree(served.root / W / "2", copy)
-    gc(served.control, policy=Policy(1, 0, 1), delete=True)
+    gc(served.control, policy=RetentionPolicy(1, 0, 1), delete=True)
     copy.rename(served.root / W / "2")
     assert not_intact(served)
     repair(served.control)
@@ -191,7 +214,7 @@ def test_what_gc_left_is_finished(served: World) -> None:
 
 
 def test_a_broken_journal_ends_every_repair(served: World) -> None:
-    """Nothing can be told without it, and it says how to get it back."""
+    """Nothing can be decided without it, and the error says how to get it back."""
     path = served.control.repository.journal.path
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
     with pytest.raises(IntegrityError, match="journal line 1") as refusal:
@@ -214,13 +237,13 @@ def test_a_source_that_is_not_there_is_refused(served: World) -> None:
 
 
 def test_a_move_that_is_open_is_not_meddled_with(served: World) -> None:
-    """Its alias is settled by whoever finishes the move."""
+    """Its alias is settled by the process that finishes the move."""
     server = served.server
     server.before_call = lambda name: (_ for _ in ()).throw(KeyboardInterrupt) if name == "load walker" else None
     with pytest.raises(KeyboardInterrupt):
         promote(served.control, model="walker", release="1.1.0", alias="production")
     server.before_call = lambda _name: None
-    assert served.state.unfinished is not None
+    assert served.state.unfinished
     (served.root / W / "config.pbtxt").write_text("edited")
     done = repair(served.control)
     (step,) = [s for s in done.steps if s.what == "walker"]
@@ -230,23 +253,20 @@ def test_a_move_that_is_open_is_not_meddled_with(served: World) -> None:
 
 def test_a_repair_killed_anywhere_is_finished_by_the_next(tmp_path, monkeypatch) -> None:
     """At every crash point what is served stays, and another repair makes all intact."""
-    from test_crash import run_and_kill_at
-
     template = World(tmp_path / "template", monkeypatch)
     publish_large(template, "1.0.0", 1)
     publish_large(template, "1.1.0", 2)
     promote(template.control, model="walker", release="1.0.0", alias="staging")
     spoil(template.root / W / "2" / "contract.json")
     (template.root / "walker.staging" / "config.pbtxt").unlink()
-    point, killed = 0, True
-    while killed:
-        point += 1
-        world = copied(template, tmp_path / str(point), monkeypatch)
-        killed = run_and_kill_at(world, point, lambda w=world: repair(w.control))
+    states = crash_states(template, tmp_path / "states", lambda: repair(template.control))
+    for state in states:
+        world = left(state, monkeypatch)
         assert world.answered("walker.staging") == "1.0.0"
-        assert repair(world.control).left == (), f"crash point {point}"
-        assert not_intact(world) == [], f"crash point {point}"
-    assert point > 20
+        assert repair(world.control).left == (), state
+        assert not_intact(world) == [], state
+    assert len(states) > 10
+    assert not_intact(template) == []
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

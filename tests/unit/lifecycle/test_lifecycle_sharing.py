@@ -11,7 +11,7 @@ from world import World
 
 from policyctl.adapters import sharing
 from policyctl.services.control import Control
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
 from policyctl.settings import load
 
 
@@ -43,7 +43,7 @@ def test_a_shared_file_rots_in_every_release_and_verify_says_so(world: World) ->
 
 
 def test_a_damaged_file_is_never_shared(world: World) -> None:
-    """A new release has a copy of its own, and is intact."""
+    """A new release has a separate copy, and is intact."""
     publish_large(world, "1.0.0", 1)
     spoil(world.root / "walker" / "1" / "sub" / "weights.bin")
     publish_large(world, "1.1.0", 2)
@@ -52,7 +52,7 @@ def test_a_damaged_file_is_never_shared(world: World) -> None:
 
 
 def test_a_file_that_can_be_written_is_never_shared(world: World) -> None:
-    """Whoever made it writable may mean to write."""
+    """The user who made it writable may mean to write."""
     publish_large(world, "1.0.0", 1)
     (world.root / "walker" / "1" / "sub" / "weights.bin").chmod(0o644)
     publish_large(world, "1.1.0", 2)

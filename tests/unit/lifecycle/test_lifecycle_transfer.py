@@ -8,23 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from crash_states import crash_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifecycle_exports import not_intact, publish_large, spoil, tree
 from signing_people import People
-from world import World
+from world import World, left
 
 from policyctl.adapters.oci_layout import Layout
 from policyctl.adapters.signing import Signer
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.manifest import FileEntry, Manifest, canonical_json, digest_of
-from policyctl.domain.oci import MOST_BYTES, Artifact, Origin, artifact_of, check_release_manifest, read_artifact
+from policyctl.domain.oci import MOST_BYTES, Artifact, ReleaseOrigin, artifact_of, check_release_manifest, read_artifact
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.integrity import read_release
-from policyctl.services.gc import gc
-from policyctl.services.promote import promote
-from policyctl.services.signing import sign
-from policyctl.services.transfer import export_release, import_release
+from policyctl.services.releases.gc import gc
+from policyctl.services.releases.transfer import export_release, import_release
+from policyctl.services.rollout.promote import promote
+from policyctl.services.trust.signing import sign
 
 D = "sha256:" + "ab" * 32
 
@@ -49,7 +50,7 @@ def _sign(world: World, release: str, signer: Signer, name: str) -> None:
 
 
 def test_a_release_arrives_byte_for_byte_with_its_signatures(world: World, other: World, layout: Path) -> None:
-    """Same files, same manifest, same digest; who published it first is told; then it can be promoted."""
+    """Same files, same manifest, same digest; the journal names who published it first; then it can be promoted."""
     other.publish("0.9.0", 7)
     done = import_release(other.control, str(layout))
     assert (done.done, done.slot) == ("published", 2)
@@ -101,7 +102,7 @@ def test_a_pinned_digest_is_what_comes_or_nothing(other: World, layout: Path) ->
     before = tree(other.root)
     with pytest.raises(IntegrityError, match=f"expected {D}"):
         import_release(other.control, str(layout), digest=D)
-    with pytest.raises(UsageError, match="is no digest"):
+    with pytest.raises(UsageError, match="is not a digest"):
         import_release(other.control, str(layout), digest="abc")
     assert tree(other.root) == before
     assert import_release(other.control, str(layout), digest=digest).done == "published"
@@ -163,9 +164,9 @@ def test_a_collected_release_comes_back_into_its_own_slot(world: World, layout: 
     for number in (1, 2, 3):
         publish_large(world, f"1.{number}.0", number + 1)
     promote(world.control, model="walker", release="1.3.0", alias="production")
-    from policyctl.domain.retention import Policy
+    from policyctl.domain.retention import RetentionPolicy
 
-    gc(world.control, policy=Policy(1, 0, 1), delete=True)
+    gc(world.control, policy=RetentionPolicy(1, 0, 1), delete=True)
     assert not (world.root / "walker" / "1").exists()
     done = import_release(world.control, str(layout))
     assert (done.done, done.slot) == ("restored", 1)
@@ -177,8 +178,8 @@ def test_a_collected_release_comes_back_into_its_own_slot(world: World, layout: 
 def test_a_dry_run_changes_nothing_on_either_side(world: World, other: World, layout: Path, tmp_path: Path) -> None:
     """It says what would be done."""
     before = tree(other.root)
-    told = import_release(other.control, str(layout), dry_run=True)
-    assert (told.done, told.dry_run) == ("published", True)
+    planned = import_release(other.control, str(layout), dry_run=True)
+    assert (planned.done, planned.dry_run) == ("published", True)
     assert tree(other.root) == before
     export_release(world.control, model="walker", release="1.0.0", destination=str(tmp_path / "new"), dry_run=True)
     assert not (tmp_path / "new").exists()
@@ -203,7 +204,7 @@ def test_a_damaged_release_is_not_called_here_already(other: World, layout: Path
 
 @pytest.mark.parametrize("place", ["a file", "another folder"])
 def test_what_is_something_else_is_not_written_into(world: World, layout: Path, tmp_path: Path, place: str) -> None:
-    """A folder with other things in it, or a file, is no destination."""
+    """A folder with other things in it, or a file, is refused as a destination."""
     target = tmp_path / "taken"
     if place == "a file":
         target.write_text("mine")
@@ -241,7 +242,7 @@ FORGERIES: dict[str, Callable[[dict], object]] = {
     "a backslash": lambda c: _title(c, "..\\x"),
     "a line feed": lambda c: _title(c, "a\nb"),
     "an empty path": lambda c: _title(c, ""),
-    "a path that is no text": lambda c: _title(c, 5),  # type: ignore[arg-type]
+    "a path that is not a text": lambda c: _title(c, 5),  # type: ignore[arg-type]
     "another path": lambda c: _title(c, "other.onnx"),
     "one path twice": lambda c: _title(c, c["layers"][1]["annotations"]["org.opencontainers.image.title"]),
     "the manifest among the files": lambda c: _title(c, "manifest.json"),
@@ -249,11 +250,11 @@ FORGERIES: dict[str, Callable[[dict], object]] = {
     "a digest that is a path": lambda c: c["layers"][0].update(digest="sha256:../../../../etc/passwd"),
     "a digest of another kind": lambda c: c["layers"][0].update(digest="sha512:" + "a" * 128),
     "a size below zero": lambda c: c["layers"][0].update(size=-1),
-    "a size that is no number": lambda c: c["layers"][0].update(size="5"),
+    "a size that is not a number": lambda c: c["layers"][0].update(size="5"),
     "another size": lambda c: c["layers"][0].update(size=c["layers"][0]["size"] + 1),
     "a layer less": lambda c: c["layers"].pop(0),
     "no layers": lambda c: c.update(layers=[]),
-    "layers that are none": lambda c: c.update(layers=5),
+    "layers that are a number": lambda c: c.update(layers=5),
     "another model": lambda c: c["annotations"].update({"io.policyctl.model": "runner"}),
     "a model that is a path": lambda c: c["annotations"].update({"io.policyctl.model": "../x"}),
     "another release": lambda c: c["annotations"].update({"org.opencontainers.image.version": "6.6.6"}),
@@ -306,7 +307,7 @@ DAMAGE: dict[str, Callable[[Path, Artifact], object]] = {
     "a changed config": lambda p, a: spoil(_blob(p, a.config.digest)),
     "a changed signature": lambda p, a: spoil(_blob(p, a.signatures[0].digest)),
     "a changed artifact": lambda p, a: spoil(_blob(p, a.digest)),
-    "an index that is none": lambda p, a: (p / "index.json").write_text("[]"),
+    "an index that is a list": lambda p, a: (p / "index.json").write_text("[]"),
     "an index that is cut": lambda p, a: (p / "index.json").write_text('{"manifests"'),
     "an index with a path": lambda p, a: (p / "index.json").write_text('{"manifests":[{"digest":"sha256:../x"}]}'),
     "no mark": lambda p, a: (p / "oci-layout").unlink(),
@@ -331,7 +332,7 @@ def test_a_damaged_layout_is_refused_and_the_whole_one_then_arrives(
 
 
 def test_an_export_mends_a_damaged_layout(world: World, other: World, layout: Path) -> None:
-    """A blob that is there and wrong is written anew."""
+    """A blob that is there and wrong is written again."""
     artifact = read_artifact(Layout(layout).manifest(""))
     spoil(_blob(layout, artifact.files[0].digest))
     assert export_release(world.control, model="walker", release="1.0.0", destination=str(layout)).sent == 1
@@ -340,23 +341,19 @@ def test_an_export_mends_a_damaged_layout(world: World, other: World, layout: Pa
 
 def test_an_import_that_was_killed_anywhere_is_finished_by_the_next(tmp_path, monkeypatch) -> None:
     """At every crash point: nothing published, or a whole release; what was fetched is not fetched again."""
-    from test_crash import run_and_kill_at
-
     origin = World(tmp_path / "origin", monkeypatch)
     publish_large(origin, "1.0.0", 1)
     layout = tmp_path / "layout"
     export_release(origin.control, model="walker", release="1.0.0", destination=str(layout))
-    point, killed, fetched = 0, True, set()
-    while killed:
-        point += 1
-        world = World(tmp_path / str(point), monkeypatch)
-        killed = run_and_kill_at(world, point, lambda w=world: import_release(w.control, str(layout)))
+    begun, fetched = World(tmp_path / "begun", monkeypatch), set()
+    for state in crash_states(begun, tmp_path / "states", lambda: import_release(begun.control, str(layout))):
+        world = left(state, monkeypatch)
         if world.state.releases:
-            assert not_intact(world) == [], f"crash point {point}"
+            assert not_intact(world) == [], state
         done = import_release(world.control, str(layout))
         fetched.add(done.sent)
         assert ("walker", "1.0.0") in world.state.releases
-        assert not_intact(world) == [], f"crash point {point}"
+        assert not_intact(world) == [], state
     assert len(fetched) > 3, "some tries found some of the blobs"
 
 
@@ -372,7 +369,7 @@ def artifacts(draw) -> Artifact:
     files = draw(st.lists(entries, min_size=1, max_size=5, unique_by=lambda e: e.path))
     signatures = draw(st.lists(entries, max_size=3, unique_by=lambda e: e.path))
     manifest = Manifest(draw(names), draw(st.sampled_from(["1.0.0", "2.1.0-rc.1+b.5"])), tuple(sorted(files)))
-    return artifact_of(manifest, Origin(draw(st.text(max_size=9)), draw(st.text(max_size=9))), signatures)
+    return artifact_of(manifest, ReleaseOrigin(draw(st.text(max_size=9)), draw(st.text(max_size=9))), signatures)
 
 
 @settings(max_examples=100, deadline=None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from policyctl.domain.artifacts import Format
 from policyctl.domain.hardware import Gpu
 from policyctl.domain.recommendations import pools
-from policyctl.services.memory_report import ServedCost, recommend
+from policyctl.services.experiments.memory_report import ServedCost, recommend
 from policyctl.serving.hardware import detect
 from policyctl.serving.memory import ProcessUse
 
@@ -42,7 +42,7 @@ def test_one_instance_is_always_allowed() -> None:
 
 
 def test_the_dear_format_and_the_second_alias_are_named() -> None:
-    """TorchScript brings torch into every process, and each alias has processes of its own."""
+    """TorchScript brings torch into every process, and each alias has its processes."""
     found = advice(cost(kind=Format.TORCHSCRIPT), cost("staging"))
     assert "promote --format openvino (production)" in found
     assert "promote --format openvino (staging)" not in found
@@ -51,7 +51,7 @@ def test_the_dear_format_and_the_second_alias_are_named() -> None:
 
 
 def test_little_shared_memory_is_told() -> None:
-    """Docker gives 64 MB unless told otherwise, and a promotion takes as much again."""
+    """Docker gives 64 MB by default, and a promotion takes as much again."""
     assert "shared memory (docker run --shm-size)" in advice(cost(), free=2 * MB)
     assert "shared memory (docker run --shm-size)" not in advice(cost())
 

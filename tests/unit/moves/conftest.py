@@ -14,5 +14,5 @@ from world import World
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
-    """A repository with nothing in it, and a server beside it."""
+    """A repository with nothing in it, and its server."""
     return World(tmp_path, monkeypatch)

@@ -1,77 +1,22 @@
 """A process that is killed at any point leaves the incumbent or the target in service.
 
-A child process runs one command and dies without any clean-up (`os._exit`) at
-its n-th crash point: before each change to the file system, in the middle of
-each write, and before and after each request to the server. Then the parent
-looks at what is left, and runs the next command.
+`crash_states` gives what one command leaves wherever it can be killed. The test
+looks at each of these worlds, and runs the next command there.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from crash_states import crash_states
+from world import World, copied, left, write_export
 
-from policyctl.adapters import files
-from policyctl.services.pins import pin, unpin
-from policyctl.services.promote import promote, rollback
-from policyctl.services.verify import verify
-
-KILLED = 137
-_CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
-
-
-def run_and_kill_at(world, point: int, command: Callable[[], object]) -> bool:
-    """Run `command` in a child that dies at crash point `point`; whether it got that far."""
-    child = os.fork()
-    if child == 0:
-        try:
-            _arm(world, point)
-            command()
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in {0, KILLED}, f"the command failed at crash point {point} instead of dying there"
-    return code == KILLED
-
-
-def _arm(world, point: int) -> None:
-    left, root = [point], str(world.root)
-
-    def pass_point() -> bool:
-        left[0] -= 1
-        return left[0] == 0
-
-    def audit(event: str, arguments: tuple[object, ...]) -> None:
-        changes = event in _CHANGES or (
-            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        )
-        if changes and str(arguments[0]).startswith(root) and pass_point():
-            os._exit(KILLED)
-
-    def half(descriptor: int, content: bytes) -> None:
-        if pass_point():
-            os.write(descriptor, content[: len(content) // 2])
-            os._exit(KILLED)
-        os.write(descriptor, content)
-        if pass_point():
-            os._exit(KILLED)
-
-    def call(_name: str) -> None:
-        if pass_point():
-            os._exit(KILLED)
-
-    files.write_all = half
-    world.server.before_call = call
-    sys.addaudithook(audit)
+from policyctl.services.integrity.verify import verify
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.rollout.pins import pin, unpin
+from policyctl.services.rollout.promote import promote
 
 
 def _prepare(world, name: str) -> None:
@@ -122,56 +67,69 @@ SCENARIOS = (
 )
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_move_killed_anywhere_leaves_the_incumbent_or_the_target(name, tmp_path, monkeypatch) -> None:
-    """At every crash point the alias answers as one of the two; the next command settles it and says so."""
-    from world import World, copied
+EVERYWHERE = ("promotion", "rollback")
 
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        *((name, 1) for name in EVERYWHERE),
+        *((name, 3) for name in SCENARIOS if name not in EVERYWHERE),
+        *(pytest.param(name, 1, marks=pytest.mark.long) for name in SCENARIOS if name not in EVERYWHERE),
+    ],
+)
+def test_a_move_killed_anywhere_leaves_the_incumbent_or_the_target(name, step, tmp_path, monkeypatch) -> None:
+    """At every crash point the alias answers as one of the two; the next command settles it and says so.
+
+    A promotion and a rollback die at every point; what takes the same steps dies at every third, and at every point
+    among the long tests.
+    """
     template = World(tmp_path / "template", monkeypatch)
     _prepare(template, name)
-    point, killed, settled = 0, True, set()
-    while killed:
-        point += 1
-        world = copied(template, tmp_path / str(point), monkeypatch)
-        command, served, incumbent, target = _scenario(world, name)
-        killed = run_and_kill_at(world, point, command)
-        assert world.answered(served) in {incumbent, target}, f"crash point {point}"
-        if killed:
-            world.said.clear()
-            unfinished = world.state.unfinished is not None
-            moved = command() if world.named(_alias(served)) != target else None
-            if unfinished and moved is not None:
-                assert moved.recovered is not None
-            settled.add("recovered" if unfinished else "nothing open")
-        assert world.answered(served) == world.named(_alias(served)) == target, f"crash point {point}"
-        assert world.state.unfinished is None
-        assert [f for f in verify(world.control) if not f.intact] == [], f"crash point {point}"
-        assert not list(world.root.glob("*.candidate"))
+    moved = copied(template, tmp_path / "moved", monkeypatch)
+    command, served, incumbent, target = _scenario(moved, name)
+    states, settled = crash_states(moved, tmp_path / "states", command), set()
+    for state in states[::step]:
+        world = left(state, monkeypatch)
+        command, *_ = _scenario(world, name)
+        assert world.answered(served) in {incumbent, target}, state
+        unfinished = bool(world.state.unfinished)
+        settling = command() if world.named(_alias(served)) != target else None
+        if unfinished and settling is not None:
+            assert settling.recovered is not None
+        settled.add("recovered" if unfinished else "nothing open")
+        _require_moved(world, served, target)
     assert settled == {"recovered", "nothing open"}
-    assert point > 15
+    assert len(states) > 10
+    _require_moved(moved, served, target)
+
+
+def _require_moved(world: World, served: str, target: str | None) -> None:
+    assert world.answered(served) == world.named(_alias(served)) == target, world.folder
+    assert not world.state.unfinished
+    assert [f for f in verify(world.control) if not f.intact] == [], world.folder
+    assert not list(world.root.glob("*.candidate"))
 
 
 def test_a_publish_killed_anywhere_leaves_a_whole_release_or_none(tmp_path, monkeypatch) -> None:
     """After any crash the release is published intact, or can be published again."""
-    from world import World, copied, write_export
-
-    from policyctl.services.publish import publish
+    from policyctl.services.releases.publish import publish
 
     template = World(tmp_path / "template", monkeypatch)
     template.publish("1.0.0", 1)
-    point, killed = 0, True
-    while killed:
-        point += 1
-        world = copied(template, tmp_path / str(point), monkeypatch)
-        source = write_export(tmp_path / f"source{point}", 2)
-        killed = run_and_kill_at(
-            world, point, lambda w=world, s=source: publish(w.control, s, model="walker", release="1.1.0")
-        )
+    source = write_export(tmp_path / "source", 2)
+    states = crash_states(
+        template,
+        tmp_path / "states",
+        lambda: publish(template.control, source, model="walker", release="1.1.0"),
+    )
+    for state in states:
+        world = left(state, monkeypatch)
         if ("walker", "1.1.0") not in world.state.releases:
-            assert killed
             publish(world.control, source, model="walker", release="1.1.0")
-        assert [f for f in verify(world.control) if not f.intact] == [], f"crash point {point}"
-    assert point > 10
+        assert [f for f in verify(world.control) if not f.intact] == [], state
+    assert len(states) > 8
+    assert ("walker", "1.1.0") in template.state.releases
 
 
 def _alias(served: str) -> str:

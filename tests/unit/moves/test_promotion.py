@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from policyctl.errors import BusyError, GateError, IntegrityError, MoveError, UsageError
-from policyctl.services.promote import abort, promote, rollback
-from policyctl.services.status import history, status
-from policyctl.services.validate import validate
-from policyctl.services.verify import verify
+from policyctl.integrity import read_release
+from policyctl.services import control as control_module
+from policyctl.services.integrity.verify import verify
+from policyctl.services.moves.rollback import abort, rollback
+from policyctl.services.moves.validate import validate
+from policyctl.services.rollout.promote import promote
+from policyctl.services.show.status import history, status
 
 
 def _promote(world, release, alias="production", **kwargs):
@@ -27,13 +30,50 @@ def test_a_promoted_release_answers_and_its_candidate_is_gone(world) -> None:
 
 
 def test_a_release_that_is_only_published_or_validated_is_never_served(world) -> None:
-    """Publishing and validating beside an incumbent leave it in service."""
+    """Publishing and validating next to an incumbent leave it in service."""
     world.publish("1.0.0", 1)
     _promote(world, "1.0.0")
     world.publish("1.1.0", 2)
     results = validate(world.control, model="walker", release="1.1.0")
     assert [r.verdict for r in results] == ["passed"] * 3
     assert world.server.serving() == {"walker": 1}
+
+
+def test_a_command_reads_a_release_once(world, monkeypatch) -> None:
+    """Gates, mover and certification share what was read; a rollback reads its target once as well."""
+    read: list[str] = []
+
+    def counted(folder, **more):
+        read.append(folder.name)
+        return read_release(folder, **more)
+
+    monkeypatch.setattr(control_module, "read_release", counted)
+    world.publish("1.0.0", 1)
+    world.publish("1.1.0", 2)
+    _promote(world, "1.0.0")
+    _promote(world, "1.1.0")
+    rollback(world.control, model="walker", alias="production")
+    assert read == ["1", "2", "1"]
+
+
+@pytest.mark.parametrize("call", ["load walker.candidate", "load walker"])
+def test_a_file_that_changes_after_it_was_read_is_refused_and_the_incumbent_kept(world, call) -> None:
+    """The server reads the very bytes that it serves, so a change before either load is seen there."""
+    world.publish("1.0.0", 1)
+    _promote(world, "1.0.0")
+    world.publish("1.1.0", 2)
+    artifact = world.root / "walker" / "2" / "model.onnx"
+
+    def change(name: str) -> None:
+        if name == call:
+            artifact.chmod(0o644)
+            artifact.write_bytes(b"another policy")
+
+    world.server.before_call = change
+    with pytest.raises(MoveError, match=r"model\.onnx .* still serves 1\.0\.0"):
+        _promote(world, "1.1.0")
+    assert world.answered() == world.named() == "1.0.0"
+    assert not world.state.unfinished
 
 
 def test_the_switch_comes_after_the_certification(world) -> None:
@@ -55,7 +95,7 @@ def test_a_candidate_with_wrong_answers_is_refused_and_the_incumbent_kept(world)
     with pytest.raises(MoveError, match=r"golden row .* still serves 1\.0\.0"):
         _promote(world, "1.1.0")
     assert world.answered() == world.named() == "1.0.0"
-    assert world.state.unfinished is None
+    assert not world.state.unfinished
     assert not (world.root / "walker.candidate").exists()
 
 
@@ -87,7 +127,7 @@ def test_a_release_whose_parity_failed_is_not_promoted(world) -> None:
     with pytest.raises(GateError, match="parity"):
         _promote(world, "1.0.0")
     assert world.server.calls == []
-    assert world.state.unfinished is None
+    assert not world.state.unfinished
 
 
 def test_a_changed_file_is_refused_before_anything_moves(world) -> None:
@@ -200,9 +240,9 @@ def test_an_abort_before_the_switch_keeps_the_incumbent(world) -> None:
 
     def ask(call: str) -> None:
         if call == "loaded walker.candidate":
-            from policyctl.services.aborting import request_abort
+            from policyctl.services.moves.abort_flag import request_abort
 
-            request_abort(world.control.repository, world.state.unfinished.move)
+            request_abort(world.control.repository, world.state.unfinished["walker"].move)
 
     world.server.before_call = ask
     with pytest.raises(MoveError, match="aborted"):
@@ -212,6 +252,32 @@ def test_an_abort_before_the_switch_keeps_the_incumbent(world) -> None:
     world.server.before_call = lambda _: None
     with pytest.raises(UsageError, match="no move"):
         abort(world.control, model="walker")
+
+
+def test_a_folder_in_the_place_of_a_request_to_abort_stops_no_move(world) -> None:
+    """It does not count as a request; a person who wants to abort reads what is in the way."""
+    world.publish("1.0.0", 1)
+    world.publish("1.1.0", 2)
+    _promote(world, "1.0.0")
+    (world.root / ".policyctl" / "abort").mkdir()
+    world.server.wrong_slots.add(("walker.candidate", 2))
+    with pytest.raises(MoveError, match=r"still serves 1\.0\.0"):
+        _promote(world, "1.1.0")
+    world.server.wrong_slots.clear()
+    _promote(world, "1.1.0")
+    rollback(world.control, model="walker", alias="production")
+    asked = []
+
+    def ask(call: str) -> None:
+        if call == "load walker.candidate":
+            with pytest.raises(UsageError, match="abort is a folder, expected a plain file") as refused:
+                abort(world.control, model="walker")
+            asked.append(refused.value.remedy)
+
+    world.server.before_call = ask
+    world.publish("1.2.0", 3)
+    _promote(world, "1.2.0")
+    assert asked == ["Remove the folder, then try again."]
 
 
 def test_a_config_that_was_edited_by_hand_is_found(world) -> None:
@@ -226,7 +292,7 @@ def test_a_config_that_was_edited_by_hand_is_found(world) -> None:
 
 @pytest.mark.parametrize("again", ["promote", "rollback"])
 def test_naming_again_what_does_not_answer_loads_it(world, again) -> None:
-    """An alias that names a release and serves nothing is no success: the release is loaded."""
+    """Where an alias names a release and serves nothing, the release is loaded."""
     world.publish("1.0.0", 1)
     _promote(world, "1.0.0")
     world.server.unload("walker")

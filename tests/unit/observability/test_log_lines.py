@@ -14,8 +14,8 @@ from policyctl.domain.log_event import MOST_CHARACTERS, LogFilter, LogLevel, eve
 from policyctl.domain.protocol import control_request_id, is_control_request, move_of
 from policyctl.errors import UsageError
 from policyctl.services.log import Log, as_in_a_line, secrets_of
-from policyctl.services.log_reading import since
-from policyctl.services.log_triton import models_of, triton_event
+from policyctl.services.logs.reading import since
+from policyctl.services.logs.triton import models_of, triton_event
 from policyctl.serving.logs import parse
 from policyctl.settings import load
 
@@ -27,11 +27,11 @@ MODELS = ("walker-2", "walker")
 def test_whatever_is_said_is_one_line_that_is_read_back(words, fields, time) -> None:
     """Line feeds and quotes of a client's text forge no second line."""
     fields = {k: v for k, v in fields.items() if k not in {"time", "level", "event", "logger"}}
-    told = event(time.replace(tzinfo=UTC), LogLevel.WARNING, words, "x", fields)
-    line = to_line(told)
+    written = event(time.replace(tzinfo=UTC), LogLevel.WARNING, words, "x", fields)
+    line = to_line(written)
     assert "\n" not in line
-    assert from_line(line) == told
-    assert {k: told[k] for k in fields} == fields
+    assert from_line(line) == written
+    assert {k: written[k] for k in fields} == fields
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"time":"x","level":"info","event":""}', "null", "[" * 9999])
@@ -42,9 +42,9 @@ def test_what_is_no_line_is_left_out(text: str) -> None:
 
 def test_a_text_without_end_is_cut() -> None:
     """And says how much was."""
-    told = event(NOW, LogLevel.INFO, "x" * (MOST_CHARACTERS + 7), "x", {"a": "y" * (MOST_CHARACTERS + 1)})
-    assert told["event"].endswith("x... (7 more)")
-    assert told["a"].endswith("(1 more)")
+    written = event(NOW, LogLevel.INFO, "x" * (MOST_CHARACTERS + 7), "x", {"a": "y" * (MOST_CHARACTERS + 1)})
+    assert written["event"].endswith("x... (7 more)")
+    assert written["a"].endswith("(1 more)")
 
 
 @given(st.text(), st.text(), st.text())
@@ -167,7 +167,7 @@ def test_a_line_is_found_by_what_it_is_about(asked: dict, found: bool) -> None:
     ],
 )
 def test_a_line_of_triton_says_which_model_request_and_move_it_is_about(text: str, expected: dict) -> None:
-    """What cannot be told is left out, not guessed."""
+    """What is unknown is left out, not guessed."""
     found = triton_event(parse(text), MODELS, NOW, operation="serve-1")
     assert {key: found.get(key) for key in expected} == expected
     assert found["operation"] == "serve-1"
@@ -184,7 +184,7 @@ def test_a_line_of_triton_says_which_model_request_and_move_it_is_about(text: st
     ],
 )
 def test_a_line_of_triton_has_its_own_time_where_that_can_be(stamp: str, now: datetime, time: str) -> None:
-    """Not where it was told in another zone, or the year turned meanwhile."""
+    """Not where it is of another zone, or the year turned meanwhile."""
     assert triton_event(parse(f"I{stamp} 2370 a.cc:1] x"), MODELS, now)["time"] == time
 
 
@@ -196,7 +196,7 @@ def test_every_model_that_a_line_may_be_about_is_known(watched) -> None:
 
 
 def test_a_request_of_the_control_plane_names_its_move() -> None:
-    """And is told apart from a client's, whatever that is called."""
+    """And is distinguished from a client's, whatever that is called."""
     assert control_request_id("") == "policyctl-control"
     assert move_of(control_request_id("1f0c")) == "1f0c"
     assert is_control_request(control_request_id("1f0c"))

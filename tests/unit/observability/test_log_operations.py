@@ -10,17 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import structlog
 
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.log_event import LogFilter, LogLevel
 from policyctl.errors import MoveError
-from policyctl.services import log_levels
 from policyctl.services.log import Log, log_of
-from policyctl.services.log_libraries import captured
-from policyctl.services.log_reading import read
-from policyctl.services.log_serve import LiveLevels, TritonLog, serving
-from policyctl.services.promote import promote, rollback
+from policyctl.services.logs import levels as log_levels
+from policyctl.services.logs.libraries import captured
+from policyctl.services.logs.reading import read
+from policyctl.services.logs.server_log import LiveLevels, TritonLog, serving
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.rollout.promote import promote
 from policyctl.serving.logs import parse
 from policyctl.settings import load
 
@@ -54,10 +54,17 @@ def test_every_line_of_a_move_carries_the_id_that_the_journal_has(logged) -> Non
     with pytest.raises(MoveError):
         rollback(world.control, model="walker", alias="production")
     _, done, failed = _moves(logged)
-    told = _lines(logged, move=done)
-    assert [line["record"] for line in told if "record" in line] == ["intent", "certified", "switching", "outcome"]
-    assert {(line["model"], line["alias"], line["release"]) for line in told} == {("walker", "production", "1.1.0")}
-    assert {line["served"] for line in told} == {"walker", "walker.candidate"}
+    logged_lines = _lines(logged, move=done)
+    assert [line["record"] for line in logged_lines if "record" in line] == [
+        "intent",
+        "certified",
+        "switching",
+        "outcome",
+    ]
+    assert {(line["model"], line["alias"], line["release"]) for line in logged_lines} == {
+        ("walker", "production", "1.1.0")
+    }
+    assert {line["served"] for line in logged_lines} == {"walker", "walker.candidate"}
     back = _lines(logged, move=failed)
     assert [line["result"] for line in back if "result" in line] == ["reverted"]
     assert any(line["level"] == "error" and "not certified" in line["event"] for line in back)
@@ -65,7 +72,7 @@ def test_every_line_of_a_move_carries_the_id_that_the_journal_has(logged) -> Non
 
 
 def test_the_lines_of_one_command_share_an_operation_and_its_refusal_is_written_down(logged) -> None:
-    """Two commands are told apart; what was refused before a move began has no move."""
+    """Two commands are distinguished; what was refused before a move began has no move."""
     world = logged.world
     for release in ("1.1.0", "7.0.0"):
         with pytest.raises(Exception, match=r"7\.0\.0") if release == "7.0.0" else _nothing():
@@ -88,7 +95,7 @@ def test_neither_a_secret_nor_a_golden_observation_is_in_any_line(logged, monkey
     world = logged.world
     load_model = world.server.load
 
-    def tell_tale(name: str, slot: int) -> None:
+    def tell_tale(name: str, slot: int, **_: object) -> None:
         from policyctl.errors import ServerError
 
         if name == "walker":
@@ -130,13 +137,13 @@ def test_triton_lines_go_to_their_file_and_what_matters_to_people(logged) -> Non
     assert second["event"] == "slow ***"
 
 
-def test_in_json_a_server_says_nothing_in_words(logged, capsys) -> None:
+def test_in_json_a_server_says_nothing_in_words(logged, capfd) -> None:
     """Every line of stderr is an object, Triton's too; the same lines stand in the files, and the key in none."""
     world = logged.world
     settings = load(repository=world.root, logs={"format": "json"})
     plain = replace(world.control, settings=settings, log=log_of(settings, world.root / ".policyctl"))
     world.said.clear()
-    capsys.readouterr()
+    capfd.readouterr()
     with serving(plain, api_key=CANARY) as control:
         control.tell(f"up, with {CANARY}", logger="policyctl.serve")
         control.tell("too fine", level=LogLevel.DEBUG)
@@ -144,56 +151,55 @@ def test_in_json_a_server_says_nothing_in_words(logged, capsys) -> None:
         take = TritonLog(control, logged.known)
         take(parse("I1123 08:18:14.481762 2370 a.cc:1] not worth a word"))
         take(parse("E1123 08:18:14.481762 2370 a.cc:1] broken"))
-    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    first, second = (json.loads(line) for line in capfd.readouterr().err.splitlines())
     assert (first["event"], first["logger"], world.said) == ("up, with ***", "policyctl.serve", [])
     assert (second["event"], second["level"], second["operation"]) == ("broken", "error", first["operation"])
-    told = [line["event"] for line in _lines(logged)]
-    assert sorted(told) == ["broken", "not worth a word", "up, with ***"]
+    logged_lines = [line["event"] for line in _lines(logged)]
+    assert sorted(logged_lines) == ["broken", "not worth a word", "up, with ***"]
 
 
-def test_libraries_and_structlog_write_into_the_same_log(logged) -> None:
-    """Warnings of libraries, everything of structlog; and nothing any more after the block."""
+def test_libraries_write_into_the_same_log() -> None:
+    """Their warnings and errors do; and nothing any more after the block."""
     lines: list[str] = []
     log = Log(LogLevel.INFO, (lines.append,))
     with captured(log):
         logging.getLogger("urllib3").warning("retrying %s", "x")
         logging.getLogger("urllib3").info("too fine")
-        structlog.get_logger().info("asked", route="/v1/models")
-        structlog.get_logger().debug("too fine")
+        logging.getLogger("uvicorn").critical("it ends")
     logging.getLogger("urllib3").error("after")
     first, second = (json.loads(line) for line in lines)
     assert (first["event"], first["logger"], first["level"]) == ("retrying x", "urllib3", "warning")
-    assert (second["event"], second["route"]) == ("asked", "/v1/models")
+    assert (second["event"], second["logger"], second["level"]) == ("it ends", "uvicorn", "error")
 
 
 class _LevelServer:
-    """Remembers what it was told."""
+    """Remembers the levels that it was given."""
 
     def __init__(self) -> None:
-        self.told: list[LogLevel] = []
+        self.given: list[LogLevel] = []
 
     def log_level(self, level: LogLevel) -> LogLevel:
-        self.told.append(level)
+        self.given.append(level)
         return level
 
 
 def test_levels_follow_a_wish_while_the_server_runs_and_the_settings_after_a_reset(logged) -> None:
-    """Triton is told once for each change, and a new run of it anew."""
+    """Triton is asked once for each change, and a new run of it again."""
     control, server = logged.world.control, _LevelServer()
     levels = LiveLevels(control, server)
     levels.follow()
-    assert (control.log.level, server.told) == (LogLevel.DEBUG, [])
+    assert (control.log.level, server.given) == (LogLevel.DEBUG, [])
     log_levels.change(control, level=LogLevel.WARNING, triton=None)
     log_levels.change(control, level=None, triton=LogLevel.DEBUG)
     for _ in range(3):
         levels.follow()
-    assert (control.log.level, server.told) == (LogLevel.WARNING, [LogLevel.DEBUG])
+    assert (control.log.level, server.given) == (LogLevel.WARNING, [LogLevel.DEBUG])
     again = _LevelServer()
     LiveLevels(control, again).follow()
-    assert again.told == [LogLevel.DEBUG]
+    assert again.given == [LogLevel.DEBUG]
     log_levels.path_in(control).write_text("{broken")
     levels.follow()
-    assert (control.log.level, server.told[-1]) == (LogLevel.DEBUG, LogLevel.INFO)
+    assert (control.log.level, server.given[-1]) == (LogLevel.DEBUG, LogLevel.INFO)
     log_levels.change(control, level=LogLevel.ERROR, triton=None)
     assert log_levels.reset(control) == log_levels.Levels(LogLevel.DEBUG, LogLevel.INFO)
 

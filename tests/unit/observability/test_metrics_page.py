@@ -23,7 +23,7 @@ AGREED = """
     model_reloads_total{model,alias} server_starts_total server_up server_resident_bytes{part}
     integrity_files_checked_total integrity_failures_total integrity_wrong
     integrity_last_pass_timestamp_seconds settings_reloads_total{result}
-    settings_reload_timestamp_seconds journal_records journal_intact disk_free_bytes
+    settings_reload_timestamp_seconds journal_records journal_intact unwritten_total{what} disk_free_bytes
 """
 """What alerts and dashboards rely on."""
 
@@ -65,7 +65,7 @@ def test_every_command_of_the_page_runs(asked, run) -> None:
 
 
 def test_the_running_server_is_asked_where_there_is_one(asked, run) -> None:
-    """What only its supervisor knows is told."""
+    """What only its supervisor knows is shown."""
     repository = asked.world.control.repository
     assert asked.prober.probe()
     with exporting(asked.metrics.collect, host="127.0.0.1", port=0) as address:

@@ -13,10 +13,11 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.journal_metrics import JournalCount
 from policyctl.domain.metrics import CATALOGUE, PROBE_BUCKETS_S, Histogram, Sample, measured
 from policyctl.errors import MoveError
-from policyctl.services.pins import pin, unpin
-from policyctl.services.promote import promote, rollback
-from policyctl.services.reload import ReloadCounts
-from policyctl.services.validate import validate
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.moves.validate import validate
+from policyctl.services.rollout.pins import pin, unpin
+from policyctl.services.rollout.promote import promote
+from policyctl.services.supervise.reload import ReloadCounts
 
 PRODUCTION = ("walker", "production")
 
@@ -63,8 +64,8 @@ def test_moves_are_counted_by_kind_and_outcome_from_zero(watched) -> None:
     promote(world.control, model="walker", release="1.1.0", alias="production")
     rollback(world.control, model="walker", alias="production")
     pin(world.control, model="walker", release="1.1.0")
-    told = {s.labels[1:]: s.value for s in watched.samples("policyctl_moves_total") if s.value}
-    assert told == {
+    counted = {s.labels[1:]: s.value for s in watched.samples("policyctl_moves_total") if s.value}
+    assert counted == {
         ("production", "promotion", "done"): 2,
         ("production", "promotion", "reverted"): 1,
         ("production", "rollback", "done"): 1,
@@ -148,7 +149,7 @@ def test_reloads_of_the_settings_are_told(watched) -> None:
 
 
 def test_an_unchanged_journal_is_counted_once(watched, monkeypatch) -> None:
-    """A scrape a second reads nothing anew; a new record does."""
+    """A scrape a second reads nothing again; after a new record it does."""
     counted, update = [], JournalCount.update
     monkeypatch.setattr(JournalCount, "update", lambda self, r: counted.append(len(r)) or update(self, r))
     for _ in range(3):
@@ -183,7 +184,7 @@ def test_counting_a_journal_in_pieces_is_counting_it_at_once(records, cuts) -> N
 
 
 def test_a_scrape_does_not_wait_for_another_reader_of_a_long_journal(watched) -> None:
-    """It tells what was counted before."""
+    """It exports what was counted before."""
     before = watched.samples("policyctl_alias_info")
     promote(watched.world.control, model="walker", release="1.1.0", alias="production")
     with watched.known._lock:

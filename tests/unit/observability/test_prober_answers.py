@@ -6,9 +6,10 @@ import pytest
 
 from policyctl.domain.journal import RecordKind
 from policyctl.errors import ServerError
-from policyctl.services.aliases import WrongAnswersError, load_alias
-from policyctl.services.prober import WRONG_AGAIN_S
-from policyctl.services.promote import promote, rollback
+from policyctl.services.moves.aliases import WrongAnswersError, load_alias
+from policyctl.services.moves.rollback import rollback
+from policyctl.services.rollout.promote import promote
+from policyctl.services.supervise.prober import WRONG_AGAIN_S
 
 KEY = ("walker", "production")
 
@@ -95,7 +96,7 @@ def test_a_withdrawn_alias_comes_back_by_a_move(watched) -> None:
 
 
 def test_a_withdrawn_alias_that_somebody_loads_wrong_is_withdrawn_again(watched) -> None:
-    """Whoever goes behind the control plane's back gets a second no."""
+    """A load behind the control plane's back is refused a second time."""
     server = watched.world.server
     server.wrong_slots.add(("walker", 1))
     _probe(watched)
@@ -129,7 +130,7 @@ def test_an_answer_in_the_middle_of_a_switch_is_not_wrong(watched) -> None:
     stale = watched.known.state().aliases[KEY]
     rollback(world.control, model="walker", alias="production")
     assert seen
-    from policyctl.services.prober import Health
+    from policyctl.services.supervise.prober import Health
 
     assert watched.prober.ask(KEY, stale, Health()) == "answered"
     assert {s.labels[1:]: s.value for s in watched.samples("policyctl_probe_requests_total")}[
@@ -138,7 +139,7 @@ def test_an_answer_in_the_middle_of_a_switch_is_not_wrong(watched) -> None:
 
 
 def test_an_answer_by_a_slot_that_nothing_explains_is_wrong(watched) -> None:
-    """Somebody loaded another release behind the journal's back: the alias is loaded anew, as the journal says."""
+    """Somebody loaded another release behind the journal's back: the alias is loaded again, as the journal says."""
     server, world = watched.world.server, watched.world
     config = world.control.repository.config("walker")
     own = config.read_text()
@@ -152,7 +153,7 @@ def test_an_answer_by_a_slot_that_nothing_explains_is_wrong(watched) -> None:
 
 
 def test_silence_is_no_wrong_answer(watched) -> None:
-    """It is counted as failed, has no duration, and two of them have the alias loaded anew."""
+    """It is counted as failed, has no duration, and after two of them the alias is loaded again."""
     infer = watched.world.server.infer
 
     def silent(*_args, **_more):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from policyctl.errors import UnsupportedError
-from policyctl.serving import backend_directory
-from policyctl.serving.backend_directory import MODULES, assemble
+from policyctl.serving import shared_memory
+from policyctl.serving.backend_directory import MODULES, assemble, code_folder, unlike_installed
 from policyctl.serving.locate import TritonInstall
 from policyctl.serving.native import NativeBackend
 
@@ -38,8 +41,8 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_everything_that_triton_looks_for_is_there(install: TritonInstall, tmp_path: Path) -> None:
-    """Python's backend, an executable stub, and a model.py a runtime."""
+def test_everything_that_triton_looks_for_is_there_as_installed(install: TritonInstall, tmp_path: Path) -> None:
+    """Python's backend, a stub, and a model.py a runtime: links to installed files where Triton takes links."""
     folder = assemble(install, tmp_path / "backends")
     assert set(contents(folder)) == {
         "python/libtriton_python.so",
@@ -47,55 +50,24 @@ def test_everything_that_triton_looks_for_is_there(install: TritonInstall, tmp_p
         "python/triton_python_backend_stub",
         *(f"{name}/model.py" for name in MODULES),
     }
-    stub = folder / "python" / "triton_python_backend_stub"
-    assert stub.stat().st_mode & 0o777 == 0o755
+    copies = [path.name for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert copies == ["libtriton_python.so"]
+    assert (folder / "python" / "triton_python_backend_stub").resolve() == install.stub
+    assert folder.stat().st_mode & 0o777 == 0o700
     for name in MODULES:
         assert "class TritonPythonModel" in (folder / name / "model.py").read_text()
 
 
-def test_assembling_again_changes_nothing(install: TritonInstall, tmp_path: Path) -> None:
-    """A running server's files are not written a second time, and no temporary folder is left."""
-    folder = assemble(install, tmp_path / "backends")
-    before = {path: path.stat().st_ino for path in folder.rglob("*")}
-    assert assemble(install, tmp_path / "backends") == folder
-    assert {path: path.stat().st_ino for path in folder.rglob("*")} == before
-    assert list((tmp_path / "backends").iterdir()) == [folder]
-
-
-def test_an_upgrade_gets_a_folder_of_its_own(install: TritonInstall, tmp_path: Path) -> None:
-    """Files of a server that still runs on the earlier version stay as they are."""
+def test_no_start_uses_what_another_one_left(install: TritonInstall, tmp_path: Path) -> None:
+    """Whatever was changed in an earlier directory, compiled code next to it included, is not in the next."""
     first = assemble(install, tmp_path / "backends")
-    install.stub.write_text("another stub")
+    (first / "openvino" / "model.py").unlink()
+    (first / "openvino" / "model.py").write_text("evil")
+    (first / "openvino" / "__pycache__").mkdir()
     second = assemble(install, tmp_path / "backends")
     assert first != second
-    assert (first / "python" / "triton_python_backend_stub").read_text() == "stub"
-    assert (second / "python" / "triton_python_backend_stub").read_text() == "another stub"
-
-
-def test_a_folder_that_lost_a_file_is_made_whole(install: TritonInstall, tmp_path: Path) -> None:
-    """Somebody who clears files away does not stop the next start."""
-    folder = assemble(install, tmp_path / "backends")
-    whole = contents(folder)
-    (folder / "openvino" / "model.py").unlink()
-    assert assemble(install, tmp_path / "backends") == folder
-    assert contents(folder) == whole
-    assert list((tmp_path / "backends").iterdir()) == [folder]
-
-
-def test_a_folder_whose_file_was_cut_is_made_whole(install: TritonInstall, tmp_path: Path) -> None:
-    """A file of another size is not taken for the one that belongs there."""
-    folder = assemble(install, tmp_path / "backends")
-    (folder / "python" / "triton_python_backend_stub").write_text("")
-    assert contents(assemble(install, tmp_path / "backends"))["python/triton_python_backend_stub"] == "stub"
-
-
-def test_many_servers_may_assemble_at_once(install: TritonInstall, tmp_path: Path) -> None:
-    """All of them get the same whole folder."""
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: assemble(install, tmp_path / "backends"), range(24)))
-    assert len(set(found)) == 1
-    assert len(contents(found[0])) == 3 + len(MODULES)
-    assert list((tmp_path / "backends").iterdir()) == [found[0]]
+    assert "class TritonPythonModel" in (second / "openvino" / "model.py").read_text()
+    assert not (second / "openvino" / "__pycache__").exists()
 
 
 def test_a_target_that_is_a_file_is_refused_with_a_remedy(install: TritonInstall, tmp_path: Path) -> None:
@@ -116,34 +88,65 @@ def test_a_relative_target_gives_an_absolute_folder(
     assert os.fspath(folder).startswith(os.fspath(tmp_path))
 
 
-def test_who_comes_second_takes_what_is_there(
-    install: TritonInstall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder that another server put there a moment earlier is used as it is: that server runs from it."""
-    real, placed = backend_directory._copy, {}
-
-    def overtaken(wanted: dict[str, Path], folder: Path) -> None:
-        real(wanted, folder)
-        if not placed:
-            placed["by the other"] = None
-            other = assemble(install, tmp_path / "backends")
-            placed.update({path: path.stat().st_ino for path in other.rglob("*")})
-
-    monkeypatch.setattr(backend_directory, "_copy", overtaken)
-    folder = assemble(install, tmp_path / "backends")
-    del placed["by the other"]
-    assert {path: path.stat().st_ino for path in folder.rglob("*")} == placed
-    assert list((tmp_path / "backends").iterdir()) == [folder]
-
-
 def test_a_native_backend_takes_the_place_of_its_twin(install: TritonInstall, tmp_path: Path) -> None:
-    """The library and a link to OpenVINO's own, no model.py beside them; and another folder than without it."""
+    """The library and a link to OpenVINO's own, no model.py next to them."""
     library, libraries = tmp_path / "built.so", tmp_path / "libs"
     library.write_text("compiled")
     libraries.mkdir()
-    native = NativeBackend(library, libraries)
-    folder = assemble(install, tmp_path / "backends", native=native)
+    folder = assemble(install, tmp_path / "backends", native=NativeBackend(library, libraries))
     assert {p.name for p in (folder / "openvino").iterdir()} == {"libtriton_openvino.so", "libs"}
     assert (folder / "openvino" / "libs").resolve() == libraries
-    assert assemble(install, tmp_path / "backends", native=native) == folder
-    assert assemble(install, tmp_path / "backends") != folder
+
+
+def test_what_a_killed_server_leaves_goes_with_its_shared_memory(install: TritonInstall, tmp_path: Path) -> None:
+    """The directory carries the prefix of the server's claim; removing follows no link."""
+    memory = tmp_path / "shm"
+    memory.mkdir()
+    claim = shared_memory.claim(tmp_path, folder=memory)
+    assemble(install, memory, prefix=f"{claim.prefix}backends-")
+    assert shared_memory.cleanup_stale(tmp_path, folder=memory) == ()
+    claim.close()
+    assert len(shared_memory.cleanup_stale(tmp_path, folder=memory)) == 2
+    assert list(memory.iterdir()) == []
+    assert install.stub.read_text() == "stub"
+
+
+def test_code_goes_where_it_can_be_run(tmp_path: Path, monkeypatch) -> None:
+    """Docker mounts /dev/shm noexec: then the temporary folder is taken, and where nothing is left, it is said."""
+    real, barred = os.statvfs, {"/dev/shm"}
+
+    def statvfs(path: Path):
+        found = real(path)
+        flags = found.f_flag | (os.ST_NOEXEC if str(path) in barred else 0)
+        return os.statvfs_result((*found[:8], flags, *found[9:]))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert code_folder() == tmp_path
+    barred.update({str(tmp_path), "/var/tmp"})
+    with pytest.raises(UnsupportedError, match="noexec") as refused:
+        code_folder()
+    assert "TMPDIR" in refused.value.remedy
+
+
+def _record(folder: Path, name: str, file: Path) -> None:
+    """Have `file` recorded as installed by a distribution."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    digest = base64.urlsafe_b64encode(hashlib.sha256(file.read_bytes()).digest()).rstrip(b"=").decode()
+    (info / "RECORD").write_text(f"{os.path.relpath(file, folder)},sha256={digest},{file.stat().st_size}\n")
+
+
+def test_an_installed_file_that_was_changed_is_named(install: TritonInstall, tmp_path: Path, monkeypatch) -> None:
+    """One flipped bit of the stub, at the same size; and a file that everybody can write."""
+    _record(tmp_path / "site", "nvidia-pytriton", install.stub)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    assert list(unlike_installed(install, None)) == []
+    install.stub.write_text("stuc")
+    (install.python_backend / "libtriton_python.so").chmod(0o666)
+    found = list(unlike_installed(install, None))
+    assert any("libtriton_python.so (mode 666)" in problem for problem in found)
+    assert f"{install.stub} is not what was installed" in found
+    install.stub.unlink()
+    assert any("stub cannot be read" in problem for problem in unlike_installed(install, None))

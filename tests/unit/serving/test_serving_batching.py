@@ -44,6 +44,8 @@ def test_a_good_request_tells_its_rows() -> None:
         (lambda a: [a[0], a[1][:1]], "mode has 1 rows, the inputs before it have 2"),
         (lambda a: [a[0][:0], a[1][:0]], "no rows"),
         (lambda a: [np.float32(1), a[1]], "observation is float32"),
+        (lambda a: [a[0], np.array([[3], [6]])], r"mode\[0\] of row 1 as 6, its range is 3 to 5"),
+        (lambda a: [a[0], np.array([[2], [6]])], r"mode\[0\] of row 0 as 2, its range is 3 to 5"),
     ],
 )
 def test_a_bad_request_is_told_why(spoil, words: str) -> None:
@@ -78,7 +80,7 @@ def test_the_largest_float_is_finite() -> None:
     ],
 )
 def test_an_answer_of_another_form_is_not_sent(spoil) -> None:
-    """Too few outputs, rows or dimensions, or another type, are the artifact's fault and told as such."""
+    """Too few outputs, rows or dimensions, or another type, are the artifact's fault and reported as such."""
     CHECKER.shapes(outputs(), 2)
     with pytest.raises(BadAnswerError, match="the artifact gave"):
         CHECKER.shapes(spoil(outputs()), 2)

@@ -21,7 +21,7 @@ BUNDLED = ("libb64-98cb6333.so.0d", "libcudart-09529672.so.12.6.77", "libz-00000
 
 
 def test_what_the_loader_does_not_find_is_read_from_ldd() -> None:
-    """Missing libraries and missing versions are told, each once; found ones are not."""
+    """Missing libraries and missing versions are named, each once; found ones are not."""
     assert checks.unresolved(LDD + OLD_GLIBC + OLD_GLIBC) == ("libb64.so.0d", "libpython3.11.so.1.0", "GLIBC_2.38")
     assert checks.unresolved("\tlibc.so.6 => /lib/libc.so.6 (0x1)\n") == ()
 
@@ -91,26 +91,38 @@ def test_numpy_has_to_be_below_2(version: str | None, status: Status) -> None:
 
 
 def test_a_taken_port_names_its_holder() -> None:
-    """Who holds it stands in the detail; where that cannot be told, it says so."""
-    held = checks.port(8000, host="127.0.0.1", free=False, holder="python3 (pid 7)")
-    assert (held.status, held.detail) == (Status.FAILED, "held on 127.0.0.1 by python3 (pid 7)")
-    assert "cannot be told" in checks.port(8000, host="::1", free=False, holder="").detail
-    assert checks.port(8000, host="::1", free=True, holder="").status is Status.OK
+    """Who holds it stands in the detail; where that is unknown, it says so."""
+    numbers = {"--http-port": 8000, "--grpc-port": 8001, "--metrics-port": 8002}
+    http, grpc, metrics = checks.ports(numbers, host="127.0.0.1", holders={8000: "python3 (pid 7)", 8001: ""})
+    assert (http.status, http.detail) == (Status.FAILED, "held on 127.0.0.1 by python3 (pid 7)")
+    assert "an unknown process" in grpc.detail
+    assert (metrics.status, metrics.detail) == (Status.OK, "free on 127.0.0.1")
+
+
+def test_ports_that_one_process_holds_are_one_sentence() -> None:
+    """Each is named once, who holds them once, and the options that choose others."""
+    numbers = {"--http-port": 8000, "--grpc-port": 8001, "--metrics-port": 8002}
+    with pytest.raises(UnsupportedError) as refused:
+        checks.require(checks.ports(numbers, host="::1", holders=dict.fromkeys((8000, 8001), "tritonserver (pid 7)")))
+    assert refused.value.problem.endswith("here: port 8000, port 8001: held on ::1 by tritonserver (pid 7)")
+    assert refused.value.remedy == (
+        "Stop what holds it, or choose others: policyctl serve --http-port N --grpc-port N (0 takes a free one)."
+    )
 
 
 @pytest.mark.parametrize(
     ("free_mib", "disk", "memory"),
     [
-        (15, Status.FAILED, Status.FAILED),
-        (16, Status.FAILED, Status.WARNING),
-        (63, Status.FAILED, Status.WARNING),
+        (15, Status.WARNING, Status.FAILED),
+        (16, Status.WARNING, Status.WARNING),
+        (63, Status.WARNING, Status.WARNING),
         (64, Status.WARNING, Status.OK),
         (1023, Status.WARNING, Status.OK),
         (1024, Status.OK, Status.OK),
     ],
 )
 def test_room_is_judged_at_its_limits(free_mib: int, disk: Status, memory: Status) -> None:
-    """Too little fails, little warns, on disk and in shared memory alike."""
+    """Too little memory fails, little warns; a full disk only warns, for what is served serves on."""
     assert checks.disk(Path("/r"), free_bytes=free_mib * MIB, writable=True).status is disk
     assert checks.shared_memory(free_bytes=free_mib * MIB, writable=True).status is memory
 
@@ -137,7 +149,7 @@ def test_the_cpu_is_told_by_what_matters() -> None:
 
 
 def test_requiring_names_every_failure_and_every_fix_once() -> None:
-    """One refusal tells all that has to be mended; warnings do not stop anything."""
+    """One refusal names all that has to be mended; warnings do not stop anything."""
     seen = (
         Check("a", Status.FAILED, "broken", "mend it"),
         Check("b", Status.WARNING, "odd", "never mind"),

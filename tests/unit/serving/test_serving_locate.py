@@ -71,7 +71,7 @@ def test_a_python_without_a_stub_is_told_which_have_one(found_in, tmp_path: Path
 
 
 def test_an_incomplete_wheel_is_named(found_in, tmp_path: Path) -> None:
-    """A folder that was partly removed is told by the first part that lacks."""
+    """A folder that was partly removed is reported by the first part that lacks."""
     package = wheel(tmp_path)
     (package / "tritonserver" / "bin" / "tritonserver").unlink()
     with pytest.raises(UnsupportedError, match="tritonserver is missing"):

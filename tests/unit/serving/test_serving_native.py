@@ -35,7 +35,7 @@ def test_the_native_backend_serves_where_it_fits_the_installed_openvino(
     """Nothing is left to do, and the words name the library."""
     choice = choose(mode, library=library, libraries=libraries)
     assert choice.backend == NativeBackend(library, libraries)
-    assert choice.words == "native (libtriton_openvino.so)"
+    assert choice.summary == "native (libtriton_openvino.so)"
     assert choice.remedy == ""
 
 
@@ -43,14 +43,14 @@ def test_it_can_be_switched_off(library: Path, libraries: Path) -> None:
     """Off means the Python-based one, although the native one would fit."""
     choice = choose(NativeMode.OFF, library=library, libraries=libraries)
     assert choice.backend is None
-    assert "serving.native" in choice.words
+    assert "serving.native" in choice.summary
 
 
 def test_without_a_built_library_the_python_based_one_serves(tmp_path: Path, libraries: Path) -> None:
     """It says so, and how to build it."""
     choice = choose(NativeMode.AUTO, library=tmp_path / "none.so", libraries=libraries)
     assert choice.backend is None
-    assert "not built" in choice.words
+    assert "not built" in choice.summary
     assert "make native" in choice.remedy
 
 
@@ -59,7 +59,7 @@ def test_a_library_of_another_openvino_is_not_used(library: Path, libraries: Pat
     (libraries / "libopenvino.so.2641").rename(libraries / "libopenvino.so.2700")
     choice = choose(NativeMode.AUTO, library=library, libraries=libraries)
     assert choice.backend is None
-    assert "libopenvino.so.2641" in choice.words
+    assert "libopenvino.so.2641" in choice.summary
 
 
 def test_nothing_is_served_where_the_native_one_is_demanded_and_cannot(tmp_path: Path, libraries: Path) -> None:

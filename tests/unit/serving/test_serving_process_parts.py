@@ -60,7 +60,7 @@ KEY = "a-key-of-some-length"
     ],
 )
 def test_a_log_line_is_read(text: str, line: LogLine) -> None:
-    """Level, source and message; what Triton says on every machine without a GPU is no alarm."""
+    """Level, source and message; what Triton says on every machine without a GPU alarms nobody."""
     assert logs.parse(text) == line
 
 
@@ -84,7 +84,7 @@ def test_free_ports_are_all_different() -> None:
 
 
 def test_the_kernel_gives_a_free_port_to_nobody_else_before_the_server_takes_it() -> None:
-    """Whoever asks for any port gets another one; a server that sets SO_REUSEADDR gets this one."""
+    """A process that asks for any port gets another one; a server that sets SO_REUSEADDR gets this one."""
     (port,) = ports.free_ports(1)
     with socket.socket() as chance, pytest.raises(OSError, match="in use"):
         chance.bind(("127.0.0.1", port))
@@ -209,27 +209,27 @@ def test_a_launched_program_dies_with_its_parent(tmp_path: Path) -> None:
     assert parent.stdout is not None
     with parent.stdout:
         child = psutil.Process(int(parent.stdout.readline()))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 300
     while child.name() != "sleep" and time.monotonic() < deadline:
         time.sleep(0.01)
     assert child.name() == "sleep"
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    gone, _ = psutil.wait_procs([child], timeout=5)
+    gone, _ = psutil.wait_procs([child], timeout=300)
     assert gone == [child]
 
 
 def test_a_launch_whose_parent_is_gone_starts_nothing() -> None:
     """A parent that died before the kernel was asked to watch it is noticed as well."""
     done = subprocess.run(
-        [sys.executable, launch.__file__, "1", "/bin/echo", "started"], capture_output=True, check=False, timeout=20
+        [sys.executable, launch.__file__, "1", "/bin/echo", "started"], capture_output=True, check=False, timeout=300
     )
     assert done.returncode == 1
     assert done.stdout == b""
 
 
 def test_a_process_that_was_never_started_can_be_stopped() -> None:
-    """Cleaning up after a failure needs no case of its own."""
+    """Cleaning up after a failure needs no special case."""
     process = TritonProcess(ServerOptions(Path("/r"), Path("/b")), install=INSTALL)
     process.stop()
     assert not process.is_running()
@@ -239,7 +239,7 @@ def test_a_process_that_was_never_started_can_be_stopped() -> None:
 
 
 def test_a_stub_s_model_instance_is_its_eighth_argument() -> None:
-    """Memory is told by the instance; arguments of another form tell none."""
+    """Memory is listed by the instance; arguments of another form name none."""
     arguments = ["stub", "/r/m/1/x", "shm", "1048576", "1048576", "77", "/b/python", "336", "m_0_0", "/b/openvino"]
     assert memory.instance_of(arguments) == "m_0_0"
     assert memory.instance_of([]) == ""

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,7 +18,7 @@ from policyctl.domain.artifacts import CONTRACT_FILE, MANIFEST_FILE
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.tensor import TensorSpec
-from policyctl.errors import IntegrityError, UsageError
+from policyctl.errors import IntegrityError
 from policyctl.integrity import build_manifest
 
 CONTRACT = Contract(
@@ -154,7 +153,7 @@ def make(runtime: ModuleType) -> Any:
         default_filename = "model.fake"
         warm_up_runs = 2
 
-        def open_session(self, spec: Any, files: Any) -> FakeSession:
+        def open_session(self, spec: Any, contract: Any, files: Any) -> FakeSession:
             self.files = dict(files)
             return FakeSession()
 
@@ -283,26 +282,3 @@ def test_unloading_lets_go_of_the_session(model: Any) -> None:
     model.finalize()
     assert not hasattr(model, "_session")
     model.finalize()
-
-
-def test_a_slow_down_for_tests_is_refused_by_a_server_that_serves(runtime: ModuleType, slot: Path, monkeypatch) -> None:
-    """No configuration alone slows a real server down: the load fails, and names the variable that tests set."""
-    monkeypatch.delenv("ALLOW_POLICYCTL_SPIN", raising=False)
-    with pytest.raises(UsageError, match="policyctl_spin_us") as refusal:
-        make(runtime).initialize(arguments(slot, policyctl_spin_us="100"))
-    assert "ALLOW_POLICYCTL_SPIN=1" in refusal.value.remedy
-
-
-def test_a_slow_down_for_tests_takes_its_time_and_answers_the_same(
-    runtime: ModuleType, slot: Path, monkeypatch
-) -> None:
-    """Each inference takes at least the microseconds that were asked for."""
-    monkeypatch.setenv("ALLOW_POLICYCTL_SPIN", "1")
-    slow = make(runtime)
-    slow.initialize(arguments(slot, policyctl_spin_us="20000"))
-    began = time.perf_counter()
-    (response,) = slow.execute([ask(1.5)])
-    assert time.perf_counter() - began >= 0.02
-    assert action(response) == [3.0]
-    with pytest.raises(UsageError, match="-1"):
-        make(runtime).initialize(arguments(slot, policyctl_spin_us="-1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
-from policyctl.serving.backends.spec import ModelSpec, Port, check_artifact, check_contract
+from policyctl.serving.backends.spec import ModelSpec, Port, check_contract
+from policyctl.sessions.ports import check_artifact
 
 CONTRACT = Contract(
     observations=(TensorSpec("a", "float32", (2,)), TensorSpec("b", "float32", (2,))),
@@ -109,21 +111,30 @@ def test_a_configuration_that_does_not_fit_its_contract_is_refused(changes: dict
         check_contract(read(**changes), CONTRACT)
 
 
+@pytest.mark.parametrize("largest", [0, 8])
+def test_a_configuration_with_larger_batches_than_the_contract_allows_is_refused(largest: int) -> None:
+    """A policy that is right one row at a time is never given more, by any configuration."""
+    one = replace(CONTRACT, max_batch=1)
+    check_contract(read(max_batch_size=1), one)
+    with pytest.raises(UsageError, match=r"the contract allows 1 rows|must begin with -1"):
+        check_contract(read(max_batch_size=largest), one)
+
+
 def test_an_artifact_that_fits_passes() -> None:
     """Types that the artifact does not tell, and outputs beyond the contract, are no objection."""
-    check_artifact("input", {"a": "float32", "b": None}, read().inputs, filename="m")
-    check_artifact("output", {"action": "int64", "more": "float32"}, read().outputs, filename="m")
+    check_artifact("input", {"a": "float32", "b": None}, CONTRACT.observations, filename="m")
+    check_artifact("output", {"action": "int64", "more": "float32"}, CONTRACT.outputs, filename="m")
 
 
 @pytest.mark.parametrize(
     ("found", "words"),
     [
         ({"a": "float32"}, "m has no input 'b', it has a"),
-        ({"a": "float32", "b": "float64"}, "input 'b' is float64, config.pbtxt says float32"),
+        ({"a": "float32", "b": "float64"}, "input 'b' is float64, the contract says float32"),
         ({"a": "float32", "b": "float32", "c": "float32"}, "m wants input c"),
     ],
 )
 def test_an_artifact_that_does_not_fit_is_refused(found: dict[str, str | None], words: str) -> None:
     """Names the file, the tensor, and both types."""
     with pytest.raises(UsageError, match=words):
-        check_artifact("input", found, read().inputs, filename="m")
+        check_artifact("input", found, CONTRACT.observations, filename="m")

@@ -10,12 +10,12 @@ import pytest
 from test_serving_process_parts import INSTALL
 
 from policyctl.errors import UnsupportedError
-from policyctl.services import engines
-from policyctl.services.record import RecordOptions, _Session
+from policyctl.services.experiments.record import RecordOptions, _Session
+from policyctl.services.supervise import engines
 from policyctl.serving import triton_guard
 from policyctl.serving.checks import Status
 from policyctl.serving.checks import triton_guard as check
-from policyctl.serving.command import environment
+from policyctl.serving.command import ServerOptions, environment
 from policyctl.settings import load
 
 
@@ -103,6 +103,39 @@ def test_a_recording_that_could_crash_the_server_is_refused(
         return
     with pytest.raises(UnsupportedError, match=r"Triton 2\.51\.0 can crash while it traces"):
         session._require_safe(client)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mode", "built", "on"),
+    [
+        *[("auto", True, True), ("on", True, True), ("off", True, False)],
+        *[("auto", False, False), ("on", False, True), ("off", False, False)],
+    ],
+)
+def test_http_is_off_where_one_request_could_end_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, built: bool, on: bool
+) -> None:
+    """Unless somebody takes the risk; without the guard the start warns of it, whatever is chosen."""
+    library = tmp_path / triton_guard.LIBRARY
+    if built:
+        library.touch()
+    monkeypatch.setattr(triton_guard.find, "__defaults__", (library,))
+    lines: list[str] = []
+    settings = load(repository=tmp_path, server={"http": mode})
+    control = SimpleNamespace(settings=settings, tell=lambda text, level=None: lines.append(text))
+    assert engines._http(control) is on  # type: ignore[arg-type]
+    warned = " ".join(lines)
+    assert ("make native" in warned) is not built
+    assert ("web page" in warned) is (on and not built)
+    assert ("HTTP is off" in warned) is (mode == "auto" and not built)
+
+
+def test_the_guard_gets_the_limits_of_the_settings(library: Path) -> None:
+    """By the environment of the server, whose own address is always one of its names."""
+    options = ServerOptions(Path("/r"), Path("/b"), host="robot", max_request_bytes=5, http_hosts=("a", "b"))
+    variables = environment(INSTALL, options)
+    assert variables["TRITON_GUARD_REQUEST_BYTES"] == "5"
+    assert variables["TRITON_GUARD_HOSTS"] == "robot,a,b"
 
 
 def test_doctor_says_whether_anything_can_be_traced() -> None:

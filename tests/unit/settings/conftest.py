@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _elsewhere(elsewhere) -> None:
-    """Whatever lies in the folder of whoever runs the tests is none of theirs."""
+    """What lies in the folder where the tests are run does not reach them."""

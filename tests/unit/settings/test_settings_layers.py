@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyctl.config.keys import keys
-from policyctl.services.config_files import toml_value
-from policyctl.services.configuration import explain
+from policyctl.documents.toml_text import value_text as toml_value
+from policyctl.documents.yaml_text import dump
+from policyctl.services.settings.explained import explain
 from policyctl.settings import PREFIX, Settings, source
 
 KEYS = {
@@ -72,7 +72,7 @@ def world(layers: dict[str, dict[str, object]], *, toml: tuple[bool, bool] = (Fa
                 text = "schema = 2\n" + "".join(f"{k} = {toml_value(v)}\n" for k, v in data.items())
                 Path(folder, f"{stem}.toml").write_text(text)
             else:
-                Path(folder, f"{stem}.yaml").write_text(yaml.safe_dump({"schema": 2, **data}))
+                Path(folder, f"{stem}.yaml").write_text(dump({"schema": 2, **data}))
         base = Path(folder, "p.toml" if toml[1] else "p.yaml")
         yield source(config=base, **tree({k: v for k, v in layers["command line"].items() if v is not None})).read()
 
@@ -88,13 +88,13 @@ def test_the_highest_layer_wins_and_explain_names_exactly_those_that_set_it(pick
         found = reading.require()
         defaults = Settings()
         explained = {e.key.name: e for e in explain(reading)}
-        folder = reading.files[0].path.parent
+        folder = reading.files[0].parent
         for name in KEYS:
             top = ".".join(name.split(".")[:2]) if name.startswith("serving.parameters") else name
             setting = [kind for kind in LAYERS if name in layers[kind]]
             inner = name.removeprefix(f"{top}.") if top != name else ""
-            told = [s.layer for s in explained[top].layers if s.name == inner]
-            assert told == setting
+            named = [s.layer for s in explained[top].layers if s.name == inner]
+            assert named == setting
             value = found
             for part in name.split("."):
                 value = value.get(part) if isinstance(value, dict) else getattr(value, part)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from policyctl.config.keys import keys
 from policyctl.documents import yaml_text
-from policyctl.services.config_files import starter
-from policyctl.services.settings_reference import json_schema, page
+from policyctl.services.settings.files import starter
+from policyctl.services.settings.reference import json_schema, page
 from policyctl.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_reference_page_is_up_to_date() -> None:
-    """Written anew by: policyctl config docs > docs/settings.md."""
+    """Written by: policyctl config docs > docs/settings.md."""
     assert (DOCS / "settings.md").read_text() == page(), "policyctl config docs > docs/settings.md"
 
 
@@ -46,6 +45,8 @@ def test_the_reference_has_each_setting_once_with_words() -> None:
 )
 def test_editors_are_told_what_policyctl_takes(text: str, valid: bool) -> None:
     """The schema allows and refuses what reading does."""
+    import jsonschema  # takes two seconds
+
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     document = yaml_text.parse(text.encode(), what="x").data

@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyctl.adapters import endpoint as endpoints
+from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.services import running
 from policyctl.services.control import Control
-from policyctl.services.reload import ReloadCounts, Reloader
+from policyctl.services.supervise.reload import ReloadCounts, Reloader
 from policyctl.settings import Settings, load, source
 
 FILE = Path("policyctl.yaml")
@@ -50,10 +51,10 @@ class Serving:
         for _ in range(looks):
             self.reloader.look()
 
-    def told(self) -> running.Running:
-        endpoint = Endpoint("a:1", "a:2", supervisor_pid=os.getpid())
-        endpoints.write(self.control.repository, endpoint)
-        found = running.read(self.control.repository)
+    def recorded(self) -> running.Running:
+        endpoints.write(self.control.repository, Endpoint("a:1", "a:2"))
+        with lock.hold(endpoints.supervisor_lock(self.control.repository), doing="policyctl serve"):
+            found = running.read(self.control.repository)
         assert found is not None
         return found
 
@@ -120,17 +121,17 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 def test_what_only_a_start_can_change_is_told_and_waits() -> None:
-    """The rest of the file is taken over; it is told once, and forgotten when it is taken back."""
+    """The rest of the file is taken over; it is reported once, and forgotten when it is taken back."""
     serving = Serving()
     serving.write(FIRST.replace("600", "60").replace("9000", "9001"))
     assert (serving.settings.scrub.pause_s, serving.settings.server.http_port) == (60.0, 9000)
     assert "server.http_port 9000 -> 9001" in serving.said[1]
     assert "must be started again" in serving.said[1]
-    assert serving.told().waiting == {"server.http_port": [9000, 9001]}
+    assert serving.recorded().waiting == {"server.http_port": [9000, 9001]}
     serving.write(FIRST.replace("600", "61").replace("9000", "9001"))
     assert sum("started again" in line for line in serving.said) == 1
     serving.write(FIRST)
-    assert serving.told().waiting == {}
+    assert serving.recorded().waiting == {}
 
 
 def test_what_rules_refuse_before_a_start_is_refused_whole() -> None:
@@ -177,7 +178,7 @@ def test_a_file_that_replaces_another_a_profile_and_a_secret_are_noticed() -> No
 
 
 def test_what_was_typed_still_goes_before_the_file() -> None:
-    """A reload is no restart with other arguments."""
+    """A reload does not restart with other arguments."""
     serving = Serving(scrub={"pause_s": 5.0})
     serving.write(FIRST.replace("600", "60"))
     assert (serving.settings.scrub.pause_s, serving.counts) == (5.0, (0, 0, 1))
@@ -189,24 +190,24 @@ def test_what_is_in_force_is_written_down_for_its_owner_alone() -> None:
     path = serving.control.repository.control / running.FILE
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert "s3cret" not in path.read_text()
-    told = serving.told()
-    assert told.settings["server.api_key"] == "********"
-    assert told.places["server.grpc_port"] == "command line"
-    assert told.places["server.http_port"] == "policyctl.yaml:5"
+    record = serving.recorded()
+    assert record.settings["server.api_key"] == "********"
+    assert record.places["server.grpc_port"] == "command line"
+    assert record.places["server.http_port"] == "policyctl.yaml:5"
     serving.write(FIRST.replace("600", "60"))
-    assert (serving.told().settings["scrub.pause_s"], serving.told().applied) == (60.0, 1)
+    assert (serving.recorded().settings["scrub.pause_s"], serving.recorded().applied) == (60.0, 1)
     running.clear(serving.control.repository)
     assert running.read(serving.control.repository) is None
 
 
 def test_a_hangup_has_the_files_read_at_once(monkeypatch) -> None:
     """Without the second look; the process goes on, and afterwards a hangup means what it meant before."""
-    monkeypatch.setattr("policyctl.services.reload.LOOK_S", 30.0)
+    monkeypatch.setattr("policyctl.services.supervise.reload.LOOK_S", 3000.0)
     serving, before = Serving(), signal.getsignal(signal.SIGHUP)
     with serving.reloader.running():
         FILE.write_text(FIRST.replace("600", "60"))
         os.kill(os.getpid(), signal.SIGHUP)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 300
         while serving.settings.scrub.pause_s != 60.0:
             assert time.monotonic() < deadline
             time.sleep(0.01)

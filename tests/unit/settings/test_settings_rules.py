@@ -28,6 +28,9 @@ def over(base: dict, more: dict) -> dict:
         ("production", {"security": {"unpickle": True}}, "security.unpickle"),
         ("staging", {"tracing": {"unguarded": True}}, None),
         ("production", {"tracing": {"unguarded": True}}, "tracing.unguarded"),
+        ("staging", {"server": {"http": "on"}}, None),
+        ("production", {"server": {"http": "on"}}, "server.http"),
+        ("production", {"server": {"http": "off"}}, None),
         ("production", {"server": {"host": "0.0.0.0"}}, "server.host"),
         ("production", {"server": {"host": "robots.example.org"}}, "server.host"),
         ("production", {"server": {"host": "127.0.0.2"}}, None),
@@ -59,7 +62,7 @@ def test_all_broken_rules_are_told_at_once_with_where_it_was_set() -> None:
 
 
 def test_production_keeps_secrets_out_of_settings_files(monkeypatch) -> None:
-    """Of the base file as well; a file of its own and the environment will do."""
+    """Of the base file as well; a separate file and the environment will do."""
     Path("key").write_text("s3cret")
     text = "schema: 2\nintegrity: {signatures: required}\nsecurity: {unpickle: false}\n"
     Path("policyctl.yaml").write_text(text + "server:\n  api_key: s3cret\n")

@@ -8,9 +8,10 @@ from pathlib import Path
 from world import World
 
 from policyctl.adapters.signing import Signer, open_signer
-from policyctl.services import signatures, signing, trust
 from policyctl.services.control import Control
-from policyctl.services.keys import keygen
+from policyctl.services.trust import signatures, signing
+from policyctl.services.trust import store as trust
+from policyctl.services.trust.keys import keygen
 from policyctl.settings import load
 
 NAMES = ("alice", "bob", "mallory")
@@ -37,11 +38,12 @@ class People:
 class SignedWorld(World):
     """A world in which Alice is trusted."""
 
-    def __init__(self, folder: Path, monkeypatch, people: People) -> None:
-        super().__init__(folder, monkeypatch)
+    def __init__(self, folder: Path, monkeypatch, people: People, *, begin: bool = True) -> None:
+        super().__init__(folder, monkeypatch, begin=begin)
         self.people = people
         self.trust = signatures.trust_path(self.control.settings)
-        self.believe("alice")
+        if begin:
+            self.believe("alice")
 
     def believe(self, name: str, **kwargs) -> None:
         trust.add(self.trust, name=name, public=self.people.public(name), **kwargs)

@@ -13,8 +13,9 @@ from policyctl.adapters import trust_store
 from policyctl.domain.signature import Bundle, Method, covered_by
 from policyctl.domain.trust import TrustStore
 from policyctl.integrity import read_release
-from policyctl.services import signing, trust
-from policyctl.services.signatures import Standing, judge
+from policyctl.services.trust import signing
+from policyctl.services.trust import store as trust
+from policyctl.services.trust.signatures import Standing, judge
 
 DATA = Path(__file__).parent / "data"
 BUNDLES = sorted(DATA.glob("*/*.sig"))
@@ -35,7 +36,7 @@ def kept_store(folder: Path, path: Path) -> TrustStore:
 
 
 def test_every_schema_version_has_its_bundles() -> None:
-    """Whoever raises the manifest's schema adds a folder; none is ever removed."""
+    """A change that raises the manifest's schema adds a folder; no folder is ever removed."""
     from policyctl.domain.manifest import SCHEMA_VERSION
 
     for version in range(1, SCHEMA_VERSION + 1):
@@ -68,7 +69,7 @@ def test_a_kept_bundle_signs_no_other_release(bundle: Path, tmp_path) -> None:
 
 
 def test_our_signature_verifies_with_openssf_s_own_command_line(world) -> None:
-    """The slot, the bundle and the public key are all that it is told; a changed file and another key are refused."""
+    """The slot, the bundle and the public key are all that it is given; a changed file and another key are refused."""
     world.publish("1.0.0", 1)
     world.sign("1.0.0")
     slot, public = world.slot("1.0.0"), world.people.public
@@ -106,7 +107,7 @@ def test_a_bundle_that_openssf_s_own_command_line_made_is_kept_and_counts(world,
 
 
 def test_a_file_that_openssf_was_told_to_ignore_is_missed_here(world, tmp_path) -> None:
-    """Its own command line would verify it; here a signature covers everything, or is none."""
+    """Its own command line would verify it; here a signature covers everything, or does not count."""
     world.publish("1.0.0", 1)
     made, slot = tmp_path / "made.sig", world.slot("1.0.0")
     key = ("--private_key", world.people.private("alice"))

@@ -14,7 +14,8 @@ from cryptography.x509.oid import NameOID
 
 from policyctl.adapters.signing import open_signer
 from policyctl.errors import UsageError
-from policyctl.services import signing, trust
+from policyctl.services.trust import signing
+from policyctl.services.trust import store as trust
 
 _NOW = datetime.now(UTC)
 
@@ -82,7 +83,7 @@ def company(tmp_path) -> Authority:
 
 
 def test_a_certificate_under_a_trusted_root_counts_and_its_subject_is_shown(world, company) -> None:
-    """Whoever the company gave a certificate to may sign; an encrypted private key works as well."""
+    """Everybody to whom the company gave a certificate may sign; an encrypted private key works as well."""
     world.publish("1.0.0", 1)
     trust.add(world.trust, name="company", public=company.root)
     done = signing.sign(world.control, _signer(company.issue("carol")), model="walker", release="1.0.0", name="carol")

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from policyctl.adapters import trust_store
 from policyctl.adapters.signature_files import list_signature_files
 from policyctl.domain.manifest import digest_of
-from policyctl.domain.retention import Policy
+from policyctl.domain.retention import RetentionPolicy
 from policyctl.domain.signature import Bundle, covered_by
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.integrity import read_release
-from policyctl.services import signing
-from policyctl.services.gc import gc
-from policyctl.services.integrity_report import report
-from policyctl.services.signatures import Standing, judge, of_release
-from policyctl.services.verify import verify
+from policyctl.services.integrity.report import report
+from policyctl.services.integrity.verify import verify
+from policyctl.services.releases.gc import gc
+from policyctl.services.trust import signing
+from policyctl.services.trust.signatures import Standing, judge, of_release
 
 
 def wrong(world) -> list[str]:
@@ -40,7 +40,7 @@ def test_a_signature_covers_every_file_and_the_manifest_and_changes_no_slot(worl
 
 
 def test_several_people_sign_one_release_later(world) -> None:
-    """Each signature stands for itself; who is not trusted signs for nothing, and is told so."""
+    """Each signature stands for itself; who is not trusted signs for nothing, and the answer says so."""
     world.publish("1.0.0", 1)
     world.sign("1.0.0")
     done = world.sign("1.0.0", "bob", name="bob")
@@ -114,7 +114,7 @@ def test_a_swapped_bundle_of_another_release_is_noticed(world) -> None:
 
 
 def test_a_bundle_that_leaves_a_file_out_is_refused(world, people) -> None:
-    """A right signature of less than the release is no signature of it."""
+    """A right signature of less than the release does not count for it."""
     world.publish("1.0.0", 1)
     covered = covered_by(read_release(world.slot("1.0.0")).manifest)
     del covered["model.onnx"]
@@ -199,11 +199,11 @@ def test_no_flipped_bit_makes_a_bundle_cover_anything_else(world, data) -> None:
 
 
 def test_the_signature_of_a_release_that_gc_removed_is_still_right(world) -> None:
-    """Its manifest is kept among its papers, so who signed what can be told for ever."""
+    """Its manifest is kept among its papers, so who signed what is known for ever."""
     for number in range(1, 6):
         world.publish(f"1.{number}.0", number)
     world.sign("1.1.0")
-    done = gc(world.control, delete=True, policy=Policy(rollbacks=0, days=0, newest=1))
+    done = gc(world.control, delete=True, policy=RetentionPolicy(rollbacks=0, days=0, newest=1))
     assert "1.1.0" in [r.release for r in done.collect]
     state = world.state
     (found,) = of_release(world.control, state, state.releases["walker", "1.1.0"])

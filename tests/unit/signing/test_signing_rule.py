@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from policyctl.adapters import endpoint as endpoints
 from policyctl.domain.moves import Placement
 from policyctl.errors import IntegrityError, UnsupportedError
-from policyctl.services import signatures
-from policyctl.services.aliases import load_alias
-from policyctl.services.known_journal import KnownJournal
+from policyctl.services import running
+from policyctl.services.control import Control
+from policyctl.services.integrity.known_journal import KnownJournal
+from policyctl.services.integrity.verify import verify
+from policyctl.services.moves.aliases import load_alias
+from policyctl.services.moves.recovery import recover_all
+from policyctl.services.moves.rollback import rollback
 from policyctl.services.observed import Observed
-from policyctl.services.prober import Prober
-from policyctl.services.promote import promote, rollback
-from policyctl.services.verify import verify
+from policyctl.services.rollout.pins import pin
+from policyctl.services.rollout.promote import promote
+from policyctl.services.supervise.prober import Prober
+from policyctl.services.trust import signatures
+from policyctl.services.trust import store as trust
+from policyctl.settings import load
 
 
 def _promote(world, release: str, rule: str = "required", **kwargs):
@@ -50,7 +58,7 @@ def test_a_signature_by_somebody_else_is_none(world) -> None:
 
 
 def test_the_rule_off_asks_nothing_and_warn_only_says_so(world) -> None:
-    """Off is the default; warn promotes and tells."""
+    """Off is the default; warn promotes and says so."""
     world.publish("1.0.0", 1)
     world.publish("1.1.0", 2)
     _promote(world, "1.0.0", "off")
@@ -138,7 +146,7 @@ def test_an_alias_that_died_after_its_key_was_revoked_is_refused_and_costs_no_ot
 
 
 def test_verify_demands_a_signature_of_what_is_served_and_tells_of_the_rest(world) -> None:
-    """Under the rule an unsigned incumbent is not intact; an unsigned release that nobody names is told of."""
+    """Under the rule an unsigned incumbent is not intact; an unsigned release that nobody names is reported."""
     world.publish("1.0.0", 1)
     world.publish("1.1.0", 2)
     _promote(world, "1.0.0", "off")
@@ -170,7 +178,7 @@ def test_without_the_library_a_required_signature_is_refused_with_the_command_to
 
 
 def test_a_rule_that_cannot_be_read_lets_nothing_pass(world) -> None:
-    """A trust store that is damaged is no empty one, and no full one."""
+    """A trust store that is damaged reads neither as empty nor as full."""
     world.publish("1.0.0", 1)
     world.sign("1.0.0")
     world.trust.write_text("schema: 1\nkeys: everybody\n")
@@ -189,3 +197,109 @@ def test_a_manifest_that_is_not_the_published_one_is_signed_by_nobody(world) -> 
     state = world.state
     (found,) = signatures.of_release(world.control, state, state.release("walker", "1.0.0"))
     assert (found.standing, "manifest.json is not what was published" in found.reason) == ("invalid", True)
+
+
+def _serving_under(world, rule: str, trust: object = None) -> None:
+    """What a running server has written of its settings."""
+    in_force = {"integrity.signatures": rule, "integrity.trust": None if trust is None else str(trust)}
+    repository = world.control.repository
+    running.write(
+        repository, running.Running(endpoints.THIS_PROCESS, "", (), in_force, dict.fromkeys(in_force, "its.yaml:1"))
+    )
+
+
+@pytest.mark.parametrize("rule", ["off", "warn"])
+def test_a_command_that_asks_for_less_than_the_running_server_moves_nothing_past_it(world, rule) -> None:
+    """Promotion, pin, rollback and a dry run; a server that is gone asks for nothing."""
+    world.publish("1.0.0", 1)
+    world.publish("1.1.0", 2)
+    for release in ("1.0.0", "1.1.0"):
+        _promote(world, release, "off")
+    _serving_under(world, "required")
+    control = world.asking(rule)
+    for move in (
+        lambda: promote(control, model="walker", release="1.0.0", alias="staging"),
+        lambda: promote(control, model="walker", release="1.0.0", alias="production", dry_run=True),
+        lambda: pin(control, model="walker", release="1.0.0"),
+        lambda: rollback(control, model="walker", alias="production"),
+    ):
+        with pytest.raises(IntegrityError, match=r"is not signed \(the running server asks for it\)"):
+            move()
+    assert (world.answered(), world.named("staging")) == ("1.1.0", None)
+    running.clear(world.control.repository)
+    assert rollback(control, model="walker", alias="production").changed
+
+
+def test_a_trust_store_of_ones_own_believes_nobody_for_the_running_server(world, tmp_path) -> None:
+    """Mallory's signature counts by the command's store, and not by the server's."""
+    world.publish("1.0.0", 1)
+    world.sign("1.0.0", "mallory")
+    own = tmp_path / "own.yaml"
+    trust.add(own, name="mallory", public=world.people.public("mallory"))
+    control = Control.of(
+        load(repository=world.root, integrity={"signatures": "required", "trust": own}), world.said.append
+    )
+    _serving_under(world, "required", world.trust)
+    with pytest.raises(IntegrityError, match="which the trust store does not hold"):
+        promote(control, model="walker", release="1.0.0", alias="production")
+    world.sign("1.0.0")
+    assert promote(control, model="walker", release="1.0.0", alias="production").changed
+
+
+class KilledError(BaseException):
+    """The mover ends here, as if it were killed."""
+
+
+@pytest.mark.parametrize("where", ["load walker", "loaded walker", "infer walker", "unload walker.candidate"])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("by", ["the server", "a command that asks for nothing"])
+def test_a_move_whose_key_was_revoked_after_the_crash_is_not_finished(world, where, both, by) -> None:
+    """The incumbent is brought back, also one that the same key signed: it had served before, and serves on."""
+    world.believe("bob")
+    world.publish("1.0.0", 1)
+    world.publish("1.1.0", 2)
+    world.sign("1.0.0", "alice" if both else "bob")
+    world.sign("1.1.0")
+    _promote(world, "1.0.0")
+
+    def die(call: str) -> None:
+        if call == where:
+            raise KilledError
+
+    world.server.before_call = die
+    with pytest.raises(KilledError):
+        _promote(world, "1.1.0")
+    world.server.before_call = lambda _: None
+    assert world.state.unfinished["walker"].phase == "switching"
+    world.revoke("alice")
+    if by == "the server":
+        control = world.asking("required")
+    else:
+        _serving_under(world, "required")
+        control = world.asking("off")
+    with control.repository.writer("recovery"):
+        (said,) = recover_all(control, world.server)
+    assert "reverted" in said and "alice is revoked" in said
+    assert world.answered() == world.named() == "1.0.0"
+    assert not world.state.unfinished
+    assert not (world.root / "walker.candidate").exists()
+
+
+def test_a_first_promotion_whose_key_was_revoked_leaves_nothing_in_service(world) -> None:
+    """There is no incumbent to bring back."""
+    world.publish("1.0.0", 1)
+    world.sign("1.0.0")
+
+    def die(call: str) -> None:
+        if call == "loaded walker":
+            raise KilledError
+
+    world.server.before_call = die
+    with pytest.raises(KilledError):
+        _promote(world, "1.0.0")
+    world.server.before_call = lambda _: None
+    world.revoke("alice")
+    control = world.asking("required")
+    with control.repository.writer("recovery"):
+        recover_all(control, world.server)
+    assert (world.answered(), world.named(), world.server.serving()) == (None, None, {})

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyctl.adapters import trust_store
+from policyctl.domain.fold import fold
 from policyctl.domain.journal import GENESIS, Record, RecordKind
 from policyctl.domain.manifest import digest_of
-from policyctl.domain.state import fold
 from policyctl.domain.trust import Revocation, Trusted, TrustKind, TrustStore, fingerprint
 from policyctl.errors import UsageError
-from policyctl.services import trust
+from policyctl.services.trust import store as trust
 
 _DAY = timedelta(days=1)
 _NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -61,7 +61,7 @@ def test_a_rotated_key_vouches_for_what_it_signed_and_the_new_one_from_then_on(w
 
 
 def test_a_signature_that_came_too_early_counts_once_it_is_made_again(world) -> None:
-    """The same bundle is recorded anew; the journal's later time is what counts."""
+    """The same bundle is recorded again; the journal's later time is what counts."""
     world.publish("1.0.0", 1)
     world.sign("1.0.0", "bob", name="bob")
     world.believe("bob", not_before=datetime.now(UTC))
@@ -114,17 +114,18 @@ def test_a_private_key_is_not_taken_for_a_public_one(world, people) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.replace("kind: key", "kind: kex"), "keys.0.kind"),
+        (lambda t: t.replace("kind: key", "kind: kex"), r"keys\[0\]\.kind|keys\[0\]: .*'kex'"),
         (lambda t: t.replace("schema: 1", "schema: 2"), "schema"),
         (lambda t: t + "more: 1\n", "more"),
         (lambda t: t.replace("name: alice", "name: ../alice"), "not allowed"),
         (lambda t: t.replace("sha256:", "sha256:0", 1), "fingerprint"),
-        (lambda t: t.replace("  kind", "  not_before: '2026-01-01T00:00:00'\n  kind"), "timezone"),
+        (lambda t: t.replace("  kind", "  not_before: '2026-01-01T00:00:00'\n  kind"), "its zone"),
         (lambda t: t.replace("\n    M", "\n    N", 1), "fingerprint"),
         (lambda t: t + t.partition("keys:\n")[2], "stands there twice"),
         (lambda t: t.replace("  kind", "  replaces: eve\n  kind"), "replaces eve"),
-        (lambda t: "", "empty"),
-        (lambda t: "- [", "not a trust store"),
+        (lambda t: "", "schema missing"),
+        (lambda t: "- [", "the trust store is not YAML"),
+        (lambda t: t + "keys: []\n", r"keys \(line \d+\): it stands here twice"),
     ],
 )
 def test_a_trust_store_that_is_not_understood_is_refused(world, change, words: str) -> None:
@@ -149,7 +150,7 @@ def test_a_time_in_the_trust_store_may_stand_without_quotes(world) -> None:
 )
 def test_a_key_counts_exactly_within_its_limits(before, after, since, revoked, time) -> None:
     """From its beginning on, before its end, and before what it is revoked since."""
-    revocation = Revocation(_NOON, since, "why") if revoked else None
+    revocation = Revocation(_NOON, "why", since) if revoked else None
     entry = Trusted("k", TrustKind.KEY, not_before=before, not_after=after, revoked=revocation)
     counts = (before is None or time >= before) and (after is None or time < after)
     counts = counts and not (revoked and (since is None or time >= since))
@@ -169,7 +170,7 @@ def test_what_was_written_to_the_trust_store_is_read(tmp_path_factory, entries) 
                 issuer="https://example.org",
                 not_before=before,
                 not_after=after,
-                revoked=None if since is None else Revocation(_NOON, since, "why: not"),
+                revoked=None if since is None else Revocation(_NOON, "why: not", since),
                 replaces="key-0" if number else "",
             )
             for number, (before, after, since) in enumerate(entries)
@@ -191,7 +192,7 @@ def test_a_clock_that_was_turned_back_signs_nothing_earlier_than_the_journal(wor
         "signature": "x",
         "signature_digest": GENESIS,
     }
-    published = {"model": "walker", "release": "1.0.0", "slot": 1, "manifest_digest": GENESIS}
+    published = {"model": "walker", "release": "1.0.0", "slot": 1, "manifest_digest": GENESIS, "contract": {}}
     later, earlier = "2026-11-20T10:00:00.000000+00:00", "2026-11-01T10:00:00.000000+00:00"
     state = fold(
         [

@@ -6,8 +6,8 @@ import pytest
 
 from policyctl.domain.paired import Metric
 from policyctl.errors import ServerError
-from policyctl.gates.superiority import Plan as Claim
-from policyctl.services import tune
+from policyctl.gates.superiority import GainPlan as Claim
+from policyctl.services.experiments import tune
 
 
 class Bench:

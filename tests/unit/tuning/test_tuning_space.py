@@ -8,12 +8,12 @@ import pytest
 
 from policyctl.adapters.pbtxt import ServingOptions
 from policyctl.domain.artifacts import Format
+from policyctl.domain.fold import fold
 from policyctl.domain.journal import GENESIS, Record, RecordKind
-from policyctl.domain.state import fold
 from policyctl.errors import UsageError
-from policyctl.services.tune_bench import Trial
-from policyctl.services.tune_space import fields_of, size_of, space
-from policyctl.services.tuned import keep, serving_options
+from policyctl.services.experiments.tuning_bench import Trial
+from policyctl.services.experiments.tuning_space import fields_of, size_of, space
+from policyctl.services.moves.serving_options import keep, serving_options
 from policyctl.serving.hardware import detect
 from policyctl.settings import ServingSettings
 

@@ -14,14 +14,14 @@ from world import World
 
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
-    """A repository with nothing in it, and a server beside it."""
+    """A repository with nothing in it, and its server."""
     return World(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def served(world) -> World:
     """Releases 1.0.0, 1.1.0 and 1.2.0 of walker; 1.0.0 in production."""
-    from policyctl.services.promote import promote
+    from policyctl.services.rollout.promote import promote
 
     for seed, release in enumerate(("1.0.0", "1.1.0", "1.2.0"), start=1):
         world.publish(release, seed)

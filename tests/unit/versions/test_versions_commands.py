@@ -42,6 +42,7 @@ def test_release_next_prints_the_number_alone_and_the_reasons_beside_it(served, 
         "needs": "minor",
         "differences": [{"what": "output", "name": "value", "change": "was added", "needs": "minor"}],
         "newest": "1.2.0",
+        "published_as": None,
     }
     assert run("release", "next", "walker", source, "--after", "~1.0", "--pre", "rc").out == "1.3.0-rc.1\n"
     assert run("release", "next", "nobody", source).out == "1.0.0\n"
@@ -50,8 +51,23 @@ def test_release_next_prints_the_number_alone_and_the_reasons_beside_it(served, 
     assert (ran.out, "Its contract is that of 1.2.0" in ran.err) == ("1.2.1\n", True)
 
 
+def test_release_next_knows_bytes_that_are_published(served, run) -> None:
+    """They keep their number, so that publishing what it says changes nothing; a final release may follow its rc."""
+    source = export_of(served.folder / "added", ADDED)
+    assert run("publish", source, "-n", "walker", "--release", "1.3.0-rc.1").code == 0
+    ran = run("release", "next", "walker", source)
+    assert (ran.out, "These very bytes are published as walker 1.3.0-rc.1." in ran.err) == ("1.3.0\n", True)
+    assert run("release", "next", "walker", source, "--pre", "rc").out == "1.3.0-rc.1\n"
+    assert run("publish", source, "-n", "walker", "--release", "1.3.0").code == 0
+    ran = run("release", "next", "walker", source)
+    assert (ran.out, "changes nothing" in ran.err) == ("1.3.0\n", True)
+    found = document(run("release", "next", "walker", source, "--json"))
+    assert (found["release"], found["published_as"]) == ("1.3.0", "1.3.0")
+    assert run("release", "next", "walker", source, "--after", "1.3.0").out == "1.3.1\n"
+
+
 def test_publishing_twice_gives_the_same_document_twice(served, run) -> None:
-    """Idempotent to a script; people are told."""
+    """Idempotent to a script; people see a note."""
     source = export_of(served.folder / "added", ADDED)
     command = ("publish", source, "-n", "walker", "--release", "1.3.0", "--json")
     first, again = run(*command), run(*command)
@@ -60,7 +76,7 @@ def test_publishing_twice_gives_the_same_document_twice(served, run) -> None:
 
 
 def test_a_release_is_pinned_looked_at_and_unpinned(served, run) -> None:
-    """Each command leaves a document, and a dry run beforehand tells its steps."""
+    """Each command leaves a document, and a dry run beforehand shows its steps."""
     would = document(run("pin", "walker", "~1.1.0", "--dry-run", "--json"))
     assert (would["dry_run"], would["kind"], would["alias"]) == (True, "pin", "1.1.0")
     done = document(run("pin", "walker", "~1.1.0", "--reason", "kept", "--json"))
@@ -81,7 +97,7 @@ def test_a_release_is_pinned_looked_at_and_unpinned(served, run) -> None:
     assert document(run("status", "--json"))["aliases"] == []
     shown = run("history", "walker").out
     assert "removal of production, which names 1.0.0" in shown
-    assert "removal of 1.1.0: done" in shown
+    assert "removal of 1.1.0, which names 1.1.0: done" in shown
     assert "retired" in shown
 
 

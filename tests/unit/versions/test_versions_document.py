@@ -1,4 +1,4 @@
-"""docs/versions.md: its commands are run, line by line, and do what stands beside them."""
+"""docs/versions.md: its commands are run, line by line, and do what the page says."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from exports import export_of
-from world import CONTRACT, write_export
+from world import CONTRACT, WIDER, write_export
 
 from policyctl.cli.main import main
 from policyctl.domain.tensor import TensorSpec
-from policyctl.services.promote import promote
+from policyctl.services.rollout.promote import promote
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "versions.md").read_text()
 
@@ -32,6 +32,7 @@ def test_every_command_of_the_document_does_what_it_says(world, monkeypatch, cap
     write_export(world.folder / "build" / "walker", 2)
     value = TensorSpec("value", "float32", (1,))
     export_of(world.folder / "build" / "with-value", replace(CONTRACT, outputs=(*CONTRACT.outputs, value)))
+    write_export(world.folder / "build" / "four-sensors", 3, contract=WIDER)
     lines = [line for block in _blocks("sh") for line in block.splitlines() if line.startswith("policyctl")]
     assert len(lines) > 15
     for line in lines:

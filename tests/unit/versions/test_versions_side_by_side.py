@@ -1,4 +1,4 @@
-"""Several releases at once: pins beside aliases, what takes them out again, and what status explains."""
+"""Several releases at once: pins next to aliases, what takes them out again, and what status explains."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from exports import export_of
 from world import CONTRACT
 
 from policyctl.domain.artifacts import Format
+from policyctl.domain.probes import ProbeOutcome
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import MoveError, UnsupportedError, UsageError
-from policyctl.services import explain, room
-from policyctl.services import status as status_module
-from policyctl.services.known_journal import KnownJournal
-from policyctl.services.observed import Observed, ProbeOutcome
-from policyctl.services.pins import pin, unpin, unserve
-from policyctl.services.prober import Health, Prober
-from policyctl.services.promote import abort, promote, rollback
-from policyctl.services.publish import publish
-from policyctl.services.status import history, status
-from policyctl.services.validate import validate
-from policyctl.services.verify import verify
+from policyctl.services.integrity.known_journal import KnownJournal
+from policyctl.services.integrity.verify import verify
+from policyctl.services.machine import memory_headroom as room
+from policyctl.services.moves.removal import unserve
+from policyctl.services.moves.rollback import abort, rollback
+from policyctl.services.moves.validate import validate
+from policyctl.services.observed import Observed
+from policyctl.services.releases.publish import publish
+from policyctl.services.rollout.pins import pin, unpin
+from policyctl.services.rollout.promote import promote
+from policyctl.services.show import explain
+from policyctl.services.show import status as status_module
+from policyctl.services.show.status import history, status
+from policyctl.services.supervise.prober import Health, Prober
 from policyctl.serving.hardware import MemoryLeft
 from policyctl.serving.memory import ProcessUse
 
@@ -137,7 +141,7 @@ def test_what_is_taken_out_of_service_is_gone_and_the_rest_is_not(served) -> Non
 
 @pytest.mark.parametrize("alias", ["production", "1.1.0"])
 def test_a_dry_run_of_a_removal_changes_nothing(served, alias: str) -> None:
-    """It tells the steps, and everything is served as before."""
+    """It shows the steps, and everything is served as before."""
     _pin(served, "1.1.0")
     before = served.control.repository.journal.path.read_bytes()
     moved = unserve(served.control, model="walker", alias=alias, dry_run=True)
@@ -173,7 +177,7 @@ def test_a_removal_that_is_refused_by_the_server_brings_the_alias_back(served, m
     with pytest.raises(MoveError, match=r"still serves 1\.1\.0"):
         unpin(served.control, model="walker", release="1.1.0")
     assert served.answered("walker.1.1.0") == served.named("1.1.0") == "1.1.0"
-    assert served.state.unfinished is None
+    assert not served.state.unfinished
 
 
 def test_a_removal_cannot_be_aborted_once_it_is_done(served) -> None:
@@ -213,7 +217,7 @@ def measured(served, monkeypatch):
 
 
 def test_what_does_not_fit_in_memory_is_refused_before_anything_is_touched(measured) -> None:
-    """A pin and a promotion hold two copies beside the incumbent; a rollback is never held up."""
+    """A pin and a promotion hold two copies next to the incumbent; a rollback is never held up."""
     world, _, left = measured
     _promote(world, "1.1.0")
     left["bytes"] = 150 * MIB
@@ -321,7 +325,7 @@ def test_status_explains_conflicts(served) -> None:
 
 def test_status_explains_what_is_being_switched(served, monkeypatch) -> None:
     """Who moves what, how far it came, who answers meanwhile, and what happens if they died."""
-    from policyctl.services import moves
+    from policyctl.services.moves import mover as moves
 
     seen = []
 
@@ -335,4 +339,4 @@ def test_status_explains_what_is_being_switched(served, monkeypatch) -> None:
     ((words,),) = seen
     assert "promotion of walker's production from 1.0.0 to 1.1.0" in words
     assert "walker is answered by 1.0.0 until 1.1.0 is ready" in words
-    assert "it is reverted" in words
+    assert "the next command reverts it" in words

@@ -1,4 +1,4 @@
-"""The audit and the tokens, for whoever may see them. Tokens are created where the repository is, never here."""
+"""The audit and the tokens, for callers with scope admin. Tokens are created where the repository is, never here."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from policyctl.api.context import Api, api_of
+from policyctl.api.context import api_of
 from policyctl.api.describe import problems
 from policyctl.api.documents import AuditDocument, TokenDocument
 from policyctl.api.guard import guarded
-from policyctl.api.problems import not_found
-from policyctl.api.requests import MODEL_PATTERN
-from policyctl.domain.tokens import Scope
-from policyctl.errors import UsageError
-from policyctl.services.tokens import revoke
+from policyctl.api.problems import missing_is_not_found
+from policyctl.api.routes.look import MODEL_PATTERN
+from policyctl.domain.tokens import Scope, Token
+from policyctl.services.trust.tokens import revoke
 
 router = APIRouter(prefix="/v1", tags=["admin"], route_class=guarded(Scope.ADMIN))
 
@@ -30,30 +29,25 @@ class AuditQuery(BaseModel):
 
 
 @router.get("/audit", response_model=list[AuditDocument], responses=problems(503))
-async def get_audit(request: Request, query: Annotated[AuditQuery, Query()]) -> Any:
+def get_audit(request: Request, query: Annotated[AuditQuery, Query()]) -> Any:
     """The last lines of the audit, oldest first."""
-    return await api_of(request).run(api_of(request).audit.last, query.limit)
+    return api_of(request).audit.last(query.limit)
 
 
 @router.get("/tokens", response_model=list[TokenDocument], responses=problems(409, 503))
-async def get_tokens(request: Request) -> Any:
+def get_tokens(request: Request) -> Any:
     """Every token, without its secret."""
-    now = datetime.now(UTC)
-    found = await api_of(request).run(api_of(request).tokens.read)
-    return [{**token.public(), "state": token.state(now)} for token in found]
+    return [_document(token) for token in api_of(request).tokens.read()]
 
 
 @router.delete("/tokens/{name}", response_model=TokenDocument, responses=problems(404, 409, 503))
-async def delete_token(
+def delete_token(
     request: Request, name: Annotated[str, Path(pattern=MODEL_PATTERN, description="Of the token.")]
 ) -> Any:
-    """Revoke a token: it counts no more from the next call on. Revoking it again changes nothing."""
-    return await api_of(request).run(_revoke, api_of(request), name)
+    """Revoke a token: the next call that shows it is refused. Revoking it again changes nothing."""
+    with missing_is_not_found():
+        return _document(revoke(api_of(request).control, name=name))
 
 
-def _revoke(api: Api, name: str) -> dict[str, Any]:
-    try:
-        found = revoke(api.control, name=name)
-    except UsageError as error:
-        raise not_found(error.problem, error.remedy) from error
-    return {**found.public(), "state": found.state(datetime.now(UTC))}
+def _document(token: Token) -> dict[str, Any]:
+    return {**token.public(), "state": token.state(datetime.now(UTC))}

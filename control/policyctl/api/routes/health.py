@@ -14,11 +14,11 @@ from policyctl.api.guard import guarded
 from policyctl.api.meters import CONTENT_TYPE
 from policyctl.domain.tokens import Scope
 from policyctl.errors import PolicyctlError, ServerError
-from policyctl.services.health import Grade
+from policyctl.services.show.health import Grade
 
 probes = APIRouter(tags=["health"])
-look = APIRouter(tags=["health"], route_class=guarded(Scope.READ))
-counts = APIRouter(tags=["health"], route_class=guarded(Scope.READ, open_here=True))
+look = APIRouter(tags=["health"], route_class=guarded(Scope.READ, monitors=True))
+counts = APIRouter(tags=["health"], route_class=guarded(Scope.READ, open_here=True, monitors=True))
 
 
 @probes.get("/livez", response_model=Alive)
@@ -31,11 +31,11 @@ async def livez() -> dict[str, str]:
 async def readyz(request: Request) -> dict[str, str]:
     """Whether calls can be answered: the repository is there and its journal can be read. Nobody needs a token.
 
-    Whether Triton answers is not asked: without it this API still tells what is wrong.
+    Whether Triton answers is not asked: without it this API still says what is wrong.
     """
     api = api_of(request)
     try:
-        await api.run(api.control.repository.journal.records)
+        await api.share(api.control.repository.journal.records)
     except PolicyctlError as error:  # whatever it is: no call can be answered
         raise ServerError(f"not ready: {error.problem}", remedy=error.remedy) from error
     return {"status": "ok"}
@@ -52,9 +52,9 @@ async def healthz(request: Request) -> Response:
     200 for ok and degraded; 503 where no server, or no alias, answers.
     """
     api = api_of(request)
-    found = await api.run(api.health.look)
-    document: dict[str, Any] = found.to_json()
-    return JSONResponse(document, 503 if found.grade is Grade.DOWN else 200)
+    health = await api.share(api.health.look)
+    document: dict[str, Any] = health.to_json()
+    return JSONResponse(document, 503 if health.grade is Grade.DOWN else 200)
 
 
 @counts.get(

@@ -1,45 +1,48 @@
-"""Promote, roll back, pin, take out of service, abort; and what became of it."""
+"""Promote, roll back, pin, take out of service, abort; and the operations that follow from it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from policyctl.api.context import Api, api_of
+from policyctl.api.context import Api, api_of, run
 from policyctl.api.describe import problems
 from policyctl.api.documents import OperationDocument, PlanDocument
 from policyctl.api.guard import caller_of, guarded, require_scope
 from policyctl.api.problems import not_found, of_failure
-from policyctl.api.requests import (
-    KEY_PATTERN,
-    MODEL_PATTERN,
-    MOST_WAIT_S,
+from policyctl.api.routes.look import MODEL_PATTERN, Model, known_model
+from policyctl.domain.json_values import to_json
+from policyctl.domain.operations import MovePhase, Operation, OperationState, move_progress
+from policyctl.domain.tokens import Scope
+from policyctl.errors import PolicyctlError
+from policyctl.services.rollout.here import carry_out
+from policyctl.services.rollout.operations import Submitted
+from policyctl.services.rollout.request import (
     AbortRequest,
+    AliasRequest,
     PinRequest,
     PromotionRequest,
     RemovalRequest,
     RollbackRequest,
+    ServingRequest,
     UnpinRequest,
+    Wanted,
 )
-from policyctl.api.routes.look import Model, known_model
-from policyctl.domain.operations import MovePhase, Operation, OperationKind, OperationState, move_told
-from policyctl.domain.tokens import Scope
-from policyctl.errors import PolicyctlError
-from policyctl.services.asked import Asked, AskedBake, Preview, preview
-from policyctl.services.operations import Submitted
+from policyctl.services.strictness import in_force
 
 changes = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.PROMOTE))
 removals = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.ADMIN))
 looks = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.READ))
-_POLL_S = 0.2
+_POLL_S: Final = 0.2
+MOST_WAIT_S: Final = 120.0
+KEY_PATTERN: Final = r"^[!-~]{1,128}$"
 
-Move = PromotionRequest | RollbackRequest | PinRequest | UnpinRequest | RemovalRequest | AbortRequest
 Key = Annotated[
     str | None,
     Header(
@@ -75,7 +78,7 @@ _LOCATION = {
     "Location": {"schema": {"type": "string"}, "description": "The operation."},
     "Idempotency-Replayed": {
         "schema": {"type": "string", "enum": ["true"]},
-        "description": "It had been asked for before, under the same key; nothing was begun.",
+        "description": "The same request had come before, under the same key; nothing was begun.",
     },
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -94,7 +97,7 @@ async def post_promotion(
     request: Request, model: Model, body: PromotionRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Move an alias to a release without losing a request, and watch it there."""
-    return await _begin(request, OperationKind.PROMOTION, model, body, query, key)
+    return await _begin(request, model, body, query, key)
 
 
 @changes.post("/models/{model}/rollbacks", **_POST)
@@ -102,7 +105,7 @@ async def post_rollback(
     request: Request, model: Model, body: RollbackRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Move an alias back to the release before, or to an earlier one. No gate is asked."""
-    return await _begin(request, OperationKind.ROLLBACK, model, body, query, key)
+    return await _begin(request, model, body, query, key)
 
 
 @changes.post("/models/{model}/pins", **_POST)
@@ -110,7 +113,7 @@ async def post_pin(
     request: Request, model: Model, body: PinRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Serve a release under its own number, whatever aliases name."""
-    return await _begin(request, OperationKind.PIN, model, body, query, key)
+    return await _begin(request, model, body, query, key)
 
 
 @changes.post("/models/{model}/unpins", **_POST)
@@ -118,15 +121,15 @@ async def post_unpin(
     request: Request, model: Model, body: UnpinRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Take a pinned release out of service. It stays published, and aliases that name it stay."""
-    return await _begin(request, OperationKind.UNPIN, model, body, query, key)
+    return await _begin(request, model, body, query, key)
 
 
 @removals.post("/models/{model}/removals", **_POST)
 async def post_removal(
     request: Request, model: Model, body: RemovalRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
-    """Take an alias, or a pin, out of service: its clients are told that it is not served."""
-    return await _begin(request, OperationKind.REMOVAL, model, body, query, key)
+    """Take an alias, or a pin, out of service: its clients get the error that it is not served."""
+    return await _begin(request, model, body, query, key)
 
 
 @changes.post("/models/{model}/aborts", **_POST)
@@ -134,13 +137,13 @@ async def post_abort(
     request: Request, model: Model, body: AbortRequest, query: Annotated[WaitQuery, Query()], key: Key = None
 ) -> Response:
     """Stop the move that is under way. Before the switch it is reverted; after it, roll back instead."""
-    return await _begin(request, OperationKind.ABORT, model, body, query, key)
+    return await _begin(request, model, body, query, key)
 
 
 @looks.get("/operations", response_model=list[OperationDocument], responses=problems(503))
 async def get_operations(request: Request, query: Annotated[ListQuery, Query()]) -> Any:
     """The last operations, newest first."""
-    return await api_of(request).run(_list, api_of(request), query)
+    return await run(request, _list, api_of(request), query)
 
 
 def _list(api: Api, query: ListQuery) -> list[dict[str, Any]]:
@@ -149,113 +152,103 @@ def _list(api: Api, query: ListQuery) -> list[dict[str, Any]]:
 
 @looks.get("/operations/{operation}", response_model=OperationDocument, responses=problems(404, 503))
 async def get_operation(request: Request, operation: OperationId, query: Annotated[WaitQuery, Query()]) -> Any:
-    """How an operation stands: 200 also where it failed, for then that is what is told."""
+    """How an operation stands: 200 also where it failed, because the failure is the answer."""
     api = api_of(request)
-    found = await api.run(api.operations.get, operation)
-    if found is None:
+    current = await run(request, api.operations.get, operation)
+    if current is None:
         hours = api.control.settings.api.keep_hours
         raise not_found(
             f"there is no operation {operation}", f"They are kept for {hours:g} hours. What happened: GET /v1/history"
         )
-    return await api.run(_document, api, await _waited(api, found, query.wait))
+    return await run(request, _document, api, await _waited(request, current, query.wait))
 
 
-def _require_right(request: Request, asked: Asked) -> None:
+async def _begin(request: Request, model: str, body: Wanted, query: WaitQuery, key: str | None) -> Response:
+    _require_right(request, body)
+    wanted, key = AliasRequest(model, body), key or ""
+    if body.dry_run:
+        return JSONResponse(await run(request, _plan, api_of(request), wanted, caller_of(request).name, key), 200)
+    return await _answer(request, wanted, wait_s=query.wait, key=key)
+
+
+def _require_right(request: Request, body: Wanted) -> None:
     """Ask for scope admin where less is looked at than the settings say."""
-    caller, settings = caller_of(request), api_of(request).control.settings
-    left_out = [g for g in settings.gates.promote_with if asked.gates is not None and g not in asked.gates]
+    if not isinstance(body, ServingRequest):
+        return
+    caller, (settings, _) = caller_of(request), in_force(api_of(request).control)
+    left_out = [g for g in settings.gates.promote_with if body.gates is not None and g not in body.gates]
     if left_out:
         require_scope(caller, Scope.ADMIN, what=f"promoting past the gate {', '.join(left_out)}")
-    if asked.bake is not None and asked.bake.is_less_than(settings.bake):
+    if isinstance(body, PromotionRequest) and body.bake is not None and body.bake.is_less_than(settings.bake):
         require_scope(caller, Scope.ADMIN, what="promoting with less of a bake than the settings ask for")
 
 
-async def _begin(
-    request: Request, kind: OperationKind, model: str, body: Move, query: WaitQuery, key: str | None
-) -> Response:
-    asked = _asked(kind, model, body)
-    _require_right(request, asked)
-    return await _answer(request, asked, dry_run=body.dry_run, wait_s=query.wait, key=key or "")
+def _plan(api: Api, wanted: AliasRequest, caller: str, key: str) -> dict[str, Any]:
+    """What would be done."""
+    known_model(api.control, wanted.model)
+    api.operations.find(wanted, caller=caller, key=key)
+    messages: list[str] = []
+    plan = carry_out(replace(api.control, say=messages.append), wanted)
+    return {"result": dict(plan.result), "words": plan.words, "messages": messages}
 
 
-def _asked(kind: OperationKind, model: str, body: Move) -> Asked:
-    given = body.model_dump(exclude={"dry_run"})
-    if "to" in given:
-        given["release"] = given.pop("to")
-    if given.get("gates") is not None:
-        given["gates"] = tuple(given["gates"])
-    if given.get("bake") is not None:
-        given["bake"] = AskedBake(**given["bake"])
-    return Asked(kind, model, **given)
-
-
-async def _answer(request: Request, asked: Asked, *, dry_run: bool, wait_s: float, key: str) -> Response:
+async def _answer(request: Request, wanted: AliasRequest, *, wait_s: float, key: str) -> Response:
     api, caller = api_of(request), caller_of(request).name
-    if dry_run:
-        plan = await api.run(_preview, api, asked, caller, key)
-        document = {"result": dict(plan.result), "words": plan.words, "messages": list(plan.messages)}
-        return JSONResponse(document, 200)
-    submitted = await api.run(_submit, api, asked, caller, key)
+    submitted = await run(request, _submit, api, wanted, caller, key)
     operation = submitted.operation
     request.state.operation, request.state.replayed = operation.id, submitted.replayed
     location = {"Location": f"/v1/operations/{operation.id}"}
     if submitted.replayed:
         location["Idempotency-Replayed"] = "true"
-    found = await _waited(api, operation, wait_s) if wait_s else operation
-    if wait_s and found.error is not None:
-        problem = of_failure(found.error, operation=found.id)
+    current = await _waited(request, operation, wait_s) if wait_s else operation
+    if wait_s and current.error is not None:
+        problem = of_failure(current.error, operation=current.id)
         answer = problem.answer(request_id=request.state.request_id, path=request.url.path)
         answer.headers.update(location)
         return answer
-    if wait_s and found.is_over:
-        return JSONResponse(await api.run(_document, api, found), 200, location)
-    # What was accepted is told the same each time, however far it has come: that is at its address.
-    return JSONResponse(_accepted(found), 202, location)
+    if wait_s and current.is_over:
+        return JSONResponse(await run(request, _document, api, current), 200, location)
+    # The answer to what was accepted is the same each time: how far it has come is at its address.
+    return JSONResponse(_accepted(current), 202, location)
 
 
-def _preview(api: Api, asked: Asked, caller: str, key: str) -> Preview:
-    known_model(api.control, asked.model)
-    api.operations.require_unused(asked, caller=caller, key=key)
-    return preview(api.control, asked)
+def _submit(api: Api, wanted: AliasRequest, caller: str, key: str) -> Submitted:
+    known_model(api.control, wanted.model)
+    return api.operations.submit(wanted, caller=caller, key=key)
 
 
-def _submit(api: Api, asked: Asked, caller: str, key: str) -> Submitted:
-    known_model(api.control, asked.model)
-    return api.operations.submit(asked, caller=caller, key=key)
-
-
-async def _waited(api: Api, operation: Operation, wait_s: float) -> Operation:
+async def _waited(request: Request, operation: Operation, wait_s: float) -> Operation:
     """The operation when it is over, or when that time is."""
-    until = time.monotonic() + wait_s
+    api, until = api_of(request), time.monotonic() + wait_s
     while not operation.is_over and (left := until - time.monotonic()) > 0:
         future = api.operations.future(operation.id)
         if future is None:
-            # Its process is gone: the server settles its move, and the journal tells.
+            # Its process has gone: the server settles its move, and the journal says how.
             await asyncio.sleep(min(_POLL_S, left))
         else:
             await asyncio.wait([asyncio.wrap_future(future)], timeout=left)
-        now: Operation | None = await api.run(api.operations.get, operation.id)
+        now: Operation | None = await run(request, api.operations.get, operation.id)
         operation = now or operation
     return operation
 
 
 def _document(api: Api, operation: Operation) -> dict[str, Any]:
     try:
-        phase = move_told(api.control.repository.journal.records(), operation.move).phase
+        phase = move_progress(api.control.repository.journal.records(), operation.move).phase
     except PolicyctlError:
-        phase = MovePhase.WAITING  # a journal that cannot be read tells nothing
+        phase = MovePhase.WAITING  # nothing is known while the journal cannot be read
     if operation.is_over and phase is MovePhase.BAKING:  # somebody else moved the alias meanwhile
         phase = MovePhase.OVER
-    return _told(operation, phase)
+    return _shown(operation, phase)
 
 
 def _accepted(operation: Operation) -> dict[str, Any]:
     """An operation as it was when it was accepted."""
     then = replace(operation, state=OperationState.RUNNING, finished="", result=None, words="", error=None, messages=())
-    return _told(then, MovePhase.WAITING)
+    return _shown(then, MovePhase.WAITING)
 
 
-def _told(operation: Operation, phase: MovePhase) -> dict[str, Any]:
+def _shown(operation: Operation, phase: MovePhase) -> dict[str, Any]:
     return {
         "id": operation.id,
         "kind": operation.kind.value,
@@ -270,6 +263,6 @@ def _told(operation: Operation, phase: MovePhase) -> dict[str, Any]:
         "request": {key: value for key, value in operation.request.items() if value is not None},
         "result": None if operation.result is None else dict(operation.result),
         "words": operation.words,
-        "error": None if operation.error is None else operation.error.to_json(),
+        "error": None if operation.error is None else to_json(operation.error),
         "messages": list(operation.messages),
     }

@@ -4,7 +4,7 @@ Pure array work, without Triton: a request is a list of arrays in the order of
 the model's inputs, an answer a list of arrays in the order of its outputs.
 
 What it promises: an array that is not what the contract says never reaches
-the policy, and an action that is not a finite number never leaves it, nor one
+the policy (an integer out of its range included), and an action that is not a finite number never leaves it, nor one
 that was chosen by scores of which one is NaN. Both are found per request, so
 one bad request does not hurt those that came with it.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import ACTION, SCORES, Contract
+from policyctl.domain.limits import TensorLimits, bounds, choices
 from policyctl.domain.tensor import TensorSpec
 
 Arrays = list[NDArray[Any]]
@@ -41,13 +42,15 @@ class _Tensor:
     dtype: np.dtype[Any]
     good: _Look | None
     """Which elements may pass; None: all."""
+    choices: TensorLimits | None = None
+    """Within which integers have to be."""
 
 
 class Checker:
     """Holds requests and answers against one contract."""
 
     def __init__(self, contract: Contract) -> None:
-        self._inputs = [_prepare(spec, np.isfinite) for spec in contract.observations]
+        self._inputs = [_prepare(spec, np.isfinite, choices(spec)) for spec in contract.observations]
         # Scores may be infinite, which is how a policy rules a choice out.
         looked_at: dict[str, _Look] = {ACTION: np.isfinite, **dict.fromkeys(SCORES, _is_number)}
         self._outputs = [_prepare(spec, looked_at.get(spec.name)) for spec in contract.outputs]
@@ -60,7 +63,7 @@ class Checker:
 
         Raises:
             BadRequestError: An input is missing, has another type or shape, or
-                more or fewer rows than the others, or a value is not finite.
+                more or fewer rows than the others, a value is not finite, or an integer out of range.
         """
         rows = -1
         for tensor, array in zip(self._inputs, arrays, strict=True):
@@ -77,6 +80,9 @@ class Checker:
             rows = array.shape[0]
             if tensor.good is not None and not (good := tensor.good(array)).all():
                 raise BadRequestError(f"the request has {_where(spec, array, ~good)}; send finite observations")
+            if tensor.choices is not None and (wrong := tensor.choices.outside(array)) is not None:
+                allowed = tensor.choices.text(int(np.argmax(wrong)) % spec.size)
+                raise BadRequestError(f"the request has {_where(spec, array, wrong)}, its range is {allowed}")
         if rows < 1:
             raise BadRequestError("the request has no rows")
         return rows
@@ -134,16 +140,14 @@ def example(contract: Contract) -> Arrays:
     """One row of inputs that the contract allows, as near to 0 as it can be."""
     arrays: Arrays = []
     for spec in contract.observations:
-        low = -np.inf if spec.low is None else np.asarray(spec.low)
-        high = np.inf if spec.high is None else np.asarray(spec.high)
-        row = np.clip(np.zeros(spec.size), low, high).astype(spec.dtype)
+        row = np.clip(np.zeros(spec.size), *bounds(spec)).astype(spec.dtype)
         arrays.append(row.reshape(1, *spec.shape))
     return arrays
 
 
-def _prepare(spec: TensorSpec, good: _Look | None) -> _Tensor:
+def _prepare(spec: TensorSpec, good: _Look | None, within: TensorLimits | None = None) -> _Tensor:
     dtype = np.dtype(spec.dtype)
-    return _Tensor(spec, dtype, good if np.issubdtype(dtype, np.floating) else None)
+    return _Tensor(spec, dtype, good if np.issubdtype(dtype, np.floating) else None, within)
 
 
 def _is_number(array: NDArray[Any]) -> NDArray[np.bool_]:

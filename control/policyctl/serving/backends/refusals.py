@@ -3,10 +3,10 @@
 Triton 2.51 counts such a request as a success (a native backend says which of
 its requests failed; Triton's Python backend does not), so neither its
 statistics nor ``nv_inference_request_failure`` tell of them. This counter
-stands beside those, on the same page of metrics.
+stands next to those, on the same page of metrics.
 
-Each process has series of its own. Triton 2.51 hands two processes that ask for
-the same labels (two instances, or a version that is loaded anew beside itself)
+Each process has its series. Triton 2.51 hands two processes that ask for
+the same labels (two instances, or a version that is loaded again next to itself)
 one series, and takes it away from both when the first of them ends.
 
 Where Triton was built or started without metrics there is no counter, and

@@ -8,7 +8,7 @@ hashed are compiled. Anything else raises, so the load fails, Triton keeps what
 it served, and the operator reads which file was wrong.
 
 Answering promises: requests that Triton batches are computed in one inference;
-a request that cannot be answered gets an error of its own and the others get
+a request that cannot be answered gets its error and the others get
 their actions; no action that is not finite is ever sent.
 
 A request that its client has cancelled gets no inference while it waits in
@@ -43,10 +43,8 @@ from policyctl.serving.backends.batching import (
     join,
     split,
 )
-from policyctl.serving.backends.leak import LeakingSession, leak_bytes
 from policyctl.serving.backends.refusals import Reason, Refusals
 from policyctl.serving.backends.spec import ModelSpec, check_contract
-from policyctl.serving.backends.spin import SpinningSession, spin_us
 
 Request = Any
 Response = Any
@@ -70,8 +68,8 @@ class PolicyModel(ABC):
     warm_up_runs: ClassVar[int] = 1
 
     @abstractmethod
-    def open_session(self, spec: ModelSpec, files: Mapping[str, bytes]) -> Session:
-        """Compile the artifact from `files`, and hold its tensors against `spec`."""
+    def open_session(self, spec: ModelSpec, contract: Contract, files: Mapping[str, bytes]) -> Session:
+        """Compile the artifact from `files`, and hold its tensors against the contract."""
 
     def files_of(self, spec: ModelSpec) -> tuple[str, ...]:
         """The artifact's files in the slot."""
@@ -101,24 +99,19 @@ class PolicyModel(ABC):
         self._inputs = [port.name for port in spec.inputs]
         self._outputs = [port.name for port in spec.outputs]
         self._checker = Checker(contract)
-        spin, leak = spin_us(spec), leak_bytes(spec)
-        self._session = self.open_session(spec, verified.contents)
-        if spin:
-            self._session = SpinningSession(self._session, spin)
-        if leak:
-            self._session = LeakingSession(self._session, leak)
+        self._session = self.open_session(spec, contract, verified.contents)
         self._warm_up(contract)
         self._refusals = Refusals(pb, model=args["model_name"], version=args["model_version"])
         give_back_memory()
-        words = {
+        record = {
             "model": args["model_name"],
             "version": args["model_version"],
             "release": verified.manifest.release,
             "manifest_digest": verified.manifest_digest,
             "load_ms": round((time.perf_counter() - started) * 1e3, 1),
         }
-        self._label = {key: words[key] for key in ("model", "version", "release")}
-        pb.Logger.log_info(f"policyctl loaded {json.dumps(words)}")
+        self._label = {key: record[key] for key in ("model", "version", "release")}
+        pb.Logger.log_info(f"policyctl loaded {json.dumps(record)}")
 
     def execute(self, requests: Sequence[Request]) -> list[Response]:
         """Answer every request, in order."""
@@ -128,13 +121,13 @@ class PolicyModel(ABC):
         rows: list[int] = []
         for index, request in enumerate(requests):
             try:
-                found = self._take(request)
-                rows.append(self._checker.request(found))
+                inputs = self._take(request)
+                rows.append(self._checker.request(inputs))
             except BadRequestError as error:
                 responses[index] = self._refuse(request, error, pb.TritonError.INVALID_ARG)
             else:
                 good.append(index)
-                arrays.append(found)
+                arrays.append(inputs)
         if good:
             answers = self._compute(arrays, rows)
             for index, answer in zip(good, answers, strict=True):
@@ -149,16 +142,16 @@ class PolicyModel(ABC):
             pb.Logger.log_info(f"policyctl unloaded {json.dumps(self._label)}")
 
     def _take(self, request: Request) -> Arrays:
-        found = []
+        inputs = []
         for name in self._inputs:
             tensor = pb.get_input_tensor_by_name(request, name)
             if tensor is None:
                 raise BadRequestError(f"input {name} is missing")
-            found.append(tensor.as_numpy())
-        return found
+            inputs.append(tensor.as_numpy())
+        return inputs
 
     def _compute(self, arrays: list[Arrays], rows: list[int]) -> list[Arrays | Exception]:
-        """One answer, or one reason why there is none, for each request."""
+        """One answer, or the reason why it is missing, for each request."""
         try:
             answers = split(self._infer(join(arrays), sum(rows)), rows)
         except Exception as error:  # noqa: BLE001 - a runtime raises what it likes
@@ -199,12 +192,12 @@ class PolicyModel(ABC):
         # The id is the client's text: as JSON it cannot forge a line of the log. What a runtime
         # says may hold values of the observation: that is the client's to read, and not the log's.
         ours = isinstance(error, (BadRequestError, BadAnswerError))
-        said = str(error) if ours else f"{type(error).__name__}, its words went to the client alone"
-        words = {**self._label, "request_id": request.request_id(), "error": said}
+        reason = str(error) if ours else f"{type(error).__name__}, its words went to the client alone"
+        record = {**self._label, "request_id": request.request_id(), "error": reason}
         theirs = code == pb.TritonError.INVALID_ARG
         self._refusals.count(Reason.REQUEST if theirs else Reason.POLICY)
         level = pb.Logger.log_warn if theirs else pb.Logger.log_error
-        level(f"policyctl refused {json.dumps(words)}")
+        level(f"policyctl refused {json.dumps(record)}")
         return pb.InferenceResponse(output_tensors=[], error=pb.TritonError(str(error), code))
 
     def _warm_up(self, contract: Contract) -> None:

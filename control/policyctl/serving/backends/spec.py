@@ -1,4 +1,4 @@
-"""What Triton tells a backend about its model: the part of ``config.pbtxt`` that counts here.
+"""What Triton passes to a backend about its model: the part of ``config.pbtxt`` that counts here.
 
 Triton hands the configuration over as JSON. This module turns it into a value,
 holds it against the release's contract, and reads options by the names that
@@ -13,22 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from policyctl.domain.contract import Contract
+from policyctl.domain.tensor import TRITON_TYPES
 from policyctl.errors import UsageError
+from policyctl.sessions.ports import integer_option
 
-_DTYPES: Final = {
-    "TYPE_BOOL": "bool",
-    "TYPE_UINT8": "uint8",
-    "TYPE_UINT16": "uint16",
-    "TYPE_UINT32": "uint32",
-    "TYPE_UINT64": "uint64",
-    "TYPE_INT8": "int8",
-    "TYPE_INT16": "int16",
-    "TYPE_INT32": "int32",
-    "TYPE_INT64": "int64",
-    "TYPE_FP16": "float16",
-    "TYPE_FP32": "float32",
-    "TYPE_FP64": "float64",
-}
+_DTYPES: Final = {f"TYPE_{triton}": dtype for dtype, triton in TRITON_TYPES.items()}
 _REMEDY: Final = "Let policyctl write config.pbtxt: promote the release again."
 
 
@@ -97,13 +86,7 @@ class ModelSpec:
         Raises:
             UsageError: It is set to something else.
         """
-        text = self.parameters.get(parameter, "")
-        try:
-            return int(text) if text else default
-        except ValueError:
-            raise UsageError(
-                f"config.pbtxt sets parameter {parameter} to {text!r}, which is not a whole number"
-            ) from None
+        return integer_option(self.parameters, parameter, default)
 
     def shape_of(self, port: Port) -> tuple[int, ...]:
         """Shape of one item; a dimension of -1 may be anything.
@@ -144,33 +127,14 @@ def check_contract(spec: ModelSpec, contract: Contract) -> None:
                 f"config.pbtxt has {kind} {_text(have)}, the release's contract says {_text(want)}",
                 remedy=_REMEDY,
             )
+    if contract.max_batch is not None and spec.max_batch_size not in range(1, contract.max_batch + 1):
+        raise UsageError(
+            f"config.pbtxt has max_batch_size {spec.max_batch_size}, the contract allows {contract.max_batch} rows",
+            remedy=_REMEDY,
+        )
     shown = spec.parameters.get("contract", "")
     if shown and json.loads(shown) != json.loads(json.dumps(contract.to_json())):
         raise UsageError("config.pbtxt: parameter 'contract' is not the contract of the release", remedy=_REMEDY)
-
-
-def check_artifact(kind: str, found: Mapping[str, str | None], wanted: tuple[Port, ...], *, filename: str) -> None:
-    """Hold an artifact's own names and types against the configuration.
-
-    Args:
-        kind: ``input`` or ``output``, for the message.
-        found: Dtype by name, as the artifact says; None where it does not say.
-        wanted: As configured.
-        filename: The artifact, for the message.
-
-    Raises:
-        UsageError: One is missing, unknown, or of another type.
-    """
-    for port in wanted:
-        if port.name not in found:
-            names = ", ".join(sorted(found)) or "none"
-            raise UsageError(f"{filename} has no {kind} {port.name!r}, it has {names}")
-        if found[port.name] not in (port.dtype, None):
-            raise UsageError(f"{filename}: {kind} {port.name!r} is {found[port.name]}, config.pbtxt says {port.dtype}")
-    # An output that nobody asked for costs little; an input that nobody sends is never right.
-    extra = found.keys() - {port.name for port in wanted}
-    if extra and kind == "input":
-        raise UsageError(f"{filename} wants {kind} {', '.join(sorted(extra))}, which config.pbtxt has not")
 
 
 def _port(item: Mapping[str, Any]) -> Port:

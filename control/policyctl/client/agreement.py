@@ -1,0 +1,116 @@
+"""Whether a caller can go on asking, unchanged, when another release is served.
+
+A caller is written for one contract: the one by which its first question was
+answered. A later release may add to it, and may drop what this caller never
+uses. Where a shape, a bound of the action or the meaning of an element changed,
+no action is handed out, for the caller would read it wrongly.
+
+The rule is the same in both directions, so a rollback to a release that adds
+less stops nobody who does not use the addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from policyctl.client.errors import IncompatibleReleaseError
+from policyctl.domain.compatibility import Difference, compare
+from policyctl.domain.contract import Contract, Distribution
+from policyctl.domain.tensor import TensorSpec
+from policyctl.domain.versions import Bump
+
+if TYPE_CHECKING:
+    from policyctl.client.served import Served
+
+
+class Agreement:
+    """The release by which the callers of one client work; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self.release: Served | None = None
+        """The release that the callers work by; None before the first answer."""
+        self._compatible: frozenset[tuple[str, str, tuple[str, ...], bool]] = frozenset()
+
+    def admits(
+        self,
+        served: Served,
+        outputs: tuple[str, ...],
+        *,
+        deterministic: bool,
+        fits: Callable[[Served], bool],
+    ) -> bool:
+        """Whether a question that fits `served` replaces the agreement once it is answered.
+
+        Args:
+            served: The release that is about to be asked.
+            outputs: Names of the outputs that the question needs.
+            deterministic: Whether the action is taken as it is, or drawn.
+            fits: Whether the question fits another release. One that fits
+                `served` alone comes from a caller who knows the new contract.
+
+        Raises:
+            IncompatibleReleaseError: The question was made for a contract that means something else.
+        """
+        before = self.release
+        if before is None:
+            return True
+        if served is before or served.contract == before.contract:
+            return False
+        use = (served.release, served.manifest_digest, outputs, deterministic)
+        if use in self._compatible:
+            return False
+        grave = breaking(before.contract, served.contract, outputs, deterministic=deterministic)
+        if not grave:
+            self._compatible |= {use}
+            return False
+        if fits(before):
+            raise incompatible(before, served, "; ".join(difference.words for difference in grave))
+        return True
+
+    def replace(self, served: Served) -> None:
+        """From now on the callers work by `served`."""
+        self.release, self._compatible = served, frozenset()
+
+
+def incompatible(before: Served, served: Served, why: str) -> IncompatibleReleaseError:
+    """The error for a question that fitted `before` and does not fit `served`."""
+    return IncompatibleReleaseError(
+        f"release {served.release} is served now, and its contract breaks that of {before.release},"
+        f" by which this client works: {why}",
+        remedy=f"Take a safe action. Then roll back (policyctl rollback), or make a new client for {served.release}.",
+    )
+
+
+def breaking(
+    before: Contract, after: Contract, outputs: tuple[str, ...], *, deterministic: bool
+) -> tuple[Difference, ...]:
+    """What a caller of `before` would read wrongly, or could not ask, under `after`; outputs that nobody asks for
+    do not count.
+
+    Args:
+        before: The contract that the caller knows.
+        after: The contract that is served.
+        outputs: Names of the outputs that the caller needs.
+        deterministic: Whether the action is taken as it is, or drawn.
+    """
+    used = {before.action.name, *outputs}
+    pair = (_as_used(before, after, used, deterministic), _as_used(after, before, used, deterministic))
+    return tuple(difference for difference in compare(*pair) if difference.needs is Bump.MAJOR)
+
+
+def _as_used(contract: Contract, other: Contract, used: set[str], deterministic: bool) -> Contract:
+    """`contract` without what a caller never meets: observations are held against their bounds one by one."""
+    return replace(
+        contract,
+        observations=tuple(replace(_named(s, other), low=None, high=None) for s in contract.observations),
+        outputs=tuple(_named(s, other) for s in contract.outputs if s.name in used),
+        distribution=Distribution() if deterministic else contract.distribution,
+    )
+
+
+def _named(spec: TensorSpec, other: Contract) -> TensorSpec:
+    """`spec` with names for its elements only where `other` has them as well."""
+    twin = next((s for s in (*other.observations, *other.outputs) if s.name == spec.name), None)
+    return spec if twin is not None and twin.features else replace(spec, features=())

@@ -1,0 +1,74 @@
+"""The calls that a question takes, and their replies, as plain values; the wires carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from policyctl.client.served import ModelConfig
+from policyctl.domain.tensor import TensorSpec
+
+RELEASE: Final = "release"
+QUEUE_US, COMPUTE_US = TIMING = ("queue_us", "compute_us")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchConfig:
+    """Read the model's configuration, of one slot or of what is served."""
+
+    slot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchCounters:
+    """Read the model's statistics for one slot."""
+
+    slot: int
+
+
+@dataclass(slots=True)  # not frozen, which takes four times as long to make
+class Infer:
+    """Ask for outputs by name; `inputs` have their batch dimension.
+
+    Attributes:
+        inputs: By name.
+        outputs: Names.
+        request_id: What the server calls it.
+        specs: What the contract says of each output, in the order of `outputs`.
+        traceparent: The trace that it belongs to; empty for none.
+        timing: Whether the answer's parameters `TIMING` are read as well.
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    outputs: tuple[str, ...]
+    request_id: str
+    specs: tuple[TensorSpec, ...] = ()
+    traceparent: str = ""
+    timing: bool = False
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back from `Infer`; of its parameters, those that somebody reads: `RELEASE`, and `TIMING` if asked."""
+
+    slot: int
+    request_id: str
+    outputs: Mapping[str, NDArray[Any]]
+    parameters: Mapping[str, Any]
+    round_trip_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Triton's cumulative statistics of successful requests to one slot."""
+
+    requests: int = 0
+    queue_ns: int = 0
+    compute_ns: int = 0
+
+
+Call = FetchConfig | FetchCounters | Infer
+Reply = ModelConfig | Counters | Answer

@@ -1,0 +1,29 @@
+"""What a setting and an option of the command line may both be, where nothing else defines it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+MOST_CLIENTS: Final = 1024
+"""That any measurement runs at a time: each is a thread of perf_analyzer, and more of them measure that one."""
+
+
+class Engine(StrEnum):
+    """Who runs the Triton that `policyctl serve` looks after."""
+
+    EMBEDDED = "embedded"
+    """`policyctl serve` itself, from the nvidia-pytriton wheel."""
+    DOCKER = "docker"
+    """`policyctl serve`, as a container of NVIDIA's image."""
+    EXTERNAL = "external"
+    """Somebody else: `url` says where."""
+
+
+class Anonymous(StrEnum):
+    """What a caller without a token may do, on this machine; from elsewhere nobody may do anything without one."""
+
+    NONE = "none"
+    """Nothing but ask whether the process lives."""
+    READ = "read"
+    """Look."""

@@ -1,0 +1,290 @@
+"""Read what perf_analyzer wrote: one `Measurement` for each level of load.
+
+Two files say it. The CSV has where the time went, as means over the windows;
+the profile export has every request, from which the percentiles here are
+computed exactly (the CSV rounds them to whole microseconds, and has none of a
+single window).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.errors import ServerError
+
+_QUANTILES = (50, 90, 95, 99)
+DISTRIBUTION_PERCENT = (
+    0.0,
+    1.0,
+    5.0,
+    *map(float, range(10, 90, 5)),
+    *map(float, range(90, 100)),
+    99.5,
+    99.9,
+    99.99,
+    100.0,
+)
+"""Where `Measurement.distribution_us` has its points."""
+
+_DELAYED = re.compile(r"([0-9.]+)% of the requests were delayed")
+
+
+class LoadMode(StrEnum):
+    """What a level of load counts."""
+
+    CONCURRENCY = "concurrency"
+    """Requests that are always under way (closed loop)."""
+    REQUEST_RATE = "request_rate"
+    """Requests begun each second, whether or not others have ended (open loop)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What clients saw at one level of load, and where the server spent it.
+
+    Attributes:
+        mode: What `level` counts.
+        level: Concurrency, or requests a second that were asked for.
+        batch_size: Observations in one request.
+        windows: Measurement windows, all of which count.
+        duration_s: Their length together.
+        request_count: Requests that ended in them.
+        failed_requests: Requests in them that never got an answer.
+        requests_per_s: Ended requests a second.
+        throughput_per_s: Observations answered a second.
+        p50_us: Latency by the client's clock, and so on; all microseconds.
+        p90_us: See `p50_us`.
+        p95_us: See `p50_us`.
+        p99_us: See `p50_us`.
+        queue_us: Mean wait for an instance, by the server's clock.
+        compute_input_us: Mean time to gather inputs, by the server's clock.
+        compute_infer_us: Mean time in the backend, by the server's clock.
+        compute_output_us: Mean time to hand outputs over, by the server's clock.
+        client_send_us: Mean time to build and send a request.
+        client_receive_us: Mean time to read an answer.
+        network_us: What is left of the mean latency: network and both ends of it.
+        delayed_percent: Requests that began late, at a request rate, where
+            that is more than perf_analyzer keeps to itself; else 0. With many
+            of these the rate was not reached and latencies mean little.
+        window_p50_us: One a window; empty where only the CSV was read.
+        window_p99_us: One a window; empty where only the CSV was read.
+        window_requests_per_s: One a window; empty where only the CSV was read.
+        distribution_us: The latency at each of `DISTRIBUTION_PERCENT`; empty
+            where only the CSV was read.
+    """
+
+    mode: LoadMode
+    level: float
+    batch_size: int
+    windows: int
+    duration_s: float
+    request_count: int
+    failed_requests: int
+    requests_per_s: float
+    throughput_per_s: float
+    p50_us: float
+    p90_us: float
+    p95_us: float
+    p99_us: float
+    queue_us: float
+    compute_input_us: float
+    compute_infer_us: float
+    compute_output_us: float
+    client_send_us: float
+    client_receive_us: float
+    network_us: float
+    delayed_percent: float = 0.0
+    window_p50_us: tuple[float, ...] = ()
+    window_p99_us: tuple[float, ...] = ()
+    window_requests_per_s: tuple[float, ...] = ()
+    distribution_us: tuple[float, ...] = ()
+
+    @property
+    def compute_us(self) -> float:
+        """Mean time of input, inference and output together."""
+        return self.compute_input_us + self.compute_infer_us + self.compute_output_us
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Every request of the measured windows.
+
+    Attributes:
+        begin_ns: When each was sent, shape (n,).
+        end_ns: When its answer was there; 0 where none came.
+        boundaries_ns: Where windows begin and end, shape (windows + 1,).
+    """
+
+    begin_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]
+    boundaries_ns: NDArray[np.int64]
+
+    @classmethod
+    def from_export(cls, text: str) -> Requests:
+        """Read a profile export of one level.
+
+        Raises:
+            ServerError: It is not one.
+        """
+        try:
+            (experiment,) = json.loads(text)["experiments"]
+            requests = experiment["requests"]
+            begin = [request["timestamp"] for request in requests]
+            end = [(request.get("response_timestamps") or [0])[-1] for request in requests]
+            boundaries = experiment["window_boundaries"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServerError(f"perf_analyzer wrote a profile that cannot be read: {error!r}") from error
+        if len(boundaries) < 2:
+            raise ServerError("perf_analyzer measured no window")
+        return cls(
+            np.array(begin, dtype=np.int64),
+            np.array(end, dtype=np.int64),
+            np.array(boundaries, dtype=np.int64),
+        )
+
+    def latencies_us(self, window: int | None = None) -> NDArray[np.float64]:
+        """Latencies of requests that ended in `window`, or in any."""
+        first = self.boundaries_ns[0 if window is None else window]
+        last = self.boundaries_ns[-1 if window is None else window + 1]
+        inside = (self.end_ns >= first) & (self.end_ns <= last)
+        latencies: NDArray[np.float64] = (self.end_ns - self.begin_ns)[inside] / 1e3
+        return latencies
+
+    @property
+    def windows(self) -> int:
+        """How many."""
+        return len(self.boundaries_ns) - 1
+
+    @property
+    def duration_s(self) -> float:
+        """Length of all windows together."""
+        return float(self.boundaries_ns[-1] - self.boundaries_ns[0]) / 1e9
+
+
+def delayed_percent(output: str) -> float:
+    """What perf_analyzer's warning says of requests that began late; 0 without a warning."""
+    shares = _DELAYED.findall(output)
+    return float(shares[-1]) if shares else 0.0
+
+
+def from_files(
+    *,
+    csv_text: str,
+    export_text: str | None,
+    output: str,
+    mode: LoadMode,
+    level: float,
+    batch_size: int,
+    windows: int,
+    interval_ms: int,
+) -> Measurement:
+    """The measurement that one run of perf_analyzer wrote.
+
+    Args:
+        csv_text: Its CSV report.
+        export_text: Its profile export; None takes percentiles from the CSV.
+        output: What it printed.
+        mode: What `level` counts.
+        level: The level that it was given.
+        batch_size: The batch size that it was given.
+        windows: The number of windows that it was given.
+        interval_ms: The length of one that it was given.
+
+    Raises:
+        ServerError: A file is not what perf_analyzer 2.51 writes, or no request ended.
+    """
+    parts = _parts(csv_text)
+    if export_text is None:
+        requests = _seen_in_report(parts, batch_size, windows, interval_ms)
+    else:
+        requests = _seen_in_export(Requests.from_export(export_text))
+    return Measurement(
+        mode=mode,
+        level=float(level),
+        batch_size=batch_size,
+        requests_per_s=requests["request_count"] / requests["duration_s"],
+        throughput_per_s=requests["request_count"] * batch_size / requests["duration_s"],
+        queue_us=parts["Server Queue"],
+        compute_input_us=parts["Server Compute Input"],
+        compute_infer_us=parts["Server Compute Infer"],
+        compute_output_us=parts["Server Compute Output"],
+        client_send_us=parts["Client Send"],
+        client_receive_us=parts["Client Recv"],
+        network_us=parts["Network+Server Send/Recv"],
+        delayed_percent=delayed_percent(output),
+        **requests,
+    )
+
+
+def _seen_in_report(parts: dict[str, float], batch_size: int, windows: int, interval_ms: int) -> dict[str, Any]:
+    duration_s = windows * interval_ms / 1e3
+    return {
+        "windows": windows,
+        "duration_s": duration_s,
+        "request_count": round(parts["Inferences/Second"] / batch_size * duration_s),
+        "failed_requests": 0,
+        **{f"p{q}_us": parts[f"p{q} latency"] for q in _QUANTILES},
+    }
+
+
+def _seen_in_export(requests: Requests) -> dict[str, Any]:
+    latencies_us = requests.latencies_us()
+    if not len(latencies_us):
+        raise ServerError("perf_analyzer measured no request that ended", remedy="Measure for longer.")
+    return {
+        "windows": requests.windows,
+        "duration_s": requests.duration_s,
+        "request_count": len(latencies_us),
+        "failed_requests": int((requests.end_ns == 0).sum()),
+        **{f"p{q}_us": float(np.percentile(latencies_us, q)) for q in _QUANTILES},
+        "window_p50_us": _per_window(requests, 50),
+        "window_p99_us": _per_window(requests, 99),
+        "window_requests_per_s": _rates(requests),
+        "distribution_us": tuple(float(v) for v in np.percentile(latencies_us, DISTRIBUTION_PERCENT)),
+    }
+
+
+def _per_window(requests: Requests, quantile: float) -> tuple[float, ...]:
+    latencies_us = (requests.latencies_us(window) for window in range(requests.windows))
+    return tuple(float(np.percentile(each, quantile)) for each in latencies_us if len(each))
+
+
+def _rates(requests: Requests) -> tuple[float, ...]:
+    lengths_s = np.diff(requests.boundaries_ns) / 1e9
+    counts = (len(requests.latencies_us(window)) for window in range(requests.windows))
+    return tuple(count / float(length) for count, length in zip(counts, lengths_s, strict=True) if length > 0)
+
+
+_COLUMNS = (
+    "Inferences/Second",
+    "Client Send",
+    "Network+Server Send/Recv",
+    "Server Queue",
+    "Server Compute Input",
+    "Server Compute Infer",
+    "Server Compute Output",
+    "Client Recv",
+    "p50 latency",
+    "p90 latency",
+    "p95 latency",
+    "p99 latency",
+)
+
+
+def _parts(csv_text: str) -> dict[str, float]:
+    rows = [row for row in csv.DictReader(io.StringIO(csv_text)) if row]
+    if len(rows) != 1:
+        raise ServerError(f"perf_analyzer's report has {len(rows)} rows, expected one level")
+    try:
+        return {name: float(rows[0][name]) for name in _COLUMNS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(f"perf_analyzer's report cannot be read: {error!r}") from error

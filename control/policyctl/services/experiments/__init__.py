@@ -1,0 +1,1 @@
+"""Long work on a release before it serves: calibrate, soak, tune, record and shadow."""

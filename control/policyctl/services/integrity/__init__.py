@@ -1,0 +1,1 @@
+"""Whether every file and every journal record is what was published."""

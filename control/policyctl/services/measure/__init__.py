@@ -1,0 +1,1 @@
+"""Measurements of a release: latency, returns, and the comparison of two releases."""

@@ -1,0 +1,230 @@
+"""Evaluate: what a served policy earns.
+
+It is asked through the network as any client does; nothing is changed, but that
+what was found can be kept as evidence, for the release's model card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.card.figures import EVALUATION
+from policyctl.client import PolicyClient
+from policyctl.domain.actions import Behaviour, describe
+from policyctl.domain.contract import Contract
+from policyctl.domain.images import laid_out
+from policyctl.domain.json_values import to_json
+from policyctl.domain.moves import Placement
+from policyctl.domain.names import check_model_name, served_name
+from policyctl.domain.protocol import Protocol
+from policyctl.domain.state import PublishedRelease
+from policyctl.errors import ServerError, UsageError
+from policyctl.measuring.environments import Environment
+from policyctl.measuring.episodes import RolloutResult, counting, rollout
+from policyctl.measuring.intervals import mean_with_interval, paired_difference
+from policyctl.services.control import Control, open_release
+from policyctl.services.evidence import record_measured
+from policyctl.services.measure.bench import address, versions
+from policyctl.services.releases.export import missing, require_file, spaces_of
+from policyctl.serving.hardware import detect
+
+Act = Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a served policy earned.
+
+    Attributes:
+        served: Returns and lengths of the served policy, an entry an episode.
+        reference: The same of the policy in eager PyTorch on the same seeds, if asked for.
+        releases: Which releases answered.
+        evidence: Where it was kept; empty where it was not.
+    """
+
+    served: RolloutResult
+    reference: RolloutResult | None
+    releases: tuple[str, ...]
+    evidence: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, with intervals of the means (95 %, bootstrap)."""
+        found: dict[str, Any] = {
+            "releases": list(self.releases),
+            "served": {**to_json(self.served), "mean": self.mean(self.served)},
+        }
+        if self.reference is not None:
+            difference = paired_difference(self.reference.returns, self.served.returns, rng=np.random.default_rng(0))
+            found["reference"] = {**to_json(self.reference), "mean": self.mean(self.reference)}
+            found["difference"] = to_json(difference)
+        if self.evidence:
+            found["evidence"] = self.evidence
+        return found
+
+    @staticmethod
+    def mean(result: RolloutResult) -> dict[str, Any]:
+        """Mean return with its interval."""
+        interval: dict[str, Any] = to_json(mean_with_interval(result.returns, rng=np.random.default_rng(0)))
+        return interval
+
+
+def evaluate(
+    control: Control,
+    *,
+    model: str,
+    alias: str,
+    env: Environment,
+    episodes: int,
+    seed: int = 0,
+    protocol: Protocol = Protocol.GRPC,
+    reference: Act | None = None,
+    keep: bool = False,
+) -> Evaluation:
+    """Run an environment against the served policy.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        alias: Which alias.
+        env: What to play.
+        episodes: How many, each with its own seed: `seed`, `seed` + 1, ...
+        seed: The first.
+        protocol: How to ask.
+        reference: The policy itself, to be run on the same seeds.
+        keep: Keep what was found as evidence of the release that answered; the journal names its digest.
+
+    Raises:
+        UsageError: No such environment, or spaces that do not fit the contract;
+            with `keep`, an alias that names nothing.
+        ServerError: A request failed; with `keep`, another release answered too.
+        BusyError: With `keep`, another writer is at work for longer than the setting allows.
+        UnsupportedError: gymnasium is not installed.
+    """
+    if episodes < 2:
+        raise UsageError(f"--episodes {episodes} is not at least 2", remedy="One episode has no interval.")
+    endpoint = control.endpoint()
+    url = address(endpoint, protocol)
+    named = _named(control, model, alias) if keep else None
+    seeds = range(seed, seed + episodes)
+    releases: set[str] = set()
+    with PolicyClient(check_model_name(model), url=url, protocol=protocol, alias=alias, deadline_s=10.0) as client:
+        contract = client.served().contract
+
+        def act(observations: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+            answer = client.act_batch(observation_for(contract, observations))
+            releases.add(answer.release)
+            return np.asarray(answer.value)
+
+        try:
+            with control.working(
+                f"Running {episodes} episodes of {env.description} against {served_name(model, alias)}"
+            ) as note:
+                served = rollout(env, counting(act, note), seeds, log_actions=keep)
+            eager = None
+            if reference is not None:
+                with control.working(f"Running the reference on the same {episodes} seeds") as note:
+                    eager = rollout(env, counting(reference, note), seeds)
+        except ImportError as error:
+            raise missing(error, "evaluate") from error
+    found = Evaluation(served, eager, tuple(sorted(releases)))
+    return found if named is None else _keep(control, found, named, alias=alias, protocol=protocol)
+
+
+def observation_for(contract: Contract, given: Mapping[str, NDArray[Any]]) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    """What an environment gives, as a release takes it: by name where it takes several, images in its layout.
+
+    Args:
+        contract: What the release takes.
+        given: By name, each of shape (n, *shape).
+    """
+    if len(contract.observations) == len(given) == 1:
+        return laid_out(next(iter(given.values())), contract.observations[0].shape)
+    shapes = {spec.name: spec.shape for spec in contract.observations}
+    return {name: laid_out(values, shapes.get(name, ())) for name, values in given.items()}
+
+
+def _named(control: Control, model: str, alias: str) -> tuple[PublishedRelease, Placement]:
+    """What the alias names."""
+    control.repository.require()
+    state = control.repository.journal.state()
+    state.require(model)
+    found = state.alias(model, alias)
+    if found is None:
+        raise UsageError(
+            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
+        )
+    return state.release(model, found.placement.release), found.placement
+
+
+def _keep(
+    control: Control,
+    found: Evaluation,
+    named: tuple[PublishedRelease, Placement],
+    *,
+    alias: str,
+    protocol: Protocol,
+) -> Evaluation:
+    published, placement = named
+    if found.releases != (published.release,):
+        raise ServerError(
+            f"{', '.join(found.releases)} answered, expected {published.release} alone: they earned it together",
+            remedy="Evaluate again while nothing is promoted. Nothing was kept.",
+        )
+    contract = open_release(control.repository, published).contract
+    hardware = detect()
+    seen = {
+        "env": found.served.env_id,
+        "alias": alias,
+        "protocol": protocol.value,
+        "format": placement.format.value,
+        **found.to_json(),
+        "behaviour": to_json(behaviour(contract, found.served)),
+        "machine": {"fingerprint": hardware.fingerprint, "words": hardware.words()},
+        "versions": versions(),
+    }
+    with control.repository.writer(f"evaluate {published.model}", wait_s=control.settings.lock_wait_s):
+        path, _ = record_measured(control, published, EVALUATION, seen)
+    return replace(found, evidence=str(path))
+
+
+def behaviour(contract: Contract, played: RolloutResult) -> Behaviour:
+    """What the actions of episodes look like; the order of steps is known within each.
+
+    Args:
+        contract: Of the policy that played.
+        played: With its actions.
+    """
+    lengths = [len(each) for each in played.actions]
+    actions = np.concatenate([np.asarray(each).reshape(len(each), *contract.action.shape) for each in played.actions])
+    starts = np.cumsum([0, *lengths[:-1]])
+    before = np.concatenate([np.arange(s, s + n - 1) for s, n in zip(starts, lengths, strict=True)]).astype(np.int64)
+    return describe(contract, {contract.action.name: actions}, steps=(before, before + 1))
+
+
+def load_act(source: Path, env: Environment, **options: Any) -> Act:
+    """The policy in eager PyTorch as a function from observations to actions.
+
+    Args:
+        source: The policy's own file.
+        env: Whose spaces it has.
+        options: As `policyctl_exporters.load_reference` takes them.
+
+    Raises:
+        UsageError: A file or environment that cannot be used.
+        UnsupportedError: A library is not installed.
+    """
+    require_file(source, "what the policy was exported from")
+    if isinstance(options.get("normalizer"), Path):
+        require_file(options["normalizer"], "a saved VecNormalize")
+    try:
+        from policyctl_exporters.reference import load_reference
+    except ImportError as error:
+        raise missing(error, "sb3") from error
+    answer = load_reference(source, **spaces_of(env), **options)
+    return lambda observations: np.asarray(answer(observations)["action"])

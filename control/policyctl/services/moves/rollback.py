@@ -1,0 +1,164 @@
+"""Roll an alias back, or stop the move that is under way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from policyctl.adapters import lock
+from policyctl.adapters.pbtxt import identity, with_releases
+from policyctl.adapters.triton import Triton
+from policyctl.domain import moves
+from policyctl.domain.moves import MoveKind, Placement
+from policyctl.domain.names import check_model_name, check_movable_alias
+from policyctl.domain.state import State
+from policyctl.errors import BusyError
+from policyctl.services.control import Control, OpenRelease, open_release, operation, select_release
+from policyctl.services.moves.abort_flag import request_abort
+from policyctl.services.moves.contract_change import shown_differences
+from policyctl.services.moves.moved import Moved, describe, new_move
+from policyctl.services.moves.mover import Timings, execute
+from policyctl.services.moves.recovery import Recovered, recover, take_back_unfinished
+from policyctl.services.moves.serve_again import names_already, serve_again
+from policyctl.services.moves.validate import place
+from policyctl.services.trust.signatures import require_signed
+
+
+@operation("rollback")
+def rollback(
+    control: Control,
+    *,
+    model: str,
+    alias: str,
+    to: str | None = None,
+    reason: str = "",
+    dry_run: bool = False,
+    move_id: str = "",
+    baking: str = "",
+) -> Moved:
+    """Move `alias` back to the release before, or to `to`. No gate is asked; a signature is, where it is required.
+
+    A contract that differs does not hinder it: what does harm must end at once. The result says what differs.
+
+    The release is served exactly as it was (same artifact, same configuration).
+    Where this very server has certified it so before, the alias is switched at
+    once; else the release is certified first, as in a promotion.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        alias: Which alias.
+        to: Selects where to; None for the release before.
+        reason: Why, kept in the journal.
+        dry_run: Say what would be done; changes nothing.
+        move_id: Names the move in the journal; empty for a fresh one.
+        baking: Only while the bake of this promotion is open, that is, while nobody has moved the alias since.
+
+    Raises:
+        UsageError: Nothing to go back to, or no such release.
+        IntegrityError: A file is not what was published.
+        ServerError: No server answers; nothing was changed.
+        BusyError: Another writer is at work; or `baking` is over.
+        MoveError: It failed; the incumbent was kept.
+    """
+    check_model_name(model)
+    check_movable_alias(alias)
+    control.repository.require()
+    control.repository.journal.state().require(model)
+    if to is not None:
+        to = select_release(control, model, to)
+    with (
+        control.repository.writer(
+            f"roll back {model} {alias}", wait_s=control.settings.lock_wait_s, stop=f"policyctl abort {model}"
+        ),
+        control.triton() as client,
+    ):
+        recovered = None if dry_run else recover(control, client, model)
+        if to is None and recovered is not None and _is_this_rollback(recovered, model, alias):
+            # A person who repeats a rollback that was killed wants one step back, not two.
+            return Moved(recovered.move, changed=True, timings=Timings(), recovered=recovered)
+        state = control.repository.journal.state()
+        if baking and ((owed := state.bakes.get((model, alias))) is None or owed.move.id != baking):
+            raise BusyError(f"somebody else has moved {alias} of {model} since", remedy=f"policyctl status {model}")
+        earlier = _earlier(state, model, alias, to)
+        published = state.release(model, to or state.previous(model, alias).release)
+        require_signed(control, state, published)
+        opened = open_release(control.repository, published)
+        target = _target(control, state, opened, earlier)
+        move = new_move(state, MoveKind.ROLLBACK, model, alias, target, reason, move_id)
+        if names_already(move):
+            again = not dry_run and serve_again(control, client, move, opened)
+            return Moved(move, changed=False, loaded_again=again, recovered=recovered)
+        changes = shown_differences(move.incumbent, opened.contract)
+        moved = Moved(move, changed=True, recovered=recovered, differences=changes)
+        certified_here = _certified_here(state, client, model, target)
+        if dry_run:
+            return replace(moved, steps=describe(moves.plan(move, certified_here=certified_here)))
+        return replace(moved, timings=execute(control, client, move, opened=opened, certified_here=certified_here))
+
+
+@operation("abort")
+def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
+    """Stop the move of `model` that is under way, or revert one that a crash left open.
+
+    Returns:
+        What happened, in words.
+
+    Raises:
+        UsageError: Nothing is under way.
+        BusyError: The mover did not stop in time.
+        ServerError: No server answers, so a crashed move cannot be reverted.
+    """
+    control.repository.require()
+    repository = control.repository
+    state = repository.journal.state()
+    state.require(model)
+    unfinished = state.under_way(model)
+    words = f"the {unfinished.move.words} by {unfinished.actor}"
+    request_abort(repository, unfinished.move)
+    deadline = time.monotonic() + wait_s
+    while lock.is_held(repository.lock_path):
+        if time.monotonic() >= deadline:
+            raise BusyError(f"{lock.holder(repository.lock_path)} did not stop within {wait_s:.0f} s")
+        time.sleep(0.02)
+    with repository.writer(f"abort {model}"), control.triton() as client:
+        left = repository.journal.state().unfinished.get(model)
+        if left is not None and left.move.id == unfinished.move.id:
+            take_back_unfinished(control, client, left)
+            return f"Reverted, it had been left unfinished: {words}."
+    current = repository.journal.state().alias(model, unfinished.move.alias)
+    served_now = current is not None and current.placement.slot == unfinished.move.target.slot
+    if unfinished.move.kind is MoveKind.REMOVAL and current is None:
+        return f"Too late, it is not served any more: {words}. Promote it again where it is wanted."
+    if served_now and unfinished.move.kind is not MoveKind.REMOVAL:
+        return f"Too late, it had been switched already: {words}. Use policyctl rollback {model}."
+    return f"Aborted: {words}."
+
+
+def _earlier(state: State, model: str, alias: str, to: str | None) -> Placement | None:
+    """The placement to go back to; None where the alias never named the release `to`.
+
+    Raises:
+        UsageError: The alias names nothing, or nothing came before.
+    """
+    current = state.alias(model, alias)
+    if to is None or current is None:
+        return state.previous(model, alias)
+    return next((placement for placement in reversed(current.trail) if placement.release == to), None)
+
+
+def _target(control: Control, state: State, opened: OpenRelease, earlier: Placement | None) -> Placement:
+    if earlier is None:
+        return place(control, state, opened, None)
+    # Clients name the release of an answer by this map, so it must know today's releases too.
+    return replace(earlier, config=with_releases(earlier.config, state.slots(opened.published.model)))
+
+
+def _is_this_rollback(recovered: Recovered, model: str, alias: str) -> bool:
+    move = recovered.move
+    return recovered.finished and (move.kind, move.model, move.alias) == (MoveKind.ROLLBACK, model, alias)
+
+
+def _certified_here(state: State, client: Triton, model: str, target: Placement) -> bool:
+    server = client.endpoint.server_id
+    return bool(server) and (server, model, target.manifest_digest, identity(target.config)) in state.certified

@@ -1,0 +1,1 @@
+"""Releases as files: export, publish, number, copy, repair and collect them."""

@@ -1,0 +1,1 @@
+"""What a person asks for: promote, roll back, pin, unpin, unserve and abort, here or by URL."""

@@ -1,0 +1,1 @@
+"""How everything is now: status, health, top and metrics."""

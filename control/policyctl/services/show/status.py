@@ -1,0 +1,231 @@
+"""Status and history: what is published, named, served, and what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from policyctl.adapters import lock
+from policyctl.adapters.triton import Triton
+from policyctl.domain.fold import fold
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.json_values import fields_to_json
+from policyctl.domain.moves import MoveKind
+from policyctl.domain.names import is_pin, served_name
+from policyctl.domain.state import AliasState, State
+from policyctl.errors import PolicyctlError, ServerError
+from policyctl.services.control import Control, open_release
+from policyctl.services.integrity.scrub import ScrubState, last_state
+from policyctl.services.machine.memory_headroom import ServedCost, costs
+from policyctl.services.show.explain import Note, explain
+from policyctl.serving.hardware import MemoryLeft, memory_left
+
+
+@dataclass(frozen=True, slots=True)
+class AliasStatus:
+    """What an alias names, and what answers for it.
+
+    Attributes:
+        served: The Triton model that clients call.
+        answers: The release that answered an inference just now; None if nobody did.
+        detail: Why, where nobody did.
+        pinned: Whether it is a release under its own number, which never moves.
+        memory_bytes: What its backend processes have to themselves; None where it
+            has none (it runs inside the server) or they cannot be seen.
+    """
+
+    model: str
+    alias: str
+    served: str
+    release: str
+    slot: int
+    format: str
+    since: str
+    answers: str | None
+    detail: str
+    pinned: bool
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The repository and its server, as they are now."""
+
+    repository: str
+    server: str
+    server_live: bool
+    openvino_backend: str
+    releases: tuple[dict[str, Any], ...]
+    aliases: tuple[AliasStatus, ...]
+    unfinished: str | None
+    writer: str | None
+    memory: MemoryLeft | None
+    notes: tuple[Note, ...]
+    scrub: ScrubState | None = None
+    engine: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every alias is answered by the release that it names."""
+        return all(a.answers == a.release for a in self.aliases) and self.unfinished is None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: the fields, and whether all is well."""
+        return {**fields_to_json(self), "healthy": self.healthy}
+
+
+def status(control: Control, *, model: str | None = None) -> Status:
+    """Look at the journal, and ask every alias for an action.
+
+    Raises:
+        UsageError: No such model, or nothing published at all.
+        IntegrityError: The journal was tampered with.
+    """
+    control.repository.require()
+    repository, state = control.repository, control.repository.journal.state()
+    if model is not None:
+        state.require(model)
+    aliases: tuple[AliasStatus, ...]
+    server, live, openvino, engine = "none", False, "", ""
+    spent: dict[tuple[str, str], ServedCost] = {}
+    left: MemoryLeft | None = None
+    try:
+        with control.triton() as client:
+            server, live, openvino = client.endpoint.grpc, True, client.endpoint.openvino
+            engine = client.endpoint.engine
+            spent = costs(state, client.endpoint)
+            left = memory_left(process=str(client.endpoint.pid)) if client.endpoint.pid else None
+            aliases = _aliases(control, state, client, model, spent)
+    except ServerError as error:
+        server = control.settings.server.url or server
+        aliases = _aliases(control, state, None, model, spent, detail=error.problem)
+    held = lock.is_held(repository.lock_path)
+    unfinished = "; ".join(f"{each.move.words} ({each.phase})" for _, each in sorted(state.unfinished.items()))
+    return Status(
+        repository=str(repository.root),
+        server=server,
+        server_live=live,
+        openvino_backend=openvino,
+        releases=releases(state, model),
+        aliases=aliases,
+        unfinished=unfinished or None,
+        writer=lock.holder(repository.lock_path) if held else None,
+        memory=left,
+        notes=explain(control, state, model=model, costs=spent, left=left),
+        scrub=last_state(repository) if live else None,
+        engine=engine,
+    )
+
+
+def history(control: Control, *, model: str | None = None) -> tuple[dict[str, Any], ...]:
+    """Every record of the journal, oldest first, or those of one model; its chain is checked.
+
+    Raises:
+        UsageError: No such model, or nothing published at all.
+        IntegrityError: The journal was tampered with.
+    """
+    control.repository.require()
+    moves: dict[str, dict[str, Any]] = {}
+    found = []
+    records = control.repository.journal.records()
+    if model is not None:
+        fold(records).require(model)
+    for record in records:
+        body = dict(record.body)
+        if record.kind is RecordKind.INTENT:
+            incumbent, target = body.pop("incumbent"), body.pop("target")
+            body |= {
+                "from": None if incumbent is None else incumbent["release"],
+                "to": None if body["move_kind"] == MoveKind.REMOVAL else target["release"],
+                "format": target["format"],
+            }
+            if "bake" in body:
+                body["bake"] = body["bake"]["plan"]  # the incumbent's figures are long, and in the evidence
+            moves[body["move"]] = {k: body[k] for k in ("model", "alias", "move_kind", "from", "to")}
+        elif record.kind is RecordKind.PUBLISHED:
+            body.pop("contract", None)  # long, and not what a history is asked for
+        elif (move := body.get("move")) in moves:
+            body = {**moves[str(move)], **body}
+        if model is None or body.get("model") == model:
+            found.append(
+                {"seq": record.seq, "time": record.time, "actor": record.actor, "kind": record.kind.value, **body}
+            )
+    return tuple(found)
+
+
+def releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
+    """Every release, or those of one model, by slot."""
+    rows = sorted(state.releases.values(), key=lambda r: (r.model, r.slot))
+    return tuple(
+        {
+            "model": r.model,
+            "release": r.release,
+            "slot": r.slot,
+            "published": r.time,
+            "by": r.actor,
+            "manifest_digest": r.manifest_digest,
+            "collected": r.collected or None,
+            "gates": {
+                gate: record.verdict.value
+                for (m, release, gate), record in sorted(state.gates.items())
+                if (m, release) == (r.model, r.release)
+            },
+            "aliases": [
+                alias
+                for (m, alias), named in sorted(state.aliases.items())
+                if m == r.model and named.placement.slot == r.slot
+            ],
+        }
+        for r in rows
+        if model in {None, r.model}
+    )
+
+
+def _aliases(
+    control: Control,
+    state: State,
+    client: Triton | None,
+    model: str | None,
+    spent: dict[tuple[str, str], ServedCost],
+    *,
+    detail: str = "",
+) -> tuple[AliasStatus, ...]:
+    found = []
+    for (owner, alias), named in sorted(state.aliases.items()):
+        if model in {None, owner}:
+            answers, why = (None, detail) if client is None else _ask(control, state, client, owner, alias, named)
+            placement = named.placement
+            found.append(
+                AliasStatus(
+                    model=owner,
+                    alias=alias,
+                    served=served_name(owner, alias),
+                    release=placement.release,
+                    slot=placement.slot,
+                    format=placement.format.value,
+                    since=named.since,
+                    answers=answers,
+                    detail=why,
+                    pinned=is_pin(alias),
+                    memory_bytes=_own_bytes(spent.get((owner, alias))),
+                )
+            )
+    return tuple(found)
+
+
+def _own_bytes(cost: ServedCost | None) -> int | None:
+    return cost.own_bytes if cost is not None and cost.instances else None
+
+
+def _ask(
+    control: Control, state: State, client: Triton, model: str, alias: str, named: AliasState
+) -> tuple[str | None, str]:
+    """The release that answers, and why none does."""
+    try:
+        opened = open_release(control.repository, state.release(model, named.placement.release))
+        first = {name: array[:1] for name, array in opened.golden.observations.items()}
+        answer = client.infer(served_name(model, alias), first, (opened.contract.action.name,))
+    except PolicyctlError as error:
+        return None, error.problem
+    release = state.slots(model).get(str(answer.slot))
+    return release, "" if release == named.placement.release else f"slot {answer.slot} answers"

@@ -1,0 +1,307 @@
+"""Who runs the Triton that the supervisor looks after: this process, Docker, or somebody else.
+
+The supervisor knows one thing, an `Engine`: one run of a server, from `start`
+to `stop`. What differs is little: what is checked and laid out before the first
+run, how a run is begun and ended, and what may be done where nothing answers.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from policyctl.adapters.endpoint import Endpoint
+from policyctl.adapters.triton_calls import server_name
+from policyctl.domain.choices import Engine as Kind
+from policyctl.domain.log_event import LogLevel
+from policyctl.domain.recommendations import pools
+from policyctl.errors import UnsupportedError
+from policyctl.services.control import Control
+from policyctl.services.machine.hardware import announce
+from policyctl.services.supervise.engine import Launch, Manner
+from policyctl.services.supervise.external import external
+from policyctl.services.supervise.leftover_traces import trace_folder
+from policyctl.serving import triton_guard
+from policyctl.serving.command import ServerOptions, Spans
+from policyctl.serving.container import TritonContainer, connect, require_image
+from policyctl.serving.container_request import BACKENDS, Mounts, inside, user_of
+from policyctl.serving.hardware import detect
+from policyctl.serving.native import NativeBackend, choose
+from policyctl.serving.ports import free_ports
+from policyctl.serving.preflight import PORT_OPTIONS, preflight, require
+from policyctl.serving.process import TritonProcess
+from policyctl.settings import ContainerBackends, HttpMode, ServerSettings
+
+OURS_VERIFY: Final = "policyctl"
+"""`Endpoint.backends` where the backends hold what they load against the manifest."""
+
+EMBEDDED: Final = Manner(
+    Kind.EMBEDDED,
+    ours=True,
+    shares_memory=True,
+    silent="The server does not answer; it is stopped and started again.",
+    ended="The server's process has ended.",
+    again="Starting the server again",
+)
+DOCKER: Final = Manner(
+    Kind.DOCKER,
+    ours=True,
+    shares_memory=False,
+    silent="The server in the container does not answer; the container is removed and another one started.",
+    ended="The container has ended.",
+    again="Starting the container again",
+)
+
+
+def launcher(control: Control, *, api_key: str) -> Launch:
+    """Check and lay out what the engine of the settings needs, once; the result makes one run at a time.
+
+    Args:
+        control: The control plane; its settings name the engine.
+        api_key: Of the restricted repository API; an external server has its own.
+
+    Raises:
+        UnsupportedError: Something that it needs is missing here; names all of it.
+        UsageError: The settings contradict it.
+    """
+    match control.settings.server.engine:
+        case Kind.EMBEDDED:
+            return _embedded(control, api_key)
+        case Kind.DOCKER:
+            return _docker(control, api_key)
+        case Kind.EXTERNAL:
+            return external(control)
+
+
+@dataclass(slots=True)
+class EmbeddedEngine:
+    """tritonserver as a child of this process."""
+
+    process: TritonProcess
+    openvino: str
+    manner: Manner = EMBEDDED
+    server_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def start(self) -> None:
+        """Begin the run."""
+        self.process.start()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return once the server answers."""
+        self.process.wait_live(timeout_s)
+
+    def is_running(self, served: Collection[str]) -> bool:
+        """Whether it is still this run."""
+        return self.process.is_running()
+
+    def ended(self) -> tuple[str, int | None]:
+        """How the run ended."""
+        return self.manner.ended, self.process.exit_code()
+
+    def stop(self) -> None:
+        """End the run and leave nothing behind."""
+        self.process.stop()
+
+    def endpoint(self) -> Endpoint:
+        """Where it answers."""
+        return _endpoint(
+            self.process.options,
+            self.server_id,
+            self.manner,
+            pid=self.process.pid,
+            openvino=self.openvino,
+            backends=OURS_VERIFY,
+            guard="loaded" if triton_guard.is_loaded(self.process.pid) else "",
+        )
+
+
+@dataclass(slots=True)
+class DockerEngine:
+    """tritonserver in a container that this process starts and removes."""
+
+    control: Control
+    container: TritonContainer
+    manner: Manner = DOCKER
+    server_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def start(self) -> None:
+        """Begin the run; its key and its traces are for the container's user alone."""
+        mounts, user = self.container.mounts, user_of(self.container.settings)
+        self.control.repository.write(mounts.key, self.container.options.api_key.encode(), mode=0o600)
+        if os.getuid() == 0:  # else the container runs as us
+            uid, gid = map(int, user.split(":"))
+            for path in (mounts.key, mounts.traces):
+                os.chown(path, uid, gid)
+        self.container.start()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return once the server answers; NVIDIA's image takes longer than the wheel."""
+        self.container.wait_live(2 * timeout_s)
+
+    def is_running(self, served: Collection[str]) -> bool:
+        """Whether it is still this run."""
+        return self.container.is_running()
+
+    def ended(self) -> tuple[str, int | None]:
+        """How the run ended: Docker knows of memory, and of others' hands."""
+        return f"{self.manner.ended.rstrip('.')}: {self.container.ended()}.", self.container.exit_code()
+
+    def stop(self) -> None:
+        """End the run and leave nothing behind."""
+        self.container.stop()
+
+    def endpoint(self) -> Endpoint:
+        """Where it answers; the process is in the container's own world, so none is named."""
+        own = self.container.settings.backends is ContainerBackends.POLICYCTL
+        return _endpoint(self.container.options, self.server_id, self.manner, backends=OURS_VERIFY if own else "nvidia")
+
+
+def _embedded(control: Control, api_key: str) -> Launch:
+    settings = control.settings.server
+    ports = _choose_ports(settings)
+    native = control.settings.serving.native
+    wanted = dict(zip(PORT_OPTIONS, (*ports, settings.control_metrics_port), strict=True))
+    own = {option: port for option, port in wanted.items() if port}
+    _require_guard(control)
+    require(preflight(repository=control.repository.root, host=settings.host, ports=own, native=native))
+    announce(control)
+    choice = choose(native)
+    control.tell(f"OpenVINO backend: {choice.summary}. {choice.remedy}".rstrip())
+    http = _http(control)
+    options = _options(control, ports, None, native=choice.backend, api_key=api_key, gpu=True, http=http)
+    return lambda on_log: EmbeddedEngine(TritonProcess(options, on_log=on_log), choice.summary)
+
+
+def _docker(control: Control, api_key: str) -> Launch:
+    docker, gpu = control.settings.docker, control.settings.serving.gpu
+    options = _options(control, _choose_ports(control.settings.server), BACKENDS, api_key=api_key, gpu=gpu)
+    inside(options, docker)  # refuses what must not be, before Docker is asked for anything
+    user = user_of(docker)
+    require_image(connect(), docker.image)
+    announce(control)
+    whose = "policyctl's own" if docker.backends is ContainerBackends.POLICYCTL else "NVIDIA's"
+    control.tell(f"Container of {docker.image} as {user}, with {whose} backends.")
+
+    mounts = Mounts(key=control.repository.control / "server" / "key", traces=trace_folder(control.repository))
+    return lambda on_log: DockerEngine(control, TritonContainer(options, docker, mounts, gpu=gpu, on_log=on_log))
+
+
+def _options(
+    control: Control,
+    ports: tuple[int, int, int],
+    backends: Path | None,
+    *,
+    native: NativeBackend | None = None,
+    api_key: str,
+    gpu: bool,
+    http: bool = True,
+) -> ServerOptions:
+    settings = control.settings.server
+    return ServerOptions(
+        repository=control.repository.root,
+        backend_directory=backends,
+        native=native,
+        host=settings.host,
+        http=http,
+        http_port=ports[0],
+        grpc_port=ports[1],
+        metrics_port=ports[2],
+        api_key=api_key,
+        trace_file=trace_folder(control.repository) / "trace",
+        spans=_spans(control),
+        max_request_bytes=settings.max_request_mib << 20,
+        http_hosts=settings.http_hosts,
+        name=server_name(control.repository.id),
+        **_pools(settings, gpu=gpu),
+    )
+
+
+def _http(control: Control) -> bool:
+    """Whether the embedded Triton answers HTTP; says what can end it where its guard is not built."""
+    mode = control.settings.server.http
+    if triton_guard.find() is not None:
+        return mode is not HttpMode.OFF
+    control.tell(
+        "WARNING the guard of this Triton is not built: a client can end the server for everybody, by cancelling gRPC"
+        " calls or by cutting short the memory that it shares. Build the guard: make native (needs g++).",
+        level=LogLevel.WARNING,
+    )
+    if mode is HttpMode.ON:
+        control.tell(
+            "WARNING server.http is on without the guard: any web page that is opened on this machine can end the"
+            " server with one request.",
+            level=LogLevel.WARNING,
+        )
+    elif mode is HttpMode.AUTO:
+        control.tell("HTTP is off: without the guard, one request can end the server. gRPC serves.")
+    return mode is HttpMode.ON
+
+
+def _require_guard(control: Control) -> None:
+    """Spans are of every request that brings a context, whatever the rate: the embedded Triton needs its guard."""
+    chosen = control.settings.tracing
+    if chosen.endpoint and not chosen.unguarded and triton_guard.find() is None:
+        raise UnsupportedError(
+            "the embedded Triton can crash where it sends spans, and the guard that prevents it is not built",
+            remedy=triton_guard.REMEDY,
+        )
+
+
+def _spans(control: Control) -> Spans | None:
+    """Where OpenTelemetry spans go; None where they are off."""
+    chosen = control.settings.tracing
+    if not chosen.endpoint:
+        return None
+    which = f"one of {chosen.rate} requests" if chosen.rate else "requests that bring a traceparent"
+    control.tell(f"OpenTelemetry: spans of {which} go to {chosen.endpoint}; policyctl record is off meanwhile.")
+    return Spans(chosen.endpoint, chosen.rate, chosen.service)
+
+
+def _endpoint(
+    options: ServerOptions,
+    server_id: str,
+    manner: Manner,
+    *,
+    pid: int = 0,
+    openvino: str = "",
+    backends: str,
+    guard: str = "",
+) -> Endpoint:
+    return Endpoint(
+        http=f"{options.host}:{options.http_port}" if options.http else "",
+        grpc=f"{options.host}:{options.grpc_port}",
+        metrics=f"{options.host}:{options.metrics_port}",
+        api_key=options.api_key,
+        server_id=server_id,
+        pid=pid,
+        supervisor_pid=os.getpid(),
+        openvino=openvino,
+        engine=manner.kind.value,
+        backends=backends,
+        triton_guard=guard,
+    )
+
+
+def _pools(settings: ServerSettings, *, gpu: bool) -> dict[str, Any]:
+    """Sizes of Triton's memory pools: as set, else as the hardware has use for them."""
+    hardware = detect()
+    advised = pools(hardware)
+    pinned = advised.pinned_mib if settings.pinned_pool_mib is None else settings.pinned_pool_mib
+    cuda = advised.cuda_mib if settings.cuda_pool_mib is None else settings.cuda_pool_mib
+    return {
+        "pinned_pool_bytes": pinned << 20,
+        "cuda_pools_bytes": (cuda << 20,) * len(hardware.gpus) if gpu else (),
+    }
+
+
+def _choose_ports(settings: ServerSettings) -> tuple[int, int, int]:
+    """The configured ports, with a free one for every 0."""
+    free = iter(free_ports(3, host=settings.host))
+    http, grpc, metrics = (
+        port or next(free) for port in (settings.http_port, settings.grpc_port, settings.metrics_port)
+    )
+    return http, grpc, metrics

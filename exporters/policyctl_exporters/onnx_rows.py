@@ -1,0 +1,158 @@
+"""An ONNX file asked row by row: what is right, whatever its batch is.
+
+Files disagree about batches: a dynamic one, a fixed one of 1 (which robots
+have), or none at all. One row is what all of them can answer, so the reference
+asks the unmodified file one row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.domain.tensor import TensorSpec
+from policyctl.errors import UsageError
+from policyctl_exporters.onnx_file import OnnxFile, Port
+from policyctl_exporters.source import Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """How an observation reaches an input of the file.
+
+    Attributes:
+        port: The input.
+        spec: The observation.
+        batched: Whether the input's first dimension is a batch.
+    """
+
+    port: Port
+    spec: TensorSpec
+    batched: bool
+
+    @property
+    def copies(self) -> int:
+        """Rows that the file wants at once: 1, or its fixed batch."""
+        return (self.port.dims[0] or 1) if self.batched else 1
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the file says how many rows it takes, or knows no batch."""
+        return not self.batched or self.port.dims[0] is not None
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of one row in the file."""
+        dims = self.port.dims[1:] if self.batched else self.port.dims
+        sizes = self.spec.shape if len(dims) == len(self.spec.shape) else (1,) * len(dims)
+        return tuple(size if dim is None else dim for dim, size in zip(dims, sizes, strict=True))
+
+    def one(self, value: NDArray[Any]) -> NDArray[Any]:
+        """One observation of shape `spec.shape`, as the file takes it."""
+        row = value.reshape(self.row)
+        return np.ascontiguousarray(np.stack([row] * self.copies)) if self.batched else row
+
+
+class Original:
+    """The file as a function of any number of rows.
+
+    Args:
+        file: What was read.
+        feeds: One an input that is fed; other inputs get zeros.
+    """
+
+    def __init__(self, file: OnnxFile, feeds: Sequence[Feed]) -> None:
+        self._file, self._feeds = file, feeds
+        fed = {feed.port.name for feed in feeds}
+        self._zeros = {
+            port.name: np.zeros([dim or 1 for dim in port.dims], port.dtype)
+            for port in file.inputs
+            if port.name not in fed
+        }
+
+    def __call__(self, observations: Arrays) -> dict[str, NDArray[Any]]:
+        """All outputs that are tensors, each of shape (n, *row), by their names in the file."""
+        count = len(next(iter(observations.values())))
+        answers = [self._one({name: array[at] for name, array in observations.items()}) for at in range(count)]
+        return {
+            port.name: np.stack([answer[port.name] for answer in answers])
+            for port in self._file.outputs
+            if port.is_tensor
+        }
+
+    def raw(self, observation: Arrays) -> dict[str, Any]:
+        """What the file gives for one observation, as it gives it."""
+        return self._file.run({**self._zeros, **{f.port.name: f.one(observation[f.spec.name]) for f in self._feeds}})
+
+    def _one(self, observation: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        found = self.raw(observation)
+        copies = max(feed.copies for feed in self._feeds)
+        return {
+            port.name: without_batch(np.asarray(found[port.name]), copies)
+            for port in self._file.outputs
+            if port.is_tensor
+        }
+
+
+def without_batch(array: NDArray[Any], copies: int) -> NDArray[Any]:
+    """The first row of an output for `copies` rows; the whole where it has no rows."""
+    rows = array.ndim > 1 or copies > 1
+    first = array[0] if rows and len(array) == copies else array
+    return first.reshape(first.shape or (1,))
+
+
+def feed_of(port: Port, spec: TensorSpec | None, *, name: str, answers: Sequence[Port], file: str) -> Feed:
+    """How an input is fed.
+
+    Args:
+        port: The input.
+        spec: What a space says of it; None where nobody said anything.
+        name: What the contract calls it, where `spec` is None.
+        answers: What the file gives, for a batch that is fixed at more than 1.
+        file: For messages.
+
+    Raises:
+        UsageError: Its shape or type is not the space's, or it has an open dimension besides the batch.
+    """
+    first, rest = port.dims[:1], port.dims[1:]
+    if spec is not None:
+        return Feed(port, _fitting(port, spec, file), _is_batched(port, spec))
+    batched = bool(port.dims) and (first[0] is None or (len(port.dims) > 1 and first[0] == 1))
+    if not batched and len(port.dims) > 1:
+        batched = any(answer.dims[:1] == first for answer in answers)
+    row = rest if batched else port.dims
+    if None in row:
+        raise UsageError(
+            f"{file}: input {port.name} has an open dimension besides its batch: {list(port.dims)}",
+            remedy="Give the observation space, which says its size: --env, observation_space=.",
+        )
+    shape = tuple(dim for dim in row if dim is not None)
+    return Feed(port, TensorSpec(name, port.dtype, shape or (1,)), batched)
+
+
+def _is_batched(port: Port, spec: TensorSpec) -> bool:
+    return not (_fits(port.dims, spec.shape) and port.dims[:1] != (None,)) and _fits(port.dims[1:], spec.shape)
+
+
+def _fits(dims: Sequence[int | None], shape: tuple[int, ...]) -> bool:
+    if not dims:
+        return shape == (1,)
+    return len(dims) == len(shape) and all(dim in (None, size) for dim, size in zip(dims, shape, strict=True))
+
+
+def _fitting(port: Port, spec: TensorSpec, file: str) -> TensorSpec:
+    """The space's tensor with the file's own type: environments say float64 where policies take float32."""
+    from dataclasses import replace
+
+    same_kind = np.dtype(port.dtype).kind.replace("u", "i") == np.dtype(spec.dtype).kind.replace("u", "i")
+    if not (same_kind and (_fits(port.dims, spec.shape) or _fits(port.dims[1:], spec.shape))):
+        raise UsageError(
+            f"{file}: input {port.name} is {port.dtype}{list(port.dims)},"
+            f" the observation space says {spec.dtype}{list(spec.shape)}",
+            remedy="Give the space of what the policy takes, before a batch dimension.",
+        )
+    return replace(spec, dtype=port.dtype)

@@ -1,0 +1,212 @@
+"""Watch a policy answer in eager PyTorch: what Python reads of an observation, and what it draws.
+
+An exporter records operators. A branch, a number or an array that Python makes
+of an observation is not an operator: the exporter keeps what it was for one
+observation, and nothing warns. So everything that is computed from the
+observations is marked, by its storage, and each place where Python reads a
+marked tensor is kept. Shapes, parameters and buffers are not marked: what
+follows from them is the same for every observation.
+
+A TorchScript program is compiled, and an exporter keeps its branches. But a
+branch is taken by all rows of a batch at once, so that is kept apart.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_READERS: Final = frozenset(
+    {"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage", "__deepcopy__"}
+)
+"""Methods that hand the values to Python without an operator."""
+
+_PRINTERS: Final = frozenset({"__repr__", "__format__"})
+"""Methods that read values for a person alone."""
+
+_LONGEST: Final = 100
+_LIBRARIES: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of code in a policy.
+
+    Attributes:
+        file: Path of the source file.
+        line: Line number, from 1.
+        owners: Dotted names of the modules whose methods were at work, the innermost first.
+    """
+
+    file: str
+    line: int
+    owners: tuple[str, ...]
+
+    def __str__(self) -> str:
+        code = linecache.getline(self.file, self.line).strip()
+        return f"{Path(self.file).name}:{self.line}" + (f" ({code[:_LONGEST]})" if code else "")
+
+
+class Watch:
+    """Asks a module for answers and keeps what it does.
+
+    Args:
+        module: Takes tensors.
+
+    Attributes:
+        reads: Where Python read what was computed from an observation.
+        memories: Where it computed with what an earlier call had observed.
+        draws: Random operators that ran, each with its place, or None within a TorchScript program.
+        branches: Whether a TorchScript program read what was computed from an observation.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.reads: list[Place] = []
+        self.draws: list[tuple[str, Place | None]] = []
+        self.memories: list[Place] = []
+        self.branches = False
+        self._module = module
+        self._names = {part: name for name, part in module.named_modules()}
+        # Storages are held, so that none is freed and its address given to another.
+        self._marked: dict[int, tuple[Any, int]] = {}
+        self._call = 0
+
+    def ask(self, observations: Sequence[Tensor]) -> Any:
+        """The module's answer to one batch, of which it gets a copy: it may write to what it is given."""
+        self._call += 1
+        observations = [rows.clone() for rows in observations]
+        self.mark(observations)
+        calls = _Calls(self)
+        with torch.no_grad(), calls, _Operators(self, calls):
+            return self._module(*observations)
+
+    def mark(self, values: Any) -> None:
+        """Mark every tensor in `values` as computed from an observation."""
+        for storage in _storages(values):
+            self._marked[storage._cdata] = storage, self._call
+
+    def marked(self, values: Any) -> bool:
+        """Whether some tensor in `values` was computed from an observation."""
+        return any(storage._cdata in self._marked for storage in _storages(values))
+
+    def outlived(self, values: Any) -> bool:
+        """Whether some tensor in `values` was computed from an observation of an earlier call."""
+        marks = (self._marked.get(storage._cdata) for storage in _storages(values))
+        return any(mark is not None and mark[1] < self._call for mark in marks)
+
+    def place(self) -> Place:
+        """The innermost line that is neither torch's nor the exporter's; torch's own where there is no other."""
+        frames = list(_frames())
+        own = [frame for frame in frames if not frame.f_code.co_filename.startswith(_LIBRARIES)]
+        at = (own or frames)[0]
+        owners = [frame.f_locals.get((*frame.f_code.co_varnames, "")[0]) for frame in frames]
+        names = [self._names[owner] for owner in owners if isinstance(owner, nn.Module) and owner in self._names]
+        return Place(at.f_code.co_filename, at.f_lineno, tuple(dict.fromkeys(names)))
+
+
+class _Calls(TorchFunctionMode):
+    """Sees what Python code calls: methods that read values, and whether an operator is Python's own."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.depth = 0
+        self.printing = False
+        self._watch = watch
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _READERS and self._watch.marked(args):
+            self._watch.reads.append(self._watch.place())
+        self.depth += 1
+        self.printing = name in _PRINTERS
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.depth -= 1
+            self.printing = False
+
+
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operator that runs, those of TorchScript too, and passes the marks on."""
+
+    def __init__(self, watch: Watch, calls: _Calls) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._watch, self._calls = watch, calls
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            # In inference mode an operator that is made of others arrives whole, and hides what those read.
+            whole = func.decompose(*args, **kwargs)
+        if whole is not NotImplemented:
+            return whole
+        reached = self._watch.marked((args, kwargs))
+        seeded = torch.Tag.nondeterministic_seeded in func.tags
+        before = torch.get_rng_state() if seeded else None
+        answer = func(*args, **kwargs)
+        # Attention carries the tag for the sake of its dropout, and draws nothing without it.
+        if before is not None and (kwargs.get("generator") or not torch.equal(before, torch.get_rng_state())):
+            place = self._watch.place() if self._calls.depth else None
+            self._watch.draws.append((func.overloadpacket.__name__, place))
+        if not reached:
+            return answer
+        if self._watch.outlived((args, kwargs)):
+            self._watch.memories.append(self._watch.place())
+        if _reads(func, args) and not self._calls.printing:
+            if self._calls.depth:
+                self._watch.reads.append(self._watch.place())
+            else:
+                self._watch.branches = True
+        if not _takes_shape_alone(func):
+            self._watch.mark((answer, _written(func, args, kwargs)))
+        return answer
+
+
+def _reads(func: Any, args: Sequence[Any]) -> bool:
+    """Whether an operator gives Python a value, or a shape, that depends on the values of its tensors."""
+    if func is torch.ops.aten.index.Tensor:
+        return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in _tensors(args[1]))
+    return bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.intersection(func.tags))
+
+
+def _takes_shape_alone(func: Any) -> bool:
+    name = str(func.overloadpacket.__name__)
+    return name.endswith("_like") or name.startswith("new_")
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    arguments = func._schema.arguments
+    given = [*zip(arguments, args, strict=False), *((a, kwargs[a.name]) for a in arguments if a.name in kwargs)]
+    return [value for argument, value in given if argument.alias_info is not None and argument.alias_info.is_write]
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    return (value for value in tree_leaves(values) if isinstance(value, Tensor))
+
+
+def _storages(values: Any) -> list[Any]:
+    # What the watch itself asks of a tensor is not a call of the policy.
+    with torch._C.DisableTorchFunction():
+        return [tensor.untyped_storage() for tensor in _tensors(values)]
+
+
+def _frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

@@ -1,1 +1,0 @@
-"""The dashboards, a module each, and the parts that they are made of."""

@@ -1,0 +1,82 @@
+"""What a shell offers after Tab."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from policyctl.domain.tokens import Scope
+from policyctl.services.rollout.promote import promote
+from policyctl.services.trust.keys import keygen
+from policyctl.services.trust.signatures import trust_path
+from policyctl.services.trust.store import add
+from policyctl.services.trust.tokens import create
+
+
+@pytest.fixture
+def two_models(world, monkeypatch, tmp_path):
+    """A repository with two models, one of which is served."""
+    for number, release in enumerate(("1.0.0", "1.1.0"), 1):
+        world.publish(release, number)
+    world.publish("0.1.0", 3, model="runner")
+    promote(world.control, model="walker", release="1.1.0", alias="production")
+    create(world.control, name="ci", scope=Scope.READ)
+    keys = keygen(tmp_path / "alice.pem", passphrase="")
+    add(trust_path(world.control.settings), name="alice", public=keys.public)
+    monkeypatch.setenv("POLICYCTL_REPOSITORY", str(world.root))
+    return world
+
+
+def offered(line: str, folder: Path, **variables: str) -> list[str]:
+    """What bash is offered for the last word of `line`, which may be empty."""
+    done = subprocess.run(
+        [sys.executable, "-m", "policyctl.cli.main"],
+        env={
+            **os.environ,
+            "_POLICYCTL_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+            **variables,
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("policyctl promote ", ["runner", "walker"]),
+        ("policyctl status w", ["walker"]),
+        ("policyctl logs --model r", ["runner"]),
+        ("policyctl promote walker ", ["1.0.0", "1.1.0", "latest", "production"]),
+        ("policyctl promote walker 1.1", ["1.1.0"]),
+        ("policyctl rollback runner --to ", ["0.1.0", "latest"]),
+        ("policyctl promote walker 1.1.0 --alias ", ["production"]),
+        ("policyctl promote runner 0.1.0 --alias ", []),
+        ("policyctl card show walker p", ["production"]),
+        ("policyctl promote walker 1.1.0 --format o", ["onnx", "openvino"]),
+        ("policyctl promo", ["promote"]),
+        ("policyctl results compare walker@1.0", ["walker@1.0.0"]),
+        ("policyctl token revoke ", ["ci"]),
+        ("policyctl trust revoke a", ["alice"]),
+    ],
+)
+def test_models_releases_and_aliases_are_offered(two_models, line: str, expected: list[str]) -> None:
+    """Those that the journal has, narrowed by what stands before."""
+    assert offered(line, two_models.folder) == expected
+
+
+def test_the_repository_that_the_line_names_is_asked(two_models) -> None:
+    """Not the one that is configured; and one that is not there offers nothing, without a word."""
+    line = f"policyctl promote -r {two_models.root} "
+    assert offered(line, two_models.folder, POLICYCTL_REPOSITORY="elsewhere") == ["runner", "walker"]
+    assert offered("policyctl promote -r absent ", two_models.folder) == []

@@ -1,0 +1,118 @@
+"""Policies that people deploy, as their authors published them: what is served agrees with what they ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from policyctl.errors import UnsupportedError, UsageError
+from policyctl_exporters import export_policy
+from policyctl_exporters.runtimes import runners
+
+DEPLOYED = Path(__file__).resolve().parents[4] / "shared" / "policies-real"
+pytestmark = pytest.mark.shared
+
+SERVED: dict[str, tuple[dict[str, str] | None, dict[str, str]]] = {
+    "asap_cr7": (None, {"action": "action"}),
+    "godot_3DLander_onnx_model": ({"output": "action"}, {"action": "output"}),
+    "godot_BallChase_BallChase": ({"output": "action"}, {"action": "output"}),
+    "holo_wbt": (
+        None,
+        {"action": "actions"} | {name: name for name in ("joint_pos", "joint_vel", "ref_pos_xyz", "ref_quat_xyzw")},
+    ),
+    "lite3": (None, {"action": "actions"}),
+    "mjpg_go1": (None, {"action": "continuous_actions"}),
+    "mjpg_leap_reorient": (None, {"action": "continuous_actions"}),
+    "mla_3dball_r18": (None, {"action": "deterministic_continuous_actions"}),
+    "mla_basic_r18": (None, {"action": "deterministic_discrete_actions"}),
+    "mla_sorter": (None, {"action": "deterministic_discrete_actions"}),
+    "tron_policy": ({"mlp_output": "action"}, {"action": "mlp_output"}),
+}
+"""By file: what has to be said about its outputs, and which of its outputs each one of the contract is."""
+
+TORCHSCRIPT = ("booster_T1", "rlsar_b2", "rlsar_himloco")
+"""TorchScript files that answer any number of rows."""
+
+
+@pytest.fixture
+def deployed() -> Path:
+    """The folder of real policies, which is not part of the repository."""
+    if not DEPLOYED.is_dir():
+        pytest.skip("the policies that people deploy are not here")
+    return DEPLOYED
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_deployed_policy_answers_as_in_its_own_runtime(deployed: Path, tmp_path: Path, name: str) -> None:
+    """Fifty steps of its author's runtime, one by one and in one batch, in every way of serving it."""
+    head, outputs = SERVED[name]
+    result = export_policy(deployed / f"{name}.onnx", tmp_path / "out", head=head)
+    assert result.failed == {}
+    assert [spec.name for spec in result.contract.outputs] == list(outputs)
+    with np.load(deployed / f"{name}.onnx.npz") as steps:
+        rows = {s.name: steps[f"in.{s.name}"].reshape(-1, *s.shape) for s in result.contract.observations}
+        right = {s.name: steps[f"out.{outputs[s.name]}"].reshape(-1, *s.shape) for s in result.contract.outputs}
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            for found in (run(rows), _one_by_one(run, rows)):
+                for key, wanted in right.items():
+                    scale = max(1.0, float(np.abs(wanted).max()))
+                    np.testing.assert_allclose(found[key], wanted, rtol=0, atol=2e-5 * scale)
+
+
+def _one_by_one(run: Any, rows: dict[str, Any]) -> dict[str, Any]:
+    count = len(next(iter(rows.values())))
+    parts = [run({name: array[at : at + 1] for name, array in rows.items()}) for at in range(count)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def test_a_deployed_policy_with_memory_is_refused_by_name(deployed: Path, tmp_path: Path) -> None:
+    """Its action is drawn from scores of an LSTM, whose state it takes and gives."""
+    with pytest.raises(UsageError, match="recurrent_in -> recurrent_out"):
+        export_policy(deployed / "mla_hallway.onnx", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["godot_BallChase_BallChase", "tron_policy"])
+def test_a_deployed_policy_without_a_telling_name_asks_which_output_acts(
+    deployed: Path, tmp_path: Path, name: str
+) -> None:
+    """Nothing is guessed; the remedy is what to type."""
+    with pytest.raises(UsageError, match="no output is called 'action'") as refusal:
+        export_policy(deployed / f"{name}.onnx", tmp_path / "out")
+    assert "--head NAME=KIND" in refusal.value.remedy
+
+
+@pytest.mark.parametrize(("name", "rows_an_inference"), [*dict.fromkeys(TORCHSCRIPT, None).items(), ("rlsar_l4w4", 1)])
+def test_a_deployed_torchscript_policy_answers_as_in_its_own_runtime(
+    deployed: Path, tmp_path: Path, name: str, rows_an_inference: int | None
+) -> None:
+    """Fifty steps of torch.jit, in every way of serving it; one that has a batch of one in its code row by row."""
+    with np.load(deployed / f"{name}.pt.npz") as steps:
+        rows, right = steps["in.observation"][:, 0], steps["out.0"][:, 0]
+    result = export_policy(
+        deployed / f"{name}.pt",
+        tmp_path / "out",
+        observation_space=spaces.Box(-np.inf, np.inf, rows.shape[1:], np.float32),
+        action_space=spaces.Box(-np.inf, np.inf, right.shape[1:], np.float32),
+    )
+    assert result.failed == {}
+    assert len(result.formats) == 3
+    assert result.contract.max_batch == rows_an_inference
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            found = _one_by_one(run, {"observation": rows})["action"]
+            np.testing.assert_allclose(found, right, rtol=0, atol=2e-5 * max(1.0, float(np.abs(right).max())))
+
+
+@pytest.mark.parametrize(("name", "attributes"), [("go2_cts", "history"), ("unitree_g1", "cell_state, hidden_state")])
+def test_a_deployed_torchscript_policy_with_memory_is_refused_by_name(
+    deployed: Path, tmp_path: Path, name: str, attributes: str
+) -> None:
+    """One keeps its history in an attribute, the other an LSTM's state in buffers."""
+    box = spaces.Box(-np.inf, np.inf, (47 if name == "unitree_g1" else 45,), np.float32)
+    with pytest.raises(UnsupportedError, match=f"{name}.pt keeps state between calls: a call changes {attributes}$"):
+        export_policy(deployed / f"{name}.pt", tmp_path / "out", observation_space=box, action_space=box)

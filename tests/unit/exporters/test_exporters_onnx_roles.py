@@ -1,0 +1,298 @@
+"""Every input and output of an ONNX file has a role, or the file is refused by its name: memory, draws, actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from gymnasium import spaces
+from onnx import helper
+from onnx_graphs import LINEAR, model, node, port, save
+
+from policyctl.errors import UsageError
+from policyctl_exporters import export_policy
+from policyctl_exporters.head_option import Head
+from policyctl_exporters.onnx_file import read_onnx
+from policyctl_exporters.onnx_roles import assign
+
+OBS = {"obs": ["n", 4]}
+ACTION = {"action": ["n", 2]}
+
+
+def recurrent(folder: Path, taken: str, given: str, *, size: int = 2) -> Path:
+    """The action depends on the input `taken`, and so does the output `given`, which is of its shape."""
+    nodes = [
+        node("MatMul", ["obs", "w"], ["seen"]),
+        node("Add", ["seen", taken], ["sum"]),
+        node("Tanh", ["sum"], ["action"]),
+        node("Mul", ["sum", "sum"], [given]),
+    ]
+    return save(folder, nodes, {**OBS, taken: ["n", size]}, {**ACTION, given: ["n", size]})
+
+
+@pytest.mark.case
+def test_a_file_with_memory_is_refused_by_the_names_of_its_memory(case: Callable[[str], Path], tmp_path: Path) -> None:
+    """A recurrent policy whose states vanished would forget, and nothing would show it."""
+    with pytest.raises(UsageError, match="has memory") as refusal:
+        export_policy(case("onnx_state_dropped") / "rec_bh.onnx", tmp_path / "out")
+    assert "h_in -> h_out" in refusal.value.problem
+    assert "c_in -> c_out" in refusal.value.problem
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("taken", "given"),
+    [
+        ("h_in", "h_out"),
+        ("state_ins", "state_outs"),
+        ("recurrent_in", "recurrent_out"),
+        ("hidden", "next_hidden"),
+        ("h0", "hn"),
+        ("hx", "new_hx"),
+        ("rnnState", "rnnStateOut"),
+        ("obs_history", "obs_history_out"),
+        ("memory", "carry"),
+    ],
+)
+def test_memory_is_known_by_its_name_or_by_what_depends_on_it(tmp_path: Path, taken: str, given: str) -> None:
+    """Also where the names say nothing (the last): the action depends on it, and it comes back in the same shape."""
+    with pytest.raises(UsageError, match=f"{taken} -> {given}"):
+        export_policy(recurrent(tmp_path, taken, given), tmp_path / "out")
+
+
+def test_memory_that_is_laid_out_another_way_is_known_too(tmp_path: Path) -> None:
+    """Layers first, as torch has them: the batch is the second dimension."""
+    nodes = [
+        node("MatMul", ["obs", "w"], ["seen"]),
+        node("Add", ["h_in", "seen"], ["h_out"]),
+        node("Squeeze", ["h_out", "zero"], ["action"]),
+    ]
+    ports = {**OBS, "h_in": [1, "n", 2]}, {**ACTION, "h_out": [1, "n", 2]}
+    source = save(tmp_path, nodes, *ports, weights={"zero": np.array([0])})
+    with pytest.raises(UsageError, match="h_in -> h_out"):
+        export_policy(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_memory_is_followed_into_nested_graphs(tmp_path: Path, nested: bool) -> None:
+    """What a branch of `If` reads from around it counts as read."""
+    inner = helper.make_graph([node("Mul", ["sum", "sum"], ["y"])], "then", [], [port("y", ["n", 2])])
+    other = helper.make_graph([node("Mul", ["seen", "seen"], ["z"])], "else", [], [port("z", ["n", 2])])
+    nodes = [
+        node("MatMul", ["obs", "w"], ["seen"]),
+        node("Add", ["seen", "memory"], ["sum"]),
+        node("Tanh", ["sum"], ["action"]),
+        node("If", ["yes"], ["carry"], then_branch=inner, else_branch=other)
+        if nested
+        else node("Mul", ["sum", "sum"], ["carry"]),
+    ]
+    ports = {**OBS, "memory": ["n", 2]}, {**ACTION, "carry": ["n", 2]}
+    with pytest.raises(UsageError, match="memory -> carry"):
+        export_policy(save(tmp_path, nodes, *ports, weights={"yes": np.array(True)}), tmp_path / "out")
+
+
+def test_who_names_the_input_as_an_observation_gives_it_a_role(tmp_path: Path) -> None:
+    """A Dict space with its name, or a head for the output: then both are served, and nothing is dropped."""
+    source = recurrent(tmp_path, "speed", "power")
+    two = spaces.Box(-1, 1, (2,))
+    space = spaces.Dict({"obs": spaces.Box(-1, 1, (4,)), "speed": two})
+    for settings in ({"observation_space": space}, {"head": {"power": "output"}}):
+        result = export_policy(source, tmp_path / "out", force=True, **settings)
+        assert [spec.name for spec in result.contract.observations] == ["obs", "speed"]
+        assert [spec.name for spec in result.contract.outputs] == ["action", "power"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "given"), [("speed", "value"), ("last_action", "joint_targets"), ("obs_1", "motion")]
+)
+def test_what_looks_like_memory_and_is_none_is_served(tmp_path: Path, taken: str, given: str) -> None:
+    """A value, an action that comes back as an observation, and what is called an observation."""
+    result = export_policy(recurrent(tmp_path, taken, given), tmp_path / "out")
+    assert taken in [spec.name for spec in result.contract.observations]
+
+
+def test_an_output_of_the_shape_of_the_only_input_is_no_memory(tmp_path: Path) -> None:
+    """What a policy expects to see next is a further output: there is nothing else that it could observe."""
+    nodes = [LINEAR, node("Tanh", ["obs"], ["expected"])]
+    result = export_policy(save(tmp_path, nodes, OBS, {**ACTION, "expected": ["n", 4]}), tmp_path / "out")
+    assert [spec.name for spec in result.contract.outputs] == ["action", "expected"]
+
+
+def test_an_input_that_is_only_passed_through_is_left_out_in_words(tmp_path: Path) -> None:
+    """The dummy state of a game engine's policies is no memory; a space that names it keeps it."""
+    nodes = [LINEAR, node("Identity", ["state_ins"], ["state_outs"])]
+    source = save(tmp_path, nodes, {**OBS, "state_ins": ["n"]}, {**ACTION, "state_outs": ["n"]})
+    result = export_policy(source, tmp_path / "out")
+    assert [spec.name for spec in result.contract.observations] == ["obs"]
+    assert [spec.name for spec in result.contract.outputs] == ["action"]
+    assert any("state_outs is left out" in note for note in result.notes)
+    flat = export_policy(source, tmp_path / "flat", observation_space=spaces.Box(-1, 1, (4,)))
+    assert [spec.name for spec in flat.contract.observations] == ["observation"]
+    space = spaces.Dict({"obs": spaces.Box(-1, 1, (4,)), "state_ins": spaces.Box(-1, 1, (1,))})
+    kept = export_policy(source, tmp_path / "kept", observation_space=space)
+    assert [spec.name for spec in kept.contract.outputs] == ["action", "state_outs"]
+
+
+@pytest.mark.case
+def test_an_action_that_the_graph_draws_is_left_out_and_the_deterministic_one_served(
+    case: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """No two answers of a draw agree, so none is compared, and none is served as if it were the policy's choice."""
+    result = export_policy(case("crash_multinomial") / "mlagents.onnx", tmp_path / "out")
+    assert [spec.name for spec in result.contract.outputs] == ["action"]
+    assert "Multinomial" not in {each.op_type for each in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
+    assert any("discrete_actions is left out: it is random" in note for note in result.notes)
+
+
+def noisy(operator: str) -> list[Any]:
+    """An action with noise, drawn by an operator of its own, in a branch, or in a function."""
+    draw = node("RandomNormalLike", ["y"], ["noise"])
+    match operator:
+        case "If":
+            branch = helper.make_graph([node("RandomNormalLike", ["y"], ["r"])], "yes", [], [port("r", ["n", 2])])
+            other = helper.make_graph([node("Neg", ["y"], ["s"])], "no", [], [port("s", ["n", 2])])
+            draw = node("If", ["yes"], ["noise"], then_branch=branch, else_branch=other)
+        case "function":
+            draw = node("Shake", ["y"], ["noise"], domain="mine")
+        case "Dropout":
+            return [
+                node("MatMul", ["obs", "w"], ["y"]),
+                node("Dropout", ["y", "half", "yes"], ["action"]),
+            ]
+    return [node("MatMul", ["obs", "w"], ["y"]), draw, node("Add", ["y", "noise"], ["action"])]
+
+
+@pytest.mark.parametrize("operator", ["RandomNormalLike", "If", "function", "Dropout"])
+def test_a_file_whose_only_action_is_drawn_is_refused(tmp_path: Path, operator: str) -> None:
+    """A draw is found by its operator wherever it stands, and any other one by asking twice."""
+    opsets = [helper.make_opsetid("", 17)]
+    shake = helper.make_function("mine", "Shake", ["x"], ["r"], [node("RandomNormalLike", ["x"], ["r"])], opsets)
+    source = save(
+        tmp_path,
+        noisy(operator),
+        OBS,
+        ACTION,
+        weights={"yes": np.array(True), "half": np.float32(0.5)},
+        domains={"mine": 1},
+        functions=[shake],
+    )
+    with pytest.raises(UsageError, match="action is left out: it is random"):
+        export_policy(source, tmp_path / "out")
+
+
+def test_two_actions_need_a_word_and_the_other_is_kept(tmp_path: Path) -> None:
+    """A hybrid policy gives a continuous and a discrete action; which one is the action is not guessed."""
+    nodes = [
+        node("MatMul", ["obs", "w"], ["continuous_actions"]),
+        node("ArgMax", ["continuous_actions"], ["discrete_actions"], axis=1),
+    ]
+    outputs = [port("continuous_actions", ["n", 2]), port("discrete_actions", ["n", 1], "int64")]
+    source = save(tmp_path, nodes, OBS, outputs)
+    with pytest.raises(UsageError, match="continuous_actions, discrete_actions") as refusal:
+        export_policy(source, tmp_path / "out")
+    assert "--head NAME=KIND" in refusal.value.remedy
+    result = export_policy(source, tmp_path / "out", head={"continuous_actions": "action"})
+    assert [spec.name for spec in result.contract.outputs] == ["action", "discrete_actions"]
+
+
+@pytest.mark.parametrize(
+    ("names", "head", "source", "kind"),
+    [
+        (["actions"], None, "actions", "action"),
+        (["value", "actor/actions"], None, "actor/actions", "action"),
+        (["value", "action"], None, "action", "action"),
+        (["value", "logits"], None, "logits", "logits"),
+        (["value", "pi"], {"pi": "mean"}, "pi", "mean"),
+        (["pi", "value"], "q_values", "pi", "q_values"),
+        (
+            ["continuous_actions", "deterministic_continuous_actions"],
+            None,
+            "deterministic_continuous_actions",
+            "action",
+        ),
+        (["action", "better"], {"better": "action"}, "better", "action"),
+        (["action", "q"], {"q": "q_values"}, "action", "action"),
+    ],
+)
+def test_the_action_is_found_by_name_or_by_what_was_said(
+    tmp_path: Path, names: list[str], head: Any, source: str, kind: str
+) -> None:
+    """What a file gives next to the action is kept under its own name."""
+    nodes = [node("MatMul", ["obs", "w"], [name]) for name in names]
+    file = read_onnx(save(tmp_path, nodes, OBS, {name: ["n", 2] for name in names}))
+    roles = assign(file, head=Head.of(head), observed=set(), random=set())
+    assert (roles.source, roles.kind) == (source, kind)
+    rest = {name for name in names if name != source}
+    assert set(roles.further) | set(roles.parameters.values()) == rest
+
+
+@pytest.mark.parametrize(("discrete", "kind"), [(True, "logits"), (False, "action")])
+def test_a_single_output_is_what_the_action_space_makes_it(tmp_path: Path, discrete: bool, kind: str) -> None:
+    """As for modules: scores of a discrete space, the action of another; without a space it has to be said."""
+    file = read_onnx(save(tmp_path, [node("MatMul", ["obs", "w"], ["y"])], OBS, {"y": ["n", 2]}))
+    assert assign(file, head=Head.of(None), observed=set(), random=set(), discrete=discrete).kind == kind
+    with pytest.raises(UsageError, match="no output is called 'action', it gives y"):
+        assign(file, head=Head.of(None), observed=set(), random=set())
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("scores", "head 'scores' is not known"),
+        ({"action": "score"}, "head 'action=score' is not known"),
+        ({"gone": "action"}, "head names gone, the policy gives action"),
+        (["action", "logits"], "twice"),
+        ({"a": "mean", "b": "mean"}, "twice"),
+        ("logits", "names its action itself"),
+        ("output", "head 'output' is not known"),
+    ],
+)
+def test_a_head_that_cannot_be_meant_is_refused(tmp_path: Path, head: Any, words: str) -> None:
+    """Each refusal names what was said, and what could be."""
+    with pytest.raises(UsageError, match=words):
+        export_policy(save(tmp_path, [LINEAR], OBS, ACTION), tmp_path / "out", head=head)
+
+
+def test_a_head_of_the_command_line_reads_as_in_python() -> None:
+    """Repeated options and a mapping say the same; an output's name may hold a sign of equality."""
+    assert Head.of(["a=action", "b=q_values"]) == Head.of({"a": "action", "b": "q_values"})
+    assert Head.of(["a=b=mean"]).named == {"a=b": "mean"}
+    assert Head.of("logits") == Head.of(["logits"]) == Head(bare="logits")
+    assert not Head.of(None)
+
+
+def test_an_input_that_nothing_needs_is_left_out_in_words(tmp_path: Path) -> None:
+    """What no served output depends on need not be sent."""
+    nodes = [LINEAR, node("Multinomial", ["scores"], ["drawn"], dtype=7)]
+    source = save(
+        tmp_path, nodes, {**OBS, "scores": ["n", 3]}, [port("action", ["n", 2]), port("drawn", ["n", 1], "int64")]
+    )
+    result = export_policy(source, tmp_path / "out")
+    assert [spec.name for spec in result.contract.observations] == ["obs"]
+    assert any(note.startswith("input scores is left out") for note in result.notes)
+
+
+def test_a_policy_that_looks_at_nothing_is_refused(tmp_path: Path) -> None:
+    """An action that depends on no input is no policy."""
+    nodes = [node("Identity", ["constant"], ["action"])]
+    source = save(tmp_path, nodes, OBS, {"action": [1, 2]}, weights={"constant": np.ones((1, 2), np.float32)})
+    with pytest.raises(UsageError, match="same for every observation"):
+        export_policy(source, tmp_path / "out")
+
+
+def test_text_has_no_role(tmp_path: Path) -> None:
+    """Inputs of text refuse the file, outputs of text are left out in words."""
+    text = helper.make_tensor_value_info("label", onnx.TensorProto.STRING, ["n", 1])
+    made = model([LINEAR, node("Identity", ["names"], ["label"])], OBS, [port("action", ["n", 2]), text])
+    made.graph.initializer.append(helper.make_tensor("names", onnx.TensorProto.STRING, [1, 1], [b"left"]))
+    onnx.save(made, tmp_path / "policy.onnx")
+    result = export_policy(tmp_path / "policy.onnx", tmp_path / "out")
+    assert any("label is left out" in note for note in result.notes)
+    label = helper.make_tensor_value_info("label", onnx.TensorProto.STRING, ["n", 1])
+    onnx.save(model([LINEAR], [port("obs", ["n", 4]), label], ACTION), tmp_path / "policy.onnx")
+    with pytest.raises(UsageError, match="takes label"):
+        export_policy(tmp_path / "policy.onnx", tmp_path / "other")
