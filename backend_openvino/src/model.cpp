@@ -193,6 +193,10 @@ void hold_against_contract(const Json& config, const char* kind, const char* key
     const bool listed = std::any_of(have.begin(), have.end(), same_name);
     if (listed || !(tensor.state || signals.count(tensor.name))) want.push_back(std::move(port));
   }
+  // Triton would begin a sequence with whatever lies in memory.
+  for (const Json& item : list_of(sequences, "state"))
+    if (list_of(&item, "initial_state").empty())
+      throw Refused("config.pbtxt: state " + item.at(state_key).string() + " has no initial_state" + kRemedy);
   if (states_found != states.size())
     throw Refused("config.pbtxt has states " + text_of(states) + ", not all of which the release's contract has" +
                   kRemedy);

@@ -142,7 +142,8 @@ def counter() -> tuple[Any, Contract]:
 
 SEQUENCES = """sequence_batching { %s
   control_input { name: "start" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [0, 1] } }
-  state { input_name: "memory" output_name: "memory_out" data_type: TYPE_FP32 dims: [2] } }"""
+  state { input_name: "memory" output_name: "memory_out" data_type: TYPE_FP32 dims: [2] %s } }"""
+ZEROS = 'initial_state { name: "zeros" data_type: TYPE_FP32 dims: [2] zero_data: true }'
 
 
 @pytest.mark.parametrize("strategy", ["oldest { max_candidate_sequences: 8 }", "direct { }"])
@@ -151,7 +152,7 @@ def test_triton_keeps_the_memory_of_a_recurrent_policy(server: Server, strategy:
     import tritonclient.grpc as grpc
 
     model, (graph, contract) = f"counter_{strategy[:6]}", counter()
-    options = {"batching": SEQUENCES % strategy, "without": ("memory", "memory_out", "start")}
+    options = {"batching": SEQUENCES % (strategy, ZEROS), "without": ("memory", "memory_out", "start")}
     assert publish_graph(server, model, graph, contract, **options) == ""
 
     def run(sequence: int) -> list[float]:
@@ -169,6 +170,13 @@ def test_triton_keeps_the_memory_of_a_recurrent_policy(server: Server, strategy:
         for sequence, said in zip((1, 2, 3, 4), pool.map(run, (1, 2, 3, 4)), strict=True):
             assert said == [2.0 * sequence * (step + 1) for step in range(6)]
     assert run(1)[0] == 2.0, "a sequence that begins again remembers nothing"
+
+
+def test_a_memory_without_a_beginning_is_refused(server: Server) -> None:
+    """Triton begins such a sequence with whatever lies in memory."""
+    graph, contract = counter()
+    options = {"batching": SEQUENCES % ("direct { }", ""), "without": ("memory", "memory_out", "start")}
+    assert "state memory has no initial_state" in publish_graph(server, "unborn", graph, contract, **options)
 
 
 def test_an_answer_says_which_release_gave_it_and_how_long_it_took(server: Server) -> None:
