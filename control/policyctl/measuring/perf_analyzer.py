@@ -46,6 +46,10 @@ class SharedMemory(StrEnum):
     SYSTEM = "system"
 
 
+class OverTimeError(ServerError):
+    """perf_analyzer did not end within its time limit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerfAnalyzerOptions:
     """What to measure.
@@ -112,8 +116,9 @@ def run(options: PerfAnalyzerOptions, *, binary: Path, library_path: Path) -> tu
         library_path: Where the libraries that it needs are; see `link_libraries`.
 
     Raises:
-        ServerError: The server refused, broke off or did not answer in time,
-            or the time limit was reached; with what perf_analyzer said last.
+        OverTimeError: The time limit was reached.
+        ServerError: The server refused, broke off or did not answer in time;
+            with what perf_analyzer said last.
         UnsupportedError: perf_analyzer cannot run on this machine.
     """
     until = time.monotonic() + options.time_limit_s
@@ -205,7 +210,7 @@ def command(options: PerfAnalyzerOptions, level: float, *, binary: Path, report:
 
 def _check(finished: Finished, options: PerfAnalyzerOptions, level: float, report: Path) -> None:
     if finished.timed_out:
-        raise ServerError(
+        raise OverTimeError(
             f"perf_analyzer did not end in time at {options.mode} {level:g} of {options.model}"
             f" ({finished.duration_s:.1f} s){_said(finished)}",
             remedy="Is the server stopped or overloaded? Otherwise give more time (--time-limit).",
