@@ -40,7 +40,7 @@ def test_one_run_measures_keeps_and_draws(served: Embedded, tmp_path: Path) -> N
     result = BenchResult.from_json(document)
     assert len(result.points) == len(result.by_point()) == 2 * 2 * 2 * 2
     for each in result.points:
-        m = each.measurement
+        m = each
         assert m.failed_requests == 0
         assert m.distribution_us[0] <= m.p50_us <= m.p99_us <= m.distribution_us[-1]
         assert len(m.window_requests_per_s) == 3
@@ -53,7 +53,7 @@ def test_one_run_measures_keeps_and_draws(served: Embedded, tmp_path: Path) -> N
     (kept,) = (served.root / ".policyctl/bench" / result.fingerprint / "walker").glob(f"*-{result.id}.json")
     assert BenchResult.from_bytes(kept.read_bytes()) == result
     assert (tmp_path / "walker.html").read_text().count("<svg") == 3
-    assert f"| {result.points[0].measurement.p50_us:.0f} |" in (tmp_path / "walker.md").read_text()
+    assert f"| {result.points[0].p50_us:.0f} |" in (tmp_path / "walker.md").read_text()
 
 
 @pytest.mark.alone
@@ -78,7 +78,7 @@ def test_shares_of_what_was_reached_become_rates(served: Embedded) -> None:
     before = list((served.root / ".policyctl/bench").rglob("*.json"))
     profile = Profile(name="x", concurrency=(1,), rate_shares=(0.5,), interval_ms=500, warmup_requests=20)
     closed, opened = bench(served.control, profile, model="walker", alias="production", keep=False).points
-    assert opened.measurement.level == pytest.approx(0.5 * closed.measurement.requests_per_s, rel=0.06)
+    assert opened.level == pytest.approx(0.5 * closed.requests_per_s, rel=0.06)
     assert list((served.root / ".policyctl/bench").rglob("*.json")) == before
 
 
@@ -130,19 +130,18 @@ def test_a_server_that_stands_still_holds_nothing_up(served: Embedded) -> None:
 
 def test_a_perf_analyzer_that_stands_still_is_run_again(served: Embedded, monkeypatch) -> None:
     """Once a point, as long as the server answers and the time limit allows it."""
-    from policyctl.measuring.perf_analyzer import OverTimeError
-    from policyctl.services.measure import bench
+    from policyctl.measuring.perf_analyzer import OverTimeError, PerfAnalyzer
 
     limits: list[float] = []
 
-    def run(options, **tool):
-        limits.append(options.time_limit_s)
+    def measure(tool, load):
+        limits.append(load.time_limit_s)
         if len(limits) == 1:
             raise OverTimeError("perf_analyzer did not end in time")
-        return analyze(options, **tool)
+        return analyze(tool, load)
 
-    analyze = bench.run
-    monkeypatch.setattr(bench, "run", run)
+    analyze = PerfAnalyzer.measure
+    monkeypatch.setattr(PerfAnalyzer, "measure", measure)
     assert len(served.json("bench", "walker", "-c", "1", *SHORT)["points"]) == 1
     assert len(limits) == 2
     limits.clear()

@@ -176,8 +176,8 @@ def test_a_full_queue_is_an_error(served) -> None:
             bursts_of(control, opened, interval_ms=60) as bursts,
         ):
             result = compare(
-                bursts.side("walker", clients=12),
-                bursts.side(candidate.ask.served, clients=12),
+                bursts.of("walker", clients=12),
+                bursts.of(candidate.ask.served, clients=12),
                 plan_of(control),
                 rng=np.random.default_rng(0),
             )

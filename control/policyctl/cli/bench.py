@@ -101,7 +101,7 @@ def bench(
 
         policyctl bench walker --profile soak --for 1h --reload-every 5m
     """
-    from policyctl.measuring.perf_analyzer import SharedMemory
+    from policyctl.measuring.measurement import SharedMemory
     from policyctl.measuring.profiles import PROFILES, ProfileName
     from policyctl.services.measure import bench as service
 

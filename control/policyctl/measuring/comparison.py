@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from policyctl.domain.hardware import differences
 from policyctl.errors import UsageError
-from policyctl.measuring.measurement import Measurement
-from policyctl.measuring.profiles import Point
+from policyctl.measuring.measurement import Measurement, Point
 from policyctl.measuring.result import BenchResult
 
 METRICS: Final[Mapping[str, Callable[[Measurement], float]]] = {

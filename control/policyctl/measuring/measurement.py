@@ -12,13 +12,14 @@ import csv
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError
 
 _QUANTILES = (50, 90, 95, 99)
@@ -47,14 +48,36 @@ class LoadMode(StrEnum):
     """Requests begun each second, whether or not others have ended (open loop)."""
 
 
+class SharedMemory(StrEnum):
+    """How tensors travel between perf_analyzer and a server on the same machine."""
+
+    NONE = "none"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Point:
+    """One thing to measure; the same in two results means that they can be compared."""
+
+    protocol: Protocol
+    shared_memory: SharedMemory
+    batch_size: int
+    mode: LoadMode
+    level: float
+
+    def describe(self) -> str:
+        """For people and for plots."""
+        shared = "" if self.shared_memory is SharedMemory.NONE else f" {self.shared_memory} shm"
+        load = f"{self.level:g} clients" if self.mode is LoadMode.CONCURRENCY else f"{self.level:g}/s"
+        return f"{self.protocol}{shared}, batch {self.batch_size}, {load}"
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What clients saw at one level of load, and where the server spent it.
+    """What clients saw at one point, and where the server spent it.
 
     Attributes:
-        mode: What `level` counts.
         level: Concurrency, or requests a second that were asked for.
-        batch_size: Observations in one request.
         windows: Measurement windows, all of which count.
         duration_s: Their length together.
         request_count: Requests that ended in them.
@@ -82,6 +105,8 @@ class Measurement:
             where only the CSV was read.
     """
 
+    protocol: Protocol
+    shared_memory: SharedMemory
     mode: LoadMode
     level: float
     batch_size: int
@@ -107,6 +132,11 @@ class Measurement:
     window_p99_us: tuple[float, ...] = ()
     window_requests_per_s: tuple[float, ...] = ()
     distribution_us: tuple[float, ...] = ()
+
+    @property
+    def point(self) -> Point:
+        """Where it was measured."""
+        return Point(self.protocol, self.shared_memory, self.batch_size, self.mode, self.level)
 
     @property
     def compute_us(self) -> float:
@@ -177,25 +207,15 @@ def delayed_percent(output: str) -> float:
 
 
 def from_files(
-    *,
-    csv_text: str,
-    export_text: str | None,
-    output: str,
-    mode: LoadMode,
-    level: float,
-    batch_size: int,
-    windows: int,
-    interval_ms: int,
+    point: Point, *, csv_text: str, export_text: str | None, output: str, windows: int, interval_ms: int
 ) -> Measurement:
     """The measurement that one run of perf_analyzer wrote.
 
     Args:
+        point: What was measured.
         csv_text: Its CSV report.
         export_text: Its profile export; None takes percentiles from the CSV.
         output: What it printed.
-        mode: What `level` counts.
-        level: The level that it was given.
-        batch_size: The batch size that it was given.
         windows: The number of windows that it was given.
         interval_ms: The length of one that it was given.
 
@@ -204,36 +224,15 @@ def from_files(
     """
     parts = _parts(csv_text)
     if export_text is None:
-        requests = _seen_in_report(parts, batch_size, windows, interval_ms)
+        seconds = windows * interval_ms / 1e3
+        count = round(parts["throughput_per_s"] / point.batch_size * seconds)
+        requests = {"windows": windows, "duration_s": seconds, "request_count": count, "failed_requests": 0}
     else:
         requests = _seen_in_export(Requests.from_export(export_text))
-    return Measurement(
-        mode=mode,
-        level=float(level),
-        batch_size=batch_size,
-        requests_per_s=requests["request_count"] / requests["duration_s"],
-        throughput_per_s=requests["request_count"] * batch_size / requests["duration_s"],
-        queue_us=parts["Server Queue"],
-        compute_input_us=parts["Server Compute Input"],
-        compute_infer_us=parts["Server Compute Infer"],
-        compute_output_us=parts["Server Compute Output"],
-        client_send_us=parts["Client Send"],
-        client_receive_us=parts["Client Recv"],
-        network_us=parts["Network+Server Send/Recv"],
-        delayed_percent=delayed_percent(output),
-        **requests,
-    )
-
-
-def _seen_in_report(parts: dict[str, float], batch_size: int, windows: int, interval_ms: int) -> dict[str, Any]:
-    duration_s = windows * interval_ms / 1e3
-    return {
-        "windows": windows,
-        "duration_s": duration_s,
-        "request_count": round(parts["Inferences/Second"] / batch_size * duration_s),
-        "failed_requests": 0,
-        **{f"p{q}_us": parts[f"p{q} latency"] for q in _QUANTILES},
-    }
+    per_s = requests["request_count"] / requests["duration_s"]
+    rates = {"requests_per_s": per_s, "throughput_per_s": per_s * point.batch_size}
+    place = {field.name: getattr(point, field.name) for field in fields(Point)}
+    return Measurement(**{**place, **parts, **requests, **rates, "delayed_percent": delayed_percent(output)})
 
 
 def _seen_in_export(requests: Requests) -> dict[str, Any]:
@@ -264,20 +263,18 @@ def _rates(requests: Requests) -> tuple[float, ...]:
     return tuple(count / float(length) for count, length in zip(counts, lengths_s, strict=True) if length > 0)
 
 
-_COLUMNS = (
-    "Inferences/Second",
-    "Client Send",
-    "Network+Server Send/Recv",
-    "Server Queue",
-    "Server Compute Input",
-    "Server Compute Infer",
-    "Server Compute Output",
-    "Client Recv",
-    "p50 latency",
-    "p90 latency",
-    "p95 latency",
-    "p99 latency",
-)
+_COLUMNS = {
+    "throughput_per_s": "Inferences/Second",
+    "client_send_us": "Client Send",
+    "network_us": "Network+Server Send/Recv",
+    "queue_us": "Server Queue",
+    "compute_input_us": "Server Compute Input",
+    "compute_infer_us": "Server Compute Infer",
+    "compute_output_us": "Server Compute Output",
+    "client_receive_us": "Client Recv",
+    **{f"p{q}_us": f"p{q} latency" for q in _QUANTILES},
+}
+"""Fields of a measurement, by the names that the report has for them."""
 
 
 def _parts(csv_text: str) -> dict[str, float]:
@@ -285,6 +282,6 @@ def _parts(csv_text: str) -> dict[str, float]:
     if len(rows) != 1:
         raise ServerError(f"perf_analyzer's report has {len(rows)} rows, expected one level")
     try:
-        return {name: float(rows[0][name]) for name in _COLUMNS}
+        return {name: float(rows[0][column]) for name, column in _COLUMNS.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(f"perf_analyzer's report cannot be read: {error!r}") from error

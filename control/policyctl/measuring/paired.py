@@ -1,7 +1,5 @@
 """Measure two served models in turn, in bursts of a fraction of a second.
 
-They are two models of one server, or of two servers: a `Side` says which.
-
 What a burst costs was measured (gRPC, a policy with four inputs): perf_analyzer
 is up in about 40 ms, and its three windows take 1.2 times their nominal length,
 so three windows of 100 ms are over in 0.41 s and a round of four bursts in
@@ -23,7 +21,8 @@ import numpy as np
 
 from policyctl.domain.paired import Burst, Order, Round
 from policyctl.errors import ServerError
-from policyctl.measuring.perf_analyzer import PerfAnalyzerOptions, command, run
+from policyctl.measuring.measurement import LoadMode
+from policyctl.measuring.perf_analyzer import Load, PerfAnalyzer
 
 BURST_LIMIT_S = 8.0
 """For one burst besides its windows: a model that is loading, or loses its process, takes a second or two."""
@@ -37,108 +36,57 @@ _STALLED = "No valid requests recorded"
 
 @dataclass(frozen=True, slots=True)
 class Bursts:
-    """How to measure one burst.
+    """A load that is measured in bursts.
 
     Attributes:
-        options: For every burst; model and levels are filled in.
-        binary: perf_analyzer.
-        library_path: Where its libraries are.
+        tool: What measures.
+        load: Which model of which server, and how it is asked.
     """
 
-    options: PerfAnalyzerOptions
-    binary: Path
-    library_path: Path
+    tool: PerfAnalyzer
+    load: Load
 
-    @property
-    def limit_s(self) -> float:
-        """How long one burst may take before it is ended."""
-        return BURST_LIMIT_S + _WINDOWS_TAKE * self.options.measurement_interval_ms / 1e3
-
-    def side(self, model: str, *, clients: int) -> Side:
-        """`model` of this server, as one of two that are compared."""
-        return Side(self, model, clients)
-
-    def closed(self, model: str, *, clients: int) -> Burst:
-        """Ask `model` with `clients` that wait for each answer.
-
-        Raises:
-            ServerError: The server refused, broke off, or did not answer in time.
-            UnsupportedError: perf_analyzer cannot run here.
-        """
-        return self._burst(replace(self.options, model=model, concurrency=(clients,), request_rate=()))
-
-    def open(self, model: str, *, rate: float) -> Burst:
-        """Ask `model` at a rate of requests a second, whether or not it answers.
-
-        Raises:
-            ServerError: See `closed`.
-            UnsupportedError: See `closed`.
-        """
-        return self._burst(replace(self.options, model=model, request_rate=(rate,)))
-
-    def command_line(self, model: str, *, clients: int = 1, rate: float | None = None) -> list[str]:
-        """The command line of a burst, for the evidence."""
-        levels = () if rate is None else (rate,)
-        options = replace(self.options, model=model, concurrency=(clients,), request_rate=levels)
-        report, export = Path("report.csv"), Path("profile.json")
-        return command(options, options.levels[0], binary=Path(self.binary.name), report=report, export=export)
-
-    def _burst(self, options: PerfAnalyzerOptions, *, stalls: int = 0) -> Burst:
-        limited = replace(options, time_limit_s=self.limit_s)
-        try:
-            (level,) = run(limited, binary=self.binary, library_path=self.library_path)
-        except ServerError as error:
-            # The machine stood still for a whole window (it was seen on two busy cores, at 100 ms). That
-            # says nothing of the model, unless it happens again and again: then longer windows are needed.
-            if _STALLED not in error.problem or stalls == MOST_STALLS:
-                raise
-            longer = replace(options, measurement_interval_ms=2 * options.measurement_interval_ms)
-            return self._burst(longer, stalls=stalls + 1)
-        return Burst(**{field.name: getattr(level, field.name) for field in fields(Burst)})
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two that are compared.
-
-    Attributes:
-        bursts: How it is measured, and on which server.
-        model: The Triton model.
-        clients: Of the closed loop.
-    """
-
-    bursts: Bursts
-    model: str
-    clients: int
+    def of(self, model: str, *, clients: int = 1, rate: float | None = None) -> Bursts:
+        """Another model of the server, asked by clients that wait, or at a rate of requests a second."""
+        level = (LoadMode.CONCURRENCY, float(clients)) if rate is None else (LoadMode.REQUEST_RATE, rate)
+        point = replace(self.load.point, mode=level[0], level=level[1])
+        return replace(self, load=replace(self.load, model=model, point=point))
 
     def burst(self) -> Burst:
         """Measure it once.
 
         Raises:
-            ServerError: See `Bursts.closed`.
-            UnsupportedError: See `Bursts.closed`.
+            ServerError: The server refused, broke off, or did not answer in time.
+            UnsupportedError: perf_analyzer cannot run here.
         """
-        return self.bursts.closed(self.model, clients=self.clients)
+        limit_s = BURST_LIMIT_S + _WINDOWS_TAKE * self.load.interval_ms / 1e3
+        for stalls in range(MOST_STALLS + 1):
+            interval_ms = self.load.interval_ms << stalls
+            try:
+                level = self.tool.measure(replace(self.load, interval_ms=interval_ms, time_limit_s=limit_s))
+            except ServerError as error:
+                # The machine stood still for a whole window (it was seen on two busy cores, at 100 ms). That
+                # says nothing of the model, unless it happens again and again: then longer windows are needed.
+                if _STALLED not in error.problem or stalls == MOST_STALLS:
+                    raise
+            else:
+                return Burst(**{field.name: getattr(level, field.name) for field in fields(Burst)})
+        raise AssertionError("the last burst gives a measurement or an error")
 
     def command_line(self) -> list[str]:
-        """The command line of its bursts, for the evidence."""
-        return self.bursts.command_line(self.model, clients=self.clients)
+        """The command line of a burst, for the evidence."""
+        _, *arguments = self.tool.command(self.load, Path("report.csv"), Path("profile.json"))
+        return [self.tool.binary.name, *arguments]
 
 
-def rounds(
-    incumbent: Side,
-    candidate: Side,
-    *,
-    time_cap_s: float,
-    rng: np.random.Generator,
-) -> Iterator[Round]:
+def rounds(incumbent: Bursts, candidate: Bursts, *, time_cap_s: float, rng: np.random.Generator) -> Iterator[Round]:
     """Measure rounds, each in an order that a coin decides, until the time is up.
 
     It takes at most `time_cap_s` and the limit of one burst (with its repetitions, where the machine stood still).
 
     Args:
         incumbent: A.
-        candidate: B.
+        candidate: B; another model of the server, or one of another server.
         time_cap_s: For all rounds together.
         rng: The coin.
 

@@ -3,9 +3,9 @@
 It always takes three windows a level. Its own rule of stability judges the last
 three, and gave no result in half of the configurations tried. So the rule gets a
 limit that nothing exceeds, and the statistics are ours to do. (It calls fewer
-than three windows unstable whatever the limit is, and never takes more.) Levels
-run one after the other, each as a separate process. Against a server that was
-stopped perf_analyzer waits for ever, so every run is ended at its limit.
+than three windows unstable whatever the limit is, and never takes more.) Each
+level runs as a separate process. Against a server that was stopped
+perf_analyzer waits for ever, so every run is ended at its limit.
 """
 
 from __future__ import annotations
@@ -19,31 +19,25 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from policyctl.client import Protocol
 from policyctl.domain.golden import Golden
 from policyctl.errors import ServerError, UnsupportedError, UsageError
-from policyctl.measuring.measurement import LoadMode, Measurement, from_files
+from policyctl.measuring.measurement import LoadMode, Measurement, Point, SharedMemory, from_files
 from policyctl.measuring.processes import Finished, run_bounded
 
 WINDOWS = 3
 """What perf_analyzer judges stability on."""
 
 _STABILITY_PERCENT = 1_000_000
+_EXPORT_BYTES = 1 << 14
+"""Of a request: above it requests are not written out one by one."""
 _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
-
-
-class SharedMemory(StrEnum):
-    """How tensors travel between perf_analyzer and a server on the same machine."""
-
-    NONE = "none"
-    SYSTEM = "system"
 
 
 class OverTimeError(ServerError):
@@ -51,168 +45,137 @@ class OverTimeError(ServerError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PerfAnalyzerOptions:
-    """What to measure.
+class Load:
+    """What to ask of which model.
 
     Attributes:
         model: The Triton model (`policyctl.domain.names.served_name`).
-        url: ``host:port`` of the protocol's endpoint.
-        protocol: gRPC or HTTP.
-        concurrency: Levels, each the number of requests always under way.
-        request_rate: Levels instead of those, requests a second each.
-        batch_size: Observations in one request.
-        warmup_requests: Requests before each level's first window.
-        measurement_interval_ms: Length of one window; there are `WINDOWS` a level.
-        input_data: What `input_data_json` wrote; None sends random bits, which
-            are not observations (1e31, denormals), so it is for smoke tests.
-        time_limit_s: For all levels together.
-        shared_memory: How tensors travel.
-        exact: Percentiles from every request. The export that this needs holds
-            all tensors as text: say False for image observations.
+        url: ``host:port`` of the endpoint of the point's protocol.
+        point: How to ask, and how much.
+        warmup_requests: Requests before the first window.
+        interval_ms: Length of one window; there are `WINDOWS`.
+        time_limit_s: For everything together.
     """
 
     model: str
     url: str
-    protocol: Protocol = Protocol.GRPC
-    concurrency: tuple[int, ...] = (1,)
-    request_rate: tuple[float, ...] = ()
-    batch_size: int = 1
+    point: Point
     warmup_requests: int = 100
-    measurement_interval_ms: int = 1000
-    input_data: Path | None = None
+    interval_ms: int = 1000
     time_limit_s: float = 120.0
-    shared_memory: SharedMemory = SharedMemory.NONE
-    exact: bool = True
 
     def __post_init__(self) -> None:
-        levels = self.request_rate or self.concurrency
-        if not levels or any(level <= 0 for level in levels):
-            raise UsageError(f"levels of load are {levels}, expected positive ones")
-        for name in ("batch_size", "measurement_interval_ms", "time_limit_s"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for value, name in (
+            (self.point.level, "the level of load"),
+            (self.point.batch_size, "batch_size"),
+            (self.interval_ms, "interval_ms"),
+            (self.time_limit_s, "time_limit_s"),
+        ):
+            if value <= 0:
+                raise UsageError(f"{name} is {value}, expected more than 0")
         if self.warmup_requests < 0:
             raise UsageError(f"warmup_requests is {self.warmup_requests}, expected 0 or more")
-        if self.input_data is not None and not self.input_data.is_file():
-            raise UsageError(f"input data {self.input_data} is not a file", remedy="Write it: input_data_json().")
-
-    @property
-    def mode(self) -> LoadMode:
-        """What the levels count."""
-        return LoadMode.REQUEST_RATE if self.request_rate else LoadMode.CONCURRENCY
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """In the order in which they are measured."""
-        return self.request_rate or self.concurrency
 
 
-def run(options: PerfAnalyzerOptions, *, binary: Path, library_path: Path) -> tuple[Measurement, ...]:
-    """Measure every level of `options`, in order.
+@dataclass(frozen=True, slots=True)
+class PerfAnalyzer:
+    """The program, ready to ask for one set of observations.
 
-    Args:
-        options: What to measure.
-        binary: perf_analyzer; see `locate_perf_analyzer`.
+    Attributes:
+        binary: See `locate_perf_analyzer`.
         library_path: Where the libraries that it needs are; see `link_libraries`.
-
-    Raises:
-        OverTimeError: The time limit was reached.
-        ServerError: The server refused, broke off or did not answer in time;
-            with what perf_analyzer said last.
-        UnsupportedError: perf_analyzer cannot run on this machine.
+        data: The observations, as `input_data_json` writes them.
+        row_bytes: Of one observation.
     """
-    until = time.monotonic() + options.time_limit_s
-    with tempfile.TemporaryDirectory(prefix="policyctl-bench-") as scratch:
-        return tuple(
-            _measure(
-                options,
-                level,
-                binary=binary,
-                library_path=library_path,
-                scratch=Path(scratch) / str(index),
-                time_limit_s=until - time.monotonic(),
-            )
-            for index, level in enumerate(options.levels)
-        )
+
+    binary: Path
+    library_path: Path
+    data: Path
+    row_bytes: int
+
+    @classmethod
+    @contextlib.contextmanager
+    def asking(cls, golden: Golden) -> Iterator[PerfAnalyzer]:
+        """Ready to ask for the observations of `golden`, for as long as the block runs.
+
+        Raises:
+            UnsupportedError: perf_analyzer cannot run here.
+        """
+        with tempfile.TemporaryDirectory(prefix="policyctl-bench-") as name:
+            data = Path(name) / "observations.json"
+            data.write_text(input_data_json(golden))
+            row_bytes = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in golden.observations.values())
+            yield cls(locate_perf_analyzer(), link_libraries(Path(name) / "libraries"), data, row_bytes)
+
+    def measure(self, load: Load) -> Measurement:
+        """Measure one load.
+
+        Raises:
+            OverTimeError: The time limit was reached.
+            ServerError: The server refused, broke off or did not answer in time;
+                with what perf_analyzer said last.
+            UnsupportedError: perf_analyzer cannot run on this machine.
+        """
+        until = time.monotonic() + load.time_limit_s
+        with tempfile.TemporaryDirectory(prefix="policyctl-bench-") as scratch:
+            # The export came out empty once in some sixty runs on a busy machine, once cut off after 64 KiB,
+            # and perf_analyzer said nothing of it: it is run once more.
+            for number in range(2):
+                report, export = Path(scratch) / f"{number}.csv", Path(scratch) / f"{number}.json"
+                finished = self._run(self.command(load, report, export), until - time.monotonic())
+                _check(finished, load, report)
+                exported = export.read_text(encoding="utf-8") if export.is_file() else ""
+                if not self._is_exact(load) or exported.rstrip().endswith("}"):
+                    return from_files(
+                        load.point,
+                        csv_text=report.read_text(encoding="utf-8"),
+                        export_text=exported or None,
+                        output=finished.stdout,
+                        windows=WINDOWS,
+                        interval_ms=load.interval_ms,
+                    )
+        raise ServerError(f"perf_analyzer wrote no whole profile; it said last:\n{finished.tail()}")
+
+    def command(self, load: Load, report: Path, export: Path) -> list[str]:
+        """The command line that measures a load."""
+        point = load.point
+        arguments = [str(self.binary), "-m", load.model, "-u", load.url, "-i", point.protocol.value]
+        arguments += ["-b", str(point.batch_size), "-p", str(load.interval_ms)]
+        arguments += ["-s", str(_STABILITY_PERCENT), "-r", str(WINDOWS), "-f", str(report)]
+        if point.mode is LoadMode.CONCURRENCY:
+            arguments += ["--concurrency-range", f"{int(point.level)}:{int(point.level)}:1"]
+        else:
+            arguments += ["--request-rate-range", f"{point.level:g}:{point.level:g}:1"]
+        if load.warmup_requests:
+            arguments += ["--warmup-request-count", str(load.warmup_requests)]
+        arguments += ["--input-data", str(self.data)]
+        if point.shared_memory is not SharedMemory.NONE:
+            arguments += ["--shared-memory", point.shared_memory.value]
+        if self._is_exact(load):
+            arguments += ["--profile-export-file", str(export)]
+        return arguments
+
+    def _is_exact(self, load: Load) -> bool:
+        """Whether every request is written out; images would be written as text, so their percentiles come rounded."""
+        return self.row_bytes * load.point.batch_size <= _EXPORT_BYTES
+
+    def _run(self, command: Sequence[str], time_limit_s: float) -> Finished:
+        inherited = os.environ.get("LD_LIBRARY_PATH", "")
+        path = f"{self.library_path}:{inherited}" if inherited else str(self.library_path)
+        try:
+            return run_bounded(command, time_limit_s=time_limit_s, environment={**os.environ, "LD_LIBRARY_PATH": path})
+        except OSError as error:
+            raise UnsupportedError(
+                f"{self.binary} cannot be started: {error.strerror}",
+                remedy="Install it: pip install 'tritonclient[all]'",
+            ) from error
 
 
-def _measure(
-    options: PerfAnalyzerOptions,
-    level: float,
-    *,
-    binary: Path,
-    library_path: Path,
-    scratch: Path,
-    time_limit_s: float,
-    repeats: int = 1,
-) -> Measurement:
-    scratch.mkdir()
-    report, export = scratch / "report.csv", scratch / "profile.json"
-    environment = dict(os.environ)
-    inherited = environment.get("LD_LIBRARY_PATH", "")
-    environment["LD_LIBRARY_PATH"] = f"{library_path}:{inherited}" if inherited else str(library_path)
-    try:
-        finished = run_bounded(
-            command(options, level, binary=binary, report=report, export=export),
-            time_limit_s=time_limit_s,
-            environment=environment,
-        )
-    except OSError as error:
-        raise UnsupportedError(
-            f"{binary} cannot be started: {error.strerror}", remedy="Install it: pip install 'tritonclient[all]'"
-        ) from error
-    _check(finished, options, level, report)
-    exported = export.read_text(encoding="utf-8") if options.exact and export.is_file() else ""
-    if options.exact and not exported.rstrip().endswith("}"):
-        if repeats == 0:
-            raise ServerError(f"perf_analyzer wrote no whole profile; it said last:\n{finished.tail()}")
-        # Empty once in some sixty runs on a busy machine, once cut off after 64 KiB, and it said nothing of it.
-        return _measure(
-            options,
-            level,
-            binary=binary,
-            library_path=library_path,
-            scratch=scratch / "again",
-            time_limit_s=time_limit_s - finished.duration_s,
-            repeats=repeats - 1,
-        )
-    return from_files(
-        csv_text=report.read_text(encoding="utf-8"),
-        export_text=exported or None,
-        output=finished.stdout,
-        mode=options.mode,
-        level=level,
-        batch_size=options.batch_size,
-        windows=WINDOWS,
-        interval_ms=options.measurement_interval_ms,
-    )
-
-
-def command(options: PerfAnalyzerOptions, level: float, *, binary: Path, report: Path, export: Path) -> list[str]:
-    """The command line that measures one level."""
-    arguments = [str(binary), "-m", options.model, "-u", options.url, "-i", options.protocol.value]
-    arguments += ["-b", str(options.batch_size), "-p", str(options.measurement_interval_ms)]
-    arguments += ["-s", str(_STABILITY_PERCENT), "-r", str(WINDOWS), "-f", str(report)]
-    if options.mode is LoadMode.CONCURRENCY:
-        arguments += ["--concurrency-range", f"{int(level)}:{int(level)}:1"]
-    else:
-        arguments += ["--request-rate-range", f"{level:g}:{level:g}:1"]
-    if options.warmup_requests:
-        arguments += ["--warmup-request-count", str(options.warmup_requests)]
-    if options.input_data is not None:
-        arguments += ["--input-data", str(options.input_data)]
-    if options.shared_memory is not SharedMemory.NONE:
-        arguments += ["--shared-memory", options.shared_memory.value]
-    if options.exact:
-        arguments += ["--profile-export-file", str(export)]
-    return arguments
-
-
-def _check(finished: Finished, options: PerfAnalyzerOptions, level: float, report: Path) -> None:
+def _check(finished: Finished, load: Load, report: Path) -> None:
+    place = f"{load.point.mode} {load.point.level:g} of {load.model}"
     if finished.timed_out:
         raise OverTimeError(
-            f"perf_analyzer did not end in time at {options.mode} {level:g} of {options.model}"
-            f" ({finished.duration_s:.1f} s){_said(finished)}",
+            f"perf_analyzer did not end in time at {place} ({finished.duration_s:.1f} s){_said(finished)}",
             remedy="Is the server stopped or overloaded? Otherwise give more time (--time-limit).",
         )
     if "error while loading shared libraries" in finished.stderr:
@@ -222,9 +185,8 @@ def _check(finished: Finished, options: PerfAnalyzerOptions, level: float, repor
         )
     if finished.status != 0 or not report.is_file():
         raise ServerError(
-            f"perf_analyzer ended with {finished.status} at {options.mode} {level:g} of {options.model};"
-            f" it said last:\n{finished.tail()}",
-            remedy=f"Check that {options.model} is served at {options.url} and takes this input.",
+            f"perf_analyzer ended with {finished.status} at {place}; it said last:\n{finished.tail()}",
+            remedy=f"Check that {load.model} is served at {load.url} and takes this input.",
         )
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from policyctl.errors import UnsupportedError
 from policyctl.measuring.history import Change
-from policyctl.measuring.measurement import DISTRIBUTION_PERCENT, LoadMode
-from policyctl.measuring.result import BenchResult, MeasuredPoint
+from policyctl.measuring.measurement import DISTRIBUTION_PERCENT, LoadMode, Measurement
+from policyctl.measuring.result import BenchResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,10 +41,7 @@ _STYLES: Final = ("-", "--", ":", "-.")
 def latency_distribution(results: Sequence[BenchResult]) -> str:
     """Latency at each percentile, the tail drawn out; empty where no distribution was kept."""
     names = _names(results)
-    measured = [
-        {each.point: each.measurement.distribution_us for each in r.points if each.measurement.distribution_us}
-        for r in results
-    ]
+    measured = [{each.point: each.distribution_us for each in r.points if each.distribution_us} for r in results]
     points = _thinned(list(dict.fromkeys(point for each in measured for point in each)), len(results))
     if not points:
         return ""
@@ -81,16 +78,16 @@ def throughput_against_latency(results: Sequence[BenchResult]) -> str:
         for number, kind, points in lines:
             if kind not in kinds:
                 continue
-            rates = [p.measurement.throughput_per_s for p in points]
+            rates = [p.throughput_per_s for p in points]
             look: dict[str, Any] = {"color": f"C{kinds.index(kind)}", "linestyle": _STYLES[number % len(_STYLES)]}
             axes.plot(
                 rates,
-                [p.measurement.p50_us / 1e3 for p in points],
+                [p.p50_us / 1e3 for p in points],
                 marker="o",
                 label=f"{names[number]}{kind}",
                 **look,
             )
-            axes.plot(rates, [p.measurement.p99_us / 1e3 for p in points], marker="^", alpha=0.55, **look)
+            axes.plot(rates, [p.p99_us / 1e3 for p in points], marker="^", alpha=0.55, **look)
         axes.set_xlabel("observations answered a second")
         axes.set_ylabel("latency, ms: P50 (circles), P99 (triangles)")
         axes.set_xscale("log")
@@ -267,17 +264,16 @@ def _names(results: Sequence[BenchResult]) -> list[str]:
     return [f"{result.release}, {result.id}: " for result in results]
 
 
-def _lines(result: BenchResult) -> list[tuple[str, list[MeasuredPoint]]]:
+def _lines(result: BenchResult) -> list[tuple[str, list[Measurement]]]:
     """Points that differ by their level alone, in the order of that level."""
-    groups: dict[tuple[Any, ...], list[MeasuredPoint]] = {}
+    groups: dict[tuple[Any, ...], list[Measurement]] = {}
     for each in result.points:
-        m = each.measurement
-        groups.setdefault((each.protocol, each.shared_memory, m.batch_size, m.mode), []).append(each)
+        groups.setdefault((each.protocol, each.shared_memory, each.batch_size, each.mode), []).append(each)
     lines = []
     for (protocol, shared, batch, mode), points in groups.items():
         loop = "closed loop" if mode is LoadMode.CONCURRENCY else "open loop"
         memory = "" if shared == "none" else f" {shared} shm"
-        ordered = sorted(points, key=lambda p: p.measurement.level)
+        ordered = sorted(points, key=lambda p: p.level)
         lines.append((f"{protocol}{memory}, batch {batch}, {loop}", ordered))
     return lines
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import UsageError
-from policyctl.measuring.measurement import LoadMode
-from policyctl.measuring.perf_analyzer import WINDOWS, SharedMemory
+from policyctl.measuring.measurement import LoadMode, Point, SharedMemory
+from policyctl.measuring.perf_analyzer import WINDOWS
 
 _SWEEP_CLIENTS: Final = 8
 """Batches other than the first are measured with one client and at most with this many."""
@@ -80,23 +80,6 @@ PROFILES: Final = {
         time_limit_s=300.0,
     ),
 }
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Point:
-    """One thing to measure; the same in two results means that they can be compared."""
-
-    protocol: Protocol
-    shared_memory: SharedMemory
-    batch_size: int
-    mode: LoadMode
-    level: float
-
-    def describe(self) -> str:
-        """For people and for plots."""
-        shared = "" if self.shared_memory is SharedMemory.NONE else f" {self.shared_memory} shm"
-        load = f"{self.level:g} clients" if self.mode is LoadMode.CONCURRENCY else f"{self.level:g}/s"
-        return f"{self.protocol}{shared}, batch {self.batch_size}, {load}"
 
 
 def plan(profile: Profile) -> tuple[Point, ...]:

@@ -38,11 +38,10 @@ COMPARISON_COLUMNS: Final = ("point", "metric", "one", "other", "ratio", "drift 
 def point_rows(result: BenchResult) -> list[tuple[str, ...]]:
     """A row a point, under `POINT_COLUMNS`."""
     rows = []
-    for each in result.points:
-        m = each.measurement
+    for m in result.points:
         figures = (m.p50_us, m.p90_us, m.p95_us, m.p99_us, m.throughput_per_s, m.queue_us, m.compute_us)
         counts = (str(m.request_count), str(m.failed_requests), f"{m.delayed_percent:.1f}")
-        rows.append((each.point.describe(), *(f"{value:.0f}" for value in figures), *counts))
+        rows.append((m.point.describe(), *(f"{value:.0f}" for value in figures), *counts))
     return rows
 
 

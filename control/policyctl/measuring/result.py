@@ -12,41 +12,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self
 
-from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json, to_json
+from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json
 from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.domain.names import check_model_name
-from policyctl.domain.protocol import Protocol
 from policyctl.errors import UsageError
-from policyctl.measuring.measurement import Measurement
+from policyctl.measuring.measurement import Measurement, Point
 from policyctl.measuring.memory_trace import MemorySample
-from policyctl.measuring.perf_analyzer import SharedMemory
-from policyctl.measuring.profiles import Point
 
 SCHEMA: Final = 1
 ID_LENGTH: Final = 12
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredPoint:
-    """What was measured at one point."""
-
-    protocol: Protocol
-    shared_memory: SharedMemory
-    measurement: Measurement
-
-    @property
-    def point(self) -> Point:
-        """Where it was measured."""
-        m = self.measurement
-        return Point(self.protocol, self.shared_memory, m.batch_size, m.mode, m.level)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "protocol": self.protocol.value,
-            "shared_memory": self.shared_memory.value,
-            **to_json(self.measurement),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +59,7 @@ class BenchResult:
     settings: Mapping[str, Any]
     busy_percent: float
     duration_s: float
-    points: tuple[MeasuredPoint, ...]
+    points: tuple[Measurement, ...]
     memory: tuple[MemorySample, ...] = field(default=())
     stopped: str = field(default="", metadata=OMIT_DEFAULT)
 
@@ -101,7 +75,7 @@ class BenchResult:
 
     def by_point(self) -> dict[Point, Measurement]:
         """The measurements, by where they were taken."""
-        return {measured.point: measured.measurement for measured in self.points}
+        return {measured.point: measured for measured in self.points}
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -142,22 +116,12 @@ class BenchResult:
                 remedy="Use the policyctl that made it.",
             )
         rest = {key: value for key, value in data.items() if key not in {"id", "schema"}}
-        if isinstance(points := rest.get("points"), list):
-            rest["points"] = [_nested(point) for point in points]
         result = from_json(cls, rest, what="result")
         check_model_name(result.model)
         _check_time(result.time)
         if result.id != data.get("id"):
             raise UsageError(f"result {data.get('id')!r} was changed: its content has the id {result.id}")
         return result
-
-
-def _nested(point: Any) -> Any:
-    """A point as its fields are: on disk its measurement's fields stand next to where it was measured."""
-    if not isinstance(point, Mapping):
-        return point
-    place = {key: value for key, value in point.items() if key in {"protocol", "shared_memory"}}
-    return {**place, "measurement": {key: value for key, value in point.items() if key not in place}}
 
 
 def _check_time(value: str) -> None:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "measuring"))
 from bench_results import measurement_of, noisy, result_of
 
 from policyctl.errors import ServerError
-from policyctl.measuring.measurement import LoadMode
+from policyctl.measuring import perf_analyzer
 from policyctl.measuring.result import BenchResult
 from policyctl.services.measure.bench import keep_result
 from policyctl.serving.hardware import detect
@@ -35,22 +35,19 @@ def keep(quiet_world):
 @pytest.fixture
 def measures(served_world, monkeypatch) -> Callable[[BaseException | None, int], None]:
     """Let perf_analyzer measure some points at once, and fail then."""
-    from policyctl.services.measure import bench
-
     def let(error: BaseException | None, after: int) -> None:
         done = []
 
-        def run(options, **_):
+        def measure(_tool, load):
             if len(done) == after and error is not None:
                 raise error
-            done.append(options)
-            mode = LoadMode.CONCURRENCY if options.concurrency else LoadMode.REQUEST_RATE
-            (level,) = options.concurrency or options.request_rate
-            return (measurement_of(mode=mode, level=float(level), batch_size=options.batch_size),)
+            done.append(load)
+            point = load.point
+            return measurement_of(mode=point.mode, level=point.level, batch_size=point.batch_size)
 
-        monkeypatch.setattr(bench, "run", run)
-        monkeypatch.setattr(bench, "locate_perf_analyzer", Path)
-        monkeypatch.setattr(bench, "link_libraries", Path)
+        monkeypatch.setattr(perf_analyzer.PerfAnalyzer, "measure", measure)
+        monkeypatch.setattr(perf_analyzer, "locate_perf_analyzer", Path)
+        monkeypatch.setattr(perf_analyzer, "link_libraries", Path)
 
     return let
 

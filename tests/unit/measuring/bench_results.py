@@ -8,10 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from policyctl.domain.protocol import Protocol
-from policyctl.measuring.measurement import DISTRIBUTION_PERCENT, LoadMode, Measurement
+from policyctl.measuring.measurement import DISTRIBUTION_PERCENT, LoadMode, Measurement, SharedMemory
 from policyctl.measuring.memory_trace import MemorySample
-from policyctl.measuring.perf_analyzer import SharedMemory
-from policyctl.measuring.result import BenchResult, MeasuredPoint
+from policyctl.measuring.result import BenchResult
 
 IDENTITY = {"cpu_model": "Some CPU", "cores": 2.0}
 MACHINE = "0123456789ab"
@@ -23,6 +22,8 @@ def measurement_of(p50_us: float = 500.0, **changes: Any) -> Measurement:
     rate = clients * 1e6 / p50_us
     batch = int(changes.get("batch_size", 1))
     facts: dict[str, Any] = {
+        "protocol": Protocol.GRPC,
+        "shared_memory": SharedMemory.NONE,
         "mode": LoadMode.CONCURRENCY,
         "level": clients,
         "batch_size": batch,
@@ -52,12 +53,9 @@ def measurement_of(p50_us: float = 500.0, **changes: Any) -> Measurement:
     return Measurement(**{**facts, **changes})
 
 
-def points_of(p50_us: float = 500.0, clients: tuple[int, ...] = (1, 8)) -> tuple[MeasuredPoint, ...]:
+def points_of(p50_us: float = 500.0, clients: tuple[int, ...] = (1, 8)) -> tuple[Measurement, ...]:
     """A closed loop over gRPC."""
-    return tuple(
-        MeasuredPoint(Protocol.GRPC, SharedMemory.NONE, measurement_of(p50_us * n**0.5, level=float(n)))
-        for n in clients
-    )
+    return tuple(measurement_of(p50_us * n**0.5, level=float(n)) for n in clients)
 
 
 def result_of(p50_us: float = 500.0, **changes: Any) -> BenchResult:
@@ -92,6 +90,8 @@ _words = st.text(max_size=20)
 
 measurements = st.builds(
     Measurement,
+    protocol=st.sampled_from(Protocol),
+    shared_memory=st.sampled_from(SharedMemory),
     mode=st.sampled_from(LoadMode),
     **{name: _numbers for name in Measurement.__annotations__ if Measurement.__annotations__[name] == "float"},
     **{
@@ -120,9 +120,7 @@ results = st.builds(
     settings=st.dictionaries(_words, st.booleans() | st.integers() | _words, max_size=3),
     busy_percent=_numbers,
     duration_s=_numbers | st.integers(0, 9),
-    points=st.lists(
-        st.builds(MeasuredPoint, st.sampled_from(Protocol), st.sampled_from(SharedMemory), measurements), max_size=3
-    ).map(tuple),
+    points=st.lists(measurements, max_size=3).map(tuple),
     memory=st.lists(
         st.builds(MemorySample, _numbers | st.integers(0, 9), st.dictionaries(_words, _numbers, max_size=2)), max_size=3
     ).map(tuple),

@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policyctl.client import Protocol
 from policyctl.domain.golden import Golden
 from policyctl.domain.json_values import to_json
 from policyctl.domain.parity import Tolerance
+from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError, UsageError
-from policyctl.measuring.measurement import LoadMode, Measurement, Requests, delayed_percent, from_files
-from policyctl.measuring.perf_analyzer import (
-    PerfAnalyzerOptions,
+from policyctl.measuring.measurement import (
+    LoadMode,
+    Measurement,
+    Point,
+    Requests,
     SharedMemory,
-    command,
-    input_data_json,
-    run,
+    delayed_percent,
+    from_files,
 )
+from policyctl.measuring.perf_analyzer import Load, PerfAnalyzer, input_data_json
 
 # As written by perf_analyzer 2.51.
 REPORT = (
@@ -33,6 +35,17 @@ WARNING = (
     "    [WARNING] Perf Analyzer was not able to keep up with the desired request rate."
     " 97.58% of the requests were delayed. \n"
 )
+
+
+def point_of(**changes: Any) -> Point:
+    facts: dict[str, Any] = {
+        "protocol": Protocol.GRPC,
+        "shared_memory": SharedMemory.NONE,
+        "batch_size": 1,
+        "mode": LoadMode.CONCURRENCY,
+        "level": 2.0,
+    }
+    return Point(**{**facts, **changes})
 
 
 def export(latencies_us: list[list[float]], *, unanswered: int = 0) -> str:
@@ -54,16 +67,8 @@ def export(latencies_us: list[list[float]], *, unanswered: int = 0) -> str:
 
 
 def read(export_text: str | None, *, batch_size: int = 1, output: str = "", csv_text: str = REPORT) -> Measurement:
-    return from_files(
-        csv_text=csv_text,
-        export_text=export_text,
-        output=output,
-        mode=LoadMode.CONCURRENCY,
-        level=2,
-        batch_size=batch_size,
-        windows=3,
-        interval_ms=500,
-    )
+    point = point_of(batch_size=batch_size)
+    return from_files(point, csv_text=csv_text, export_text=export_text, output=output, windows=3, interval_ms=500)
 
 
 def test_percentiles_and_rates_come_from_the_requests_of_the_windows() -> None:
@@ -136,42 +141,24 @@ def test_a_request_that_ends_on_a_boundary_belongs_to_a_window() -> None:
     assert len(requests.latencies_us()) == 2
 
 
-def words(options: PerfAnalyzerOptions, level: float) -> str:
-    return " ".join(command(options, level, binary=Path("pa"), report=Path("r.csv"), export=Path("e.json")))
+def words(load: Load, *, row_bytes: int = 4) -> str:
+    return " ".join(PerfAnalyzer(Path("pa"), Path(), Path("d.json"), row_bytes).command(load, Path("r"), Path("e")))
 
 
 def test_the_command_line_takes_three_windows_and_never_judges_them() -> None:
     """One level, three trials, a stability limit that nothing exceeds."""
-    line = words(PerfAnalyzerOptions(model="m", url="h:1", concurrency=(4,), warmup_requests=7), 4)
+    line = words(Load(model="m", url="h:1", point=point_of(level=4.0), warmup_requests=7))
     assert line == (
-        "pa -m m -u h:1 -i grpc -b 1 -p 1000 -s 1000000 -r 3 -f r.csv --concurrency-range 4:4:1"
-        " --warmup-request-count 7 --profile-export-file e.json"
+        "pa -m m -u h:1 -i grpc -b 1 -p 1000 -s 1000000 -r 3 -f r --concurrency-range 4:4:1"
+        " --warmup-request-count 7 --input-data d.json --profile-export-file e"
     )
 
 
-def test_every_option_reaches_the_command_line(tmp_path: Path) -> None:
-    """Rates, input data, shared memory, batch and protocol."""
-    data = tmp_path / "d.json"
-    data.write_text("{}")
-    options = PerfAnalyzerOptions(
-        model="m",
-        url="h:1",
-        protocol=Protocol.HTTP,
-        request_rate=(12.5,),
-        batch_size=8,
-        warmup_requests=0,
-        input_data=data,
-        shared_memory=SharedMemory.SYSTEM,
-        exact=False,
-    )
-    line = words(options, 12.5)
-    for part in (
-        "-i http",
-        "-b 8",
-        "--request-rate-range 12.5:12.5:1",
-        f"--input-data {data}",
-        "--shared-memory system",
-    ):
+def test_every_option_reaches_the_command_line() -> None:
+    """Rates, shared memory, batch and protocol; images are not written out request by request."""
+    point = Point(Protocol.HTTP, SharedMemory.SYSTEM, 8, LoadMode.REQUEST_RATE, 12.5)
+    line = words(Load(model="m", url="h:1", point=point, warmup_requests=0), row_bytes=28_224)
+    for part in ("-i http", "-b 8", "--request-rate-range 12.5:12.5:1", "--shared-memory system"):
         assert part in line
     assert "warmup" not in line and "profile-export" not in line and "concurrency" not in line
 
@@ -179,20 +166,18 @@ def test_every_option_reaches_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"concurrency": ()},
-        {"concurrency": (1, 0)},
-        {"request_rate": (-1.0,)},
-        {"batch_size": 0},
-        {"measurement_interval_ms": 0},
+        {"point": point_of(level=0.0)},
+        {"point": point_of(mode=LoadMode.REQUEST_RATE, level=-1.0)},
+        {"point": point_of(batch_size=0)},
+        {"interval_ms": 0},
         {"time_limit_s": 0.0},
         {"warmup_requests": -1},
-        {"input_data": Path("/nowhere/input.json")},
     ],
 )
-def test_options_that_cannot_be_measured_are_refused(wrong: dict[str, Any]) -> None:
+def test_a_load_that_cannot_be_measured_is_refused(wrong: dict[str, Any]) -> None:
     """Before a process is started."""
-    with pytest.raises(UsageError):
-        PerfAnalyzerOptions(**{"model": "m", "url": "h:1", **wrong})
+    with pytest.raises(UsageError, match="expected"):
+        Load(**{"model": "m", "url": "h:1", "point": point_of(), **wrong})
 
 
 def test_golden_observations_become_the_input_file_value_by_value() -> None:
@@ -234,12 +219,16 @@ if [ -n "$left" ]; then printf %s "${{left#x}}" > left; head -c {kept_bytes} exp
 @pytest.mark.parametrize("kept", [0, 60])
 def test_a_profile_that_came_out_cut_off_is_measured_once_more(tmp_path: Path, kept: int) -> None:
     """perf_analyzer does that now and then; twice in a row it is a separate error."""
-    options = PerfAnalyzerOptions(model="walker", url="127.0.0.1:1", time_limit_s=10.0)
+    load = Load(model="walker", url="127.0.0.1:1", point=point_of(), time_limit_s=10.0)
+
+    def measured(cut: int) -> Measurement:
+        program = stand_in(tmp_path, cut_exports=cut, kept_bytes=kept)
+        return PerfAnalyzer(program, tmp_path, tmp_path / "d.json", 4).measure(load)
+
     for cut in (0, 1):
-        (found,) = run(options, binary=stand_in(tmp_path, cut_exports=cut, kept_bytes=kept), library_path=tmp_path)
-        assert found.p50_us == 100.0
+        assert measured(cut).p50_us == 100.0
     with pytest.raises(ServerError, match="wrote no whole profile"):
-        run(options, binary=stand_in(tmp_path, cut_exports=2, kept_bytes=kept), library_path=tmp_path)
+        measured(2)
 
 
 def test_a_time_out_does_not_repeat_the_settings(tmp_path: Path) -> None:
@@ -248,9 +237,9 @@ def test_a_time_out_does_not_repeat_the_settings(tmp_path: Path) -> None:
     program = tmp_path / "perf_analyzer"
     program.write_text(f"#!/bin/sh\nprintf '{banner}'\nexec sleep 30\n")
     program.chmod(0o755)
-    options = PerfAnalyzerOptions(model="walker", url="127.0.0.1:1", time_limit_s=0.5)
+    load = Load(model="walker", url="127.0.0.1:1", point=point_of(), time_limit_s=0.5)
     with pytest.raises(ServerError, match="did not end in time") as caught:
-        run(options, binary=program, library_path=tmp_path)
+        PerfAnalyzer(program, tmp_path, tmp_path / "d.json", 4).measure(load)
     assert "it said last:\nRequest concurrency: 1" in caught.value.problem
     assert "Settings" not in caught.value.problem
     assert "Batch size" not in caught.value.problem

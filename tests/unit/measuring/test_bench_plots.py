@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from policyctl.domain.protocol import Protocol
 from policyctl.measuring import plots
 from policyctl.measuring.history import Change
+from policyctl.measuring.measurement import SharedMemory
 from policyctl.measuring.memory_trace import MemorySample
-from policyctl.measuring.perf_analyzer import SharedMemory
-from policyctl.measuring.result import BenchResult, MeasuredPoint
+from policyctl.measuring.result import BenchResult
 
 
 def _result(clients: tuple[int, ...], p50_us: float = 300.0, seconds: float = 60.0, **more: object) -> BenchResult:
@@ -32,7 +32,9 @@ def _swept() -> BenchResult:
     """As many points as two protocols, shared memory and several batches give."""
     kinds = itertools.product(Protocol, (SharedMemory.NONE, SharedMemory.SYSTEM), (1, 8, 64), (1, 2, 4, 8, 16, 32))
     points = tuple(
-        MeasuredPoint(protocol, shared, measurement_of(300.0 * clients**0.5, level=float(clients), batch_size=batch))
+        measurement_of(
+            300.0 * clients**0.5, protocol=protocol, shared_memory=shared, level=float(clients), batch_size=batch
+        )
         for protocol, shared, batch, clients in kinds
     )
     return result_of(points=points, memory=(MemorySample(0.0, {"tritonserver": 94.0}),))

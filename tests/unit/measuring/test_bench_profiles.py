@@ -6,8 +6,8 @@ import pytest
 
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import UsageError
-from policyctl.measuring.measurement import LoadMode
-from policyctl.measuring.perf_analyzer import WINDOWS, SharedMemory
+from policyctl.measuring.measurement import LoadMode, SharedMemory
+from policyctl.measuring.perf_analyzer import WINDOWS
 from policyctl.measuring.profiles import PROFILES, Profile, plan, plan_rates, point_limit_s
 
 BOTH = (Protocol.GRPC, Protocol.HTTP)

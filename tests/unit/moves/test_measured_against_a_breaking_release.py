@@ -30,7 +30,7 @@ def test_each_release_is_asked_what_it_takes(tmp_path, monkeypatch, contract, wh
 
     @contextmanager
     def bursts_of(_control, opened, **_more):
-        yield SimpleNamespace(side=lambda served, clients: (served, opened.published.release))
+        yield SimpleNamespace(of=lambda served, clients: (served, opened.published.release))
 
     sides = []
 

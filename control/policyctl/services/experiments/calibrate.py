@@ -296,8 +296,8 @@ def _against_itself(
         ):
             rounds: list[Round] = []
             result = compare(
-                bursts.side(served_name(model, alias), clients=chosen.clients),
-                bursts.side(candidate.ask.served, clients=chosen.clients),
+                bursts.of(served_name(model, alias), clients=chosen.clients),
+                bursts.of(candidate.ask.served, clients=chosen.clients),
                 plan,
                 rng=rng,
                 on_round=lambda seen: rounds.append(seen[-1]),

@@ -253,4 +253,4 @@ def _load(control: Control, model: str, alias: str, named: AliasState, load_s: f
         while time.monotonic() < until:
             for size in sizes:
                 with bursts_of(control, opened, interval_ms=_WINDOW_MS, batch_size=size) as bursts:
-                    bursts.closed(served, clients=_LOAD_CLIENTS)
+                    bursts.of(served, clients=_LOAD_CLIENTS).burst()

@@ -302,7 +302,7 @@ def _run(seen: _Seen, opened: OpenRelease, alias: str) -> PolicyctlError | None:
             control.working(f"Keeping {seen.served} under load", at_most_s=plan.duration_s) as note,
         ):
             while time.monotonic() < until and seen.failure is None:
-                burst = bursts.closed(seen.served, clients=plan.clients)
+                burst = bursts.of(seen.served, clients=plan.clients).burst()
                 seen.bursts.append((float(seen.requests), burst))
                 note(f"{seen.requests} requests")
     except PolicyctlError as error:

@@ -175,8 +175,8 @@ class Bench:
                     bursts_of(control, self.opened, interval_ms=_INTERVAL_MS) as bursts,
                 ):
                     for each in rounds(
-                        bursts.side(served_name(self.model, self.alias), clients=self.plan.clients),
-                        bursts.side(candidate.ask.served, clients=self.plan.clients),
+                        bursts.of(served_name(self.model, self.alias), clients=self.plan.clients),
+                        bursts.of(candidate.ask.served, clients=self.plan.clients),
                         time_cap_s=time_cap_s,
                         rng=self.rng,
                     ):
@@ -203,7 +203,7 @@ class Bench:
                 if time.monotonic() >= until:
                     return
                 with bursts_of(control, self.opened, interval_ms=_INTERVAL_MS, batch_size=size) as bursts:
-                    burst = bursts.closed(candidate.ask.served, clients=1)
+                    burst = bursts.of(candidate.ask.served, clients=1).burst()
                 yield BatchCost(size, burst.p50_us, burst.p99_us, burst.throughput_per_s)
 
     def _require_unmoved(self) -> None:

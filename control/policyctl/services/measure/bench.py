@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import psutil
 
 from policyctl import __version__
@@ -26,45 +25,18 @@ from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import PolicyctlError, ServerError, UsageError
-from policyctl.measuring.measurement import LoadMode
+from policyctl.measuring.measurement import LoadMode, Measurement, Point, SharedMemory
 from policyctl.measuring.memory_trace import MemoryTrace
-from policyctl.measuring.perf_analyzer import (
-    WINDOWS,
-    OverTimeError,
-    PerfAnalyzerOptions,
-    SharedMemory,
-    input_data_json,
-    link_libraries,
-    locate_perf_analyzer,
-    run,
-)
-from policyctl.measuring.profiles import Point, Profile, plan, plan_rates, point_limit_s
-from policyctl.measuring.result import BenchResult, MeasuredPoint
+from policyctl.measuring.perf_analyzer import WINDOWS, Load, OverTimeError, PerfAnalyzer
+from policyctl.measuring.profiles import Profile, plan, plan_rates, point_limit_s
+from policyctl.measuring.result import BenchResult
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.serving.hardware import detect
 from policyctl.serving.memory import usage
 
 INTERRUPTED: Final = "somebody interrupted it"
 _BUSY_S: Final = 0.5
-_EXPORT_BYTES: Final = 1 << 14
-"""Observations above this are not written out request by request (images): their percentiles come rounded."""
-
 _DISTRIBUTIONS: Final = ("nvidia-pytriton", "tritonclient", "openvino", "onnxruntime", "torch")
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What is measured, fixed for one run."""
-
-    model: str
-    alias: str
-    placement: Placement
-    opened: OpenRelease
-    endpoint: Endpoint
-
-    @property
-    def served(self) -> str:
-        return served_name(self.model, self.alias)
 
 
 def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: bool = True) -> BenchResult:
@@ -87,15 +59,15 @@ def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: b
         UnsupportedError: perf_analyzer cannot run here.
     """
     until = time.monotonic() + profile.time_limit_s
-    target = _target(control, profile, model=model, alias=alias)
-    answer_s = _ask_once(control, target)
+    points = _points(control, profile, until, model=model, alias=alias)
+    placement, endpoint = points.placement, control.endpoint()
+    answer_s = points.ask_once()
     began, begin = datetime.now(UTC), time.monotonic()
     busy = psutil.cpu_percent(_BUSY_S)
-    with control.repository.staging() as folder, MemoryTrace(lambda: _resident(target.endpoint)) as trace:
-        points = _Points(control, target, profile, until, answer_s)
-        points.measure(folder)
+    with PerfAnalyzer.asking(points.opened.golden) as tool, MemoryTrace(lambda: _resident(endpoint)) as trace:
+        points.measure(tool, answer_s)
     after = control.repository.journal.state().alias(model, alias)
-    if after is None or after.placement.release != target.placement.release:
+    if after is None or after.placement.release != placement.release:
         raise ServerError(
             f"{alias} of {model} moved while it was measured: the figures are of no one release",
             remedy="Measure again while nothing is promoted.",
@@ -105,14 +77,14 @@ def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: b
         time=began.isoformat(timespec="seconds"),
         model=model,
         alias=alias,
-        release=target.placement.release,
-        format=target.placement.format.value,
+        release=placement.release,
+        format=placement.format.value,
         profile=profile.name,
         fingerprint=hardware.fingerprint,
         identity=hardware.identity(),
         hardware=hardware.words(),
         versions=versions(),
-        settings=_settings(target.placement, profile),
+        settings=_settings(placement, profile),
         busy_percent=busy,
         duration_s=round(time.monotonic() - begin, 3),
         points=tuple(points.measured),
@@ -168,7 +140,7 @@ def address(endpoint: Endpoint, protocol: Protocol) -> str:
     return url
 
 
-def _target(control: Control, profile: Profile, *, model: str, alias: str) -> _Target:
+def _points(control: Control, profile: Profile, until: float, *, model: str, alias: str) -> _Points:
     from policyctl.adapters.pbtxt import max_batch_size
 
     control.repository.require()
@@ -181,22 +153,8 @@ def _target(control: Control, profile: Profile, *, model: str, alias: str) -> _T
             remedy="Set POLICYCTL_SERVING__MAX_BATCH_SIZE and promote again, or measure smaller batches.",
         )
     opened = open_release(control.repository, state.release(model, named.placement.release))
-    endpoint = control.endpoint()
-    for protocol in profile.protocols:
-        address(endpoint, protocol)
-    return _Target(model, alias, named.placement, opened, endpoint)
-
-
-def _ask_once(control: Control, target: _Target) -> float:
-    """Seconds of one answer, the second of two; the first may have to warm something up."""
-    golden = target.opened.golden
-    one = {name: array[:1] for name, array in golden.observations.items()}
-    outputs = tuple(spec.name for spec in target.opened.contract.outputs)
-    with control.triton() as client:
-        client.infer(target.served, one, outputs)
-        begin = time.monotonic()
-        client.infer(target.served, one, outputs)
-        return time.monotonic() - begin
+    urls = {protocol: address(control.endpoint(), protocol) for protocol in profile.protocols}
+    return _Points(control, profile, until, served_name(model, alias), named.placement, opened, urls)
 
 
 @dataclass(slots=True)
@@ -204,87 +162,80 @@ class _Points:
     """Measures one point after the other, and keeps those that were measured whatever ends it."""
 
     control: Control
-    target: _Target
     profile: Profile
     until: float
-    answer_s: float
-    measured: list[MeasuredPoint] = field(default_factory=list)
+    served: str
+    placement: Placement
+    opened: OpenRelease
+    urls: Mapping[Protocol, str]
+    measured: list[Measurement] = field(default_factory=list)
     stopped: str = ""
 
-    def measure(self, folder: Path) -> None:
-        """Measure all of them, or those before something stops it.
+    def ask_once(self) -> float:
+        """Seconds of one answer, the second of two; the first may have to warm something up."""
+        one = {name: array[:1] for name, array in self.opened.golden.observations.items()}
+        outputs = tuple(spec.name for spec in self.opened.contract.outputs)
+        with self.control.triton() as client:
+            client.infer(self.served, one, outputs)
+            begin = time.monotonic()
+            client.infer(self.served, one, outputs)
+            return time.monotonic() - begin
 
-        Args:
-            folder: For scratch files.
+    def measure(self, tool: PerfAnalyzer, answer_s: float) -> None:
+        """Measure all of them, or those before something stops it.
 
         Raises:
             PolicyctlError: Not even the first could be measured.
         """
-        data = folder / "observations.json"
-        data.write_text(input_data_json(self.target.opened.golden))
-        tool = {"binary": locate_perf_analyzer(), "library_path": link_libraries(folder / "libraries")}
         profile = self.profile
         known = plan(profile)
         kinds = len(profile.protocols) * len(profile.shared_memory)
         count = len(known) + (0 if profile.rates else len(profile.rate_shares) * kinds)
+        limit_s = point_limit_s(profile, answer_s=answer_s)
         try:
             for point in known:
-                self._measure_one(point, data, tool, count)
+                self._measure_one(tool, point, limit_s, count)
             for point in plan_rates(profile, self._reached()):
-                self._measure_one(point, data, tool, count)
+                self._measure_one(tool, point, limit_s, count)
         except (PolicyctlError, KeyboardInterrupt) as error:
             if not self.measured:
                 raise
             what = error.problem if isinstance(error, PolicyctlError) else INTERRUPTED
             self.stopped = f"{len(self.measured)} of {count} points were measured: {what}"
 
-    def _measure_one(self, point: Point, data: Path, tool: Mapping[str, Path], count: int) -> None:
-        left_s, needed_s = self.until - time.monotonic(), WINDOWS * self.profile.interval_ms / 1e3
+    def _measure_one(self, tool: PerfAnalyzer, point: Point, limit_s: float, count: int) -> None:
+        profile = self.profile
+        left_s, needed_s = self.until - time.monotonic(), WINDOWS * profile.interval_ms / 1e3
         if left_s < needed_s and self.measured:
-            raise ServerError(f"the time limit of {self.profile.time_limit_s:g} s left no time for the next")
-        limit_s = max(0.1, min(left_s, point_limit_s(self.profile, answer_s=self.answer_s)))
+            raise ServerError(f"the time limit of {profile.time_limit_s:g} s left no time for the next")
+        limit_s = max(0.1, min(left_s, limit_s))
+        load = Load(
+            model=self.served,
+            url=self.urls[point.protocol],
+            point=point,
+            warmup_requests=profile.warmup_requests,
+            interval_ms=profile.interval_ms,
+            time_limit_s=limit_s,
+        )
         words = f"Measuring {len(self.measured) + 1} of {count}: {point.describe()}"
         with self.control.working(words, at_most_s=limit_s):
-            options = replace(_options(self.target, self.profile, point, data), time_limit_s=limit_s)
             try:
-                (found,) = run(options, **tool)
+                self.measured.append(tool.measure(load))
             except OverTimeError:
                 if self.until - time.monotonic() < limit_s:
                     raise
                 # perf_analyzer itself stands still at times, on a busy machine. A server that answers is asked again.
-                _ask_once(self.control, self.target)
-                (found,) = run(options, **tool)
-        self.measured.append(MeasuredPoint(point.protocol, point.shared_memory, found))
+                self.ask_once()
+                self.measured.append(tool.measure(load))
 
     def _reached(self) -> dict[tuple[Protocol, SharedMemory], float]:
         """The closed loop's best requests a second at the first batch size."""
         found: dict[tuple[Protocol, SharedMemory], float] = {}
-        for each in self.measured:
-            m, kind = each.measurement, (each.protocol, each.shared_memory)
+        for m in self.measured:
             if m.batch_size == self.profile.batches[0] and m.mode is LoadMode.CONCURRENCY:
+                kind = (m.protocol, m.shared_memory)
                 found[kind] = max(found.get(kind, 0.0), m.requests_per_s)
         return found
-
-
-def _options(target: _Target, profile: Profile, point: Point, data: Path) -> PerfAnalyzerOptions:
-    levels: dict[str, Any] = (
-        {"concurrency": (int(point.level),)} if point.mode is LoadMode.CONCURRENCY else {"request_rate": (point.level,)}
-    )
-    row_bytes = sum(
-        array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in target.opened.golden.observations.values()
-    )
-    return PerfAnalyzerOptions(
-        model=target.served,
-        url=address(target.endpoint, point.protocol),
-        protocol=point.protocol,
-        batch_size=point.batch_size,
-        warmup_requests=profile.warmup_requests,
-        measurement_interval_ms=profile.interval_ms,
-        input_data=data,
-        shared_memory=point.shared_memory,
-        exact=row_bytes * point.batch_size <= _EXPORT_BYTES,
-        **levels,
-    )
 
 
 def _settings(placement: Placement, profile: Profile) -> dict[str, Any]:

@@ -9,13 +9,11 @@ whenever measuring broke: nothing is judged by halves.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -27,18 +25,15 @@ from policyctl.domain.json_values import to_json
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import check_alias
 from policyctl.domain.paired import Burst, Metric, Round
+from policyctl.domain.protocol import Protocol
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import PolicyctlError, UsageError
 from policyctl.gates import non_inferiority, service_level
 from policyctl.gates.non_inferiority import ComparisonPlan
 from policyctl.gates.service_level import ServiceLimits
-from policyctl.measuring.paired import Bursts, Side, rounds
-from policyctl.measuring.perf_analyzer import (
-    PerfAnalyzerOptions,
-    input_data_json,
-    link_libraries,
-    locate_perf_analyzer,
-)
+from policyctl.measuring.measurement import LoadMode, Point, SharedMemory
+from policyctl.measuring.paired import Bursts, rounds
+from policyctl.measuring.perf_analyzer import Load, PerfAnalyzer
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.measure.bench import versions
 from policyctl.services.moves import contract_change as breaking
@@ -49,7 +44,6 @@ from policyctl.serving.memory import SERVER, usage
 NAMES: Final = (service_level.NAME, non_inferiority.NAME)
 """Gates that need a measurement, in the order in which they run."""
 
-_EXPORT_BYTES: Final = 1 << 14
 _INTERVAL_MS: Final = 300
 """Of a window of the service-level gate."""
 
@@ -105,28 +99,17 @@ def bursts_of(control: Control, opened: OpenRelease, *, interval_ms: int, batch_
         ServerError: No server is running.
         UnsupportedError: perf_analyzer cannot run here.
     """
-    golden = opened.golden
-    row_bytes = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in golden.observations.values())
-    with tempfile.TemporaryDirectory(prefix="policyctl-bursts-") as name:
-        folder = Path(name)
-        data = folder / "observations.json"
-        data.write_text(input_data_json(golden))
-        options = PerfAnalyzerOptions(
-            model=opened.published.model,
-            url=control.endpoint().grpc,
-            batch_size=batch_size,
-            measurement_interval_ms=interval_ms,
-            warmup_requests=20,
-            input_data=data,
-            # Images are not written out request by request; their percentiles come rounded.
-            exact=row_bytes * batch_size <= _EXPORT_BYTES,
+    point = Point(Protocol.GRPC, SharedMemory.NONE, batch_size, LoadMode.CONCURRENCY, 1.0)
+    url = control.endpoint().grpc
+    with PerfAnalyzer.asking(opened.golden) as tool:
+        yield Bursts(
+            tool, Load(model=opened.published.model, url=url, point=point, warmup_requests=20, interval_ms=interval_ms)
         )
-        yield Bursts(options, locate_perf_analyzer(), link_libraries(folder / "libraries"))
 
 
 def compare(
-    incumbent: Side,
-    candidate: Side,
+    incumbent: Bursts,
+    candidate: Bursts,
     plan: ComparisonPlan,
     *,
     rng: np.random.Generator,
@@ -165,7 +148,7 @@ def compare(
     if found is None:
         raise AssertionError("the last look always says something")
     commands = {"incumbent": incumbent.command_line(), "candidate": candidate.command_line()}
-    evidence = {**found.evidence, "commands": commands, "clients": candidate.clients}
+    evidence = {**found.evidence, "commands": commands, "clients": int(candidate.load.point.level)}
     return replace(found, evidence={**evidence, "rounds": to_json(seen)})
 
 
@@ -240,10 +223,11 @@ def _service_level(candidate: Candidate) -> GateResult:
     latency: list[Burst] = []
     throughput: list[Burst] = []
     with bursts_of(control, candidate.opened, interval_ms=_INTERVAL_MS, batch_size=limits.batch_size) as bursts:
+        at_rate, by_clients = bursts.of(served, rate=limits.rate), bursts.of(served, clients=limits.clients)
         while time.monotonic() < until:
-            latency.append(bursts.open(served, rate=limits.rate))
+            latency.append(at_rate.burst())
             if len(throughput) < service_level.FEWEST_BURSTS:
-                throughput.append(bursts.closed(served, clients=limits.clients))
+                throughput.append(by_clients.burst())
             counted = [burst for burst in latency if burst.delayed_percent == 0]
             if len(counted) >= service_level.FEWEST_BURSTS:
                 break
@@ -251,10 +235,7 @@ def _service_level(candidate: Candidate) -> GateResult:
         found = service_level.judge(
             limits, latency=latency, throughput=throughput, memory_mb=memory_mb, memory_shared=shared
         )
-        commands = {
-            "latency": bursts.command_line(served, rate=limits.rate),
-            "throughput": bursts.command_line(served, clients=limits.clients),
-        }
+        commands = {"latency": at_rate.command_line(), "throughput": by_clients.command_line()}
         return replace(found, evidence={**found.evidence, "commands": commands})
 
 
@@ -301,8 +282,8 @@ def _non_inferiority(candidate: Candidate, alias: str) -> GateResult:
             for opened in (candidate.opened, _asked_as(candidate, incumbent.placement))
         )
         found = compare(
-            bursts_before.side(incumbent.served, clients=chosen.clients),
-            bursts.side(candidate.ask.served, clients=chosen.clients),
+            bursts_before.of(incumbent.served, clients=chosen.clients),
+            bursts.of(candidate.ask.served, clients=chosen.clients),
             plan_of(control),
             rng=np.random.default_rng(seed),
         )

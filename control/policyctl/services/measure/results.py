@@ -16,9 +16,7 @@ from policyctl.errors import UsageError
 from policyctl.measuring.comparison import METRICS, Comparison
 from policyctl.measuring.comparison import compare as compare_results
 from policyctl.measuring.history import LEAST_EACH_SIDE, Change, change_points
-from policyctl.measuring.measurement import LoadMode
-from policyctl.measuring.perf_analyzer import SharedMemory
-from policyctl.measuring.profiles import Point
+from policyctl.measuring.measurement import LoadMode, Point, SharedMemory
 from policyctl.measuring.result import BenchResult
 from policyctl.services.control import Control, select_release
 from policyctl.serving.hardware import detect
