@@ -32,12 +32,13 @@ def recorded(seed: int, *, noise: float = 0.04) -> Run:
         return Burst(500 * level, 700 * level, 900 * level * tail, 1800 / level, 600)
 
     rounds = tuple(Round(Order.ABBA, (burst(), burst()), (burst(), burst()), 1.7 * i, 1.7 * (i + 1)) for i in range(35))
-    return Run(Verdict.PASSED, 15.3, rounds, "within the margins")
+    return Run(rounds)
 
 
 def replayed(runs: list[Run], changes: tuple[float, ...], replays: int = 60):
+    found = Calibration("walker", "1.0.0", PLAN, 1, tuple(runs), (), {}, "2026-01-01T00:00:00+00:00")
     rng = np.random.default_rng(0)
-    return replay(runs, PLAN, clients=1, replays=replays, rng=rng, progress=lambda _: None, changes=changes)
+    return replay(found, replays=replays, rng=rng, progress=lambda _: None, changes=changes).replays
 
 
 def test_replays_of_equal_models_fail_almost_never_and_a_slow_down_is_found() -> None:
@@ -50,14 +51,14 @@ def test_replays_of_equal_models_fail_almost_never_and_a_slow_down_is_found() ->
 
 def test_a_replay_is_as_long_as_the_gate() -> None:
     """Each fills the time cap and no more, whatever the length of the recorded run."""
-    (short,) = replayed([Run(Verdict.PASSED, 0.0, recorded(1).rounds[:8], "")], (0.0,), 20)
+    (short,) = replayed([Run(recorded(1).rounds[:8])], (0.0,), 20)
     assert 0.0 < short.decided_s <= PLAN.time_cap_s
 
 
 def test_nothing_recorded_gives_no_replays() -> None:
     """No rate is made up from nothing."""
     assert replayed([], (0.0,)) == ()
-    assert replayed([Run(Verdict.INCONCLUSIVE, 0.0, (), "")], (0.0,)) == ()
+    assert replayed([Run(())], (0.0,)) == ()
 
 
 def test_the_smallest_change_that_is_seen_is_seen_from_there_on() -> None:
@@ -79,8 +80,8 @@ def test_saved_rounds_are_judged_again_by_other_settings(tmp_path) -> None:
     for given, wanted in ((None, Verdict.PASSED), (gates, Verdict.INCONCLUSIVE)):
         control = Control.of(load(repository=tmp_path, gates=given))
         again = recalibrate(control, path, replays=0, seed=0, progress=lambda _: None)
-        assert [run.verdict for run in again.live] == [wanted] * 2
-        assert [run.rounds for run in again.live] == [run.rounds for run in runs]
+        assert [result.verdict for result, _ in again.judged] == [wanted] * 2
+        assert again.live == runs
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"recorded": []}), json.dumps({"recorded": [{}]})])

@@ -30,7 +30,7 @@ from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.names import served_name
 from policyctl.domain.paired import Round
 from policyctl.domain.statistics import binomial_interval
-from policyctl.domain.verdict import Verdict
+from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import ServerError, UsageError
 from policyctl.gates import non_inferiority
 from policyctl.gates.non_inferiority import ComparisonPlan
@@ -55,19 +55,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One live comparison of a release with itself.
+    """One live comparison of a release with itself: all of its rounds, to the end of the time cap."""
 
-    Attributes:
-        verdict: What the gate says.
-        decided_s: When it would have stopped.
-        rounds: All of them, to the end of the time cap.
-        reason: In words.
-    """
-
-    verdict: Verdict
-    decided_s: float
     rounds: tuple[Round, ...]
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +102,9 @@ class Calibration:
     """What calibrating found.
 
     Attributes:
-        model: Which model.
-        release: Compared with itself.
         plan: What the gate declares.
         clients: Of the closed loop.
-        live: The live runs.
         replays: One a slow-down, the first with none.
-        machine: Where.
-        time: When.
     """
 
     model: str
@@ -132,9 +117,14 @@ class Calibration:
     time: str
 
     @property
+    def judged(self) -> list[tuple[GateResult, float]]:
+        """What the gate says of each live run, and when it would have stopped."""
+        return [judged(run.rounds, self.plan) for run in self.live]
+
+    @property
     def live_tally(self) -> Tally:
         """Of the live runs."""
-        return tally([(run.verdict, run.decided_s) for run in self.live], change=0.0)
+        return tally([(result.verdict, decided_s) for result, decided_s in self.judged], change=0.0)
 
     @property
     def smallest_seen(self) -> float | None:
@@ -155,7 +145,10 @@ class Calibration:
             "plan": self.plan.to_json(),
             "clients": self.clients,
             "live": self.live_tally.to_json(),
-            "live_runs": [{k: v for k, v in to_json(run).items() if k != "rounds"} for run in self.live],
+            "live_runs": [
+                {"verdict": result.verdict.value, "decided_s": decided_s, "reason": result.reason}
+                for result, decided_s in self.judged
+            ],
             "replays": [each.to_json() for each in self.replays],
             "smallest_seen": self.smallest_seen,
             "machine": self.machine,
@@ -180,13 +173,9 @@ def calibrate(
     rollback is not held up.
 
     Args:
-        control: The control plane.
-        model: Which model.
-        alias: Which alias.
         live: Live runs, 1 or more.
         replays: Replays of each slow-down.
         seed: Of orders and replays.
-        progress: Called after each run.
         path: Keep everything here, after each live run; runs that it already
             holds are not measured again.
 
@@ -218,13 +207,11 @@ def calibrate(
             with control.working(f"A/A run {number + 1} of {live}", at_most_s=plan.time_cap_s):
                 run = _against_itself(control, model, alias, found.release, plan, rng)
             found = replace(found, live=(*found.live, run))
-            progress(f"A/A run {number + 1} of {live}: {run.verdict} after {run.decided_s:.0f} s. {run.reason}")
+            result, decided_s = judged(run.rounds, plan)
+            progress(f"A/A run {number + 1} of {live}: {result.verdict} after {decided_s:.0f} s. {result.reason}")
             if path is not None:
                 save(found, path)
-    rng = np.random.default_rng(seed)
-    found = replace(
-        found, replays=replay(found.live, plan, clients=found.clients, replays=replays, rng=rng, progress=progress)
-    )
+    found = replay(found, replays=replays, rng=np.random.default_rng(seed), progress=progress)
     if path is not None:
         save(found, path)
     return found
@@ -234,15 +221,14 @@ def _kept(path: Path, wanted: Calibration) -> tuple[Run, ...]:
     """The live runs that an earlier calibration of the same thing left in `path`."""
     if not path.exists():
         return ()
-    document, runs = _read(path)
-    of = json.loads(json.dumps(wanted.to_json()))
+    recorded, of = _read(path), wanted.to_json()
     for name in ("model", "release", "plan", "clients", "machine", "versions"):
-        if document.get(name) != of[name]:
+        if (other := getattr(recorded, name)) != of[name]:
             raise UsageError(
-                f"{path} holds a calibration of another {name}: {document.get(name)}, not {of[name]}",
+                f"{path} holds a calibration of another {name}: {other}, not {of[name]}",
                 remedy="Name another file for --save.",
             )
-    return runs
+    return recorded.recorded
 
 
 def recalibrate(control: Control, path: Path, *, replays: int, seed: int, progress: Progress) -> Calibration:
@@ -251,25 +237,13 @@ def recalibrate(control: Control, path: Path, *, replays: int, seed: int, progre
     Raises:
         UsageError: The file is not one of these.
     """
-    document, recorded = _read(path)
-    if not recorded:
+    kept = _read(path)
+    if not kept.recorded:
         raise UsageError(f"{path} holds no live run yet", remedy="Finish it: policyctl calibrate with the same --save.")
-    plan = plan_of(control)
-    runs = []
-    for run in recorded:
-        verdict, decided_s = verdict_of(run.rounds, plan)
-        runs.append(replace(run, verdict=verdict, decided_s=decided_s))
-    rng, clients = np.random.default_rng(seed), document["clients"]
-    return Calibration(
-        model=document["model"],
-        release=document["release"],
-        plan=plan,
-        clients=clients,
-        live=tuple(runs),
-        replays=replay(runs, plan, clients=clients, replays=replays, rng=rng, progress=progress),
-        machine=document["machine"],
-        time=document["time"],
+    found = Calibration(
+        kept.model, kept.release, plan_of(control), kept.clients, kept.recorded, (), kept.machine, kept.time
     )
+    return replay(found, replays=replays, rng=np.random.default_rng(seed), progress=progress)
 
 
 def _against_itself(
@@ -305,52 +279,46 @@ def _against_itself(
             )
     if result.verdict is Verdict.ERROR:
         raise ServerError(result.reason, remedy=str(result.evidence.get("remedy", "")))
-    _, decided_s = verdict_of(rounds, plan)
-    return Run(result.verdict, decided_s, tuple(rounds), result.reason)
+    return Run(tuple(rounds))
 
 
-def verdict_of(rounds: Sequence[Round], plan: ComparisonPlan) -> tuple[Verdict, float]:
+def judged(rounds: Sequence[Round], plan: ComparisonPlan) -> tuple[GateResult, float]:
     """What the gate says of `rounds`, and when it stops."""
     found = non_inferiority.judge(rounds, plan, is_over=True)
     if found is None:
         raise AssertionError("the last look always says something")
     looks = found.evidence["looks"]
     count = looks[-1]["rounds"] if looks and found.verdict is not Verdict.INCONCLUSIVE else len(rounds)
-    return found.verdict, rounds[count - 1].ended_s if count else 0.0
+    return found, rounds[count - 1].ended_s if count else 0.0
 
 
 def replay(
-    runs: Sequence[Run],
-    plan: ComparisonPlan,
+    found: Calibration,
     *,
-    clients: int,
     replays: int,
     rng: np.random.Generator,
     progress: Progress,
     changes: Sequence[float] = CHANGES,
-) -> tuple[Tally, ...]:
-    """Judge runs that are drawn from live ones, with slow-downs put in.
+) -> Calibration:
+    """Judge runs that are drawn from the live ones, with slow-downs put in.
 
     Args:
-        runs: Live ones.
-        plan: Of the gate; its time cap is filled.
-        clients: Of the closed loop in which they were measured.
         replays: For each slow-down.
-        rng: The lot.
-        progress: Called after each slow-down.
         changes: Parts of the incumbent's median latency that are added to the candidate's.
     """
-    usable = [run.rounds for run in runs if run.rounds]
-    found = []
+    usable = [run.rounds for run in found.live if run.rounds]
+    tallies = []
     for change in changes if usable and replays else ():
         seen = []
         for _ in range(replays):
-            drawn = _draw(usable[rng.integers(len(usable))], plan.time_cap_s, rng)
+            drawn = _draw(usable[rng.integers(len(usable))], found.plan.time_cap_s, rng)
             added_us = change * float(np.median([b.p50_us for r in drawn for b in r.incumbent]))
-            seen.append(verdict_of([r.slower(added_us, clients=clients, batch_size=1) for r in drawn], plan))
-        found.append(tally(seen, change=change))
-        progress(f"Replays with {change:.1%} added: {found[-1].rate(Verdict.FAILED):.1%} failed")
-    return tuple(found)
+            slower = [r.slower(added_us, clients=found.clients, batch_size=1) for r in drawn]
+            result, decided_s = judged(slower, found.plan)
+            seen.append((result.verdict, decided_s))
+        tallies.append(tally(seen, change=change))
+        progress(f"Replays with {change:.1%} added: {tallies[-1].rate(Verdict.FAILED):.1%} failed")
+    return replace(found, replays=tuple(tallies))
 
 
 def tally(seen: Sequence[tuple[Verdict, float]], *, change: float) -> Tally:
@@ -384,22 +352,27 @@ def save(calibration: Calibration, path: Path) -> None:
     files.write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def _read(path: Path) -> tuple[dict[str, Any], tuple[Run, ...]]:
-    """What `save` kept, and its live runs.
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What `save` kept, as far as it is read again."""
 
-    Raises:
-        UsageError: The file is not one of these.
-    """
+    model: str
+    release: str
+    plan: dict[str, Any]
+    clients: int
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    time: str
+    recorded: tuple[Run, ...]
+
+
+def _read(path: Path) -> _Recorded:
+    """Raises: UsageError: The file is not one of these."""
+    remedy = "Name a file of policyctl calibrate --save."
     try:
-        document: dict[str, Any] = read_json(path, most_bytes=DOCUMENT_BYTES, follow_links=True)
-        runs = tuple(from_json(Run, run, what="recorded") for run in document["recorded"])
-        missing = {"model", "release", "clients", "machine", "time"} - document.keys()
+        document = read_json(path, most_bytes=DOCUMENT_BYTES, follow_links=True)
+        return from_json(_Recorded, document, what="the file", unknown_keys=True)
     except OSError as error:
-        raise unreadable(path, error, remedy="Name a file of policyctl calibrate --save.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise UsageError(
-            f"{path} holds no recorded runs ({error!r})", remedy="Name a file of policyctl calibrate --save."
-        ) from error
-    if missing:
-        raise UsageError(f"{path} holds no recorded runs", remedy="Name a file of policyctl calibrate --save.")
-    return document, runs
+        raise unreadable(path, error, remedy=remedy) from error
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"{path} holds no recorded runs: {error}", remedy=remedy) from error
