@@ -57,7 +57,6 @@ def check(content: bytes, files: Files | None = None) -> Checked:
     """Everything that is wrong with a card.
 
     Args:
-        content: The card.
         files: Of its release; None to hold it against the schema alone.
 
     Raises:

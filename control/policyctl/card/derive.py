@@ -23,12 +23,7 @@ GOLDEN: Final = "golden set"
 
 
 def contract_section(contract: Contract, *, digest: str) -> dict[str, Any]:
-    """The section ``contract``.
-
-    Args:
-        contract: Of the release.
-        digest: Of contract.json.
-    """
+    """The section ``contract``."""
     return {
         "digest": digest,
         "observations": [tensor_words(spec) for spec in contract.observations],
@@ -44,11 +39,6 @@ def golden_behaviour(contract: Contract, golden: Golden, *, digest: str) -> dict
 
     Golden observations are drawn from the observation space, for certification;
     an environment shows others.
-
-    Args:
-        contract: Of the release.
-        golden: Its golden set.
-        digest: Of golden.npz.
     """
     return {
         **described(to_json(describe(contract, golden.outputs)), GOLDEN),
@@ -63,12 +53,7 @@ def described(description: Mapping[str, Any], observations: str) -> dict[str, An
 
 
 def parity_section(content: bytes, *, golden: Golden | None = None) -> dict[str, Any]:
-    """The section ``parity``; empty where the report does not tell.
-
-    Args:
-        content: parity.json.
-        golden: The release's golden set.
-    """
+    """The section ``parity``; empty where the report does not tell."""
     section: dict[str, Any] = {}
     try:
         report = json.loads(content)

@@ -69,9 +69,6 @@ class Measured:
     """What a citation is about.
 
     Attributes:
-        model: What was measured.
-        release: Which release.
-        manifest_digest: Of that release.
         artifacts: The digests of its artifacts, by path.
     """
 
@@ -89,11 +86,8 @@ class Citation:
     earlier one counts for it if the artifacts that answered are the very same.
 
     Attributes:
-        about: What was measured.
         file: Where the evidence was kept.
-        content: All of it.
         digest: Of `content`, as the journal has it.
-        schema: Of this document.
     """
 
     about: Measured

@@ -17,10 +17,6 @@ from policyctl.errors import UsageError
 def parse(content: bytes, *, what: str = "the model card") -> Document:
     """Read a card.
 
-    Args:
-        content: UTF-8 text.
-        what: The card, for errors.
-
     Raises:
         UsageError: It is not a mapping in YAML, larger than any card, or of an unknown schema.
     """

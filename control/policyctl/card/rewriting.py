@@ -23,10 +23,6 @@ _LOST: Final = "# Comments that have lost their place:"
 def extended(content: bytes, added: Mapping[str, list[Any]]) -> str:
     """The text of a card with more entries in some of its lists.
 
-    Args:
-        content: A card.
-        added: Entries by section.
-
     Raises:
         UsageError: It is not a card, or holds what no card may hold.
     """

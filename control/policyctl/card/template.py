@@ -50,9 +50,6 @@ def render(data: Mapping[str, Any]) -> str:
     """A card with `data` and, for what it lacks, an example in comments.
 
     Law: `reading.parse` reads back `data`, with the schema's version.
-
-    Args:
-        data: Sections of a card.
     """
     parts = [f"{_HEAD}schema_version: {SCHEMA_VERSION}\n"]
     for name in Card.model_fields:

@@ -21,7 +21,6 @@ class Problem:
         line: Where, from 1; 0 for a whole file, and outside files.
         path: Which field: ``evaluation[0].returns.mean``; empty for a whole file.
         found: What stands there; empty where nothing does. Never a secret.
-        expected: What is expected.
         file: In which file; empty for other places, and where one text alone is judged.
         source: Where it stands if not in a file: a variable's name, ``command line``, ``default``.
     """
@@ -64,7 +63,6 @@ class Document:
     """A document as it was read.
 
     Attributes:
-        data: What it says.
         lines: Where each field begins, from 1.
         complaints: What it may not hold.
     """

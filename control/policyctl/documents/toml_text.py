@@ -25,7 +25,6 @@ class Statement:
 
     Attributes:
         line: Where it begins, from 1.
-        text: Its lines.
         data: What it says by itself; empty for comments.
         header: Whether it opens a table.
     """
@@ -38,10 +37,6 @@ class Statement:
 
 def parse(content: bytes, *, what: str) -> Document:
     """Read a document; the text ``null`` stands for no value, because TOML has no word for that.
-
-    Args:
-        content: UTF-8 text.
-        what: The document, for errors.
 
     Raises:
         UsageError: It is not TOML, or larger than people write.

@@ -30,10 +30,6 @@ _DEPTH: Final = 32
 def parse(content: bytes, *, what: str) -> Document:
     """Read a document.
 
-    Args:
-        content: UTF-8 text.
-        what: The document, for errors.
-
     Raises:
         UsageError: It is not a mapping in YAML, or larger than people write.
     """

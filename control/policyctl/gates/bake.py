@@ -48,10 +48,7 @@ class BakeCheck:
     """One of the things that are judged.
 
     Attributes:
-        name: Which.
         verdict: Inconclusive as long as nothing is proved.
-        reason: One sentence.
-        figures: What it rests on.
     """
 
     name: str
@@ -70,11 +67,9 @@ def judge(
     """Look once.
 
     Args:
-        plan: What was declared.
         incumbent: Before the switch; None where nothing is known.
         seen: Since the switch.
         alpha: How often this look may fail a release that is at a limit; the looks of a bake add up to `ALPHA`.
-        is_over: Whether the time is up.
 
     Returns:
         The verdict; None where nothing is proved and there is time left.

@@ -27,13 +27,9 @@ class Played:
     """What both earned on common seeds.
 
     Attributes:
-        env: Which environment.
-        seeds: One an episode.
         incumbent: Return of each episode.
         candidate: The same episodes, in the same order.
         low: Lower end of the interval of the mean difference, candidate minus incumbent.
-        high: Upper end of it.
-        confidence: Of the interval, two-sided.
     """
 
     env: str
@@ -70,7 +66,6 @@ def run(played: Played, *, margin: float) -> GateResult:
     """Judge what both earned.
 
     Args:
-        played: The episodes.
         margin: How much less the candidate may earn on average, in the environment's return, 0 or more.
     """
     episodes = len(played.incumbent)

@@ -35,9 +35,6 @@ def run(contract: Contract, golden: Golden, infer: Infer, *, slot: int, max_batc
     Args:
         contract: Names the outputs to compare.
         golden: Observations and expected outputs, n rows.
-        infer: How to ask.
-        slot: Which slot must answer.
-        max_batch_size: Largest batch to ask for.
     """
     names = tuple(spec.name for spec in contract.outputs)
     spans = [(i, min(i + max_batch_size, golden.rows)) for i in range(0, golden.rows, max_batch_size)]

@@ -82,7 +82,6 @@ class Series:
 
     Attributes:
         name: Of what: ``tritonserver``, a model instance, ``policyctl serve``, ...
-        kind: What is counted.
         requests: Answered so far, at each time.
         values: At the same times.
     """
@@ -98,12 +97,8 @@ class GrowthFinding:
     """What one series says; growth is per million requests.
 
     Attributes:
-        name: Of the series.
-        kind: Of the series.
-        verdict: What follows.
         limit_per_million: What it was held against.
         growth_per_million: None where there was too little.
-        decides: It counts for the whole verdict.
     """
 
     name: str
@@ -127,12 +122,7 @@ class GrowthFinding:
 
 
 def judge(series: Sequence[Series], limits: GrowthLimits) -> GateResult:
-    """What a soak says.
-
-    Args:
-        series: Everything that was watched.
-        limits: Declared beforehand.
-    """
+    """What a soak says."""
     findings = [_finding(each, limits) for each in series]
     evidence: dict[str, Any] = {"findings": to_json(findings)}
     deciding = [f for f in findings if f.decides]

@@ -40,7 +40,6 @@ class ComparisonPlan:
 
     Attributes:
         margins: How much worse is still good enough, by metric: 0.05 is 5 %.
-        time_cap_s: For all rounds together.
         alpha_failed: How often a release that is exactly at a margin may be called failed, at most.
         alpha_passed: How often such a release may be called passed, at most.
     """
@@ -67,9 +66,6 @@ class Look:
     """What the rounds said at one look.
 
     Attributes:
-        fraction: Of the time cap.
-        rounds: How many there were.
-        verdict: What they prove.
         worse: Metrics proved to be worse than their margin.
         unproved: Metrics not proved to be within it.
         log_slow_down: Its interval, by metric.
@@ -93,7 +89,6 @@ def judge(rounds: Sequence[Round], plan: ComparisonPlan, *, is_over: bool = Fals
 
     Args:
         rounds: In the order in which they were measured, from the first.
-        plan: What was declared.
         is_over: No more will come: the last look is due whatever the time is.
     """
     looks: list[Look] = []
@@ -119,7 +114,6 @@ def looks_due(
 
     Args:
         rounds: In the order in which they were measured, from the first.
-        time_cap_s: For all rounds together.
         is_over: No more will come: the last look is due whatever the time is.
 
     Yields:

@@ -29,7 +29,6 @@ def run(
 
     Args:
         criteria: Figures against the declared limits.
-        evidence: Everything that was measured.
         requests: How many requests the recording holds.
         reproduced: Share of recorded answers that the release that gave them
             gives again; None where it does not serve any more.

@@ -38,7 +38,6 @@ class ServiceLimits:
         p99_ms: Longest latency of 99 % of the requests.
         throughput_per_s: Fewest observations answered a second.
         memory_mb: Most resident memory of one model instance.
-        batch_size: Observations a request.
         request_rate: Requests a second at which latency is judged; 0 takes
             what the throughput comes to at this batch size.
         clients: Requests under way while throughput is judged.
@@ -90,7 +89,6 @@ def judge(
     """Hold what was measured against `limits`.
 
     Args:
-        limits: What must be kept.
         latency: Bursts at the limits' request rate; those with delayed requests do not count.
         throughput: Bursts of a closed loop with the limits' clients.
         memory_mb: Of the largest instance; None where it is not known.

@@ -34,10 +34,8 @@ class GainPlan:
     """What is declared before the first burst.
 
     Attributes:
-        metric: What has to be better.
         gain: By how much: 0.02 is 2 % more throughput, or 2 % less latency.
         p99_limit_us: What the candidate's P99 must stay below.
-        time_cap_s: For all rounds together.
         alpha: How often a candidate that is not better may pass, at most.
     """
 
@@ -62,7 +60,6 @@ def judge(rounds: Sequence[Round], plan: GainPlan, *, is_over: bool = False) -> 
 
     Args:
         rounds: In the order in which they were measured, from the first.
-        plan: What was declared.
         is_over: No more will come: the last look is due whatever the time is.
     """
     looks: list[dict[str, Any]] = []

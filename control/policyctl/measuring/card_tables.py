@@ -19,10 +19,7 @@ class Table:
     """One table.
 
     Attributes:
-        title: What is in it.
-        columns: Their names.
         rows: Cells as text, not escaped.
-        note: What to know about it.
     """
 
     title: str
@@ -41,7 +38,6 @@ def tables(card: Card, *, private: bool = True) -> list[Table]:
     """Everything that a card says, but for its name and its summary; nothing that it does not.
 
     Args:
-        card: Published or full.
         private: With who published it; not for a page that is made to be given away.
     """
     every_table = [

@@ -49,10 +49,6 @@ class MetricRow:
     """One metric at one point.
 
     Attributes:
-        point: Where.
-        metric: Which; see `METRICS`.
-        one: The first result's.
-        other: The second's.
         ratio: The second over the first.
         drift: Largest over smallest among runs of one and the same release; None if unknown.
         standing: What that makes of the ratio.
@@ -76,8 +72,6 @@ class Comparison:
     """Two results next to each other.
 
     Attributes:
-        one: The first.
-        other: The second.
         rows: Every metric at every point that both have.
         only_one: Points that only the first has.
         only_other: Points that only the second has.
@@ -110,8 +104,6 @@ def compare(
     """Compare `other` with `one`.
 
     Args:
-        one: What to compare with.
-        other: What to compare.
         peers: Other results, from which the machine's drift is read.
         force: Compare also what was measured on different machines.
 

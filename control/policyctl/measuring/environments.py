@@ -21,7 +21,6 @@ class Environment:
     """Which environment to play.
 
     Attributes:
-        id: As gymnasium knows it.
         arguments: For ``gymnasium.make``.
         wrappers: Each ``package.module:callable``; called with the environment
             so far, the first one innermost, and gives the wrapped one.

@@ -33,7 +33,6 @@ class RolloutResult:
 
     Attributes:
         env_id: Which environment, with its arguments and wrappers.
-        seeds: One an episode.
         returns: Undiscounted sums of rewards, shape (n,).
         lengths: Steps, shape (n,).
         actions: Every action of each episode, if asked for; else empty.
@@ -64,10 +63,8 @@ def rollout(
             (n, 1). An environment of one observation gives it as `OBSERVATION`;
             one with a dictionary gives its keys. A scalar observation has
             shape (n, 1), as in a contract.
-        seeds: One an episode.
         max_parallel: Most environments at a time; the batch is kept full while
             there are seeds left.
-        log_actions: Keep every action.
         max_steps: End each episode there; None leaves it to the environment.
 
     Raises:

@@ -24,11 +24,7 @@ class Interval:
     """A mean and where the true one lies.
 
     Attributes:
-        mean: Of the sample.
-        low: Lower end of the interval.
-        high: Upper end of it.
         confidence: How often such an interval covers the true mean.
-        count: Size of the sample.
     """
 
     mean: float
@@ -43,7 +39,6 @@ def mean_with_interval(values: ArrayLike, *, confidence: float = 0.95, rng: np.r
 
     Args:
         values: Shape (n,), n >= 2, finite.
-        confidence: Two-sided coverage in (0, 1).
         rng: Source of the resamples; pass a seeded one to reproduce the interval.
 
     Raises:
@@ -70,8 +65,6 @@ def paired_difference(
     Args:
         incumbent: Shape (n,), n >= 2: one value for each seed.
         candidate: The same seeds in the same order, shape (n,).
-        confidence: Two-sided coverage in (0, 1).
-        rng: Source of the resamples.
 
     Raises:
         ValueError: Shapes differ, or as `mean_with_interval`.

@@ -85,9 +85,6 @@ class Measurement:
         requests_per_s: Ended requests a second.
         throughput_per_s: Observations answered a second.
         p50_us: Latency by the client's clock, and so on; all microseconds.
-        p90_us: See `p50_us`.
-        p95_us: See `p50_us`.
-        p99_us: See `p50_us`.
         queue_us: Mean wait for an instance, by the server's clock.
         compute_input_us: Mean time to gather inputs, by the server's clock.
         compute_infer_us: Mean time in the backend, by the server's clock.
@@ -212,10 +209,7 @@ def from_files(
     """The measurement that one run of perf_analyzer wrote.
 
     Args:
-        point: What was measured.
-        csv_text: Its CSV report.
         export_text: Its profile export; None takes percentiles from the CSV.
-        output: What it printed.
         windows: The number of windows that it was given.
         interval_ms: The length of one that it was given.
 

@@ -61,7 +61,6 @@ class MemoryTrace:
     Args:
         look: Resident bytes by process, now. A refusal (the server has gone)
             leaves a gap.
-        every_s: Between two samples.
     """
 
     def __init__(self, look: Callable[[], Mapping[str, float]], *, every_s: float = EVERY_S) -> None:

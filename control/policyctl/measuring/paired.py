@@ -39,7 +39,6 @@ class Bursts:
     """A load that is measured in bursts.
 
     Attributes:
-        tool: What measures.
         load: Which model of which server, and how it is asked.
     """
 
@@ -87,8 +86,6 @@ def rounds(incumbent: Bursts, candidate: Bursts, *, time_cap_s: float, rng: np.r
     Args:
         incumbent: A.
         candidate: B; another model of the server, or one of another server.
-        time_cap_s: For all rounds together.
-        rng: The coin.
 
     Raises:
         ServerError: A server refused, broke off, or did not answer in time.

@@ -54,7 +54,6 @@ class Load:
         point: How to ask, and how much.
         warmup_requests: Requests before the first window.
         interval_ms: Length of one window; there are `WINDOWS`.
-        time_limit_s: For everything together.
     """
 
     model: str
@@ -82,10 +81,8 @@ class PerfAnalyzer:
     """The program, ready to ask for one set of observations.
 
     Attributes:
-        binary: See `locate_perf_analyzer`.
         library_path: Where the libraries that it needs are; see `link_libraries`.
         data: The observations, as `input_data_json` writes them.
-        row_bytes: Of one observation.
     """
 
     binary: Path

@@ -24,10 +24,7 @@ class Finished:
 
     Attributes:
         status: Exit status; negative for a signal.
-        stdout: All that it wrote there.
-        stderr: All that it wrote there.
         timed_out: It was ended at its time limit.
-        duration_s: How long it ran.
     """
 
     status: int

@@ -36,8 +36,6 @@ class Profile:
 
     Attributes:
         name: `ProfileName`, or ``custom`` once an option changed it.
-        protocols: How to ask.
-        shared_memory: How tensors travel.
         concurrency: Levels of the closed loop.
         rates: Levels of the open loop, requests a second; with these the
             closed loop is left out.
@@ -46,8 +44,6 @@ class Profile:
         batches: Observations in a request. The first is measured at every
             level, the others with one and with at most eight clients.
         interval_ms: Length of a window, of which there are three a point.
-        warmup_requests: Before each point.
-        time_limit_s: For everything together.
     """
 
     name: str
@@ -104,7 +100,6 @@ def plan_rates(profile: Profile, reached: dict[tuple[Protocol, SharedMemory], fl
     """Points of the open loop, as shares of what the closed loop reached.
 
     Args:
-        profile: What to measure.
         reached: The closed loop's best requests a second at the first batch size.
     """
     if profile.rates:
@@ -121,7 +116,6 @@ def point_limit_s(profile: Profile, *, answer_s: float) -> float:
     """How long one point may take before the server counts as stuck.
 
     Args:
-        profile: What to measure.
         answer_s: How long one answer took beforehand.
     """
     measured = WINDOWS * profile.interval_ms / 1e3

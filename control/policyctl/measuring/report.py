@@ -133,14 +133,6 @@ def history_page(
 ) -> str:
     """One metric over kept results as one HTML page.
 
-    Args:
-        name: The page's title.
-        results: Oldest first.
-        values: The metric of each.
-        changes: Where it changed for good.
-        metric: Its name.
-        table: Columns and rows, as they are printed.
-
     Raises:
         UnsupportedError: matplotlib is not installed.
     """

@@ -29,19 +29,11 @@ class BenchResult:
 
     Attributes:
         time: When it began, ISO 8601 with its zone.
-        model: Which model.
-        alias: Which alias was asked.
         release: What it served, from beginning to end.
-        format: The artifact that was served.
-        profile: The profile's name.
-        fingerprint: Of the machine.
         identity: What the fingerprint is made of.
-        hardware: The machine in words.
         versions: Of everything that computes or measures.
         settings: How the release was configured, and how it was measured.
         busy_percent: How busy the machine was before, by others.
-        duration_s: How long it took.
-        points: What was measured.
         memory: The server's memory meanwhile; empty where the server is not ours.
         stopped: What ended it before all points were measured; empty where none is missing.
     """

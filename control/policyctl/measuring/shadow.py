@@ -41,7 +41,6 @@ class ComparedFigure:
 
     Attributes:
         recorded: None where the recording has no actions.
-        candidate: On the same observations.
         rise: Candidate minus recorded, with its interval.
     """
 
@@ -55,7 +54,6 @@ class Shadow:
     """A candidate on a recording.
 
     Attributes:
-        rows: Observations.
         requests: In how many requests they came.
         within: Continuous actions closer than this share of the range agree.
         agreement: Share of rows where it acts as was acted; a near-tie agrees. None without recorded actions.
@@ -90,7 +88,6 @@ def shadow(contract: Contract, recording: Recording, answered: Arrays, *, within
     """Hold a candidate's answers against what was answered then.
 
     Args:
-        contract: Of the candidate.
         recording: Observations, and what was answered.
         answered: The candidate's `wanted_outputs` to every row, in order.
         within: Which share of the range two continuous actions may differ by and agree.

@@ -35,10 +35,8 @@ class Cited:
     """What `cite` did, or would do.
 
     Attributes:
-        card: The card's file.
         evidence: The files that were put next to it.
         figures: How many figures were added, by section.
-        dry_run: Nothing was written.
     """
 
     card: Path
@@ -53,11 +51,7 @@ def cite(control: Control, folder: Path, *, model: str, release: str, dry_run: b
     The evidence is put next to the card, so that it is published with it.
 
     Args:
-        control: The control plane.
-        folder: What will be published.
-        model: What was measured.
         release: Selects the release (`State.select`).
-        dry_run: Check everything, change nothing.
 
     Raises:
         UsageError: No such release, other artifacts, or nothing was measured.

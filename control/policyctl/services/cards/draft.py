@@ -17,8 +17,6 @@ def draft(folder: Path, *, archive: Path | None = None, force: bool = False) -> 
     """The text of a card for an export: what follows from its files, and examples for what does not.
 
     Args:
-        folder: What was exported.
-        archive: The Stable-Baselines3 archive that it was exported from.
         force: Also where there is a card: what it states is kept, what is derived is written again.
 
     Raises:

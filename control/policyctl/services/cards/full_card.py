@@ -38,10 +38,7 @@ class KeptEvidence:
 
     Attributes:
         file: Below the repository's ``.policyctl``.
-        digest: Of `content`.
         kept_in: ``journal``, which has its digest, or ``bench``.
-        content: All of it.
-        figures: What it supports.
     """
 
     file: str
@@ -98,8 +95,6 @@ def full(control: Control, *, model: str, release: str) -> Card:
     """The card of a release with everything that was measured since, also of one whose files were collected.
 
     Args:
-        control: The control plane.
-        model: Which model.
         release: Selects the release (`State.select`).
 
     Raises:

@@ -66,7 +66,6 @@ class Tally:
 
     Attributes:
         change: The slow-down that was put in.
-        counts: By verdict.
         decided_s: The median time until the verdict.
     """
 
@@ -174,7 +173,6 @@ def calibrate(
 
     Args:
         live: Live runs, 1 or more.
-        replays: Replays of each slow-down.
         seed: Of orders and replays.
         path: Keep everything here, after each live run; runs that it already
             holds are not measured again.

@@ -47,7 +47,6 @@ class MemoryReport:
     """Everything that was measured, and what follows.
 
     Attributes:
-        model: Which model.
         served: One an alias that is served.
         shared: Processes that serve every model: tritonserver and the supervisor.
         others: Every other backend process, by name.
@@ -100,8 +99,6 @@ def memory(control: Control, *, model: str, load_s: float = 0.0) -> MemoryReport
     """Measure what a served model costs.
 
     Args:
-        control: The control plane.
-        model: Which model.
         load_s: Keep each of its aliases under load for so long first.
 
     Raises:
@@ -156,8 +153,6 @@ def recommend(
     """What follows from measured costs.
 
     Args:
-        served: The model's aliases.
-        hardware: The machine.
         available: Memory that is left, bytes.
         in_memory: Taken of ``/dev/shm``, bytes.
         in_memory_free: Left of it, bytes.

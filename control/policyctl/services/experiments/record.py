@@ -49,8 +49,6 @@ class RecordOptions:
 
     Attributes:
         rate: One of how many requests.
-        count: At most so many requests.
-        seconds: At most so long.
         one_stream: One control loop sends all of the traffic, so that
             consecutive requests are consecutive steps.
     """
@@ -73,10 +71,6 @@ def record(
     """Record live traffic of an alias and write it to `output`, readable by its owner alone.
 
     Args:
-        control: The control plane.
-        options: How much.
-        model: Which model.
-        alias: Which alias.
         output: A file that is not there yet.
         stop: Set it to end early; what was recorded until then is kept.
 

@@ -49,14 +49,9 @@ class Replayed:
     """A candidate on a recording.
 
     Attributes:
-        model: Which model.
-        release: The candidate.
-        recording: What was recorded.
-        digest: Of the recording's file.
         figures: What the candidate did, compared with what was done.
         again: The same of the release that answered then, if it still serves:
             what rounding alone does.
-        behaviour: What the candidate's actions look like.
         evidence: Where all of it is kept; empty where a gate keeps it.
     """
 
@@ -115,10 +110,7 @@ def replay(
     """Ask a release for its actions on recorded observations and keep what came of it.
 
     Args:
-        control: The control plane.
-        model: Which model.
         release: Selects the release (`State.select`); it is loaded as the model's candidate.
-        path: What `record` wrote.
         format: Which artifact to load; None for the one that a promotion would choose.
 
     Raises:

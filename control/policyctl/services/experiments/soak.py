@@ -53,13 +53,9 @@ class Plan:
     """What to do, for how long, and what counts as growth.
 
     Attributes:
-        duration_s: Of the load.
         clients: Each waits for its answer.
-        batch_size: Observations a request.
         reload_every_s: A candidate is loaded and withdrawn this often; None for never.
         move_to: A release to which the alias is moved and back; None for no moves.
-        move_every_s: How often.
-        limits: What growth is still none.
     """
 
     duration_s: float
@@ -81,8 +77,6 @@ class Sample:
 
     Attributes:
         at_s: Since the beginning.
-        requests: Answered since then.
-        processes: By name.
         shared_bytes: In ``/dev/shm``, of this server and its clients.
     """
 
@@ -99,18 +93,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """What a soak saw.
-
-    Attributes:
-        published: The release that was served.
-        alias: Which alias.
-        plan: What was done.
-        result: The verdict.
-        samples: Oldest first.
-        reloads: Candidates loaded and withdrawn.
-        moves: Moves of the alias, there and back.
-        duration_s: How long it took.
-    """
+    """What a soak saw."""
 
     published: PublishedRelease
     alias: str
@@ -189,7 +172,6 @@ def series_of(samples: Sequence[Sample], bursts: Sequence[tuple[float, Burst]], 
     """What is judged: each process that lived through most of it, shared memory, and the latency.
 
     Args:
-        samples: Oldest first.
         bursts: Each with the requests answered when it ended.
         served: Instances of this Triton model are judged in any case: one that
             was replaced too often to be judged is inconclusive, not left out.

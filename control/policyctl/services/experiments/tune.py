@@ -59,11 +59,7 @@ class Tuning:
     """What was found.
 
     Attributes:
-        model: Which model.
         alias: Whose release is the incumbent.
-        release: That release.
-        plan: What was asked.
-        incumbent: How it is served.
         trials: In the order in which they were tried, those that were resumed first.
         verdicts: Of the finalists, with their configurations, in the order in which they were compared.
         winner: What to serve with; None where nothing proved better.
@@ -123,9 +119,6 @@ def tune(control: Control, plan: Plan, *, model: str, alias: str, keep: bool = T
     """Search, prove, and keep what proved better for the next promotion.
 
     Args:
-        control: The control plane.
-        plan: What to look for.
-        model: Which model.
         alias: Whose release and configuration are the incumbent.
         keep: Journal the winner; the next promotion of the model is served by it.
 

@@ -37,12 +37,8 @@ class Plan:
     """What to look for, and for how long.
 
     Attributes:
-        p99_limit_us: What P99 must stay below.
-        time_s: For everything together.
-        clients: Requests under way while measuring.
         gain: How much better the winner must be: 0.02 is 2 %.
         resume: Where trials are kept; None keeps none.
-        seed: Of the search and of the orders.
     """
 
     p99_limit_us: float
@@ -58,9 +54,7 @@ class Trial:
     """What one configuration did in the search.
 
     Attributes:
-        choice: The configuration.
         gain: Log gain of throughput over the incumbent; None where it could not be measured.
-        p99_us: Its P99.
         words: Why it could not be measured.
     """
 
@@ -82,14 +76,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class BatchCost:
-    """What a request of so many observations costs, asked by one client.
-
-    Attributes:
-        batch_size: Observations a request.
-        p50_us: Of the request.
-        p99_us: Of the request.
-        throughput_per_s: Observations a second.
-    """
+    """What a request of so many observations costs, asked by one client."""
 
     batch_size: int
     p50_us: float

@@ -45,13 +45,6 @@ def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: b
     What was measured before the time limit, an interrupt or an error is a result
     as well; its `stopped` says what is missing, and why.
 
-    Args:
-        control: The control plane.
-        profile: What to measure and for how long.
-        model: Which model.
-        alias: Which alias.
-        keep: Keep the result in the repository.
-
     Raises:
         UsageError: The alias names nothing, or a batch is larger than what is served.
         ServerError: No server, requests that failed or the time limit before

@@ -44,7 +44,6 @@ class Evaluation:
     Attributes:
         served: Returns and lengths of the served policy, an entry an episode.
         reference: The same of the policy in eager PyTorch on the same seeds, if asked for.
-        releases: Which releases answered.
         evidence: Where it was kept; empty where it was not.
     """
 
@@ -89,13 +88,7 @@ def evaluate(
     """Run an environment against the served policy.
 
     Args:
-        control: The control plane.
-        model: Which model.
-        alias: Which alias.
-        env: What to play.
         episodes: How many, each with its own seed: `seed`, `seed` + 1, ...
-        seed: The first.
-        protocol: How to ask.
         reference: The policy itself, to be run on the same seeds.
         keep: Keep what was found as evidence of the release that answered; the journal names its digest.
 
@@ -140,7 +133,6 @@ def observation_for(contract: Contract, given: Mapping[str, NDArray[Any]]) -> ND
     """What an environment gives, as a release takes it: by name where it takes several, images in its layout.
 
     Args:
-        contract: What the release takes.
         given: By name, each of shape (n, *shape).
     """
     if len(contract.observations) == len(given) == 1:
@@ -194,12 +186,7 @@ def _keep(
 
 
 def behaviour(contract: Contract, played: RolloutResult) -> Behaviour:
-    """What the actions of episodes look like; the order of steps is known within each.
-
-    Args:
-        contract: Of the policy that played.
-        played: With its actions.
-    """
+    """What the actions of episodes look like; the order of steps is known within each."""
     lengths = [len(each) for each in played.actions]
     actions = np.concatenate([np.asarray(each).reshape(len(each), *contract.action.shape) for each in played.actions])
     starts = np.cumsum([0, *lengths[:-1]])
@@ -211,8 +198,6 @@ def load_act(source: Path, env: Environment, **options: Any) -> Act:
     """The policy in eager PyTorch as a function from observations to actions.
 
     Args:
-        source: The policy's own file.
-        env: Whose spaces it has.
         options: As `policyctl_exporters.load_reference` takes them.
 
     Raises:

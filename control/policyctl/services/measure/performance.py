@@ -55,10 +55,6 @@ def checks(control: Control, names: Sequence[str], *, model: str, release: str, 
     nothing that the candidate could be worse than.
 
     Args:
-        control: The control plane.
-        names: Of `NAMES`.
-        model: Whose alias.
-        release: The candidate.
         alias: What it serves is the incumbent.
 
     Raises:
@@ -119,10 +115,7 @@ def compare(
     """Measure two served models in turn until one thing or the other is proved, or the time is up.
 
     Args:
-        incumbent: A Triton model.
         candidate: Another one, of the same server or of another.
-        plan: What was declared.
-        rng: Decides the orders.
         on_round: Called after each round with all of them; may raise to stop.
         stop_early: Stop at the first look that proves something. Otherwise
             rounds are measured to the end of the time, for the record; the

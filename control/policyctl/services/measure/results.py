@@ -26,13 +26,7 @@ _LATEST: Final = re.compile(r"(?P<model>[^@]+)@(?P<release>[^@]+)")
 
 
 def results(control: Control, *, model: str | None = None, fingerprint: str | None = None) -> Iterator[BenchResult]:
-    """Kept results, oldest first; one that cannot be read is reported and left out.
-
-    Args:
-        control: The control plane.
-        model: Only of this model.
-        fingerprint: Only of this machine.
-    """
+    """Kept results, oldest first; one that cannot be read is reported and left out."""
     found = []
     for kept in bench_store.kept(control.repository, fingerprint=fingerprint, model=model):
         try:
@@ -48,7 +42,6 @@ def find(control: Control, reference: str) -> BenchResult:
     """The result that a person names.
 
     Args:
-        control: The control plane.
         reference: A file; the beginning of an id; or ``MODEL@RELEASE`` for the
             latest of that release on this machine; a range, ``latest`` or an alias selects one.
 
@@ -88,11 +81,7 @@ class History:
     """One metric at one point over the kept results of a model on one machine.
 
     Attributes:
-        point: Where.
-        metric: Which.
         results: Those that have the point, oldest first.
-        values: The metric of each.
-        changes: Where it changed for good.
     """
 
     model: str
@@ -137,12 +126,6 @@ def history(
     """Follow one metric over the kept results of a model.
 
     Args:
-        control: The control plane.
-        model: Which model.
-        metric: One of `METRICS`.
-        protocol: Of the point.
-        batch: Of the point.
-        concurrency: Of the point.
         fingerprint: Of the machine; None for this one.
 
     Raises:
