@@ -35,6 +35,7 @@ def keep(quiet_world):
 @pytest.fixture
 def measures(served_world, monkeypatch) -> Callable[[BaseException | None, int], None]:
     """Let perf_analyzer measure some points at once, and fail then."""
+
     def let(error: BaseException | None, after: int) -> None:
         done = []
 
