@@ -132,8 +132,8 @@ def test_a_wrong_answer_is_no_answer(api) -> None:
 def test_what_the_scrub_found_is_told_and_no_file_is_read_for_it(api, monkeypatch) -> None:
     """The state that the scrub keeps says it; a look reads no release but to know what to ask it, once."""
     reads = []
-    genuine = question.open_release
-    monkeypatch.setattr(question, "open_release", lambda *a: reads.append(a) or genuine(*a))
+    genuine = question.read_question
+    monkeypatch.setattr(question, "read_question", lambda *a: reads.append(a) or genuine(*a))
     path = api.world.root / ".policyctl" / FILE
     seen = ScrubState("2026-11-20T10:00:00+00:00", passes=3, last_pass="2026-11-20T11:00:00+00:00")
     path.write_text(json.dumps(asdict(seen)))

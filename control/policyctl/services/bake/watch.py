@@ -31,7 +31,7 @@ from policyctl.domain.probes import AliasKey, ProbeOutcome
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.bake.tails import Tails
 from policyctl.services.control import Control
-from policyctl.services.moves.golden_question import Questions, ask_golden
+from policyctl.services.moves.golden_question import Questions
 
 OWN: Final = "Triton's statistics, read by this process"
 PROBES_A_LOOK: Final = 5
@@ -239,12 +239,11 @@ class Watch:
 
     def _probe(self, client: Triton) -> bool:
         """Ask one golden row and say whether it was answered; an answer of another slot does not count."""
-        question = self._questions.find(self.key[0], self.placement)
-        if question is None:
+        said = self._questions.ask(client, self.key, self.placement, self._asked)
+        if not said.asked:
             return False
-        said = ask_golden(client, served_name(*self.key), question, self._asked)
         self._asked += 1
-        if said.slot in {None, self.placement.slot}:
+        if said.slot == self.placement.slot or (said.slot is None and client.is_live()):
             self._probes = self._probes.plus(
                 Probes(
                     answered=said.outcome is ProbeOutcome.ANSWERED,

@@ -1,15 +1,16 @@
 """One golden question to what is served, and what is wrong with the answer.
 
 An answer alone proves nothing: it is held against the golden set of its release,
-row after row, by the tolerance that certification uses. What to ask a release is
-read whole and verified once, and remembered by the digest of its manifest, so
-what has been asked goes on being asked where its files are damaged later: what
-the server holds in memory was verified when it was loaded.
+row after row, by the tolerance that certification uses. Contract and golden set
+of a release are read once, each as published, and remembered by the digest of
+its manifest, so what has been asked goes on being asked where its files are
+damaged later. The artifacts, which may be large, are not read: what the server
+holds in memory was verified when it was loaded.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +18,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from policyctl.adapters.triton import Answer, Triton
+from policyctl.adapters.repository import Repository
+from policyctl.adapters.triton import Triton
+from policyctl.domain.artifacts import CONTRACT_FILE, GOLDEN_FILE
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
+from policyctl.domain.manifest import FileEntry, difference, digest_of
 from policyctl.domain.moves import Placement
+from policyctl.domain.names import served_name
 from policyctl.domain.parity import compare
-from policyctl.domain.probes import ProbeOutcome
-from policyctl.errors import PolicyctlError, ServerError
-from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.domain.probes import AliasKey, ProbeOutcome
+from policyctl.domain.state import PublishedRelease
+from policyctl.errors import IntegrityError, PolicyctlError, ServerError
+from policyctl.integrity import read_file, read_manifest
+from policyctl.services.control import Control, OpenRelease
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +42,10 @@ class Question:
     contract: Contract
     golden: Golden
 
-    def row(self, number: int) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    def row(self, number: int) -> Golden:
         """One observation and its golden answer; after the last row comes the first."""
-        at = number % self.golden.rows
-        return _rows(self.golden.observations, at), _rows(self.golden.outputs, at)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What to ask for: all that certification compares."""
-        return tuple(spec.name for spec in self.contract.outputs)
-
-
-def disagreement(question: Question, golden: Mapping[str, NDArray[Any]], answer: Answer) -> str:
-    """What is wrong with an answer, held against the golden one by the release's tolerance; empty if nothing is."""
-    try:
-        found = compare(question.contract, golden, answer.outputs, question.golden.tolerance).worst
-    except ValueError as error:
-        return str(error)  # not even of the right shape
-    if found.agrees:
-        return ""
-    return (
-        f"output {found.name} of {question.release} differs by {found.max_abs:.3g} from the golden answer,"
-        f" {found.excess:.3g} times what is allowed"
-    )
+        at, whole = number % self.golden.rows, self.golden
+        return Golden(_row(whole.observations, at), _row(whole.outputs, at), whole.tolerance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,36 +53,35 @@ class GoldenAnswer:
     """One golden question that was asked.
 
     Attributes:
-        outcome: What became of it; None where the server does not even say that it lives.
         slot: Who answered; None where nobody did.
         took_us: From question to answer, as this process saw it.
-        words: Why there was no answer.
+        words: What is wrong with the answer, or why there was none; empty for the golden one.
+        asked: False where nothing could be asked: the release cannot be read.
     """
 
-    outcome: ProbeOutcome | None
     slot: int | None
     took_us: float
-    words: str = ""
+    words: str
+    asked: bool = True
+
+    @property
+    def outcome(self) -> ProbeOutcome:
+        """What became of it, whichever slot answered."""
+        if self.slot is None:
+            return ProbeOutcome.FAILED
+        return ProbeOutcome.WRONG if self.words else ProbeOutcome.ANSWERED
 
 
 def ask_golden(client: Triton, served: str, question: Question, number: int) -> GoldenAnswer:
-    """Ask one row of a golden set, alone.
-
-    Args:
-        client: The server.
-        served: The Triton model.
-        question: Whose golden set.
-        number: Which row; it starts over at the end.
-    """
-    observation, golden = question.row(number)
+    """Ask the Triton model `served` one row of a golden set, alone; after the last row comes the first."""
+    row = question.row(number)
     began = time.perf_counter_ns()
     try:
-        answer = client.infer(served, observation, question.outputs)
+        answer = client.infer(served, row.observations, tuple(spec.name for spec in question.contract.outputs))
     except ServerError as error:
-        return GoldenAnswer(ProbeOutcome.FAILED if client.is_live() else None, None, 0.0, error.problem)
+        return GoldenAnswer(None, 0.0, error.problem)
     took_us = (time.perf_counter_ns() - began) / 1e3
-    wrong = disagreement(question, golden, answer)
-    return GoldenAnswer(ProbeOutcome.WRONG if wrong else ProbeOutcome.ANSWERED, answer.slot, took_us)
+    return GoldenAnswer(answer.slot, took_us, _disagreement(question, row, answer.outputs))
 
 
 @dataclass(slots=True)
@@ -118,19 +105,53 @@ class Questions:
 
         Raises:
             UsageError: It is not published (any more).
-            IntegrityError: It is not intact on disk.
+            IntegrityError: Its contract or its golden set is not as published.
         """
         if (known := self.known(placement)) is not None:
             return known
         repository = self.control.repository
-        return self.remember(open_release(repository, repository.journal.state().release(model, placement.release)))
+        question = read_question(repository, repository.journal.state().release(model, placement.release))
+        return self._known.setdefault(placement.manifest_digest, question)
 
-    def find(self, model: str, placement: Placement) -> Question | None:
-        """The same; None where it cannot be read, which says nothing of what the server holds."""
-        with contextlib.suppress(PolicyctlError):
-            return self.of(model, placement)
-        return None
+    def ask(self, client: Triton, key: AliasKey, placement: Placement, number: int = 0) -> GoldenAnswer:
+        """Ask an alias one row of its golden set; one that cannot be read says nothing of what the server holds."""
+        try:
+            question = self.of(key[0], placement)
+        except PolicyctlError as error:
+            return GoldenAnswer(None, 0.0, error.problem, asked=False)
+        return ask_golden(client, served_name(*key), question, number)
 
 
-def _rows(arrays: Mapping[str, NDArray[Any]], at: int) -> dict[str, NDArray[Any]]:
+def read_question(repository: Repository, published: PublishedRelease) -> Question:
+    """Contract and golden set of a release, each as published.
+
+    Raises:
+        IntegrityError: One of them is not.
+    """
+    folder = repository.slot(published.model, published.slot)
+    manifest, _ = read_manifest(folder, published.manifest_digest)
+    listed = {entry.path: entry for entry in manifest.files}
+    contents = {name: read_file(folder / name) for name in (CONTRACT_FILE, GOLDEN_FILE)}
+    for name, content in contents.items():
+        if problem := difference(name, listed.get(name), FileEntry(name, len(content), digest_of(content))):
+            raise IntegrityError(f"{folder}: {problem}", remedy="See: policyctl verify")
+    contract = Contract.from_json(json.loads(contents[CONTRACT_FILE]))
+    return Question(published.release, contract, Golden.from_bytes(contents[GOLDEN_FILE], contract))
+
+
+def _disagreement(question: Question, golden: Golden, outputs: Mapping[str, NDArray[Any]]) -> str:
+    """What is wrong with an answer, held against the golden one by the release's tolerance; empty if nothing is."""
+    try:
+        found = compare(question.contract, golden.outputs, outputs, golden.tolerance).worst
+    except ValueError as error:
+        return str(error)  # not even of the right shape
+    if found.agrees:
+        return ""
+    return (
+        f"output {found.name} of {question.release} differs by {found.max_abs:.3g} from the golden answer,"
+        f" {found.excess:.3g} times what is allowed"
+    )
+
+
+def _row(arrays: Mapping[str, NDArray[Any]], at: int) -> dict[str, NDArray[Any]]:
     return {name: array[at : at + 1] for name, array in arrays.items()}

@@ -32,7 +32,7 @@ from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control
 from policyctl.services.integrity.journal import at
 from policyctl.services.integrity.scrub import last_state
-from policyctl.services.moves.golden_question import Questions, disagreement
+from policyctl.services.moves.golden_question import Questions
 
 ASK_TIMEOUT_S: Final = 2.0
 """For one question."""
@@ -144,15 +144,8 @@ class Looker:
         """Why an alias does not answer as named; empty where it does."""
         if time.monotonic() >= until:
             return f"it was not asked: the others took {LOOK_S:.0f} s"
-        try:
-            question = self._questions.of(key[0], named.placement)
-            observation, golden = question.row(0)
-            answer = client.infer(served_name(*key), observation, question.outputs)
-        except PolicyctlError as error:
-            return error.problem
-        if answer.slot != named.placement.slot:
-            return f"slot {answer.slot} answers"
-        return disagreement(question, golden, answer)
+        said = self._questions.ask(client, key, named.placement)
+        return said.words if said.slot in {None, named.placement.slot} else f"slot {said.slot} answers"
 
     def _certified(self) -> Mapping[tuple[str, str], str]:
         """When each alias's release was last certified."""

@@ -12,9 +12,9 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.json_values import fields_to_json
 from policyctl.domain.moves import MoveKind
 from policyctl.domain.names import is_pin, served_name
-from policyctl.domain.state import AliasState, State
-from policyctl.errors import PolicyctlError, ServerError
-from policyctl.services.control import Control, open_release
+from policyctl.domain.state import State
+from policyctl.errors import ServerError
+from policyctl.services.control import Control
 from policyctl.services.integrity.scrub import ScrubState, last_state
 from policyctl.services.machine.memory_headroom import ServedCost, costs
 from policyctl.services.show.explain import Note, explain
@@ -190,11 +190,19 @@ def _aliases(
     *,
     detail: str = "",
 ) -> tuple[AliasStatus, ...]:
+    if client is not None:
+        from policyctl.services.moves.golden_question import Questions  # late: it needs numpy
+
+        questions = Questions(control)
     found = []
     for (owner, alias), named in sorted(state.aliases.items()):
         if model in {None, owner}:
-            answers, why = (None, detail) if client is None else _ask(control, state, client, owner, alias, named)
-            placement = named.placement
+            answers, why, placement = None, detail, named.placement
+            if client is not None:
+                said = questions.ask(client, (owner, alias), placement)
+                answers = state.slots(owner).get(str(said.slot))
+                strange = said.slot is not None and answers != placement.release
+                why = said.words if said.slot is None else f"slot {said.slot} answers" * strange
             found.append(
                 AliasStatus(
                     model=owner,
@@ -215,17 +223,3 @@ def _aliases(
 
 def _own_bytes(cost: ServedCost | None) -> int | None:
     return cost.own_bytes if cost is not None and cost.instances else None
-
-
-def _ask(
-    control: Control, state: State, client: Triton, model: str, alias: str, named: AliasState
-) -> tuple[str | None, str]:
-    """The release that answers, and why none does."""
-    try:
-        opened = open_release(control.repository, state.release(model, named.placement.release))
-        first = {name: array[:1] for name, array in opened.golden.observations.items()}
-        answer = client.infer(served_name(model, alias), first, (opened.contract.action.name,))
-    except PolicyctlError as error:
-        return None, error.problem
-    release = state.slots(model).get(str(answer.slot))
-    return release, "" if release == named.placement.release else f"slot {answer.slot} answers"

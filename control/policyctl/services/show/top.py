@@ -23,10 +23,11 @@ from policyctl.domain.journal import RecordKind
 from policyctl.domain.json_values import to_json
 from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.names import served_name
+from policyctl.domain.probes import ProbeOutcome
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import IntegrityError, PolicyctlError, ServerError
 from policyctl.services.control import Control
-from policyctl.services.moves.golden_question import GoldenAnswer, Questions, ask_golden
+from policyctl.services.moves.golden_question import GoldenAnswer, Questions
 
 TIMEOUT_S = 2.0
 
@@ -173,8 +174,11 @@ class Sampler:
         rows = []
         for key, named in sorted(state.aliases.items()):
             if self.model in {None, key[0]}:
-                asked = None if client is None else self._ask(client, key, named)
-                rows.append(self._row(state, key, named, counters, span_s, asked))
+                said = None if client is None else self._questions.ask(client, key, named.placement, self._looks)
+                probe = "" if said is None or not said.asked else said.outcome.value
+                if client is not None and probe == ProbeOutcome.FAILED and not client.is_live():
+                    probe = "no server"
+                rows.append(self._row(state, key, named, counters, span_s, probe, said))
         self._before, self._before_at = counters or {}, at
         self._looks += 1
         held = lock.is_held(repository.lock_path)
@@ -200,11 +204,6 @@ class Sampler:
             self._client.close()
         self._client, self._before = None, {}
 
-    def _ask(self, client: Triton, key: tuple[str, str], named: AliasState) -> GoldenAnswer | None:
-        """One golden question; None where the release is not intact on disk."""
-        question = self._questions.find(key[0], named.placement)
-        return None if question is None else ask_golden(client, served_name(*key), question, self._looks)
-
     def _row(
         self,
         state: State,
@@ -212,7 +211,8 @@ class Sampler:
         named: AliasState,
         counters: dict[tuple[str, int], Counters] | None,
         span_s: float,
-        asked: GoldenAnswer | None,
+        probe: str,
+        said: GoldenAnswer | None,
     ) -> Row:
         (model, alias), placement, served = key, named.placement, served_name(*key)
         now = None if counters is None else counters.get((served, placement.slot))
@@ -227,8 +227,8 @@ class Sampler:
             format=placement.format.value,
             since=named.since,
             loaded=None if counters is None else now is not None,
-            probe="" if asked is None else asked.outcome or "no server",
-            probe_us=None if asked is None or asked.slot is None else round(asked.took_us, 1),
+            probe=probe,
+            probe_us=None if said is None or said.slot is None else round(said.took_us, 1),
             verdicts={
                 g: r.verdict.value for (m, v, g), r in state.gates.items() if (m, v) == (model, placement.release)
             },

@@ -6,24 +6,17 @@ same: does this alias give the action that its release was published with?
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from policyctl.adapters.pbtxt import max_batch_size
 from policyctl.adapters.triton import Triton
-from policyctl.domain.artifacts import CONTRACT_FILE, GOLDEN_FILE
-from policyctl.domain.contract import Contract
-from policyctl.domain.golden import Golden
-from policyctl.domain.manifest import FileEntry, difference, digest_of
 from policyctl.domain.names import served_name
-from policyctl.domain.state import AliasState, PublishedRelease, State
+from policyctl.domain.state import AliasState
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import IntegrityError, PolicyctlError
+from policyctl.errors import PolicyctlError
 from policyctl.gates import golden as golden_gate
-from policyctl.integrity import read_file, read_manifest
 from policyctl.services.control import Control, asker
+from policyctl.services.moves.golden_question import Questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +40,6 @@ class Probed:
     verdict: Verdict
     detail: str
     duration_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {**asdict(self), "verdict": self.verdict.value}
 
 
 def probe(control: Control, *, model: str | None = None, alias: str | None = None) -> tuple[Probed, ...]:
@@ -80,43 +69,19 @@ def probe(control: Control, *, model: str | None = None, alias: str | None = Non
         if model in {None, key[0]} and alias in {None, key[1]}
     }
     with control.triton() as client:
-        return tuple(_ask(control, client, state, key, named) for key, named in asked.items())
+        questions = Questions(control)
+        return tuple(_ask(questions, client, key, named) for key, named in asked.items())
 
 
-def _ask(control: Control, client: Triton, state: State, key: tuple[str, str], named: AliasState) -> Probed:
-    model, alias = key
-    served, placement = served_name(model, alias), named.placement
+def _ask(questions: Questions, client: Triton, key: tuple[str, str], named: AliasState) -> Probed:
+    served, placement = served_name(*key), named.placement
     began = time.monotonic()
     try:
-        contract, golden = _known(control, state.release(model, placement.release))
-        first = Golden(
-            {name: array[:1] for name, array in golden.observations.items()},
-            {name: array[:1] for name, array in golden.outputs.items()},
-            golden.tolerance,
-        )
-        result = golden_gate.run(
-            contract,
-            first,
-            asker(client, served),
-            slot=placement.slot,
-            max_batch_size=max(1, max_batch_size(placement.config)),
-        )
+        question = questions.of(key[0], placement)
+        ask = asker(client, served)
+        result = golden_gate.run(question.contract, question.row(0), ask, slot=placement.slot, max_batch_size=1)
         verdict, detail = result.verdict, result.reason
     except PolicyctlError as error:
         verdict, detail = Verdict.ERROR, error.problem
     taken_ms = round((time.monotonic() - began) * 1e3, 3)
-    return Probed(model, alias, served, placement.release, verdict, detail, taken_ms)
-
-
-def _known(control: Control, published: PublishedRelease) -> tuple[Contract, Golden]:
-    """Contract and golden set of a release, each as published; its artifacts are not read, which may be large."""
-    folder = control.repository.slot(published.model, published.slot)
-    manifest, _ = read_manifest(folder, published.manifest_digest)
-    listed = {entry.path: entry for entry in manifest.files}
-    contents = {name: read_file(folder / name) for name in (CONTRACT_FILE, GOLDEN_FILE)}
-    for name, content in contents.items():
-        found = FileEntry(name, len(content), digest_of(content))
-        if problem := difference(name, listed.get(name), found):
-            raise IntegrityError(problem, remedy="See: policyctl verify")
-    contract = Contract.from_json(json.loads(contents[CONTRACT_FILE]))
-    return contract, Golden.from_bytes(contents[GOLDEN_FILE], contract)
+    return Probed(*key, served, placement.release, verdict, detail, taken_ms)

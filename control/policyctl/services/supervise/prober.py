@@ -18,21 +18,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from numpy.typing import NDArray
-
-from policyctl.adapters.triton import Answer, Triton
+from policyctl.adapters.triton import Triton
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
 from policyctl.domain.probes import AliasKey, ProbeOutcome
 from policyctl.domain.state import AliasState
-from policyctl.errors import BusyError, IntegrityError, PolicyctlError, ServerError
+from policyctl.errors import BusyError, IntegrityError, PolicyctlError
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.integrity.known_journal import KnownJournal
 from policyctl.services.moves.aliases import WrongAnswersError, load_alias
-from policyctl.services.moves.golden_question import Question, Questions, disagreement
+from policyctl.services.moves.golden_question import Question, Questions, ask_golden
 from policyctl.services.observed import Observed
 
 FAILURES_BEFORE_RELOAD: Final = 2
@@ -118,35 +116,27 @@ class Prober:
         if question is None:
             return None
         served, withdrawn = served_name(*key), key in self.observed.withdrawn
-        observation, golden = question.row(health.asked)
+        said = ask_golden(self.client, served, question, health.asked)
         health.asked += 1
-        began = time.perf_counter()
-        try:
-            answer = self.client.infer(served, observation, question.outputs)
-        except ServerError as error:
+        if said.slot is None:
             if not withdrawn:  # then it is silent because we silenced it
                 self.observed.probed(key, ProbeOutcome.FAILED, 0.0)
-                self._tell(key, f"{served} does not answer: {error.problem}", LogLevel.WARNING)
+                self._tell(key, f"{served} does not answer: {said.words}", LogLevel.WARNING)
             return ProbeOutcome.FAILED
-        taken = time.perf_counter() - began
-        problem = self._problem(key, state, question, golden, answer)
+        problem = said.words if said.slot == state.placement.slot else self._stranger(key, state, said.slot)
         outcome = ProbeOutcome.WRONG if problem else ProbeOutcome.ANSWERED
-        self.observed.probed(key, outcome, taken)
+        self.observed.probed(key, outcome, said.took_us / 1e6)
         if problem:
             self._tell(key, f"WRONG {served}: {problem}", LogLevel.ERROR)
         return outcome
 
-    def _problem(
-        self, key: AliasKey, state: AliasState, question: Question, golden: dict[str, NDArray[Any]], answer: Answer
-    ) -> str:
-        """What is wrong with an answer; empty if nothing is."""
-        if answer.slot != state.placement.slot:
-            # A switch writes the journal before its first answer, so the journal of now explains that.
-            now = self.known.state()
-            if now.moving(*key) is not None or now.aliases.get(key) != state:
-                return ""
-            return f"slot {answer.slot} answers, expected {state.placement.slot} ({state.placement.release})"
-        return disagreement(question, golden, answer)
+    def _stranger(self, key: AliasKey, state: AliasState, slot: int) -> str:
+        """What is wrong where another slot answers; empty if nothing is."""
+        # A switch writes the journal before its first answer, so the journal of now explains that.
+        now = self.known.state()
+        if now.moving(*key) is not None or now.aliases.get(key) != state:
+            return ""
+        return f"slot {slot} answers, expected {state.placement.slot} ({state.placement.release})"
 
     def _question(self, key: AliasKey, state: AliasState) -> Question | None:
         """What to ask an alias; None while its files are not intact.
