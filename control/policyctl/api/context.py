@@ -63,18 +63,11 @@ class Api:
     """One control API.
 
     Attributes:
-        control: Reads the repository; its settings are those of now.
         local: It listens on this machine alone.
-        audit: Where calls that would change something are listed.
-        tokens: Who may ask.
-        operations: What was asked.
-        health: How everything is.
-        meters: What is counted.
         reads: How often each may look.
         changes: How often each may change something.
         failures: How often each address may show an unknown token.
         refusals: How often the audit takes a line about callers without a token that counts.
-        pools: The threads for what blocks.
         shared: The last results that callers share, and when each was asked for.
     """
 

@@ -53,7 +53,6 @@ class Caller:
 
     Attributes:
         name: Of the token; ``anonymous`` without one.
-        scope: What it may do.
     """
 
     name: str
@@ -70,7 +69,6 @@ def guarded(needs: Scope, *, open_here: bool = False, monitors: bool = False) ->
     """The class of routes that ask for a scope.
 
     Args:
-        needs: The scope.
         open_here: On this machine nobody needs a token.
         monitors: What watches this API asks here. An answer costs little, however many ask, so no rate holds
             for it, and other requests of the same caller take no place from it.

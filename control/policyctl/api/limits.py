@@ -16,7 +16,6 @@ class Buckets:
 
     Attributes:
         rate: How many a second each gets, and how many one holds when it is full; asked each time.
-        clock: Seconds, monotonic.
     """
 
     rate: Callable[[], tuple[float, float]]

@@ -40,11 +40,8 @@ class Problem:
     """A refusal, before it is an answer.
 
     Attributes:
-        status: HTTP status.
         kind: Last part of its type.
         title: The kind of problem, the same each time.
-        failure: Code, exit code, problem and remedy.
-        headers: Of the answer.
         more: Members that only this kind has.
     """
 

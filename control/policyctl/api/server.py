@@ -96,7 +96,6 @@ def serve(control: Control, reading: Reading[Settings] | None = None) -> None:
     """Answer until SIGTERM or SIGINT.
 
     Args:
-        control: The control plane.
         reading: How the settings came about, to take over what changes in their files; None: nothing is.
 
     Raises:

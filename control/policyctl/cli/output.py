@@ -28,8 +28,6 @@ class Output:
     """Where one command's data and words go.
 
     Attributes:
-        as_json: The data is for a machine.
-        quiet: Say no words but errors.
         printed: Titles of the tables that stand on stdout.
     """
 

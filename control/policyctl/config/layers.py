@@ -35,7 +35,6 @@ class Layer:
     """Settings from one place.
 
     Attributes:
-        kind: What place.
         data: What it sets, group in group; may hold unknown settings.
         file: The name of a file; else empty.
         mode: Of a file: its permissions.
@@ -78,8 +77,6 @@ class Setter:
     """One layer that sets one setting.
 
     Attributes:
-        layer: Which.
-        path: The setting.
         value: To what, as it stands there.
     """
 

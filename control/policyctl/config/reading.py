@@ -43,8 +43,6 @@ class Reading(Generic[Model]):
         profile: Which one holds; empty for none.
         layers: Highest first, also those that are wrong.
         data: What the layers set together, secrets as their text.
-        problems: Everything that is wrong.
-        warnings: What is not wrong and not good either.
         watched: Every file whose coming, going or change may change the settings.
         source: What was read.
     """
@@ -80,7 +78,6 @@ class Source(Generic[Model]):
     """Where settings come from.
 
     Attributes:
-        model: The tree.
         typed: What the command line sets, group in group.
         config: The base file that it names; None where it names none.
         environ: Whether the environment has a say.

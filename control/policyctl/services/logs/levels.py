@@ -23,7 +23,6 @@ class Levels:
     """The least that is logged.
 
     Attributes:
-        control: By the control plane.
         triton: By tritonserver; debug is its verbose level 1.
     """
 

@@ -23,8 +23,6 @@ def read(control: Control, wanted: LogFilter, *, limit: int | None = None) -> tu
     """The lines that are asked for, oldest first.
 
     Args:
-        control: The control plane.
-        wanted: Which.
         limit: Only the last of them; None for all.
 
     Returns:

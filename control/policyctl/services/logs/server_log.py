@@ -73,9 +73,7 @@ def serving(control: Control, *, api_key: str = "", name: str = "serve") -> Iter
     """Log as a server does while the block runs.
 
     Args:
-        control: The control plane as a command has it.
         api_key: Of the restricted repository API, which no line may hold; empty for none.
-        name: Of the command.
 
     Yields:
         The control plane that speaks as the settings say: in words, or in JSON.
@@ -103,7 +101,6 @@ class TritonLog:
     """Takes every line of Triton's log: to its file, and what matters to people.
 
     Attributes:
-        control: The control plane.
         known: Its journal, which says what the models are called.
         verbose: Pass on informational lines as well.
     """
@@ -140,7 +137,6 @@ class LiveLevels:
 
     Attributes:
         control: The control plane; the level of its log is changed.
-        client: The server.
     """
 
     control: Control

@@ -48,9 +48,7 @@ def triton_event(line: LogLine, models: tuple[str, ...], now: datetime, **more: 
     """A line of Triton's log as an event.
 
     Args:
-        line: As it was parsed.
         models: `models_of`, to find out which it is about.
-        now: When it was read.
         more: Fields that every line of this server carries.
     """
     logger, words, fields = "triton", line.message, dict[str, Any]()

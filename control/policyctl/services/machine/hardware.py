@@ -73,12 +73,7 @@ print(json.dumps(found, default=str))
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """A machine and what to set on it.
-
-    Attributes:
-        hardware: The machine.
-        recommendations: What to set, and why.
-    """
+    """A machine and what to set on it."""
 
     hardware: Hardware
     recommendations: tuple[Recommendation, ...]

@@ -48,9 +48,6 @@ class ServedCost:
     """What one alias of the model costs.
 
     Attributes:
-        alias: Which.
-        release: What it serves.
-        format: By which artifact.
         instances: By instance name.
     """
 
@@ -76,12 +73,7 @@ class ServedCost:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What one copy of a release will take, all its instances.
-
-    Attributes:
-        size_bytes: How much.
-        basis: How that is known.
-    """
+    """What one copy of a release will take, all its instances."""
 
     size_bytes: int
     basis: str
@@ -115,10 +107,8 @@ def expect(
     """What one copy of a release will take.
 
     Args:
-        placement: How it is to be served.
         artifact_bytes: Size of the files of its format.
         served: What is served already costs.
-        model: Whose release it is.
         inside: Its backend runs inside the server.
     """
     if inside:

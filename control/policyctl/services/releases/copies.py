@@ -29,8 +29,6 @@ class Copies:
     """Where copies of published files may be.
 
     Args:
-        control: The control plane.
-        state: What the journal says.
         sources: Folders (an export, a backup, an OCI layout) and ``oci://HOST/NAME:TAG``.
 
     Raises:

@@ -41,7 +41,6 @@ class Collected:
     """What gc did, or would do.
 
     Attributes:
-        keep: What stays, and why.
         collect: Whose files were removed, or would be.
         leftovers: Folders that an earlier gc, a crash or an import left, removed too.
         freed_bytes: What the file system gets back; files that another release shares are not counted.
@@ -72,8 +71,6 @@ def gc(
     """Remove the files of releases that nothing needs.
 
     Args:
-        control: The control plane.
-        model: Only this one's releases.
         policy: What to keep; None for the settings'.
         delete: Really remove; else only say what would be.
 

@@ -37,8 +37,6 @@ def admit(state: State, model: str, release: str, contract: Contract) -> None:
     """Refuse a number that is not free, or that promises less than the contract changes.
 
     Args:
-        state: What is published.
-        model: Which model.
         release: A number that is not published itself.
         contract: What the new release takes and gives.
 
@@ -66,7 +64,6 @@ class Next:
     """The number that an export may be published as, and why.
 
     Attributes:
-        model: Which model.
         proposal: The number, what it was compared with, and what was found.
         newest: The highest release that is published, pre-releases too; None for none.
         published_as: The highest release that has these very bytes; None for none.
@@ -108,8 +105,6 @@ def next_release(control: Control, source: Path, *, model: str, after: str | Non
     """Propose the number under which the export in `source` can be published. Nothing is changed.
 
     Args:
-        control: The control plane.
-        source: What `policyctl export` wrote.
         model: The model's name; it need not be published yet.
         after: Selects the release to follow (`State.select`), also where these bytes are published; None for the
             highest that is not a pre-release.

@@ -67,11 +67,8 @@ def publish(
     """Publish the export in `source` as `release` of `model`.
 
     Args:
-        control: The control plane.
-        source: What `policyctl export` wrote.
         model: The model's name; it comes into being with its first release.
         release: Semantic version; never used for two things.
-        dry_run: Check everything, change nothing.
         wait_s: For another writer; None for `PATIENCE_S`, or the setting where that is longer.
 
     Raises:
@@ -112,10 +109,7 @@ def commit(
     """Give a staged release its slot and its record.
 
     Args:
-        control: The control plane.
         staged: The release in the repository's scratch folder, its manifest written.
-        manifest: Of `staged`.
-        wait_s: For another writer.
         more: What else the record says, for example where the release came from.
 
     Returns:

@@ -56,8 +56,6 @@ class Repaired:
     """What repair did, or would do.
 
     Attributes:
-        dry_run: Nothing was changed.
-        steps: Everything that was found.
         left: What is still not intact; empty for a dry run.
     """
 
@@ -73,10 +71,7 @@ def repair(
     """Rebuild what can be rebuilt.
 
     Args:
-        control: The control plane.
-        model: Only what belongs to this one.
         sources: Where intact copies may be outside the repository: folders and ``oci://HOST/NAME:TAG``.
-        dry_run: Say what would be done; change nothing.
 
     Raises:
         IntegrityError: The journal is not intact, and nothing can be decided without it.

@@ -46,17 +46,11 @@ class Transferred:
     """What an export or import did, or would do.
 
     Attributes:
-        model: Which model.
-        release: Which release.
         digest: Of the OCI artifact: what to pin it by.
-        manifest_digest: Of the release.
         place: Where it went, or came from.
-        slot: Its slot in this repository.
         files: How many files, signatures included.
-        size_bytes: Of all of them.
         sent: How many blobs had to be carried; the others were there.
         done: ``exported``, ``published``, ``restored``, ``here already``.
-        dry_run: Nothing was changed.
     """
 
     model: str
@@ -82,9 +76,6 @@ def export_release(
     sent again, so an export that was cut short goes on.
 
     Args:
-        control: The control plane.
-        model: Which model.
-        release: Which release.
         destination: A folder (made, or one that an export made), or ``oci://HOST/NAME[:TAG]``.
         dry_run: Read and check the release; write nothing.
 
@@ -129,7 +120,6 @@ def import_release(
     slot. Whatever was fetched before a failure is used by the next try.
 
     Args:
-        control: The control plane.
         source: A folder that an export wrote (``FOLDER@TAG`` where it holds several), or ``oci://HOST/NAME:TAG``.
         digest: What the artifact must hash to, noted at the export; None takes what is there.
         dry_run: Fetch the manifests alone; change nothing.

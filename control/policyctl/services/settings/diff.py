@@ -55,10 +55,6 @@ class Difference:
 
     Attributes:
         what: A setting; or what Triton uses: ``walker: dynamic_batching...``.
-        first: In the first configuration.
-        second: In the second.
-        first_place: Where that was set.
-        second_place: Where the other was.
     """
 
     what: str
@@ -73,7 +69,6 @@ class Diff:
     """Everything that differs.
 
     Attributes:
-        settings: Settings.
         served: What Triton uses and the settings, or the journal, say otherwise; empty unless one side runs.
         effective: The configuration that Triton serves each alias by, whole.
         refused: Why a server would not start with one side or the other, a sentence each.
@@ -89,10 +84,8 @@ def diff(control: Control, source: Source[Settings], first: str, second: str) ->
     """Where two configurations differ.
 
     Args:
-        control: The control plane; whose server runs.
         source: What this command line and environment mean.
         first: ``running``, ``current``, ``defaults``, a profile, or a file.
-        second: The other.
 
     Raises:
         UsageError: A configuration is wrong, or the profile is unknown.

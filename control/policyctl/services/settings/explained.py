@@ -41,7 +41,6 @@ class Explained:
     """One setting.
 
     Attributes:
-        key: Which.
         value: Its value, as it may be shown.
         default: What it is by default, as it may be shown.
         layers: Who set it, highest first; the first one won.
@@ -117,7 +116,6 @@ class Checked:
         files: Which settings files were read.
         profiles: By which profiles' rules.
         problems: In the order of files and lines.
-        warnings: What is not wrong and not good either.
     """
 
     files: tuple[str, ...]

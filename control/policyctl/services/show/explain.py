@@ -54,9 +54,6 @@ def explain(
     """Everything that is worth a sentence.
 
     Args:
-        control: The control plane.
-        state: What the journal says.
-        model: Only of this model; None for all.
         costs: What each alias costs (`room.costs`).
         left: What is left of the server's memory; None where it cannot be seen.
     """

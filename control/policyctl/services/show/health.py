@@ -54,8 +54,6 @@ class Check:
 
     Attributes:
         name: What: server, alias, integrity, journal, disk, moves, prometheus.
-        grade: How it is.
-        detail: Why, in words.
         facts: What a program may want to know of it.
     """
 

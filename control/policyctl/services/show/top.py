@@ -37,7 +37,6 @@ class Row:
     """One alias, over one interval.
 
     Attributes:
-        served: The Triton model.
         loaded: Whether the server has the named slot; None where there is no server.
         rate_per_s: Answers a second; None before there are two looks.
         failed: Requests that failed in the interval.
@@ -76,10 +75,8 @@ class Snapshot:
     """Everything at one time.
 
     Attributes:
-        time: UTC.
         server: Its gRPC address; empty where none answers.
         problem: Why there is no server, or what could not be read.
-        rows: By model and alias.
         writer: Who is at work, in words; empty where nobody is.
         last_move: The last one that ended, in words.
     """
@@ -107,12 +104,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Sampler:
-    """Looks again and again; a context manager, for it keeps a connection.
-
-    Attributes:
-        control: The control plane.
-        model: Only this one; None for all.
-    """
+    """Looks again and again; a context manager, for it keeps a connection."""
 
     control: Control
     model: str | None = None

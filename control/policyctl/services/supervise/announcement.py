@@ -29,9 +29,7 @@ class Announcement:
     """Where one run of a server answers.
 
     Attributes:
-        control: The control plane.
         observed: Where it is counted what the disk did not take.
-        endpoint: What is announced.
     """
 
     control: Control

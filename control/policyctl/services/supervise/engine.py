@@ -20,7 +20,6 @@ class Manner:
     """What the supervisor may do with an engine, and its words for it.
 
     Attributes:
-        kind: Which engine.
         ours: A server that never came up is an error: nobody else will mend it.
         shares_memory: Clients' shared memory is in the ``/dev/shm`` of this process.
         silent: Said when it does not answer.

@@ -61,7 +61,6 @@ def launcher(control: Control, *, api_key: str) -> Launch:
     """Check and lay out what the engine of the settings needs, once; the result makes one run at a time.
 
     Args:
-        control: The control plane; its settings name the engine.
         api_key: Of the restricted repository API; an external server has its own.
 
     Raises:

@@ -29,15 +29,7 @@ Samples = dict[str, tuple[Sample, ...]]
 
 @dataclass(slots=True)
 class Metrics:
-    """Computes the whole catalogue.
-
-    Attributes:
-        control: The control plane.
-        known: Its journal.
-        observed: What the supervisor has seen.
-        scrub: What the scrub has seen so far.
-        reloads: How reloading the settings went so far.
-    """
+    """Computes the whole catalogue."""
 
     control: Control
     known: KnownJournal

@@ -24,8 +24,6 @@ class Probed:
     """What one alias answered.
 
     Attributes:
-        model: Which model.
-        alias: Which alias.
         served: The Triton model that was asked.
         release: What should answer.
         verdict: Passed, failed (another slot, or another action), or error (no answer).
@@ -46,8 +44,6 @@ def probe(control: Control, *, model: str | None = None, alias: str | None = Non
     """Ask each alias for its first golden observation, in the golden set's tolerance.
 
     Args:
-        control: The control plane.
-        model: Only this model.
         alias: Only this alias, of that model or of each.
 
     Returns:

@@ -64,12 +64,9 @@ class Prober:
     """Probes one server.
 
     Attributes:
-        control: The control plane.
         client: The server; its time limit bounds a question.
         observed: Where it writes down what it sees, and which aliases are refused:
             one that can be loaded again is taken out.
-        known: The journal.
-        clock: Seconds, monotonic.
     """
 
     control: Control

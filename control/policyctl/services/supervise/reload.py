@@ -61,9 +61,7 @@ class Change:
     """One setting that is another.
 
     Attributes:
-        name: Which.
         before: Its value, as it may be shown.
-        after: The other.
         place: Where the other is set.
     """
 
@@ -91,7 +89,6 @@ class Reloader:
     Attributes:
         control: The control plane; its `settings` are replaced.
         reading: What is in force was made of; what was read last, where that was whole.
-        stop: Set it to end.
         reread: Set it to have the files read at once.
         announces: Whether it writes down what is in force; only the process that serves does.
         counts: What became of the reloads; replaced as a whole, so any thread may read it.

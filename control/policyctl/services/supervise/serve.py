@@ -230,7 +230,6 @@ def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings]
     """Run or look after a Triton on the repository until SIGTERM or SIGINT.
 
     Args:
-        control: The control plane; ``server.engine`` says who runs the server.
         verbose: Pass on Triton's informational log lines as well.
         reading: How the settings came about, to take over what changes in their files; None: nothing is.
 

@@ -17,9 +17,7 @@ class KeyPair:
 
     Attributes:
         private: Its owner's alone (mode 0600).
-        public: For everybody.
         fingerprint: Of the public key: what `sha256sum` says of its file.
-        encrypted: The private key has a pass phrase.
     """
 
     private: Path

@@ -59,9 +59,7 @@ class Judgement:
     """What a bundle is worth.
 
     Attributes:
-        standing: The verdict.
         signer: Who vouches for it, by the trust store's name; empty where nobody does.
-        reason: Why.
     """
 
     standing: Standing
@@ -74,11 +72,8 @@ class Signed:
     """One recorded signature of a release, and what it is worth now.
 
     Attributes:
-        record: What the journal says of it.
         path: The bundle.
-        standing: The verdict.
         signer: Who vouches for it, by the trust store's name; empty where nobody does.
-        reason: Why.
     """
 
     record: SignatureRecord
@@ -119,9 +114,6 @@ def of_release(
     """Every recorded signature of a release, judged now.
 
     Args:
-        control: The control plane.
-        state: What the journal says.
-        published: The release.
         trust: The trust store; None for that of the settings.
 
     Raises:
@@ -233,7 +225,6 @@ def judge(
     """What a bundle is worth as a signature of `covered`.
 
     Args:
-        content: The bundle.
         covered: Path to ``sha256:hex``: the files of the release and its manifest.
         recorded: When the journal recorded it.
         store: Whom to believe.

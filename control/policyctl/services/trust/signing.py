@@ -44,15 +44,9 @@ class Signing:
     """What signing did, or would do.
 
     Attributes:
-        model: Of which model.
-        release: Of which release.
-        name: Of the signature.
-        method: With what.
         key: Fingerprint of the key or certificate.
         covered: How many files it covers, the manifest among them.
-        file: The bundle.
         changed: False where the key had signed the release already.
-        dry_run: Nothing was written.
         judged: What it is worth here, now; None for a dry run.
     """
 
@@ -97,12 +91,9 @@ def sign(
     """Sign a published release: every file of it, and its manifest.
 
     Args:
-        control: The control plane.
         signer: Whose key, see `adapters.signing.open_signer`.
-        model: Which model.
         release: Which release, or what stands for one (``^1.2``, ``latest``, an alias).
         name: Of the signature; empty for the key's name in the trust store.
-        dry_run: Check everything, sign nothing.
         wait_s: For another writer; None for the setting.
 
     Raises:
@@ -142,13 +133,9 @@ def attach(
     matter for keeping it.
 
     Args:
-        control: The control plane.
-        content: The bundle.
-        model: Which model.
         release: Which release, or what stands for one (``^1.2``, ``latest``, an alias).
         name: Of the signature; empty for the key's name in the trust store.
         where: The bundle's file, for errors.
-        dry_run: Check everything, keep nothing.
         wait_s: For another writer; None for the setting.
 
     Raises:

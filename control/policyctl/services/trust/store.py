@@ -33,14 +33,10 @@ def add(
     """Trust a key, all certificates of an issuer, or an identity.
 
     Args:
-        path: The trust store.
-        name: What to call it.
         public: A public key, or a certificate as the root of trust, in PEM.
         identity: Whom Sigstore must vouch for, instead.
         issuer: Who must have vouched for it to Sigstore.
         not_before: From when signatures that the journal records count.
-        not_after: Until when.
-        dry_run: Check everything, change nothing.
 
     Raises:
         UsageError: The file cannot be used, or the name or the key is there already.
@@ -63,12 +59,8 @@ def revoke(
     """Let a key count no more.
 
     Args:
-        path: The trust store.
         which: A name, or the fingerprint of a key or certificate that need not be there.
-        reason: Why.
-        now: The time.
         since: What the journal recorded from then on counts no more; None for all of it.
-        dry_run: Check everything, change nothing.
 
     Raises:
         UsageError: There is no such key, it is revoked already and further back, or no reason is given.
@@ -110,13 +102,8 @@ def rotate(
     """Let a new key take the place of an old one. What the old one signed goes on counting.
 
     Args:
-        path: The trust store.
-        old: The name of the key that is replaced.
-        name: What to call the new one.
-        public: The new one, in PEM.
         at: From when the new one counts.
         overlap_until: Until when the old one counts as well; None for `at`.
-        dry_run: Check everything, change nothing.
 
     Raises:
         UsageError: No such key, or it is revoked; the name or the new key is there already.

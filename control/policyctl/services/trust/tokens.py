@@ -34,11 +34,8 @@ def create(control: Control, *, name: str, scope: Scope, days: float | None = No
     """Create a token.
 
     Args:
-        control: The control plane.
         name: Names it in the journal (``token:NAME@host``); never given twice, revoked ones included.
-        scope: What it is good for.
         days: After which it ends; None for never.
-        dry_run: Check everything, change nothing.
 
     Raises:
         UsageError: The name is not allowed or taken, or the time is invalid.
