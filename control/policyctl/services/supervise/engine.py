@@ -23,9 +23,10 @@ class Manner:
         ours: A server that never came up is an error: nobody else will mend it.
         shares_memory: Clients' shared memory is in the ``/dev/shm`` of this process.
         silent: Said when it does not answer.
-        ended: Said when the run is over; the engine may know more.
+        ended: Said when the run is over; ``{why}`` is where the engine knows more.
         again: Said before another try, with a time after it.
         longest_pause_s: Between two tries. Starting costs, asking does not.
+        patience: How many times as long as the wheel's server it may take to answer.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Manner:
     ended: str
     again: str
     longest_pause_s: float = 30.0
+    patience: int = 1
 
 
 class Engine(Protocol):
@@ -43,7 +45,6 @@ class Engine(Protocol):
     @property
     def manner(self) -> Manner:
         """What the supervisor may do with it."""
-        ...
 
     def start(self) -> None:
         """Begin the run.
@@ -51,7 +52,6 @@ class Engine(Protocol):
         Raises:
             ServerError: It cannot be begun.
         """
-        ...
 
     def wait(self, timeout_s: float) -> None:
         """Return once the server answers.
@@ -59,7 +59,6 @@ class Engine(Protocol):
         Raises:
             ServerError: It ended, or did not answer in time.
         """
-        ...
 
     def is_running(self, served: Collection[str]) -> bool:
         """Whether it is still this run (which says nothing about its answers).
@@ -67,19 +66,15 @@ class Engine(Protocol):
         Args:
             served: Triton models that should be loaded in it.
         """
-        ...
 
     def ended(self) -> tuple[str, int | None]:
         """How the run ended: words, and an exit code where there is one."""
-        ...
 
     def stop(self) -> None:
         """End the run and leave nothing behind."""
-        ...
 
     def endpoint(self) -> Endpoint:
         """Where it answers, with an id that names this run."""
-        ...
 
 
 Launch = Callable[[OnLog], Engine]

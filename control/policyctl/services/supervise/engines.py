@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,8 @@ from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.container import TritonContainer, connect, require_image
 from policyctl.serving.container_request import BACKENDS, Mounts, inside, user_of
 from policyctl.serving.hardware import detect
-from policyctl.serving.native import NativeBackend, choose
+from policyctl.serving.logs import OnLog
+from policyctl.serving.native import choose
 from policyctl.serving.ports import free_ports
 from policyctl.serving.preflight import PORT_OPTIONS, preflight, require
 from policyctl.serving.process import TritonProcess
@@ -52,8 +53,9 @@ DOCKER: Final = Manner(
     ours=True,
     shares_memory=False,
     silent="The server in the container does not answer; the container is removed and another one started.",
-    ended="The container has ended.",
+    ended="The container has ended: {why}.",
     again="Starting the container again",
+    patience=2,  # NVIDIA's image takes longer than the wheel
 )
 
 
@@ -77,86 +79,54 @@ def launcher(control: Control, *, api_key: str) -> Launch:
 
 
 @dataclass(slots=True)
-class EmbeddedEngine:
-    """tritonserver as a child of this process."""
+class OwnEngine:
+    """A tritonserver that this process starts and ends: its child, or a container.
 
-    process: TritonProcess
-    openvino: str
-    manner: Manner = EMBEDDED
+    Attributes:
+        of_endpoint: What its endpoint says besides addresses, once it runs.
+        prepare: Lays out what a run needs.
+    """
+
+    run: TritonProcess | TritonContainer
+    manner: Manner
+    of_endpoint: Callable[[], dict[str, Any]]
+    prepare: Callable[[], None] = lambda: None
     server_id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def start(self) -> None:
         """Begin the run."""
-        self.process.start()
+        self.prepare()
+        self.run.start()
 
     def wait(self, timeout_s: float) -> None:
         """Return once the server answers."""
-        self.process.wait_live(timeout_s)
+        self.run.wait_live(self.manner.patience * timeout_s)
 
     def is_running(self, served: Collection[str]) -> bool:
         """Whether it is still this run."""
-        return self.process.is_running()
-
-    def ended(self) -> tuple[str, int | None]:
-        """How the run ended."""
-        return self.manner.ended, self.process.exit_code()
-
-    def stop(self) -> None:
-        """End the run and leave nothing behind."""
-        self.process.stop()
-
-    def endpoint(self) -> Endpoint:
-        """Where it answers."""
-        return _endpoint(
-            self.process.options,
-            self.server_id,
-            self.manner,
-            pid=self.process.pid,
-            openvino=self.openvino,
-            backends=OURS_VERIFY,
-            guard="loaded" if triton_guard.is_loaded(self.process.pid) else "",
-        )
-
-
-@dataclass(slots=True)
-class DockerEngine:
-    """tritonserver in a container that this process starts and removes."""
-
-    control: Control
-    container: TritonContainer
-    manner: Manner = DOCKER
-    server_id: str = field(default_factory=lambda: secrets.token_hex(8))
-
-    def start(self) -> None:
-        """Begin the run; its key and its traces are for the container's user alone."""
-        mounts, user = self.container.mounts, user_of(self.container.settings)
-        self.control.repository.write(mounts.key, self.container.options.api_key.encode(), mode=0o600)
-        if os.getuid() == 0:  # else the container runs as us
-            uid, gid = map(int, user.split(":"))
-            for path in (mounts.key, mounts.traces):
-                os.chown(path, uid, gid)
-        self.container.start()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return once the server answers; NVIDIA's image takes longer than the wheel."""
-        self.container.wait_live(2 * timeout_s)
-
-    def is_running(self, served: Collection[str]) -> bool:
-        """Whether it is still this run."""
-        return self.container.is_running()
+        return self.run.is_running()
 
     def ended(self) -> tuple[str, int | None]:
         """How the run ended: Docker knows of memory, and of others' hands."""
-        return f"{self.manner.ended.rstrip('.')}: {self.container.ended()}.", self.container.exit_code()
+        return self.manner.ended.format(why=self.run.ended()), self.run.exit_code()
 
     def stop(self) -> None:
         """End the run and leave nothing behind."""
-        self.container.stop()
+        self.run.stop()
 
     def endpoint(self) -> Endpoint:
-        """Where it answers; the process is in the container's own world, so none is named."""
-        own = self.container.settings.backends is ContainerBackends.POLICYCTL
-        return _endpoint(self.container.options, self.server_id, self.manner, backends=OURS_VERIFY if own else "nvidia")
+        """Where it answers."""
+        options = self.run.options
+        return Endpoint(
+            http=f"{options.host}:{options.http_port}" if options.http else "",
+            grpc=f"{options.host}:{options.grpc_port}",
+            metrics=f"{options.host}:{options.metrics_port}",
+            api_key=options.api_key,
+            server_id=self.server_id,
+            supervisor_pid=os.getpid(),
+            engine=self.manner.kind.value,
+            **self.of_endpoint(),
+        )
 
 
 def _embedded(control: Control, api_key: str) -> Launch:
@@ -170,9 +140,18 @@ def _embedded(control: Control, api_key: str) -> Launch:
     announce(control)
     choice = choose(native)
     control.tell(f"OpenVINO backend: {choice.summary}. {choice.remedy}".rstrip())
-    http = _http(control)
-    options = _options(control, ports, None, native=choice.backend, api_key=api_key, gpu=True, http=http)
-    return lambda on_log: EmbeddedEngine(TritonProcess(options, on_log=on_log), choice.summary)
+    options = _options(control, ports, None, api_key=api_key, gpu=True, native=choice.backend, http=_http(control))
+
+    def launch(on_log: OnLog) -> OwnEngine:
+        process = TritonProcess(options, on_log=on_log)
+
+        def of_endpoint() -> dict[str, Any]:
+            guard = "loaded" if triton_guard.is_loaded(process.pid) else ""
+            return {"pid": process.pid, "openvino": choice.summary, "backends": OURS_VERIFY, "triton_guard": guard}
+
+        return OwnEngine(process, EMBEDDED, of_endpoint)
+
+    return launch
 
 
 def _docker(control: Control, api_key: str) -> Launch:
@@ -182,30 +161,35 @@ def _docker(control: Control, api_key: str) -> Launch:
     user = user_of(docker)
     require_image(connect(), docker.image)
     announce(control)
-    whose = "policyctl's own" if docker.backends is ContainerBackends.POLICYCTL else "NVIDIA's"
+    own = docker.backends is ContainerBackends.POLICYCTL
+    whose = "policyctl's own" if own else "NVIDIA's"
     control.tell(f"Container of {docker.image} as {user}, with {whose} backends.")
-
     mounts = Mounts(key=control.repository.control / "server" / "key", traces=trace_folder(control.repository))
-    return lambda on_log: DockerEngine(control, TritonContainer(options, docker, mounts, gpu=gpu, on_log=on_log))
+
+    def prepare() -> None:
+        """Key and traces are for the container's user alone."""
+        control.repository.write(mounts.key, api_key.encode(), mode=0o600)
+        if os.getuid() == 0:  # else the container runs as us
+            uid, gid = map(int, user.split(":"))
+            for path in (mounts.key, mounts.traces):
+                os.chown(path, uid, gid)
+
+    def launch(on_log: OnLog) -> OwnEngine:
+        container = TritonContainer(options, docker, mounts, gpu=gpu, on_log=on_log)
+        # The process is in the container's own world, so none is named.
+        return OwnEngine(container, DOCKER, lambda: {"backends": OURS_VERIFY if own else "nvidia"}, prepare)
+
+    return launch
 
 
 def _options(
-    control: Control,
-    ports: tuple[int, int, int],
-    backends: Path | None,
-    *,
-    native: NativeBackend | None = None,
-    api_key: str,
-    gpu: bool,
-    http: bool = True,
+    control: Control, ports: tuple[int, int, int], backends: Path | None, *, api_key: str, gpu: bool, **more: Any
 ) -> ServerOptions:
     settings = control.settings.server
     return ServerOptions(
         repository=control.repository.root,
         backend_directory=backends,
-        native=native,
         host=settings.host,
-        http=http,
         http_port=ports[0],
         grpc_port=ports[1],
         metrics_port=ports[2],
@@ -216,6 +200,7 @@ def _options(
         http_hosts=settings.http_hosts,
         name=server_name(control.repository.id),
         **_pools(settings, gpu=gpu),
+        **more,
     )
 
 
@@ -258,31 +243,6 @@ def _spans(control: Control) -> Spans | None:
     which = f"one of {chosen.rate} requests" if chosen.rate else "requests that bring a traceparent"
     control.tell(f"OpenTelemetry: spans of {which} go to {chosen.endpoint}; policyctl record is off meanwhile.")
     return Spans(chosen.endpoint, chosen.rate, chosen.service)
-
-
-def _endpoint(
-    options: ServerOptions,
-    server_id: str,
-    manner: Manner,
-    *,
-    pid: int = 0,
-    openvino: str = "",
-    backends: str,
-    guard: str = "",
-) -> Endpoint:
-    return Endpoint(
-        http=f"{options.host}:{options.http_port}" if options.http else "",
-        grpc=f"{options.host}:{options.grpc_port}",
-        metrics=f"{options.host}:{options.metrics_port}",
-        api_key=options.api_key,
-        server_id=server_id,
-        pid=pid,
-        supervisor_pid=os.getpid(),
-        openvino=openvino,
-        engine=manner.kind.value,
-        backends=backends,
-        triton_guard=guard,
-    )
 
 
 def _pools(settings: ServerSettings, *, gpu: bool) -> dict[str, Any]:
