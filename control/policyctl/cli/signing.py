@@ -79,7 +79,8 @@ def sign(
     verb = "Would sign" if dry_run and done.changed else "Signed" if done.changed else "Signed already:"
     call.data(
         done,
-        words=f"{verb} {model} {done.release} as {done.name}: {done.covered} files, {done.method} {done.key}".rstrip(),
+        words=f"{verb} {model} {done.release} as {done.name}: {done.covered_files} files,"
+        f" {done.method} {done.key}".rstrip(),
     )
     tell_worth(call, done)
 

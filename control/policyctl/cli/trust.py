@@ -241,13 +241,7 @@ def keygen(
     if not phrase and not no_passphrase:
         raise UsageError("the pass phrase is empty", remedy="Give one, or --no-passphrase.")
     pair = service(private, passphrase=phrase)
-    document = {
-        "private": str(pair.private),
-        "public": str(pair.public),
-        "fingerprint": pair.fingerprint,
-        "encrypted": pair.encrypted,
-    }
-    call.data(document, words=f"{pair.private} (keep it), {pair.public} (give it away), {pair.fingerprint}")
+    call.data(pair, words=f"{pair.private} (keep it), {pair.public} (give it away), {pair.fingerprint}")
     call.say(f"Next: policyctl trust add {pair.public} --name NAME")
 
 

@@ -249,20 +249,11 @@ def _accepted(operation: Operation) -> dict[str, Any]:
 
 
 def _shown(operation: Operation, phase: MovePhase) -> dict[str, Any]:
-    return {
-        "id": operation.id,
-        "kind": operation.kind.value,
-        "model": operation.model,
-        "alias": operation.alias,
-        "state": operation.state.value,
+    document = {
+        **to_json(operation),
         "phase": phase.value,
-        "move": operation.move,
         "by": operation.actor,
-        "accepted": operation.accepted,
         "finished": operation.finished or None,
         "request": {key: value for key, value in operation.request.items() if value is not None},
-        "result": None if operation.result is None else dict(operation.result),
-        "words": operation.words,
-        "error": None if operation.error is None else to_json(operation.error),
-        "messages": list(operation.messages),
     }
+    return {name: document[name] for name in OperationDocument.model_fields}

@@ -54,6 +54,11 @@ PATIENCE_S: Final = 30.0
 """How long publishing waits for another writer by default: it takes no alias from anybody."""
 
 
+def patience(control: Control, wait_s: float | None) -> float:
+    """How long to wait for another writer where a caller says nothing, or says so."""
+    return max(PATIENCE_S, control.settings.lock_wait_s) if wait_s is None else wait_s
+
+
 @operation("publish")
 def publish(
     control: Control,
@@ -91,7 +96,6 @@ def publish(
             _require_same_bytes(control, found, manifest)
         slot = _next_slot(state, model) if found is None else found.slot
         return _published(manifest, slot, formats, dry_run=dry_run)
-    patience = max(PATIENCE_S, control.settings.lock_wait_s) if wait_s is None else wait_s
     repository.create()
     with repository.staging() as folder:
         staged = folder / "slot"
@@ -99,7 +103,7 @@ def publish(
         check_export(staged)
         manifest = build_manifest(staged, model=model, release=release)
         files.write_atomically(staged / MANIFEST_FILE, manifest.to_bytes(), mode=0o444)
-        slot = commit(control, staged, manifest, wait_s=patience)
+        slot = commit(control, staged, manifest, wait_s=patience(control, wait_s))
     return _published(manifest, slot, formats, dry_run=False)
 
 
@@ -140,18 +144,22 @@ def commit(
             control.tell(f"An unfinished publish was found and set aside: {orphan}", level=LogLevel.WARNING)
         slot = _next_slot(state, model)
         repository.journal.begin()
-        repository.commit_slot(staged, model, slot)
-        body = {"model": model, "release": release, "slot": slot, "manifest_digest": manifest.digest}
-        _record(repository, {**body, "contract": contract.to_json(), **(more or {})})
+        put_slot(repository, staged, RecordKind.PUBLISHED, manifest, slot, contract=contract.to_json(), **(more or {}))
     return slot
 
 
-def _record(repository: Repository, body: dict[str, Any]) -> None:
-    model, release, slot = body["model"], body["release"], body["slot"]
+def put_slot(
+    repository: Repository, staged: Path, kind: RecordKind, manifest: Manifest, slot: int, **more: Any
+) -> None:
+    """Put a staged release into its slot and record it; where the journal takes no record, the slot is as before."""
+    model, release = manifest.model, manifest.release
+    repository.commit_slot(staged, model, slot)
+    body = {"model": model, "release": release, "slot": slot, "manifest_digest": manifest.digest, **more}
     try:
-        repository.journal.append(RecordKind.PUBLISHED, body)
+        repository.journal.append(kind, body)
     except PolicyctlError:
-        if (model, release) not in repository.journal.state().releases:
+        found = repository.journal.state().releases.get((model, release))
+        if found is None or found.collected:
             repository.take_back_slot(model, slot)
         raise
 

@@ -27,14 +27,14 @@ from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.oci import Artifact, ReleaseOrigin, artifact_of, check_release_manifest, read_artifact
 from policyctl.domain.signature import LARGEST_BYTES, Bundle
 from policyctl.domain.state import PublishedRelease, State
-from policyctl.errors import IntegrityError, PolicyctlError, UsageError
+from policyctl.errors import IntegrityError, UsageError
 from policyctl.hashing import hash_file
 from policyctl.integrity import check_releases, read_file, read_release
 from policyctl.plain_files import open_reader
 from policyctl.release_files import LARGEST_FILE_BYTES
 from policyctl.services.control import Control, Note
 from policyctl.services.releases.exported import check_export
-from policyctl.services.releases.publish import PATIENCE_S, commit
+from policyctl.services.releases.publish import commit, patience, put_slot
 from policyctl.services.releases.stores import Store, destination_store, source_store
 from policyctl.services.trust.signing import attach
 
@@ -157,19 +157,19 @@ def import_release(
     if dry_run:
         return _told(artifact, source, 0 if known is None else known.slot, 0, done, dry_run=True)
     repository.create()
-    patience = max(PATIENCE_S, control.settings.lock_wait_s) if wait_s is None else wait_s
+    wait_s = patience(control, wait_s)
     slot = 0 if known is None else known.slot
     gathered = repository.control / _IMPORTS / artifact.digest.removeprefix("sha256:")
-    with lock.hold(gathered.with_suffix(".lock"), doing=f"import of {model} {release}", wait_s=patience):
+    with lock.hold(gathered.with_suffix(".lock"), doing=f"import of {model} {release}", wait_s=wait_s):
         sent = _gather(control, store, artifact, gathered, skip_files=done == "here already")
         if done != "here already":
-            slot = _publish(control, artifact, gathered, known, wait_s=patience)
+            slot = _publish(control, artifact, gathered, known, wait_s=wait_s)
         for entry in artifact.signatures:
             content, where = read_file(gathered / _name(entry), most_bytes=LARGEST_BYTES), f"{source}: {entry.path}"
             name = _free_name(
                 repository.journal.state(), model, release, entry, Bundle.from_bytes(content, where=where)
             )
-            attach(control, content, model=model, release=release, name=name, where=where, wait_s=patience)
+            attach(control, content, model=model, release=release, name=name, where=where, wait_s=wait_s)
         with suppress(OSError):  # what cannot be removed now is collected later
             files.remove_tree(gathered)
             gathered.with_suffix(".lock").unlink()
@@ -261,19 +261,7 @@ def _restore(control: Control, staged: Path, manifest: Manifest, known: Publishe
             raise UsageError(f"{known.model} {known.release} was brought back by somebody else meanwhile")
         if repository.slot(known.model, known.slot).exists():  # a gc that was cut short
             repository.take_back_slot(known.model, known.slot)
-        repository.commit_slot(staged, known.model, known.slot)
-        body = {
-            "model": known.model,
-            "release": known.release,
-            "slot": known.slot,
-            "manifest_digest": known.manifest_digest,
-        }
-        try:
-            repository.journal.append(RecordKind.RESTORED, body)
-        except PolicyctlError:
-            if repository.journal.state().releases[known.model, known.release].collected:
-                repository.take_back_slot(known.model, known.slot)
-            raise
+        put_slot(repository, staged, RecordKind.RESTORED, manifest, known.slot)
     return known.slot
 
 

@@ -68,19 +68,11 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
-    """One recorded signature of a release, and what it is worth now.
-
-    Attributes:
-        path: The bundle.
-        signer: Who vouches for it, by the trust store's name; empty where nobody does.
-    """
+class Signed(Judgement):
+    """One recorded signature of a release, in the bundle `path`, and what it is worth now."""
 
     record: SignatureRecord
     path: Path
-    standing: Standing
-    signer: str
-    reason: str
 
     @property
     def counts(self) -> bool:
@@ -131,7 +123,7 @@ def of_release(
     for record in records:
         path = control.repository.control / record.file
         judged = _judge_record(control, published, record, covered, store)
-        found.append(Signed(record, path, judged.standing, judged.signer, judged.reason))
+        found.append(Signed(judged.standing, judged.signer, judged.reason, record, path))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ aside. A recorded bundle that is intact is never replaced.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from policyctl.adapters import files, signature_files, trust_store
 from policyctl.adapters.signing import Signer
 from policyctl.domain.journal import RecordKind
+from policyctl.domain.json_values import OMIT, fields_to_json
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.names import check_signer_name
 from policyctl.domain.signature import LARGEST_BYTES, Bundle, Method, SignatureRecord, covered_by
@@ -45,7 +46,7 @@ class Signing:
 
     Attributes:
         key: Fingerprint of the key or certificate.
-        covered: How many files it covers, the manifest among them.
+        covered_files: How many files it covers, the manifest among them.
         changed: False where the key had signed the release already.
         judged: What it is worth here, now; None for a dry run.
     """
@@ -55,27 +56,16 @@ class Signing:
     name: str
     method: Method
     key: str
-    covered: int
+    covered_files: int
     file: Path
     changed: bool
     dry_run: bool
-    judged: Judgement | None
+    judged: Judgement | None = field(metadata=OMIT)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        return {
-            "model": self.model,
-            "release": self.release,
-            "name": self.name,
-            "method": self.method.value,
-            "key": self.key,
-            "covered_files": self.covered,
-            "file": str(self.file),
-            "changed": self.changed,
-            "dry_run": self.dry_run,
-            "standing": None if self.judged is None else self.judged.standing.value,
-            "reason": "" if self.judged is None else self.judged.reason,
-        }
+        standing, reason = (None, "") if self.judged is None else (self.judged.standing.value, self.judged.reason)
+        return {**fields_to_json(self), "standing": standing, "reason": reason}
 
 
 def sign(
@@ -224,9 +214,7 @@ class _Keep:
 
     def report(self, there: Signed | None, *, dry_run: bool) -> Signing:
         """What was found, where nothing is written."""
-        judged = None if there is None else Judgement(there.standing, there.signer, there.reason)
-        name, path = (self.name, self.path) if there is None else (there.record.name, there.path)
-        return self._result(name, path, changed=there is None, dry_run=dry_run, judged=judged)
+        return self._result(there, changed=there is None, dry_run=dry_run)
 
     def write(self, content: bytes, wait_s: float | None) -> Signing:
         """Write the bundle, and record it."""
@@ -250,8 +238,7 @@ class _Keep:
                 raise
             state = repository.journal.state()
         signed = next(s for s in of_release(self.control, state, self.published) if s.record.name == record.name)
-        judged = Judgement(signed.standing, signed.signer, signed.reason)
-        return self._result(record.name, signed.path, changed=True, dry_run=False, judged=judged)
+        return self._result(signed, changed=True, dry_run=False)
 
     def _record(self, content: bytes) -> SignatureRecord:
         return SignatureRecord(
@@ -287,9 +274,10 @@ class _Keep:
             else:
                 repository.write(self.path, before, mode=0o444)
 
-    def _result(self, name: str, path: Path, *, changed: bool, dry_run: bool, judged: Judgement | None) -> Signing:
-        model, release = self.published.model, self.published.release
-        return Signing(model, release, name, self.method, self.key, len(self.covered), path, changed, dry_run, judged)
+    def _result(self, signed: Signed | None, *, changed: bool, dry_run: bool) -> Signing:
+        of, count = self.published, len(self.covered)
+        name, path = (self.name, self.path) if signed is None else (signed.record.name, signed.path)
+        return Signing(of.model, of.release, name, self.method, self.key, count, path, changed, dry_run, signed)
 
 
 def _default_name(control: Control, method: Method, key: str) -> str:
