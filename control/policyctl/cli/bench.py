@@ -12,13 +12,16 @@ import typer
 
 from policyctl.cli import completion, options
 from policyctl.cli.call import Call
+from policyctl.cli.values import seconds
 from policyctl.domain.choices import MOST_CLIENTS
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.protocol import Protocol
-from policyctl.errors import ServerError, UsageError
+from policyctl.domain.verdict import Verdict
+from policyctl.errors import GateError, ServerError, UsageError
 
 if TYPE_CHECKING:
     from policyctl.measuring.profiles import Profile
+    from policyctl.services.experiments.soak import Plan, Soak
 
 V = TypeVar("V")
 
@@ -117,19 +120,18 @@ def bench(
         "warmup_requests": warmup,
     }
     if profile is ProfileChoice.SOAK:
-        from policyctl.cli import soak
+        from policyctl.gates.leak import GrowthLimits
+        from policyctl.services.experiments.soak import Plan
 
-        soak.run(
-            call,
-            model=model,
-            alias=alias,
-            duration=duration,
+        plan = Plan(
+            duration_s=seconds("--for", duration, example="1h"),
             clients=(given["concurrency"] or (4,))[0],
-            batch=(given["batches"] or (1,))[0],
-            reload_every=reload_every,
+            batch_size=(given["batches"] or (1,))[0],
+            reload_every_s=None if reload_every is None else seconds("--reload-every", reload_every, example="5m"),
             move_to=move_to,
-            limit_mb=leak_limit,
+            limits=GrowthLimits(memory_bytes=leak_limit * 1e6),
         )
+        _soak(call, plan, model, alias)
         return
     asked = _profile(PROFILES[ProfileName(profile.value)], given, time_limit_s)
     control = call.control()
@@ -150,6 +152,46 @@ def bench(
     if found.stopped:
         call.say(f"WARNING: {found.stopped}. The table holds what was measured.")
         raise typer.Exit(130 if found.stopped.endswith(service.INTERRUPTED) else ServerError.exit_code)
+
+
+def _soak(call: Call, plan: Plan, model: str, alias: str) -> None:
+    """Load for long, and say what grows.
+
+    Raises:
+        GateError: It was anything but *passed*.
+    """
+    from policyctl.services.experiments import soak as service
+
+    found = service.soak(call.control(), plan, model=model, alias=alias)
+    _show_soak(call, found)
+    if found.result.verdict is not Verdict.PASSED:
+        raise GateError(
+            f"soak of {model} {found.published.release}: {found.result.reason}",
+            remedy=str(found.result.evidence.get("remedy") or "See the samples: --json, or .policyctl/evidence."),
+        )
+
+
+def _show_soak(call: Call, found: Soak) -> None:
+    """A row for each series."""
+    from policyctl.gates.leak import WORDS, findings_of
+
+    rows = []
+    for finding in findings_of(found.result):
+        grown = finding["growth_per_million"] or {}
+        unit = finding["kind"]
+        scale = 1e6 if unit.endswith("bytes") else 1.0
+        cells = [grown.get(key) for key in ("slope", "low", "high")] + [finding["limit_per_million"]]
+        words = ["-" if cell is None else f"{cell / scale:.3g}" for cell in cells]
+        verdict = WORDS[Verdict(finding["verdict"])] if finding["decides"] else "(not judged)"
+        rows.append((finding["name"], unit.replace("bytes", "MB"), *words, verdict))
+    call.table(
+        found,
+        f"soak of {found.published.model} {found.published.release}: {found.requests} requests in"
+        f" {found.duration_s:.0f} s, {found.reloads} reloads, {found.moves} moves",
+        ("of", "counts", "per million requests", "from", "to", "limit", "verdict"),
+        rows,
+    )
+    call.say(f"Gate leak: {found.result.verdict}. {found.result.reason}.")
 
 
 def _profile(base: Profile, given: dict[str, Any], time_limit_s: float | None) -> Profile:

@@ -32,18 +32,18 @@ _PANELS: Final = {
         "top": ("top", "Show live what is served, how much it is asked, how it answers."),
         "logs": ("observe", "Show what the control plane and Triton logged, in order of time."),
         "history": ("history", "Show the journal: who did what, when, why, and how it ended."),
-        "at": ("past", "Show what each alias served at some time in the past."),
+        "at": ("history", "Show what each alias served at some time in the past."),
         "metrics": ("observe", "Print once what `policyctl serve` exports to Prometheus."),
     },
     "Measure": {
         "bench": ("bench", "Measure a served alias with perf_analyzer."),
         "results": ("results", "Compare results that bench kept, and follow them over time."),
-        "evaluate": ("measure", "Run an environment against the served policy."),
+        "evaluate": ("validate", "Run an environment against the served policy."),
         "record": ("shadow", "Record observations and actions of live traffic."),
         "replay": ("shadow", "Ask a release what it would have done on recorded observations."),
-        "memory": ("memory", "Measure what a served model costs in memory."),
-        "tune": ("tune", "Search the serving options with the most throughput."),
-        "calibrate": ("calibrate", "Measure how often the performance gate is wrong on this machine."),
+        "memory": ("machine", "Measure what a served model costs in memory."),
+        "tune": ("machine", "Search the serving options with the most throughput."),
+        "calibrate": ("machine", "Measure how often the performance gate is wrong on this machine."),
     },
     "Trust": {
         "sign": ("signing", "Sign a published release: every file of it, and its manifest."),
@@ -55,11 +55,11 @@ _PANELS: Final = {
         "serve": ("run", "Run Triton on the repository until Ctrl-C or SIGTERM."),
         "doctor": ("run", "Check whether this machine can run the server."),
         "hardware": ("run", "Show what this machine is, and what to set on it and why."),
-        "probe": ("probe", "Ask each alias for a golden action."),
+        "probe": ("look", "Ask each alias for a golden action."),
         "pin": ("move", "Serve a release under its own number, whatever other aliases name."),
         "unpin": ("move", "Take a pinned release out of service."),
         "unserve": ("move", "Take an alias out of service."),
-        "api": ("api", "Answer the control API over HTTP until Ctrl-C or SIGTERM."),
+        "api": ("run", "Answer the control API over HTTP until Ctrl-C or SIGTERM."),
         "token": ("token", "Create, list and revoke the tokens of `policyctl api`."),
     },
     "Repository": {
@@ -70,7 +70,7 @@ _PANELS: Final = {
     "Configure": {
         "config": ("config", "Settings: what is configured, where each value came from."),
         "log-level": ("observe", "Show or change how much the running server logs."),
-        "version": ("version", "Print the version, as --version does."),
+        "version": ("run", "Print the version, as --version does."),
     },
 }
 PANELS: Final = tuple(

@@ -1,8 +1,10 @@
-"""The command that shows the journal: history."""
+"""Commands that look back: history, at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,9 +13,11 @@ from policyctl.cli import options
 from policyctl.cli.call import Call
 from policyctl.cli.journal_rows import record_text, rows_of
 from policyctl.domain.instants import utc_text
+from policyctl.domain.moves import MoveKind
 from policyctl.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
+    from policyctl.domain.timeline import AliasThen, Moment, MoveSeen
     from policyctl.services.control import Control
 
 
@@ -88,3 +92,87 @@ def _prove(control: Control, call: Call, head: str | None) -> None:
     call.data(found, words=found.words)
     if not found.intact:
         call.end_with(IntegrityError(f"{found.path}: {found.breaks[0].words}", remedy=found.breaks[0].remedy))
+
+
+@options.command("repository")
+def at(
+    call: Call,
+    when: Annotated[str, typer.Argument(help="ISO 8601 with a time zone, or now.")],
+    model: options.OptionalModel = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            "--timezone", "-z", metavar="ZONE", help="Zone of WHEN, and of the times that are shown. [default: UTC]"
+        ),
+    ] = None,
+) -> None:
+    """Show what each alias served at some time in the past. It says who moved the alias there, and by which gates.
+
+    The answer comes from the journal, whose chain is checked. In the middle of
+    a switch two releases may have answered; then both are shown.
+
+    Examples:
+
+        policyctl at 2026-11-20T10:00Z
+
+        policyctl at "2026-11-20 11:00" walker --timezone Europe/Zurich
+
+        policyctl at now --json
+    """
+    from policyctl.domain.instants import zone_of
+    from policyctl.services.integrity.journal import at as service
+
+    control = call.control()
+    found = service(control, when, model=model, timezone=timezone)
+    zone = None if timezone is None else zone_of(timezone)
+    asked = found.when if zone is None else found.when.astimezone(zone)
+    call.table(
+        replace(found, when=asked),
+        f"At {utc_text(asked.isoformat(), zone)}",
+        ("model", "alias", "release", "slot", "format", "since", "by", "why", "gates", "manifest"),
+        [row for alias in found.aliases for row in _rows(alias, zone)],
+    )
+    _say(call, found, zone)
+
+
+def _rows(alias: AliasThen, zone: tzinfo | None) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for placement in alias.possible:
+        settled = placement is alias.named
+        doing = alias.by if settled else alias.moving
+        since = utc_text(alias.since, zone) if settled else f"being switched since {_switching(alias, zone)}"
+        gates = ", ".join(f"{g.gate} {g.verdict}" for g in alias.gates) if settled else ""
+        who, why = ("", "") if doing is None else (doing.actor, doing.move.reason)
+        serving = (placement.release, placement.slot, placement.format)
+        rows.append((alias.model, alias.alias, *serving, since, who, why, gates, placement.manifest_digest))
+    return rows
+
+
+def _say(call: Call, found: Moment, zone: tzinfo | None) -> None:
+    if not found.records:
+        call.say("The journal had no record then: nothing was published, and nothing served.")
+    elif not found.aliases:
+        call.say("No alias named a release then: nothing was served.")
+    for alias in found.aliases:
+        if alias.moving is not None:
+            call.say(_moving(alias, alias.moving, zone))
+        if alias.certified is not None:
+            server, time = alias.certified.server or "(not ours)", utc_text(alias.certified.time, zone)
+            call.say(f"{alias.model}.{alias.alias}: server {server} had certified it, {time}.")
+    for caution in found.cautions:
+        call.say(f"Caution: {caution}.")
+
+
+def _moving(alias: AliasThen, moving: MoveSeen, zone: tzinfo | None) -> str:
+    ended = "it is still open" if moving.ended is None else f"it ended {utc_text(moving.ended, zone)}: {moving.result}"
+    begun = f"Under way: the {moving.move.words}, by {moving.actor}, begun {utc_text(moving.started, zone)}"
+    if not alias.switching:
+        return f"{begun}. Its switch had not begun, so no client was answered by {moving.move.target.release}; {ended}."
+    since = _switching(alias, zone)
+    if moving.move.kind is MoveKind.REMOVAL:
+        return f"{begun}, being removed since {since}: it may have answered, or nothing; {ended}."
+    return f"{begun}, being switched since {since}: either may have answered; {ended}."
+
+
+def _switching(alias: AliasThen, zone: tzinfo | None) -> str:
+    return "" if alias.moving is None else utc_text(alias.moving.switching, zone)

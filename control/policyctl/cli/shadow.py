@@ -10,7 +10,7 @@ import typer
 
 from policyctl.cli import options
 from policyctl.cli.call import Call
-from policyctl.cli.soak import seconds
+from policyctl.cli.values import seconds
 from policyctl.domain.names import PRODUCTION
 
 if TYPE_CHECKING:

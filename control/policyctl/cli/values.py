@@ -8,14 +8,20 @@ messages speak Python ("Value error, ...").
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 import typer
 from typer.core import TyperArgument, TyperOption
+
+from policyctl.errors import UsageError
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
+_SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 def take_over(parameters: list[Any]) -> list[Any]:
@@ -104,3 +110,15 @@ def _limits(least: float | None, most: float | None, value: float) -> str:
     if least is not None and value < least:
         return f"at least {least:g}"
     return f"at most {most:g}" if most is not None and value > most else ""
+
+
+def seconds(option: str, text: str, *, example: str) -> float:
+    """``90``, ``90s``, ``10m``, ``1.5h``, ``5ms`` in seconds.
+
+    Raises:
+        UsageError: It is not one of these.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"{option} {text!r} is not a length of time", remedy=f"For example {option} {example}.")
+    return float(match[1]) * _SECONDS[match[2]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from policyctl.cli.soak import seconds
+from policyctl.cli.values import seconds
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import ServerError, UsageError
 from policyctl.gates.leak import GrowthLimits, SeriesKind, judge

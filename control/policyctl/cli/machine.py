@@ -1,22 +1,72 @@
-"""The command that finds out how a model is served best on this machine."""
+"""Commands that find out what this machine makes of a model: memory, tune, calibrate."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from policyctl.cli import options
 from policyctl.cli.call import Call
+from policyctl.cli.values import seconds
 from policyctl.domain.choices import MOST_CLIENTS
 from policyctl.domain.names import PRODUCTION
 
 if TYPE_CHECKING:
     from policyctl.services.control import Control
+    from policyctl.services.experiments.calibrate import Calibration, Tally
     from policyctl.services.experiments.tune import Tuning
     from policyctl.services.experiments.tuning_bench import Plan
+
+
+@options.command("repository")
+def memory(
+    call: Call,
+    model: options.Model,
+    load: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="First keep every alias under load for so long: 10s or 1m.")
+    ] = None,
+) -> None:
+    """Measure what a served model costs in memory. It says what to set as well.
+
+    Of each process: resident now, its proportional share, what it has to
+    itself (what one more of its kind costs), and its peak since it started.
+
+    Examples:
+
+        policyctl memory walker
+
+        policyctl memory walker --load 10s --json
+    """
+    from policyctl.services.experiments import memory_report as service
+
+    control = call.control()
+    found = service.memory(control, model=model, load_s=0.0 if load is None else seconds("--load", load, example="10s"))
+    rows = [
+        (
+            name,
+            *(f"{size / 1e6:.1f}" for size in (use.rss_bytes, use.pss_bytes, use.own_bytes, use.peak_bytes)),
+            use.threads,
+            use.descriptors,
+        )
+        for name, use in found.rows()
+    ]
+    columns = ("process", "resident MB", "share MB", "own MB", "peak MB", "threads", "descriptors")
+    call.table(found, f"Memory of {model}", columns, rows)
+    if not call.as_json:
+        call.table(
+            None,
+            "Recommended",
+            ("setting", "value", "because"),
+            [(r.setting, r.value, f"{r.reason} ({r.basis})") for r in found.recommendations],
+        )
+    call.say(
+        f"{found.available_bytes / 1e6:.0f} MB are left on this machine;"
+        f" /dev/shm: {found.shared_memory_bytes / 1e6:.1f} MB in use,"
+        f" {found.shared_memory_free_bytes / 1e6:.0f} MB left."
+    )
 
 
 @options.command("repository", "url")
@@ -55,7 +105,6 @@ def tune(
 
         policyctl tune walker --forget
     """
-    from policyctl.cli.soak import seconds
     from policyctl.services.experiments import tune as service
     from policyctl.services.experiments.tuning_bench import Plan
 
@@ -76,7 +125,7 @@ def tune(
         _plan(call, control, plan, model, alias)
         return
     tuning = service.tune(control, plan, model=model, alias=alias, keep=keep)
-    _show(call, tuning)
+    _show_tuning(call, tuning)
     if tuning.config:
         call.write(config, lambda: tuning.config)
 
@@ -101,7 +150,7 @@ def _plan(call: Call, control: Control, plan: Plan, model: str, alias: str) -> N
     )
 
 
-def _show(call: Call, found: Tuning) -> None:
+def _show_tuning(call: Call, found: Tuning) -> None:
     from policyctl.services.experiments.tuning_space import words
 
     rows = [
@@ -130,3 +179,67 @@ def _show(call: Call, found: Tuning) -> None:
     call.say(f"Proved better: {words(found.winner)}. {found.verdicts[-1][1].reason}.")
     if found.kept:
         call.say(f"Kept. To serve it: policyctl promote {found.model} {found.release} --alias {found.alias}")
+
+
+@options.command("repository", "url")
+def calibrate(
+    call: Call,
+    model: options.Model,
+    alias: options.Alias = PRODUCTION,
+    runs: Annotated[
+        int, typer.Option("--runs", "-n", help="Live runs, each as long as the gate's time cap.", min=1)
+    ] = 5,
+    replays: Annotated[int, typer.Option(help="Replays of the recorded rounds for each slow-down.", min=0)] = 200,
+    seed: Annotated[int, typer.Option(help="Of orders and replays.", min=0)] = 0,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the figures and all recorded rounds in this file; go on where it stopped.")
+    ] = None,
+    recorded: Annotated[Path | None, typer.Option(help="Replay the rounds of this file; nothing is measured.")] = None,
+) -> None:
+    """Measure how often the performance gate is wrong on this machine. It compares a release with itself.
+
+    Takes --runs times the time cap of the gate (60 s each unless set), and
+    says so after each run. No alias moves. With --save every run is kept as it
+    ends, and the same command again measures only the runs that are missing.
+
+    Examples:
+
+        policyctl calibrate walker --runs 30 --save calibration.json
+
+        policyctl calibrate walker --recorded calibration.json --replays 1000
+    """
+    from policyctl.services.experiments import calibrate as service
+
+    control = call.control()
+    if recorded is not None:
+        found = service.recalibrate(control, recorded, replays=replays, seed=seed, progress=call.say)
+        if save is not None:
+            service.save(found, save)
+    else:
+        cap_s = control.settings.gates.non_inferiority.time_cap_s
+        call.say(f"{runs} live runs of {cap_s:g} s: about {runs * (cap_s + 2) / 60:.0f} min.")
+        found = service.calibrate(
+            control, model=model, alias=alias, live=runs, replays=replays, seed=seed, progress=call.say, path=save
+        )
+    _show_calibration(call, found)
+
+
+def _show_calibration(call: Call, found: Calibration) -> None:
+    rows = [("live A/A", *_row(found.live_tally))]
+    rows += [(f"replay, +{each.change:.1%} p50", *_row(each)) for each in found.replays]
+    call.table(
+        found,
+        f"non_inferiority on {found.model} {found.release}, cap {found.plan.time_cap_s:g} s",
+        ("slow-down", "runs", "failed", "failed, 95 % interval", "passed", "inconclusive", "median s"),
+        rows,
+    )
+    seen = found.smallest_seen
+    words = "none of those tried" if seen is None else f"{seen:.1%} of the median latency"
+    call.say(f"The smallest slow-down found in 95 % of the replays: {words}.")
+
+
+def _row(each: Tally) -> tuple[Any, ...]:
+    data = each.to_json()
+    low, high = data["failed_rate_95"]
+    interval = f"{low:.1%} to {high:.1%}"
+    return (each.runs, data["failed"], interval, data["passed"], data["inconclusive"], f"{each.decided_s:.0f}")
