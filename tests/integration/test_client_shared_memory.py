@@ -20,7 +20,7 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
 from policyctl.client import AsyncPolicyClient, DeadlineError, PolicyClient, regions
 from policyctl.errors import UnsupportedError
-from policyctl.services.supervise.client_memory import sweep
+from policyctl.services.supervise.leftovers import sweep
 
 pytestmark = pytest.mark.server
 

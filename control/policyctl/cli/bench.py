@@ -139,12 +139,9 @@ def bench(
     found = service.bench(control, asked, model=model, alias=alias, keep=keep)
     from policyctl.measuring import report as reports
 
-    if call.as_json:
-        call.data(found)
-    else:
-        call.table(None, reports.title(found), reports.POINT_COLUMNS, reports.point_rows(found))
-        if memory := reports.memory_rows(found):
-            call.table(None, "Memory", reports.MEMORY_COLUMNS, memory)
+    call.table(found, reports.title(found), reports.POINT_COLUMNS, reports.point_rows(found))
+    if memory := reports.memory_rows(found):
+        call.table(None, "Memory", reports.MEMORY_COLUMNS, memory)
     if keep:
         call.say(f"Kept as {found.id} of machine {found.fingerprint}.")
     call.write(report, lambda: reports.page(found))

@@ -48,10 +48,10 @@ def tokens(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the control API's tokens."""
 
     def names(settings: Settings) -> set[str]:
-        from policyctl.services.control import Control
-        from policyctl.services.trust.tokens import listed
+        from policyctl.adapters.repository import Repository
+        from policyctl.adapters.token_store import TokenFile
 
-        return {token.name for token in listed(Control.of(settings))}
+        return {token.name for token in TokenFile(Repository(settings.repository)).read()}
 
     return _begun(_read(context, names, set()), incomplete)
 

@@ -185,7 +185,7 @@ def diff(
         call.say(f"Caution: {sentence}.")
     for title, listed in (("Settings", differences.settings), ("What is served", differences.served)):
         rows = [(d.what, _text(d.first), _text(d.second), d.first_place, d.second_place) for d in listed]
-        if rows and not call.as_json:
+        if rows:
             call.table(None, title, ("what", first, second, "from", "from"), rows)
 
 

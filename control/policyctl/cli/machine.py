@@ -55,13 +55,8 @@ def memory(
     ]
     columns = ("process", "resident MB", "share MB", "own MB", "peak MB", "threads", "descriptors")
     call.table(found, f"Memory of {model}", columns, rows)
-    if not call.as_json:
-        call.table(
-            None,
-            "Recommended",
-            ("setting", "value", "because"),
-            [(r.setting, r.value, f"{r.reason} ({r.basis})") for r in found.recommendations],
-        )
+    advice = [(r.setting, r.value, f"{r.reason} ({r.basis})") for r in found.recommendations]
+    call.table(None, "Recommended", ("setting", "value", "because"), advice)
     call.say(
         f"{found.available_bytes / 1e6:.0f} MB are left on this machine;"
         f" /dev/shm: {found.shared_memory_bytes / 1e6:.1f} MB in use,"
@@ -136,12 +131,7 @@ def _plan(call: Call, control: Control, plan: Plan, model: str, alias: str) -> N
 
     searched = service.searched(control, model=model, alias=alias)
     count = size_of(searched)
-    document = {
-        "model": model,
-        "space": {k: list(v) for k, v in searched.items()},
-        "configurations": count,
-        "time_s": plan.time_s,
-    }
+    document = {"model": model, "space": searched, "configurations": count, "time_s": plan.time_s}
     call.table(
         document,
         f"{count} configurations, up to {plan.time_s:.0f} s",
@@ -164,13 +154,9 @@ def _show_tuning(call: Call, found: Tuning) -> None:
     ]
     title = f"{found.model} {found.release}: {len(rows)} configurations, compared with the incumbent"
     call.table(found, title, ("configuration", "throughput", "P99 ms", "note"), rows)
-    if not call.as_json:
-        call.table(
-            None,
-            "What a batch costs, one client",
-            ("batch", "p50 us", "p99 us", "observations/s"),
-            [(b.batch_size, f"{b.p50_us:.0f}", f"{b.p99_us:.0f}", f"{b.throughput_per_s:.0f}") for b in found.batches],
-        )
+    batches = [(b.batch_size, f"{b.p50_us:.0f}", f"{b.p99_us:.0f}", f"{b.throughput_per_s:.0f}") for b in found.batches]
+    columns = ("batch", "p50 us", "p99 us", "observations/s")
+    call.table(None, "What a batch costs, one client", columns, batches)
     if found.batch_size is not None:
         call.say(f"Within the limit, batches of {found.batch_size} answer the most observations a second.")
     if found.winner is None:

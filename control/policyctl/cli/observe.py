@@ -48,7 +48,7 @@ def metrics(
             [(f.name, f.kind.value, ", ".join(f.labels), f.help) for f in families],
         )
         return
-    from policyctl.services.show.metrics_report import report
+    from policyctl.services.supervise.metrics import report
 
     found = report(call.control())
     call.data(found if call.as_json else None, words=found.text.rstrip())

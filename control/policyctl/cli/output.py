@@ -61,9 +61,10 @@ class Output:
             sys.stdout.write(words + "\n")
 
     def table(self, document: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """The result: as JSON, or as a table on stdout."""
+        """The result: as JSON, or as a table on stdout; without a document it is for people alone."""
         if self.as_json:
-            self.data(document)
+            if document is not None:
+                self.data(document)
             return
         shown = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
         right = [
@@ -77,20 +78,11 @@ class Output:
 
     def refuse(self, error: PolicyctlError) -> None:
         """An error: the problem and what to do next."""
-        self.document(error)
+        found = {"code": error.code, "problem": error.problem, "remedy": error.remedy, "exit_code": error.exit_code}
+        self.data({"error": found})
         _write(sys.stderr, f"Error: {error.problem}", style=_RED)
         if error.remedy:
             _write(sys.stderr, f"Next: {error.remedy}")
-
-    def document(self, error: PolicyctlError) -> None:
-        """An error for a machine; nothing without ``--json``."""
-        found = {
-            "code": error.code,
-            "problem": error.problem,
-            "remedy": error.remedy,
-            "exit_code": error.exit_code,
-        }
-        self.data({"error": found})
 
 
 def _write(stream: TextIO, text: str, *, style: str = "") -> None:

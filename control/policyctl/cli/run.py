@@ -134,10 +134,7 @@ def doctor(
     checks = examine(call.control())
     failed = [c for c in checks if c.status == "failed"]
     call.table(
-        {
-            "able": not failed,
-            "checks": [{"name": c.name, "status": c.status, "detail": c.detail, "fix": c.fix} for c in checks],
-        },
+        {"able": not failed, "checks": checks},
         "This machine",
         ("check", "status", "found", "fix"),
         [(c.name, c.status.upper() if c.status == "failed" else c.status, c.detail, c.fix) for c in checks],
@@ -164,15 +161,19 @@ def hardware(
 
         policyctl hardware --no-runtimes --json
     """
-    from policyctl.services.machine.hardware import advise, ask_runtimes, facts
+    from policyctl.domain.recommendations import recommend
+    from policyctl.services.machine.hardware import ask_runtimes, facts
+    from policyctl.serving.hardware import detect
 
-    found = advise()
+    machine = detect()
+    advice = recommend(machine)
     if call.as_json:
-        call.data(found.to_json(ask_runtimes() if runtimes else {}))
+        asked = ask_runtimes() if runtimes else {}
+        call.data({"hardware": machine, "recommendations": advice, "runtimes": asked})
         return
-    call.table(None, "This machine", ("what", "found"), found.hardware.rows())
-    if found.recommendations:
-        rows = [(r.setting, r.value, r.reason, r.basis) for r in found.recommendations]
+    call.table(None, "This machine", ("what", "found"), machine.rows())
+    if advice:
+        rows = [(r.setting, r.value, r.reason, r.basis) for r in advice]
         call.table(None, "Recommended", ("set", "to", "why", "rests on"), rows)
     else:
         call.say("The defaults suit this machine.")

@@ -77,10 +77,10 @@ def token_list(
 
         policyctl token list --json
     """
-    from policyctl.services.trust.tokens import listed
+    from policyctl.adapters.token_store import TokenFile
 
     now = datetime.now(UTC)
-    found = listed(call.control())
+    found = TokenFile(call.control().repository).read()
     call.table(
         [{**each.public(), "state": each.state(now)} for each in found],
         "Tokens",

@@ -123,7 +123,7 @@ def render(snapshot: Snapshot, console: Console) -> RenderableType:
     for name, _, _ in shown:
         numeric = name.endswith("us") or name in {"/s", "failed", "batch"}
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
-    for row in snapshot.rows:
+    for row in snapshot.aliases:
         cells = (tell(row) for _, tell, _ in shown)
         table.add_row(*("-" if cell is None else printable(str(cell)) for cell in cells), style=_style(row))
     head = f"{snapshot.time[11:19]} UTC  {_server(snapshot)}"
@@ -138,7 +138,7 @@ def _style(row: Row) -> str:
 
 
 def _table(call: Call, snapshot: Snapshot) -> None:
-    rows = [tuple(tell(row) for _, tell, _ in COLUMNS) for row in snapshot.rows]
+    rows = [tuple(tell(row) for _, tell, _ in COLUMNS) for row in snapshot.aliases]
     call.table(None, f"{utc_text(snapshot.time)} {_server(snapshot)}", [name for name, _, _ in COLUMNS], rows)
     for words in _notes(snapshot):
         _line(words)
@@ -148,7 +148,7 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     """One line for each alias."""
     if snapshot.problem:
         yield f"{snapshot.time[:19]}Z {_server(snapshot)}"
-    for row in snapshot.rows:
+    for row in snapshot.aliases:
         cells = (f"{name}={tell(row)}" for name, tell, _ in COLUMNS[1:])
         yield f"{snapshot.time[:19]}Z {row.served} " + " ".join(c.replace(" ", "_") for c in cells)
 

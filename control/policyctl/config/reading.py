@@ -115,35 +115,31 @@ class Source(Generic[Model]):
                 below.append(read_file(self.model, base, LayerKind.BASE))
         except UsageError as error:
             problems.append(_of_file(base, error))
-        profile = ""
-        try:
-            profile = _profile([*above, *below])
-            above += self._of_profile(profile, base, [*above, *below])
-        except _RefusedError as error:
-            problems.append(error.problem)
-        return self._whole(profile, [*above, *below], problems)
+        profile = _profile([*above, *below])
+        found = self._of_profile(profile, base, [*above, *below]) if isinstance(profile, str) else profile
+        if isinstance(found, Problem):
+            problems.append(found)
+        elif found is not None:
+            above.append(found)
+        return self._whole(profile if isinstance(profile, str) else "", [*above, *below], problems)
 
-    def _of_profile(self, profile: str, base: Path | None, layers: list[Layer]) -> list[Layer]:
-        """The layer of the profile's file, if there is one.
-
-        Raises:
-            _RefusedError: The file cannot be read, or neither it nor the profile exists.
-        """
+    def _of_profile(self, profile: str, base: Path | None, layers: list[Layer]) -> Layer | Problem | None:
+        """The layer of the profile's file, if there is one; a problem where neither it nor the profile exists."""
         path: Path | None = None
         try:
             path = find_profile(base, self.folder, profile) if profile else None
             if path is not None:
-                return [read_file(self.model, path, LayerKind.PROFILE)]
+                return read_file(self.model, path, LayerKind.PROFILE)
         except UsageError as error:
-            raise _RefusedError(_of_file(path, error)) from error
+            return _of_file(path, error)
         if not profile or profile in rules.PROFILES:
-            return []
+            return None
         known = sorted({*rules.PROFILES, *profiles_beside(base, self.folder)})
         near = get_close_matches(profile, known, n=1)
         stem = STEM if base is None else base.stem
         expected = f"{f'{near[0]}? ' if near else ''}one of {', '.join(known)}, or a file {stem}.{profile}.yaml"
         layer = next(each for each in layers if each.data.get(PROFILE) == profile)
-        raise _RefusedError(layer.problem((PROFILE,), profile, expected))
+        return layer.problem((PROFILE,), profile, expected)
 
     def _watched(self, profile: str, files: list[Path]) -> Iterator[Path]:
         """Every file that would be read if it existed."""
@@ -191,20 +187,8 @@ class Source(Generic[Model]):
         )
 
 
-class _RefusedError(Exception):
-    """A profile that cannot be used."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.words)
-        self.problem = problem
-
-
-def _profile(layers: list[Layer]) -> str:
-    """The profile that the layers name; empty for none.
-
-    Raises:
-        _RefusedError: That may be no profile's name.
-    """
+def _profile(layers: list[Layer]) -> str | Problem:
+    """The profile that the layers name, empty for none; a problem where that may be no profile's name."""
     for layer in layers:
         name = layer.data.get(PROFILE)
         if name in {None, ""}:
@@ -212,7 +196,7 @@ def _profile(layers: list[Layer]) -> str:
         if isinstance(name, str) and _PROFILE_NAME.fullmatch(name):
             return name
         expected = "a profile's name: small letters, digits, - and _"
-        raise _RefusedError(layer.problem((PROFILE,), repr(name), expected))
+        return layer.problem((PROFILE,), repr(name), expected)
     return ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
@@ -44,15 +44,8 @@ class Rule:
     holds: Callable[[Any, Any], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A rule that does not hold.
-
-    Attributes:
-        key: Of which setting.
-        value: Its value.
-        expected: What the rule expects.
-    """
+class Broken(NamedTuple):
+    """A rule that does not hold: of which setting, its value, and what the rule expects."""
 
     key: Key
     value: Any

@@ -42,9 +42,9 @@ def test_rates_and_latencies_are_differences_of_two_looks(world) -> None:
     """A hundred a second, a tenth of them failed, 600 us each; before the second look no rate is known."""
     world.failing["1.0.0"] = 0.1
     with Sampler(world.control) as sampler:
-        (first,) = sampler.look().rows
+        (first,) = sampler.look().aliases
         world.now += 2.0
-        (row,) = sampler.look().rows
+        (row,) = sampler.look().aliases
     assert (first.rate_per_s, first.latency_us) == (None, None)
     assert (row.rate_per_s, row.failed, row.latency_us) == (100.0, 20, 600.0)
     assert (row.release, row.loaded, row.probe) == ("1.0.0", True, "answered")
@@ -61,7 +61,7 @@ def test_what_is_under_way_is_shown(world) -> None:
 
     world.meanwhile[3] = look
     promote(world.baking(then=Then.KEEP), model="walker", release="1.1.0", alias="production", reason="faster")
-    assert seen[0].rows[0].moving.startswith("bakes: ")
+    assert seen[0].aliases[0].moving.startswith("bakes: ")
     assert seen[0].last_move.startswith("promotion of walker's production from 1.0.0 to 1.1.0: done at ")
     assert seen[0].last_move.endswith("(faster)")
 
@@ -75,9 +75,9 @@ def test_no_server_is_said_and_the_next_look_finds_it(world) -> None:
         endpoints.write(world.control.repository, endpoint)
         world.server.wrong_slots.add(("walker", 1))
         back = sampler.look()
-    assert (away.server, away.rows[0].loaded) == ("", None)
+    assert (away.server, away.aliases[0].loaded) == ("", None)
     assert "no server is running" in away.problem
-    assert (back.problem, back.rows[0].probe) == ("", "wrong")
+    assert (back.problem, back.aliases[0].probe) == ("", "wrong")
 
 
 def row(**more) -> Row:

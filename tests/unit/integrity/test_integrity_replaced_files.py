@@ -32,7 +32,7 @@ from policyctl.services.moves.validate import validate
 from policyctl.services.releases.transfer import export_release
 from policyctl.services.rollout.promote import promote
 from policyctl.services.show import health
-from policyctl.services.supervise import leftover_traces
+from policyctl.services.supervise import leftovers
 
 HUGE = 16 << 30
 MOST_S = 60
@@ -161,7 +161,7 @@ def used(tmp_path_factory) -> Path:
         Scrubber(control, threading.Event()).one_pass()
         running.write(repository, running.Running(endpoints.THIS_PROCESS, "", (), {}, {}))
         log_levels.change(control, level=LogLevel.INFO, triton=None)
-        repository.write(leftover_traces.marker_path(repository), b'{"served": "walker", "server": "s1"}')
+        repository.write(leftovers.marker_path(repository), b'{"served": "walker", "server": "s1"}')
         repository.write(repository.control / "abort", b"nobody's")
         (folder / "secret").write_text(api.secrets[Scope.ADMIN])
         write_export(folder / "export", 4)

@@ -16,9 +16,8 @@ from policyctl.domain.log_event import LogFilter, LogLevel
 from policyctl.errors import MoveError
 from policyctl.services.log import Log, log_of
 from policyctl.services.logs import levels as log_levels
-from policyctl.services.logs.libraries import captured
 from policyctl.services.logs.reading import read
-from policyctl.services.logs.server_log import LiveLevels, TritonLog, serving
+from policyctl.services.logs.server_log import LiveLevels, TritonLog, captured, serving
 from policyctl.services.moves.rollback import rollback
 from policyctl.services.rollout.promote import promote
 from policyctl.serving.logs import parse

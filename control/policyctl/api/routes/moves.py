@@ -141,12 +141,9 @@ async def post_abort(
 
 
 @looks.get("/operations", response_model=list[OperationDocument], responses=problems(503))
-async def get_operations(request: Request, query: Annotated[ListQuery, Query()]) -> Any:
+def get_operations(request: Request, query: Annotated[ListQuery, Query()]) -> Any:
     """The last operations, newest first."""
-    return await run(request, _list, api_of(request), query)
-
-
-def _list(api: Api, query: ListQuery) -> list[dict[str, Any]]:
+    api = api_of(request)
     return [_document(api, each) for each in api.operations.recent(model=query.model, limit=query.limit)]
 
 

@@ -12,14 +12,13 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from policyctl import claims
 from policyctl.adapters.pbtxt import options_of
 from policyctl.client import regions
 from policyctl.domain.artifacts import Format
 from policyctl.domain.hardware import Hardware
-from policyctl.domain.json_values import to_json
 from policyctl.domain.names import CANDIDATE, check_model_name, served_name
 from policyctl.domain.recommendations import Basis, Recommendation, pools
 from policyctl.domain.state import AliasState
@@ -79,20 +78,6 @@ class MemoryReport:
     def _is_candidate(self, name: str) -> bool:
         """Whether a process is a candidate's of this model, which ends about a second after it was withdrawn."""
         return name.startswith(f"{served_name(self.model, CANDIDATE)}_")
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "model": self.model,
-            "served": [cost.to_json() for cost in self.served],
-            "shared": {name: to_json(use) for name, use in self.shared.items()},
-            "others": {name: to_json(use) for name, use in self.others.items()},
-            "available_bytes": self.available_bytes,
-            "shared_memory_bytes": self.shared_memory_bytes,
-            "shared_memory_free_bytes": self.shared_memory_free_bytes,
-            "loaded_s": self.loaded_s,
-            "recommendations": to_json(self.recommendations),
-        }
 
 
 def memory(control: Control, *, model: str, load_s: float = 0.0) -> MemoryReport:

@@ -27,7 +27,7 @@ from policyctl.domain.names import served_name
 from policyctl.domain.recording import Recording, RecordingOrigin, Traced, build
 from policyctl.errors import BusyError, ServerError, UnsupportedError, UsageError
 from policyctl.services.control import Control, open_release
-from policyctl.services.supervise.leftover_traces import (
+from policyctl.services.supervise.leftovers import (
     TRACING_OFF,
     TRACING_UNSET,
     mark,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from policyctl.services.logs.triton import level_of, models_of, triton_event
 from policyctl.serving.logs import LogLine
 from policyctl.settings import LogFormat
 
+_LIBRARY_LEVELS: Final = {"warning": LogLevel.WARNING, "error": LogLevel.ERROR, "critical": LogLevel.ERROR}
 _WAITING_LINES: Final = 1000
 _LAST_WORDS_S: Final = 2.0
 
@@ -68,6 +70,30 @@ class _Unhurried:
             self._write(line)
 
 
+class _Libraries(logging.Handler):
+    """Gives what libraries log to a log of ours, from warnings up."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {"error": record.exc_info[0].__name__} if record.exc_info and record.exc_info[0] else {}
+        level = _LIBRARY_LEVELS.get(record.levelname.lower(), LogLevel.WARNING)
+        self._log.write(level, record.getMessage(), logger=record.name, **fields)
+
+
+@contextmanager
+def captured(log: Log) -> Iterator[None]:
+    """While the block runs, libraries write their warnings and errors to `log`."""
+    handler, root = _Libraries(log), logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
 @contextmanager
 def serving(control: Control, *, api_key: str = "", name: str = "serve") -> Iterator[Control]:
     """Log as a server does while the block runs.
@@ -78,8 +104,6 @@ def serving(control: Control, *, api_key: str = "", name: str = "serve") -> Iter
     Yields:
         The control plane that speaks as the settings say: in words, or in JSON.
     """
-    from policyctl.services.logs.libraries import captured
-
     hidden = (as_in_a_line(api_key),) if api_key else ()
     log = replace(control.log, hidden=(*control.log.hidden, *hidden))
     in_json = control.settings.logs.format is LogFormat.JSON

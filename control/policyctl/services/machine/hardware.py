@@ -1,7 +1,4 @@
-"""Hardware: what this machine is, what the runtimes make of it, and what to set.
-
-`policyctl serve` says and uses the same facts: `advise` is the single source.
-"""
+"""Hardware: what the server says of this machine, and what the runtimes make of it."""
 
 from __future__ import annotations
 
@@ -10,13 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 from policyctl.domain.hardware import Hardware
-from policyctl.domain.json_values import to_json
 from policyctl.domain.log_event import LogLevel
-from policyctl.domain.recommendations import Recommendation, recommend
 from policyctl.services.control import Control
 from policyctl.serving.hardware import detect
 from policyctl.settings import ServingSettings
@@ -69,28 +63,6 @@ except Exception as error:
     found = {"error": repr(error)}
 print(json.dumps(found, default=str))
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """A machine and what to set on it."""
-
-    hardware: Hardware
-    recommendations: tuple[Recommendation, ...]
-
-    def to_json(self, runtimes: Mapping[str, Any]) -> dict[str, Any]:
-        """A JSON object, with what each runtime says."""
-        return {
-            "hardware": self.hardware.to_json(),
-            "recommendations": to_json(self.recommendations),
-            "runtimes": dict(runtimes),
-        }
-
-
-def advise() -> Advice:
-    """Look at this machine."""
-    hardware = detect()
-    return Advice(hardware, recommend(hardware))
 
 
 def contradictions(hardware: Hardware, serving: ServingSettings) -> tuple[str, ...]:

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.pbtxt import options_of
 from policyctl.adapters.triton import Triton
 from policyctl.domain.artifacts import FILES, Format
-from policyctl.domain.json_values import to_json
 from policyctl.domain.moves import Move, Placement
 from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState, State
@@ -55,15 +54,6 @@ class ServedCost:
     release: str
     format: Format
     instances: Mapping[str, ProcessUse]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "alias": self.alias,
-            "release": self.release,
-            "format": self.format.value,
-            "instances": {name: to_json(use) for name, use in self.instances.items()},
-        }
 
     @property
     def own_bytes(self) -> int:

@@ -121,13 +121,10 @@ class Copies:
                 yield read_file(path)
         for store in self._stores:
             with suppress(PolicyctlError), self._repository.staging() as scratch:
-                entry = next(e for e in _configs(store) if e.digest == release.manifest_digest)
-                store.fetch(entry, scratch / "manifest")
-                yield read_file(scratch / "manifest")
-
-
-def _configs(store: Store) -> Iterable[FileEntry]:
-    yield read_artifact(store.manifest("")).config
+                entry = read_artifact(store.manifest("")).config
+                if entry.digest == release.manifest_digest:
+                    store.fetch(entry, scratch / "manifest")
+                    yield read_file(scratch / "manifest")
 
 
 def _by_size(folders: Iterable[Path]) -> dict[int, list[Place]]:

@@ -83,7 +83,8 @@ def gc(
     repository.require()
     if model is not None:
         repository.journal.state().require(model)
-    chosen = _policy(control) if policy is None else policy
+    kept = control.settings.retention
+    chosen = policy or RetentionPolicy(rollbacks=kept.rollbacks, days=kept.days, newest=kept.newest)
     if not delete:
         return _collected(control, _plan(control, chosen, model), model, chosen, deleted=False)
     repository.create()
@@ -95,11 +96,6 @@ def gc(
         for release in done.collect:
             _collect(repository, release)
     return done
-
-
-def _policy(control: Control) -> RetentionPolicy:
-    kept = control.settings.retention
-    return RetentionPolicy(rollbacks=kept.rollbacks, days=kept.days, newest=kept.newest)
 
 
 def _plan(control: Control, policy: RetentionPolicy, model: str | None) -> CollectionPlan:

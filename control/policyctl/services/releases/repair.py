@@ -214,7 +214,9 @@ class _Repairer:
             return
         what = f"{served} slot {placement.slot}"
         if own.intact or (self.dry_run and self._will_be_rebuilt(model, placement.slot)):
-            self._step(what, "linked again from its slot", lambda: self._place(served, placement.slot), model=model)
+            self._step(
+                what, "linked again from its slot", lambda: self.repository.place(served, placement.slot), model=model
+            )
         else:
             self._cannot(what, "its slot is not intact: rebuild that first (see above)")
 
@@ -228,9 +230,6 @@ class _Repairer:
         if path.is_symlink() or path.is_dir():
             files.remove_tree(path)
         self.repository.configure(served, text)
-
-    def _place(self, served: str, slot: int) -> None:
-        self.repository.place(served, slot)
 
     def _evidence(self) -> None:
         for record in self.repository.journal.records():

@@ -20,7 +20,7 @@ from policyctl.adapters.triton_calls import Counters
 from policyctl.adapters.triton_metrics import refused
 from policyctl.domain.instants import utc_text
 from policyctl.domain.journal import RecordKind
-from policyctl.domain.json_values import to_json
+from policyctl.domain.json_values import fields_to_json
 from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.names import served_name
 from policyctl.domain.probes import ProbeOutcome
@@ -85,21 +85,14 @@ class Snapshot:
     repository: str
     server: str
     problem: str
-    rows: tuple[Row, ...]
+    aliases: tuple[Row, ...]
     writer: str = ""
     last_move: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        return {
-            "time": self.time,
-            "repository": self.repository,
-            "server": self.server or None,
-            "problem": self.problem or None,
-            "aliases": to_json(self.rows),
-            "writer": self.writer or None,
-            "last_move": self.last_move or None,
-        }
+        empty = {name: getattr(self, name) or None for name in ("server", "problem", "writer", "last_move")}
+        return {**fields_to_json(self), **empty}
 
 
 @dataclass(slots=True)
@@ -179,7 +172,7 @@ class Sampler:
             repository=str(repository.root),
             server="" if client is None else client.endpoint.grpc,
             problem=problem,
-            rows=tuple(rows),
+            aliases=tuple(rows),
             writer=lock.holder(repository.lock_path) if held else "",
             last_move=self._last_move(),
         )

@@ -24,7 +24,7 @@ from policyctl.services.control import Control
 from policyctl.services.machine.hardware import announce
 from policyctl.services.supervise.engine import Launch, Manner
 from policyctl.services.supervise.external import external
-from policyctl.services.supervise.leftover_traces import trace_folder
+from policyctl.services.supervise.leftovers import trace_folder
 from policyctl.serving import triton_guard
 from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.container import TritonContainer, connect, require_image

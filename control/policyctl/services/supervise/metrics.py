@@ -10,13 +10,16 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from policyctl import __version__
+from policyctl.adapters import endpoint as endpoints
+from policyctl.adapters.exporter import fetch, read_text, text_of
 from policyctl.adapters.pbtxt import identity
 from policyctl.domain.journal_metrics import JournalNumbers, seconds
 from policyctl.domain.metrics import PROBE_BUCKETS_S, Histogram, Measured, Sample, measured
 from policyctl.domain.probes import AliasKey, ProbeOutcome
-from policyctl.errors import ServerError
+from policyctl.errors import IntegrityError, ServerError
 from policyctl.services.control import Control
 from policyctl.services.integrity.known_journal import KnownJournal
 from policyctl.services.integrity.scrub import ScrubState
@@ -130,3 +133,36 @@ def _of_settings(reloads: ReloadCounts) -> Samples:
         "policyctl_settings_reloads_total": tuple(Sample((result,), float(n)) for result, n in counts.items()),
         "policyctl_settings_reload_timestamp_seconds": (Sample((), last),) if last else (),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsReport:
+    """One reading.
+
+    Attributes:
+        source: Where it comes from: ``host:port`` of the running server, or empty for the journal alone.
+        text: In Prometheus's text format.
+    """
+
+    source: str
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"source": self.source or None, "families": read_text(self.text)}
+
+
+def report(control: Control) -> MetricsReport:
+    """What is exported now.
+
+    Raises:
+        UsageError: Nothing was ever published, and no server runs; or the journal may not be read.
+        ServerError: The server that runs does not answer.
+    """
+    running = endpoints.read(control.repository)
+    if running is not None and running.control_metrics:
+        return MetricsReport(running.control_metrics, fetch(running.control_metrics))
+    control.repository.require()
+    with suppress(IntegrityError):  # the metrics themselves say so of a journal that was tampered with
+        control.repository.journal.state()
+    return MetricsReport("", text_of(Metrics(control, KnownJournal(control)).collect()))

@@ -39,13 +39,12 @@ from policyctl.services.log import folder
 from policyctl.services.logs.server_log import LiveLevels, TritonLog, serving
 from policyctl.services.moves.stuck_loads import StuckLoads
 from policyctl.services.observed import Observed
-from policyctl.services.supervise import client_memory
 from policyctl.services.supervise.announcement import Announcement
 from policyctl.services.supervise.bring_up import BringUp
 from policyctl.services.supervise.ending import bound_end, ends_in_time
 from policyctl.services.supervise.engine import Engine, Launch
 from policyctl.services.supervise.engines import launcher
-from policyctl.services.supervise.leftover_traces import empty, settle_if_left, trace_folder
+from policyctl.services.supervise.leftovers import SWEEP_EVERY_S, empty, settle_if_left, sweep, trace_folder
 from policyctl.services.supervise.metrics import Metrics
 from policyctl.services.supervise.prober import Prober
 from policyctl.services.supervise.reload import Reloader
@@ -190,8 +189,8 @@ class Supervisor:
                 self._tell(words, LogLevel.ERROR, exit_code=exit_code)
                 return
             if engine.manner.shares_memory and time.monotonic() >= sweep_at:
-                client_memory.sweep(client)
-                sweep_at = time.monotonic() + client_memory.EVERY_S
+                sweep(client)
+                sweep_at = time.monotonic() + SWEEP_EVERY_S
             announcement.repeat()
             levels.follow()
             client.load_timeout_s = self.control.settings.server.load_timeout_s

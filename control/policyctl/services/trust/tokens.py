@@ -66,15 +66,6 @@ def create(control: Control, *, name: str, scope: Scope, days: float | None = No
     return Created(token, secret)
 
 
-def listed(control: Control) -> tuple[Token, ...]:
-    """Every token, those that count no more included.
-
-    Raises:
-        IntegrityError: The file of tokens cannot be understood.
-    """
-    return TokenFile(control.repository).read()
-
-
 def revoke(control: Control, *, name: str, dry_run: bool = False) -> Token:
     """Let a token count no more, from the next call on. Revoking it again changes nothing.
 

@@ -1,4 +1,9 @@
-"""Settle what a recorder left that was killed while Triton traced."""
+"""Clear away what others left that were killed: a recorder its tracing, clients their shared memory.
+
+A client that is killed leaves its file in ``/dev/shm`` and, because the server
+has mapped it, the memory too. So both are undone: the server forgets the
+region, and the file goes. The supervisor does it now and then.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +14,19 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from policyctl import claims
 from policyctl.adapters import files, lock
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.triton import Triton
+from policyctl.client import regions
 from policyctl.errors import BusyError, ServerError, UsageError
 from policyctl.plain_files import read_json
 from policyctl.services.control import Control
 
+SWEEP_EVERY_S: Final = 10.0
 SETTLED_S: Final = 0.5
 """How long after tracing ended the requests that were under way may still leave a file."""
-
-
 TRACING_OFF: Final[dict[str, Any]] = {"trace_level": "OFF"}
-
-
 TRACING_UNSET: Final[dict[str, Any]] = dict.fromkeys(("trace_level", "trace_rate", "trace_count", "log_frequency"))
 
 
@@ -115,3 +119,21 @@ def recording_lock(repository: Repository) -> contextlib.AbstractContextManager[
         taken="somebody records from this server already",
         remedy="Wait until it is done.",
     )
+
+
+def sweep(client: Triton) -> tuple[str, ...]:
+    """Forget and remove what dead clients left; what belongs to a living one is not touched.
+
+    Returns:
+        The names of the regions.
+    """
+    swept: set[str] = set()
+    with contextlib.suppress(ServerError), regions.abandoned() as names:
+        swept.update(names)
+        for name in client.regions():
+            # A file that is gone was removed by its client, which then could not reach the server.
+            if name in swept or (name.startswith(regions.PREFIX) and not (claims.FOLDER / name).exists()):
+                with contextlib.suppress(ServerError):  # a request still has it: the next sweep forgets it
+                    client.forget_region(name)
+                    swept.add(name)
+    return tuple(sorted(swept))
