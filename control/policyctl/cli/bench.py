@@ -95,13 +95,9 @@ def bench(
     The result is kept by this machine's fingerprint, for `policyctl results`.
 
     Examples:
-
         policyctl bench walker
-
         policyctl bench walker --profile standard --protocol grpc,http --report walker.html
-
         policyctl bench walker --rate 500,1000 --batch 8 --json
-
         policyctl bench walker --profile soak --for 1h --reload-every 5m
     """
     from policyctl.measuring.measurement import SharedMemory

@@ -22,9 +22,7 @@ The card of a release is published with it and never changes. What is measured
 later is evidence that the journal names; show puts both together.
 
 Examples:
-
     policyctl card check build/walker
-
     policyctl card show walker 1.0.0 --format md
 """,
 )
@@ -61,9 +59,7 @@ def init(
     its sections again.
 
     Examples:
-
         policyctl card init build/walker --from ppo.zip
-
         policyctl card init build/walker --force --dry-run
     """
     from policyctl.adapters.files import write_atomically
@@ -97,11 +93,8 @@ def check(
     golden set and the evidence of every figure. publish refuses by the same rules.
 
     Examples:
-
         policyctl card check build/walker
-
         policyctl card check model_card.yaml --json
-
         policyctl card check walker 1.0.0
     """
     from policyctl.card.reading import require
@@ -143,11 +136,8 @@ def show(
     """Show the card of a release with everything that was measured of it since, each figure with its evidence.
 
     Examples:
-
         policyctl card show walker 1.0.0
-
         policyctl card show walker 1.0.0 --format md -o README.md
-
         policyctl card show walker 1.0.0 --format html -o walker.html
     """
     from policyctl.measuring import card_report
@@ -180,9 +170,7 @@ def cite(
     it, cite it, publish. The evidence is put next to the card.
 
     Examples:
-
         policyctl card cite build/walker walker 1.0.0-rc.1
-
         policyctl card cite build/walker walker 1.0.0-rc.1 --dry-run --json
     """
     from policyctl.services.cards.citing import cite as service
@@ -205,7 +193,6 @@ def bom(
     """Write the bill of materials of a release: CycloneDX 1.6, which is JSON with or without --json.
 
     Examples:
-
         policyctl card bom walker 1.0.0 -o walker.cdx.json
     """
     from policyctl.services.cards import full_card as service

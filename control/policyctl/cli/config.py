@@ -26,11 +26,8 @@ file of the profile, else from the base file (policyctl.yaml or .toml), else
 from its default.
 
 Examples:
-
     policyctl config show
-
     policyctl config explain server.http_port
-
     policyctl --profile production config validate
 """,
 )
@@ -46,11 +43,8 @@ def show(
     """Show every setting, its value and where that came from. Secrets are masked.
 
     Examples:
-
         policyctl config show
-
         policyctl config show scrub
-
         policyctl --profile staging config show --changed --json
     """
     from policyctl.services.settings import explained as service
@@ -83,9 +77,7 @@ def explain(
     It answers also where settings are wrong: then with what the layers say.
 
     Examples:
-
         policyctl config explain server.http_port
-
         policyctl --profile production config explain integrity --json
     """
     from policyctl.services.settings import explained as service
@@ -125,9 +117,7 @@ def validate(
     for a misspelt one.
 
     Examples:
-
         policyctl config validate
-
         policyctl --profile production config validate --json
     """
     from policyctl.services.settings import explained as service
@@ -165,11 +155,8 @@ def diff(
     line and environment mean, as a start of the server would.
 
     Examples:
-
         policyctl config diff current running
-
         policyctl config diff staging production
-
         policyctl config diff defaults policyctl.yaml --json
     """
     from policyctl.services.control import Control
@@ -194,7 +181,6 @@ def schema() -> None:
     """Print the JSON Schema of a settings file, for editors.
 
     Example:
-
         policyctl config schema > policyctl.schema.json
     """
     from policyctl.services.settings.reference import json_schema
@@ -207,7 +193,6 @@ def docs() -> None:
     """Print the reference of every setting, in Markdown.
 
     Example:
-
         policyctl config docs > settings.md
     """
     from policyctl.services.settings.reference import page
@@ -228,11 +213,8 @@ def init(
     rules ask for is in it, and for production a bake of five minutes.
 
     Examples:
-
         policyctl config init
-
         policyctl config init policyctl.toml --dry-run
-
         policyctl --profile production config init
     """
     from policyctl.services.settings import files as service

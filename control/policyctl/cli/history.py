@@ -50,13 +50,9 @@ def history(
     and give it with --head the next time.
 
     Examples:
-
         policyctl history walker
-
         policyctl history --limit 20 --json
-
         policyctl history walker --full
-
         policyctl history --verify
     """
     if verify or head is not None:
@@ -112,11 +108,8 @@ def at(
     a switch two releases may have answered; then both are shown.
 
     Examples:
-
         policyctl at 2026-11-20T10:00Z
-
         policyctl at "2026-11-20 11:00" walker --timezone Europe/Zurich
-
         policyctl at now --json
     """
     from policyctl.domain.instants import zone_of

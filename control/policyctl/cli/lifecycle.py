@@ -36,9 +36,7 @@ def gc(
     evidence, signatures, manifests and model cards stay for ever.
 
     Examples:
-
         policyctl gc
-
         policyctl gc walker --days 7 --rollbacks 1 --yes
     """
     from policyctl.services.releases.gc import gc as service
@@ -77,9 +75,7 @@ def repair(
     to do; then it exits with 3. Damaged slots are set aside, not removed.
 
     Examples:
-
         policyctl repair --dry-run
-
         policyctl repair walker --from build/walker --from oci://registry.example.com/policies/walker:1.4.0
     """
     from policyctl.services.releases.repair import repair as service

@@ -30,9 +30,7 @@ def status(
     cannot ask each other's releases), and what is left of memory.
 
     Examples:
-
         policyctl status
-
         policyctl status walker --json
     """
     now = datetime.now(UTC)
@@ -70,11 +68,8 @@ def verify(
     """Compare every file of the repository with the journal. Exits with 3 if one differs.
 
     Examples:
-
         policyctl verify
-
         policyctl verify walker --files
-
         policyctl verify --report integrity.html --json
     """
     from policyctl.services.integrity import report as service
@@ -123,9 +118,7 @@ def probe(
     not answer, with 4 where one answers otherwise than its release was published.
 
     Examples:
-
         policyctl probe
-
         policyctl probe walker --alias production --json
     """
     from policyctl.services.supervise.probe import probe as service

@@ -35,9 +35,7 @@ def memory(
     itself (what one more of its kind costs), and its peak since it started.
 
     Examples:
-
         policyctl memory walker
-
         policyctl memory walker --load 10s --json
     """
     from policyctl.services.experiments import memory_report as service
@@ -93,11 +91,8 @@ def tune(
     promotion is served by what was found, unless a setting says otherwise.
 
     Examples:
-
         policyctl tune walker --p99-limit 5ms --time 10m --resume walker.tune
-
         policyctl tune walker --dry-run
-
         policyctl tune walker --forget
     """
     from policyctl.services.experiments import tune as service
@@ -189,9 +184,7 @@ def calibrate(
     ends, and the same command again measures only the runs that are missing.
 
     Examples:
-
         policyctl calibrate walker --runs 30 --save calibration.json
-
         policyctl calibrate walker --recorded calibration.json --replays 1000
     """
     from policyctl.services.experiments import calibrate as service

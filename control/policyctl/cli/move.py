@@ -62,17 +62,11 @@ def promote(
     without --breaking (exit code 4); --dry-run shows what differs.
 
     Examples:
-
         policyctl promote walker 1.1.0 --reason "better on stairs"
-
         policyctl promote walker ^1.1 --alias staging --dry-run
-
         policyctl promote walker staging
-
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
-
         policyctl promote walker 1.1.0 --bake 300 --on-inconclusive keep
-
         policyctl promote walker 2.0.0 --breaking --reason "all robots have the fourth sensor"
     """
     if no_bake and bake:
@@ -113,9 +107,7 @@ def rollback(
     """Move an alias back to an earlier release. No gate is asked.
 
     Examples:
-
         policyctl rollback walker --reason "falls on ice"
-
         policyctl rollback walker --to 0.9.2
     """
     from policyctl.services.rollout.request import RollbackRequest
@@ -134,7 +126,6 @@ def abort(
     Before the switch a move is reverted; after it, use rollback.
 
     Example:
-
         policyctl abort walker
     """
     from policyctl.services.rollout.request import AbortRequest
@@ -161,9 +152,7 @@ def pin(
     fit in memory is refused before anything is touched.
 
     Examples:
-
         policyctl pin walker 1.2.0 --reason "robot 7 was tuned on it"
-
         policyctl pin walker production --dry-run
     """
     from policyctl.services.rollout.request import PinRequest
@@ -190,9 +179,7 @@ def unpin(
     """Take a pinned release out of service. It stays published, and aliases that name it stay.
 
     Examples:
-
         policyctl unpin walker 1.2.0 --dry-run
-
         policyctl unpin walker 1.2.0
     """
     from policyctl.services.rollout.request import UnpinRequest
@@ -218,9 +205,7 @@ def unserve(
     serve it again. There is no default for --alias: production is named, too.
 
     Examples:
-
         policyctl unserve walker --alias staging
-
         policyctl unserve walker --alias production --reason "retired" --dry-run
     """
     from policyctl.services.rollout.request import RemovalRequest

@@ -30,11 +30,8 @@ def metrics(
     moves and gate verdicts.
 
     Examples:
-
         policyctl metrics
-
         policyctl metrics --json
-
         policyctl metrics --catalogue
     """
     if catalogue:
@@ -79,13 +76,9 @@ def logs(
     With --json it is one list; with --follow too, an object a line.
 
     Examples:
-
         policyctl logs --level warning --since 2h
-
         policyctl logs --request-id 8f14e45fceea167a5a36dedd4bea2543
-
         policyctl logs --move 1f0c --json
-
         policyctl logs --model walker --follow
     """
     from policyctl.services.logs import reading as log_reading
@@ -130,13 +123,9 @@ def log_level(
     the others, which its level debug switches on, and it can be much.
 
     Examples:
-
         policyctl log-level
-
         policyctl log-level debug
-
         policyctl log-level warning --triton
-
         policyctl log-level --reset
     """
     from policyctl.services.logs import levels as log_levels

@@ -16,11 +16,8 @@ group = typer.Typer(
     help="""Propose a release's number; export and import releases.
 
     Examples:
-
         policyctl release next walker build/walker
-
         policyctl release export walker 1.4.0 build/releases
-
         policyctl release import build/releases@walker:1.4.0
     """,
 )
@@ -51,11 +48,8 @@ def next_(
     that it needs.
 
     Examples:
-
         policyctl release next walker build/walker
-
         policyctl release next walker build/walker --after ~1.2.0
-
         policyctl release next walker build/walker --pre rc --json
     """
     from policyctl.services.releases import numbers as service
@@ -96,9 +90,7 @@ def export_release(
     digest, and import by it.
 
     Examples:
-
         policyctl release export walker 1.4.0 build/releases
-
         policyctl release export walker 1.4.0 oci://registry.example.com/policies/walker
     """
     from policyctl.services.releases.transfer import export_release as service
@@ -126,9 +118,7 @@ def import_release(
     short goes on where it ended. Nothing is served by this.
 
     Examples:
-
         policyctl release import build/releases@walker:1.4.0
-
         policyctl release import oci://registry.example.com/policies/walker:1.4.0 --dry-run
     """
     from policyctl.services.releases.transfer import import_release as service

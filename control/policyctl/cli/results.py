@@ -17,9 +17,7 @@ group = typer.Typer(
     Results are kept in the repository, by the fingerprint of the machine.
 
     Examples:
-
         policyctl results compare walker@1.0.0 walker@1.1.0
-
         policyctl results history walker
     """,
 )
@@ -48,9 +46,7 @@ def compare(
     may be what selects one: walker@^1.1, walker@latest, walker@production.
 
     Examples:
-
         policyctl results compare walker@1.0.0 walker@1.1.0
-
         policyctl results compare 3f9a 81c2 --report both.html
     """
     from policyctl.measuring import report as reports
@@ -90,9 +86,7 @@ def history(
     """Follow one metric over the kept results of a model, and say where it changed for good.
 
     Examples:
-
         policyctl results history walker
-
         policyctl results history walker --metric p99_us --concurrency 8 --json
     """
     from policyctl.measuring import report as reports

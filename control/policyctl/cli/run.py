@@ -50,13 +50,9 @@ def serve(
     changed and is whole is taken over without touching a request.
 
     Examples:
-
         policyctl serve
-
         policyctl serve --http-port 9000 --grpc-port 9001 --metrics-port 9002
-
         policyctl --profile production serve
-
         policyctl serve --engine external --url 127.0.0.1:8001
     """
     from policyctl.services.supervise.serve import serve as service
@@ -98,11 +94,8 @@ def api(
     Settings files that change are taken over as by `policyctl serve`.
 
     Examples:
-
         policyctl api
-
         policyctl api --port 9004 --anonymous none
-
         policyctl api --openapi
     """
     try:
@@ -126,7 +119,6 @@ def doctor(
     The settings say which engine runs the server.
 
     Example:
-
         policyctl doctor
     """
     from policyctl.services.machine.doctor import examine
@@ -156,9 +148,7 @@ def hardware(
     starts from the same facts.
 
     Examples:
-
         policyctl hardware
-
         policyctl hardware --no-runtimes --json
     """
     from policyctl.domain.recommendations import recommend
@@ -187,7 +177,6 @@ def version(call: Call) -> None:
     """Print the version, as --version does.
 
     Example:
-
         policyctl version --json
     """
     call.data({"version": __version__}, words=f"policyctl {__version__}")

@@ -42,9 +42,7 @@ def record(
     as you treat that. Only its owner may read it.
 
     Examples:
-
         policyctl record walker -o walker.npz
-
         policyctl record walker --rate 10 --for 10m --count 50000 -o walker.npz
     """
     from policyctl.services.experiments import record as service
@@ -92,9 +90,7 @@ def replay(
     again, which shows what the recording's rounding alone does.
 
     Examples:
-
         policyctl replay walker 1.1.0 walker.npz
-
         policyctl replay walker 1.1.0 walker.npz --json
     """
     from policyctl.services.experiments import shadow as service

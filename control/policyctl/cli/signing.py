@@ -59,11 +59,8 @@ def sign(
     is POLICYCTL_INTEGRITY__PASSPHRASE, or asked for.
 
     Examples:
-
         policyctl sign walker 1.0.0 --key alice.pem
-
         policyctl sign walker 1.0.0 --key bob.pem --certificate bob-chain.pem
-
         policyctl sign walker 1.0.0 --bundle carol.sig --name carol
     """
     from policyctl.services.trust import signing as service
@@ -95,9 +92,7 @@ def signatures(
     """Show who signed a release, since when, and whether that counts.
 
     Examples:
-
         policyctl signatures walker 1.0.0
-
         policyctl signatures walker 1.0.0 --check --json
     """
     from policyctl.services.control import select_release

@@ -19,11 +19,8 @@ group = typer.Typer(
     owner alone can read. A change counts from the next call on.
 
     Examples:
-
         policyctl token create ci --scope promote --days 90
-
         policyctl token list
-
         policyctl token revoke ci
     """,
 )
@@ -48,9 +45,7 @@ def token_create(
     """Create a token and print it, this once: it cannot be shown again.
 
     Examples:
-
         policyctl token create grafana
-
         policyctl token create ci --scope promote --days 90
     """
     from policyctl.services.trust.tokens import create
@@ -74,7 +69,6 @@ def token_list(
     """Show every token by name and its last four characters, those that count no more too.
 
     Example:
-
         policyctl token list --json
     """
     from policyctl.adapters.token_store import TokenFile
@@ -111,7 +105,6 @@ def token_revoke(
     """Revoke a token, from the next call on. Its name is never given again.
 
     Example:
-
         policyctl token revoke ci
     """
     from policyctl.services.trust.tokens import revoke

@@ -61,13 +61,9 @@ def top(
     and interval.
 
     Examples:
-
         policyctl top
-
         policyctl top walker --interval 5
-
         policyctl top --once
-
         policyctl top --json --count 60
     """
     from policyctl.services.show.top import Sampler

@@ -27,9 +27,7 @@ group = typer.Typer(
     able to write it.
 
     Examples:
-
         policyctl trust add alice.pub --name alice
-
         policyctl trust list
     """,
 )
@@ -62,9 +60,7 @@ def trust_add(
     """Trust a key, an issuer of certificates, or an identity.
 
     Examples:
-
         policyctl trust add alice.pub --name alice --not-after 2027-12-31
-
         policyctl trust add company-ca.pem --name company
     """
     from policyctl.services.trust import store as service
@@ -96,7 +92,6 @@ def trust_list(
     """Show every key, from when to when it counts, and which are revoked.
 
     Example:
-
         policyctl trust list --json
     """
     from policyctl.adapters.trust_store import read
@@ -132,7 +127,6 @@ def trust_show(
     """Print a public key or certificate as PEM, for OpenSSF's own command line.
 
     Example:
-
         policyctl trust show alice
     """
     from policyctl.adapters.trust_store import read
@@ -162,9 +156,7 @@ def trust_revoke(
     """Revoke a key: nothing that it ever signed counts, or nothing that was recorded since a time.
 
     Examples:
-
         policyctl trust revoke alice --reason "the laptop was stolen"
-
         policyctl trust revoke alice --reason "left the company" --since 2026-11-01
     """
     from policyctl.services.trust import store as service
@@ -197,7 +189,6 @@ def trust_rotate(
     """Replace a key by a new one. What the old one signed until then goes on counting.
 
     Example:
-
         policyctl trust rotate alice alice-2027.pub --name alice-2027
     """
     from policyctl.services.trust import store as service
@@ -229,9 +220,7 @@ def keygen(
     The pass phrase is POLICYCTL_INTEGRITY__PASSPHRASE, or asked for.
 
     Examples:
-
         policyctl trust keygen alice.pem
-
         policyctl trust keygen ci.pem --no-passphrase
     """
     from policyctl.services.trust.keys import keygen as service

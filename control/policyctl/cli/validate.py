@@ -59,15 +59,10 @@ def validate(
     No gate judges that: a promotion asks about it (--breaking).
 
     Examples:
-
         policyctl validate walker 1.0.0
-
         policyctl validate walker 1.1.0 --gates non_inferiority --alias staging
-
         policyctl validate walker 1.1.0 --gates none
-
         policyctl validate cartpole 1.1.0 --env CartPole-v1 --episodes 100 --margin 5
-
         policyctl validate walker 1.1.0 --recording walker.npz
     """
     from policyctl.services.control import select_release
@@ -156,13 +151,9 @@ def evaluate(
     """Run an environment against the served policy and report the return.
 
     Examples:
-
         policyctl evaluate cartpole --env CartPole-v1 --episodes 20
-
         policyctl evaluate cartpole --env CartPole-v1 --reference ppo.zip --trust-pickle
-
         policyctl evaluate cartpole --env CartPole-v1 --keep
-
         policyctl evaluate pendulum --env Pendulum-v1 --env-arg g=9.81 --wrapper my_wrappers:scaled
     """
     from policyctl.measuring.environments import Environment
