@@ -117,10 +117,7 @@ def rollback(
 
 
 @options.command("repository", "url")
-def abort(
-    call: Call,
-    model: options.Model,
-) -> None:
+def abort(call: Call, model: options.Model) -> None:
     """Stop the move that is under way, or revert one that a crash left open.
 
     Before the switch a move is reverted; after it, use rollback.

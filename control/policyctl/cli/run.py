@@ -111,9 +111,7 @@ def api(
 
 
 @options.command("repository")
-def doctor(
-    call: Call,
-) -> None:
+def doctor(call: Call) -> None:
     """Check whether this machine can run the server. Exits with 8 if not.
 
     The settings say which engine runs the server.

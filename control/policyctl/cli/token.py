@@ -63,9 +63,7 @@ def token_create(
 
 @group.command("list")
 @options.command("repository")
-def token_list(
-    call: Call,
-) -> None:
+def token_list(call: Call) -> None:
     """Show every token by name and its last four characters, those that count no more too.
 
     Example:

@@ -85,10 +85,7 @@ def trust_add(
 
 @group.command("list")
 @options.command("repository")
-def trust_list(
-    call: Call,
-    store: TrustOption = None,
-) -> None:
+def trust_list(call: Call, store: TrustOption = None) -> None:
     """Show every key, from when to when it counts, and which are revoked.
 
     Example:

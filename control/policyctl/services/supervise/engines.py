@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton_calls import server_name
@@ -22,8 +22,7 @@ from policyctl.domain.recommendations import pools
 from policyctl.errors import UnsupportedError
 from policyctl.services.control import Control
 from policyctl.services.machine.hardware import announce
-from policyctl.services.supervise.engine import Launch, Manner
-from policyctl.services.supervise.external import external
+from policyctl.services.supervise.external import ExternalEngine, Manner, external
 from policyctl.services.supervise.leftovers import trace_folder
 from policyctl.serving import triton_guard
 from policyctl.serving.command import ServerOptions, Spans
@@ -127,6 +126,12 @@ class OwnEngine:
             engine=self.manner.kind.value,
             **self.of_endpoint(),
         )
+
+
+Engine: TypeAlias = OwnEngine | ExternalEngine
+"""One run of a server; started once, stopped once. `is_running` says nothing about its answers."""
+Launch = Callable[[OnLog], Engine]
+"""Makes the engine of one run."""
 
 
 def _embedded(control: Control, api_key: str) -> Launch:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,10 +23,35 @@ from policyctl.adapters.triton import Triton
 from policyctl.domain.choices import Engine as Kind
 from policyctl.errors import PolicyctlError, ServerError, UsageError
 from policyctl.services.control import Control
-from policyctl.services.supervise.engine import Launch, Manner
+from policyctl.serving.logs import OnLog
 
 _LOOK_S: Final = 0.2
 _WAIT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What the supervisor may do with an engine, and its words for it.
+
+    Attributes:
+        ours: A server that never came up is an error: nobody else will mend it.
+        shares_memory: Clients' shared memory is in the ``/dev/shm`` of this process.
+        silent: Said when it does not answer.
+        ended: Said when the run is over; ``{why}`` is where the engine knows more.
+        again: Said before another try, with a time after it.
+        longest_pause_s: Between two tries. Starting costs, asking does not.
+        patience: How many times as long as the wheel's server it may take to answer.
+    """
+
+    kind: Kind
+    ours: bool
+    shares_memory: bool
+    silent: str
+    ended: str
+    again: str
+    longest_pause_s: float = 30.0
+    patience: int = 1
+
 
 EXTERNAL: Final = Manner(
     Kind.EXTERNAL,
@@ -109,7 +134,7 @@ class ExternalEngine:
         )
 
 
-def external(control: Control) -> Launch:
+def external(control: Control) -> Callable[[OnLog], ExternalEngine]:
     """Check that the settings say where it is; the result makes one run at a time.
 
     Raises:

@@ -42,8 +42,7 @@ from policyctl.services.observed import Observed
 from policyctl.services.supervise.announcement import Announcement
 from policyctl.services.supervise.bring_up import BringUp
 from policyctl.services.supervise.ending import bound_end, ends_in_time
-from policyctl.services.supervise.engine import Engine, Launch
-from policyctl.services.supervise.engines import launcher
+from policyctl.services.supervise.engines import Engine, Launch, launcher
 from policyctl.services.supervise.leftovers import SWEEP_EVERY_S, empty, settle_if_left, sweep, trace_folder
 from policyctl.services.supervise.metrics import Metrics
 from policyctl.services.supervise.prober import Prober
