@@ -109,7 +109,10 @@ def _refusals(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _of_shape(request: Request, error: RequestValidationError) -> Response:
-        errors = [{"field": _field(each["loc"]), "problem": str(each["msg"])} for each in error.errors()[:_MOST_ERRORS]]
+        errors = [
+            {"field": ".".join(str(part)[:64] for part in each["loc"]), "problem": str(each["msg"])}
+            for each in error.errors()[:_MOST_ERRORS]
+        ]
         problem = "; ".join(f"{each['field']}: {each['problem']}" for each in errors)
         remedy = "Correct it; /openapi.json says what is asked."
         return answer(request, refusal(422, "request", "Wrong request", problem, remedy, more={"errors": errors}))
@@ -125,7 +128,3 @@ def _refusals(app: FastAPI) -> None:
         kind, title = _ROUTING.get(status, ("request", "Wrong request"))
         remedy = "See /openapi.json for what there is."
         return answer(request, refusal(status, kind, title, problem, remedy, headers=error.headers))
-
-
-def _field(location: Any) -> str:
-    return ".".join(str(part)[:64] for part in location)

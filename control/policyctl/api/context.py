@@ -126,11 +126,7 @@ class Api:
                 del self._under_way[caller]
 
     async def share(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which runs once for all who ask within a second, however many they are.
-
-        Raises:
-            ServerError: It took longer than one call may take.
-        """
+        """The result of `work`, which runs once for all who ask within a second, however many they are."""
         name, now = work.__qualname__, time.monotonic()
         since, future = self.shared.get(name, (0.0, None))
         if future is None or (future.done() and now - since > _FRESH_S):
@@ -181,11 +177,7 @@ def api_of(request: Request) -> Api:
 
 
 async def run(request: Request, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do what blocks on another thread than the event loop's, within the time that one call may take.
-
-    Raises:
-        ServerError: It took longer; it goes on, and nobody waits for it.
-    """
+    """Do what blocks on another thread than the event loop's, within the time that one call may take."""
     api = api_of(request)
     return await api.within(api.pools.of(request), lambda: work(*args, **kwargs))
 

@@ -175,11 +175,7 @@ def _called_here(request: Request) -> bool:
 
 
 def require_scope(caller: Caller, needs: Scope, *, what: str = "this") -> None:
-    """Refuse a caller who may not.
-
-    Raises:
-        ProblemError: The scope is not enough.
-    """
+    """Refuse a caller who may not."""
     if caller.scope.allows(needs):
         return
     who = "a caller without a token" if caller.name == ANONYMOUS else f"token {caller.name}"

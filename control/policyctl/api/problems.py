@@ -102,11 +102,7 @@ def not_found(problem: str, remedy: str) -> ProblemError:
 
 @contextmanager
 def missing_is_not_found() -> Iterator[None]:
-    """Answer 404 where a service refuses the block because there is no such thing at this address.
-
-    Raises:
-        ProblemError: The block raised a `UsageError`.
-    """
+    """Answer 404 where a service refuses the block because there is no such thing at this address."""
     try:
         yield
     except UsageError as error:

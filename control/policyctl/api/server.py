@@ -7,9 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -92,11 +90,11 @@ class Server(uvicorn.Server):
             yield
 
 
-def serve(control: Control, reading: Reading[Settings] | None = None) -> None:
+def serve(control: Control, reading: Reading[Settings]) -> None:
     """Answer until SIGTERM or SIGINT.
 
     Args:
-        reading: How the settings came about, to take over what changes in their files; None: nothing is.
+        reading: How the settings came about, to take over what changes in their files.
 
     Raises:
         UsageError: The address cannot be had, or others could reach it and there is no token.
@@ -106,14 +104,19 @@ def serve(control: Control, reading: Reading[Settings] | None = None) -> None:
         _serve(speaking, reading)
 
 
-def _serve(control: Control, reading: Reading[Settings] | None) -> None:
+def _serve(control: Control, reading: Reading[Settings]) -> None:
     settings = control.settings.api
     local = is_loopback(settings.host)
     if not local:
         _require_token(control, settings.host)
     control.repository.create()
-    path = control.repository.control / FOLDER / "lock"
-    with _only_one(control, path), _listening(settings.host, settings.port) as listener:
+    alone = lock.hold_alone(
+        control.repository.control / FOLDER / "lock",
+        doing="policyctl api",
+        taken=f"{control.repository.root} has a control API already",
+        remedy="Use the one that runs, or stop it first.",
+    )
+    with alone, _listening(settings.host, settings.port) as listener:
         server = Server(create(Api.of(control, local=local)))
         _tell(control, f"Control API at {_url(listener)}, for {control.repository.root}. Ctrl-C stops.")
         if not local:
@@ -121,11 +124,7 @@ def _serve(control: Control, reading: Reading[Settings] | None) -> None:
                 control, "It speaks plain HTTP: let TLS stand before it, or tokens travel in clear.", LogLevel.WARNING
             )
         # Changed settings count while it runs, as for `policyctl serve`, which alone writes down what is in force.
-        with (
-            nullcontext()
-            if reading is None
-            else Reloader(control, reading, threading.Event(), announces=False).running()
-        ):
+        with Reloader(control, reading, threading.Event(), announces=False).running():
             server.run(sockets=[listener])
 
 
@@ -146,15 +145,6 @@ def _require_token(control: Control, host: str) -> None:
         f"api.host {host} can be reached from elsewhere, and there is no token: anybody could, or nobody",
         remedy="Create one (policyctl token create NAME --scope promote) and let TLS stand before it (the control API"
         " speaks plain HTTP), or stay on 127.0.0.1.",
-    )
-
-
-def _only_one(control: Control, path: Path) -> contextlib.AbstractContextManager[None]:
-    return lock.hold_alone(
-        path,
-        doing="policyctl api",
-        taken=f"{control.repository.root} has a control API already",
-        remedy="Use the one that runs, or stop it first.",
     )
 
 

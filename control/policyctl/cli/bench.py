@@ -148,11 +148,7 @@ def bench(
 
 
 def _soak(call: Call, plan: Plan, model: str, alias: str) -> None:
-    """Load for long, and say what grows.
-
-    Raises:
-        GateError: It was anything but *passed*.
-    """
+    """Load for long, and say what grows."""
     from policyctl.services.experiments import soak as service
 
     found = service.soak(call.control(), plan, model=model, alias=alias)

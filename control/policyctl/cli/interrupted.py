@@ -16,7 +16,6 @@ def words(control: Control | None, typed: Sequence[str]) -> str:
     """What to say, in lines.
 
     Args:
-        control: The control plane that the command used; None where it used none.
         typed: The command line. Where it names models, the rest is left out.
     """
     state = None

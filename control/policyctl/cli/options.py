@@ -199,21 +199,13 @@ def environment(env: str | None, arguments: Sequence[str] | None, wrappers: Sequ
 
 
 def check_normalizer(normalizer: Path | None, *, no_normalizer: bool) -> None:
-    """Refuse --normalizer together with --no-normalizer.
-
-    Raises:
-        UsageError: Both are given.
-    """
+    """Refuse --normalizer together with --no-normalizer."""
     if normalizer is not None and no_normalizer:
         raise UsageError("--normalizer and --no-normalizer exclude each other", remedy="Give one of them.")
 
 
 def check_unpickling() -> None:
-    """Refuse to unpickle where the settings forbid it to everybody.
-
-    Raises:
-        UsageError: They do.
-    """
+    """Refuse to unpickle where the settings forbid it to everybody."""
     if not Call().layers().require().security.unpickle:
         raise UsageError(
             "security.unpickle is false: nothing is unpickled here, not even with --trust-pickle",

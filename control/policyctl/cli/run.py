@@ -66,7 +66,7 @@ def serve(
         "control_metrics_port": control_metrics_port,
     }
     control, reading = call.serving(server=given)
-    service(control, verbose=verbose, reading=reading)
+    service(control, reading, verbose=verbose)
 
 
 @options.command("repository", "url")

@@ -38,8 +38,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
     """Rows under their columns, or a list of cells for each row where they do not fit.
 
     Args:
-        columns: Names; at least one.
-        rows: A cell for each column, on one line each.
         right: Whether a column holds numbers, which stand to the right.
         width: Of the place where it is shown; None for no limit.
     """

@@ -113,11 +113,7 @@ def _limits(least: float | None, most: float | None, value: float) -> str:
 
 
 def seconds(option: str, text: str, *, example: str) -> float:
-    """``90``, ``90s``, ``10m``, ``1.5h``, ``5ms`` in seconds.
-
-    Raises:
-        UsageError: It is not one of these.
-    """
+    """``90``, ``90s``, ``10m``, ``1.5h``, ``5ms`` in seconds."""
     match = _DURATION.fullmatch(text.strip())
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"{option} {text!r} is not a length of time", remedy=f"For example {option} {example}.")

@@ -111,11 +111,7 @@ def read_file(model: type[BaseModel], path: Path, kind: LayerKind) -> Layer:
 def parse_file(
     model: type[BaseModel], path: Path, content: bytes, *, kind: LayerKind = LayerKind.BASE, mode: int = 0o600
 ) -> Layer:
-    """What `content`, as the file `path`, sets.
-
-    Raises:
-        UsageError: It is neither YAML nor TOML.
-    """
+    """What `content`, as the file `path`, sets."""
     from policyctl.documents import toml_text, yaml_text
 
     if path.suffix not in SUFFIXES:

@@ -74,11 +74,7 @@ def _innermost(places: Mapping[Path, Place], path: Path) -> Place | None:
 
 @dataclass(frozen=True, slots=True)
 class Setter:
-    """One layer that sets one setting.
-
-    Attributes:
-        value: To what, as it stands there.
-    """
+    """One layer that sets one setting."""
 
     layer: Layer
     path: Path

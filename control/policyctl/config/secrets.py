@@ -32,8 +32,6 @@ class Secrets:
     Attributes:
         data: The settings, with every secret as its text.
         problems: Files that hold no secret.
-        warnings: Secrets that everybody on this machine can read.
-        files: Where secrets are read from.
     """
 
     data: dict[str, Any]

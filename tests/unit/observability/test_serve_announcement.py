@@ -18,7 +18,7 @@ from policyctl.services.rollout.promote import promote
 from policyctl.services.supervise import serve as serve_module
 from policyctl.services.supervise.announcement import Announcement
 from policyctl.serving import backend_directory
-from policyctl.settings import load
+from policyctl.settings import load, source
 
 KEY = ("walker", "production")
 
@@ -100,7 +100,7 @@ def test_a_start_that_is_refused_leaves_no_folder_behind(tmp_path, monkeypatch) 
     monkeypatch.setattr(serve_module, "launcher", refuse)
     root = tmp_path / "nowhere" / "at" / "all"
     with pytest.raises(UnsupportedError, match="port 8000"):
-        serve_module.serve(Control.of(load(repository=root)))
+        serve_module.serve(Control.of(load(repository=root)), source(repository=root).read())
     assert list(tmp_path.iterdir()) == []
 
 

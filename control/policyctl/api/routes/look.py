@@ -57,11 +57,7 @@ class HistoryQuery(StatusQuery):
 
 
 def known_model(control: Control, model: str) -> State:
-    """The journal's state, where it knows that model.
-
-    Raises:
-        ProblemError: It does not.
-    """
+    """The journal's state, where it knows that model."""
     with missing_is_not_found():
         control.repository.require()
         state = control.repository.journal.state()

@@ -47,9 +47,6 @@ def change(control: Control, *, level: LogLevel | None, triton: LogLevel | None)
 
     Returns:
         What the supervisor will follow within a second, and with every start from now on.
-
-    Raises:
-        UsageError: The disk refuses.
     """
     wish = {**_wish(control), **{k: v for k, v in (("control", level), ("triton", triton)) if v is not None}}
     path_in(control).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,9 +61,5 @@ def reset(control: Control) -> Levels:
 
 
 def _wish(control: Control) -> dict[str, LogLevel]:
-    """The wish; empty where the file is missing or holds something else.
-
-    Raises:
-        UsageError: This process may not read it.
-    """
+    """The wish; empty where the file is missing or holds something else."""
     return control.repository.read_value(_FILE, dict[str, LogLevel]) or {}

@@ -54,11 +54,7 @@ def followed(control: Control, wanted: LogFilter, stop: threading.Event) -> Iter
 
 
 def since(text: str, *, now: datetime) -> datetime:
-    """The instant that a person means: ISO 8601 with a zone, or how long ago (``90s``, ``10m``, ``2h``, ``1d``).
-
-    Raises:
-        UsageError: Neither of these.
-    """
+    """The instant that a person means: ISO 8601 with a zone, or how long ago (``90s``, ``10m``, ``2h``, ``1d``)."""
     if match := re.fullmatch(r"(\d{1,6})([smhd])", text):
         return now - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
     try:

@@ -36,11 +36,7 @@ def to_stderr(line: str) -> None:
 
 
 class _Unhurried:
-    """Hands lines on, on another thread: a stopped terminal, or a pipe that nobody reads, holds up nobody.
-
-    Args:
-        write: Takes one line at a time, however long it takes.
-    """
+    """Hands lines on, on another thread: a stopped terminal, or a pipe that nobody reads, holds up nobody."""
 
     def __init__(self, write: Sink) -> None:
         self._write = write

@@ -122,9 +122,6 @@ def require_room(control: Control, client: Triton, state: State, move: Move, ope
 
     Nothing is refused where the server's processes cannot be seen, or where
     the setting ``serving.memory_reserve_mib`` is null.
-
-    Raises:
-        UnsupportedError: It does not fit; says what is needed, what is left, and what to do.
     """
     reserve, endpoint = control.settings.serving.memory_reserve_mib, client.endpoint
     if reserve is None or not endpoint.pid:

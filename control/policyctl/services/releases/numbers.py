@@ -39,9 +39,6 @@ def admit(state: State, model: str, release: str, contract: Contract) -> None:
     Args:
         release: A number that is not published itself.
         contract: What the new release takes and gives.
-
-    Raises:
-        UsageError: Names every difference with the bump that it needs, and a number that would do.
     """
     numbers = [r.release for r in state.of_model(model)]
     contract_of = contracts_of(state, model)

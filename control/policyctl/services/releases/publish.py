@@ -170,11 +170,7 @@ def _published(manifest: Manifest, slot: int, formats: tuple[Format, ...], *, dr
 
 
 def _require_same_bytes(control: Control, found: PublishedRelease, manifest: Manifest) -> None:
-    """Refuse a number that has other bytes already, naming the files; say so where it has these.
-
-    Raises:
-        UsageError: They are other bytes.
-    """
+    """Refuse a number that has other bytes already, naming the files; say so where it has these."""
     said = f"{found.model} {found.release} was published already (slot {found.slot}, {found.time}, {found.actor})"
     if manifest.digest != found.manifest_digest:
         raise UsageError(

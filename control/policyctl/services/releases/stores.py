@@ -34,11 +34,7 @@ def destination_store(control: Control, text: str) -> Store:
 
 
 def source_store(control: Control, text: str) -> tuple[Store, str]:
-    """Where to import from: ``oci://HOST/NAME:TAG``, ``FOLDER`` or ``FOLDER@MODEL:RELEASE``; and the reference in it.
-
-    Raises:
-        UsageError: It is another name.
-    """
+    """Where to import from: ``oci://HOST/NAME:TAG``, ``FOLDER`` or ``FOLDER@MODEL:RELEASE``; and its reference."""
     if is_registry(text):
         return _registry(control, text)
     folder, at, reference = text.rpartition("@")

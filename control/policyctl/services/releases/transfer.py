@@ -177,11 +177,7 @@ def import_release(
 
 
 def _recorded(repository: Repository, state: State, published: PublishedRelease) -> tuple[FileEntry, ...]:
-    """The signatures that travel: those that the journal names, as it recorded them.
-
-    Raises:
-        IntegrityError: One is missing, or is not what was recorded.
-    """
+    """The signatures that travel: those that the journal names, as it recorded them."""
     found = []
     for record in state.signatures_of(published.model, published.release):
         path = repository.control / record.file

@@ -41,8 +41,6 @@ class Explained:
     """One setting.
 
     Attributes:
-        value: Its value, as it may be shown.
-        default: What it is by default, as it may be shown.
         layers: Who set it, highest first; the first one won.
     """
 
@@ -113,7 +111,6 @@ class Checked:
     """Everything that is wrong.
 
     Attributes:
-        files: Which settings files were read.
         profiles: By which profiles' rules.
         problems: In the order of files and lines.
     """

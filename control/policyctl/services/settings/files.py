@@ -30,7 +30,6 @@ def starter(profile: str = "", *, toml: bool = False) -> str:
 
     Args:
         profile: Whose file; empty for the base file.
-        toml: TOML instead of YAML.
     """
     if profile:
         return _profile_starter(profile, toml=toml)

@@ -41,7 +41,6 @@ class BringUp:
     """Loads what the journal names on one server after the other.
 
     Attributes:
-        observed: Where refusals are written down.
         stop: Once it is set, nothing more is begun.
     """
 

@@ -135,11 +135,7 @@ class ExternalEngine:
 
 
 def external(control: Control) -> Callable[[OnLog], ExternalEngine]:
-    """Check that the settings say where it is; the result makes one run at a time.
-
-    Raises:
-        UsageError: They do not.
-    """
+    """Check that the settings say where it is; the result makes one run at a time."""
     if not control.settings.server.url:
         raise UsageError(
             "server.engine is external, and server.url does not say where that Triton is",

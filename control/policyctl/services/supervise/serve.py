@@ -66,9 +66,9 @@ class Supervisor:
 
     control: Control
     launch: Launch
+    reading: Reading[Settings]
+    verbose: bool
     stop: threading.Event = field(default_factory=threading.Event)
-    verbose: bool = False
-    reloader: Reloader | None = None
     observed: Observed = field(default_factory=Observed)
     _metrics_at: str = ""
     _known: KnownJournal = field(init=False)
@@ -93,15 +93,14 @@ class Supervisor:
         ):
             endpoints.clear(self.control.repository)
             scrubber = Scrubber(self.control, self.stop)
-            metrics = Metrics(self.control, self._known, self.observed, scrub=lambda: scrubber.state)
-            if (reloader := self.reloader) is not None:
-                metrics.reloads = lambda: reloader.counts
+            reloader = Reloader(self.control, self.reading, self.stop)
+            metrics = Metrics(self.control, self._known, self.observed, lambda: scrubber.state, lambda: reloader.counts)
             server = self.control.settings.server
             with (
                 exporting(metrics.collect, host=server.host, port=server.control_metrics_port) as self._metrics_at,
                 scrubber.running(),
                 BakeKeeper(self.control, self.stop).running(),
-                self._reloading(),
+                reloader.running(),
             ):
                 self._keep_serving()
 
@@ -112,9 +111,6 @@ class Supervisor:
             client.close()
         if (engine := self._engine) is not None and engine.manner.ours:
             engine.stop()
-
-    def _reloading(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.reloader is None else self.reloader.running()
 
     def _tell(self, words: str, level: LogLevel = LogLevel.INFO, **fields: Any) -> None:
         self.control.tell(words, level=level, logger="policyctl.serve", **fields)
@@ -224,12 +220,12 @@ class Supervisor:
                 self._bring_up.recover(client)
 
 
-def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings] | None = None) -> None:
+def serve(control: Control, reading: Reading[Settings], *, verbose: bool = False) -> None:
     """Run or look after a Triton on the repository until SIGTERM or SIGINT.
 
     Args:
         verbose: Pass on Triton's informational log lines as well.
-        reading: How the settings came about, to take over what changes in their files; None: nothing is.
+        reading: How the settings came about, to take over what changes in their files.
 
     Raises:
         UnsupportedError: Something that the server needs is missing here; names all of it.
@@ -248,11 +244,8 @@ def serve(control: Control, *, verbose: bool = False, reading: Reading[Settings]
         control.repository.create()
         if is_new:
             stack.enter_context(_alone(control))
-        supervisor = Supervisor(speaking, launch, verbose=verbose)
-        if reading is not None:
-            supervisor.reloader = Reloader(speaking, reading, supervisor.stop)
         bound_end(EXIT_S)
-        supervisor.run()
+        Supervisor(speaking, launch, reading, verbose).run()
 
 
 def _alone(control: Control) -> contextlib.AbstractContextManager[None]:

@@ -197,11 +197,7 @@ def unrecorded(control: Control, state: State) -> tuple[Path, ...]:
 
 
 def read_manifest(control: Control, published: PublishedRelease) -> Manifest:
-    """The manifest of a release, which must be the published one; its files are not read, and may be collected.
-
-    Raises:
-        IntegrityError: It is missing, or not what was published.
-    """
+    """The manifest of a release, which must be the published one; its files are not read, and may be collected."""
     folder = control.repository.slot(published.model, published.slot)
     if published.collected:
         folder = papers(control.repository, published.model, published.release)
@@ -220,7 +216,6 @@ def judge(
         covered: Path to ``sha256:hex``: the files of the release and its manifest.
         recorded: When the journal recorded it.
         store: Whom to believe.
-        where: The bundle's file, for the reason.
     """
     try:
         bundle = Bundle.from_bytes(content, where=where)

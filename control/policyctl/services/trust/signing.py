@@ -152,11 +152,7 @@ def attach(
 
 
 def read_bundle(path: Path) -> bytes:
-    """A bundle in a file of somebody's.
-
-    Raises:
-        UsageError: It cannot be read, or is far too big for one.
-    """
+    """A bundle in a file of somebody's."""
     try:
         return read_plain(path, most_bytes=LARGEST_BYTES, follow_links=True)
     except OSError as error:

@@ -22,7 +22,6 @@ class Created:
     """A token that was just created.
 
     Attributes:
-        token: What is kept of it.
         secret: What its owner keeps, seen this once; empty for a dry run.
     """
 
