@@ -56,9 +56,9 @@ def figures_of(content: bytes) -> Figures:
         data = json.loads(content)
         if "points" in data:
             return Figures(performance=_of_bench(data), release=str(data["release"]), model=str(data["model"]))
-        figures = _READERS.get(str(data["gate"]), _nothing)(data)
-        if data["verdict"] == Verdict.ERROR.value:
-            figures = Figures()
+        figures = Figures()
+        if (read := _READERS.get(str(data["gate"]))) and data["verdict"] != Verdict.ERROR.value:
+            figures = read(data)
         return replace(figures, release=str(data["release"]), model=str(data["model"]))
     except _UNREADABLE:
         return Figures()
@@ -152,13 +152,7 @@ def _of_replay(data: Mapping[str, Any]) -> Figures:
     observations = (
         f"recording of {str(recording['started'])[:19]}, {recording['rows']} observations, answered by {then}"
     )
-    acted = evidence.get("behaviour")
-    if acted is None:
-        measured = evidence["figures"]
-        acted = {"rows": measured["rows"], "pairs": measured["pairs"]}
-        for name in ("saturation", "roughness"):
-            acted[name] = None if measured[name] is None else _short(measured[name]["candidate"])
-    return Figures(behaviour=(described(acted, observations) | {"time": _time(data)},))
+    return Figures(behaviour=(described(evidence["behaviour"], observations) | {"time": _time(data)},))
 
 
 def _of_service_level(data: Mapping[str, Any]) -> Figures:
@@ -234,10 +228,6 @@ def _peak_mb(samples: Sequence[Mapping[str, Any]], model: str) -> float | None:
         if name.rsplit("_", 2)[0].partition(".")[0] == model
     ]
     return _short(max(sizes)) if sizes else None
-
-
-def _nothing(_: Mapping[str, Any]) -> Figures:
-    return Figures()
 
 
 _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Figures]]] = {

@@ -10,10 +10,13 @@ few episodes, is *inconclusive*.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+import numpy as np
 
 from policyctl.domain.criterion import Criterion, judge
+from policyctl.domain.intervals import paired_difference
+from policyctl.domain.json_values import to_json
 from policyctl.domain.verdict import GateResult, Verdict
 
 NAME: Final = "behaviour"
@@ -22,62 +25,32 @@ FEWEST_EPISODES: Final = 20
 """Below this the interval of a skewed return promises more than it keeps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
-    """What both earned on common seeds.
-
-    Attributes:
-        incumbent: Return of each episode.
-        candidate: The same episodes, in the same order.
-        low: Lower end of the interval of the mean difference, candidate minus incumbent.
-    """
-
-    env: str
-    seeds: Sequence[int]
-    incumbent: Sequence[float]
-    candidate: Sequence[float]
-    low: float
-    high: float
-    confidence: float
-
-    @property
-    def difference(self) -> float | None:
-        """Mean of candidate minus incumbent; None where nothing was played in pairs."""
-        if not self.incumbent or len(self.incumbent) != len(self.candidate):
-            return None
-        return sum(c - i for i, c in zip(self.incumbent, self.candidate, strict=True)) / len(self.incumbent)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {
-            "env": self.env,
-            "seeds": list(self.seeds),
-            "returns": {"incumbent": list(self.incumbent), "candidate": list(self.candidate)},
-            "difference": {
-                "mean": self.difference,
-                "low": self.low,
-                "high": self.high,
-                "confidence": self.confidence,
-            },
-        }
-
-
-def run(played: Played, *, margin: float) -> GateResult:
+def run(
+    env: str, seeds: Sequence[int], *, incumbent: Sequence[float], candidate: Sequence[float], margin: float
+) -> GateResult:
     """Judge what both earned.
 
     Args:
+        env: Which environment.
+        seeds: One an episode.
+        incumbent: Return of each episode.
+        candidate: Of the same episodes, in the same order.
         margin: How much less the candidate may earn on average, in the environment's return, 0 or more.
     """
-    episodes = len(played.incumbent)
-    if episodes < FEWEST_EPISODES or played.difference is None:
-        reason = f"{episodes} paired episodes of {played.env}, at least {FEWEST_EPISODES} are needed"
-        return GateResult(NAME, Verdict.INCONCLUSIVE, reason, {**played.to_json(), "margin": margin})
-    criterion = Criterion(
-        f"return in {played.env} over {episodes} seeds, candidate minus incumbent",
-        played.difference,
-        played.low,
-        played.high,
-        -margin,
-        at_least=True,
-    )
-    return judge(NAME, [criterion], {**played.to_json(), "margin": margin})
+    episodes = len(incumbent)
+    found = None
+    if len(candidate) == episodes >= 2:
+        found = paired_difference(incumbent, candidate, rng=np.random.default_rng(0))
+    evidence = {
+        "env": env,
+        "seeds": list(seeds),
+        "returns": {"incumbent": list(incumbent), "candidate": list(candidate)},
+        "difference": to_json(found),
+        "margin": margin,
+    }
+    if found is None or episodes < FEWEST_EPISODES:
+        reason = f"{episodes} paired episodes of {env}, at least {FEWEST_EPISODES} are needed"
+        return GateResult(NAME, Verdict.INCONCLUSIVE, reason, evidence)
+    name = f"return in {env} over {episodes} seeds, candidate minus incumbent"
+    criterion = Criterion(name, found.mean, found.low, found.high, -margin, at_least=True)
+    return judge(NAME, [criterion], evidence)

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from policyctl.domain import actions
 from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.intervals import Interval, mean_with_interval
 from policyctl.domain.parity import Tolerance, near_ties
 from policyctl.domain.recording import Recording
-from policyctl.measuring.intervals import Interval, mean_with_interval
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -10,7 +10,6 @@ import pytest
 from policyctl.domain.criterion import Criterion, judge
 from policyctl.domain.verdict import Verdict
 from policyctl.gates import behaviour, replay
-from policyctl.measuring.intervals import paired_difference
 
 
 @pytest.mark.parametrize(
@@ -42,10 +41,9 @@ def test_without_a_criterion_nothing_passes() -> None:
     assert judge("replay", [], {}).verdict is Verdict.INCONCLUSIVE
 
 
-def _played(incumbent, candidate) -> behaviour.Played:
-    found = paired_difference(incumbent, candidate, rng=np.random.default_rng(0))
-    seeds = tuple(range(len(incumbent)))
-    return behaviour.Played("Env-v0", seeds, list(incumbent), list(candidate), found.low, found.high, found.confidence)
+def _judged(incumbent, candidate, margin: float = 10):
+    seeds = range(len(incumbent))
+    return behaviour.run("Env-v0", seeds, incumbent=list(incumbent), candidate=list(candidate), margin=margin)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +53,14 @@ def test_a_return_far_from_the_margin_is_decided(shift: float, verdict: Verdict)
     """Ten may be lost: nothing, three and a gain pass; twenty fail."""
     rng = np.random.default_rng(1)
     incumbent = rng.normal(100, 30, 60)
-    assert behaviour.run(_played(incumbent, incumbent + shift + rng.normal(0, 5, 60)), margin=10).verdict is verdict
+    assert _judged(incumbent, incumbent + shift + rng.normal(0, 5, 60)).verdict is verdict
 
 
 def test_a_return_too_close_to_the_margin_is_inconclusive() -> None:
     """An interval across the margin says neither."""
     rng = np.random.default_rng(2)
     incumbent = rng.normal(100, 30, 30)
-    result = behaviour.run(_played(incumbent, incumbent - 10 + rng.normal(0, 30, 30)), margin=10)
+    result = _judged(incumbent, incumbent - 10 + rng.normal(0, 30, 30))
     assert result.verdict is Verdict.INCONCLUSIVE
 
 
@@ -70,8 +68,7 @@ def test_a_return_too_close_to_the_margin_is_inconclusive() -> None:
 def test_few_episodes_never_pass(episodes: int) -> None:
     """However good they look."""
     returns = [500.0] * episodes
-    played = behaviour.Played("Env-v0", range(episodes), returns, returns, 0.0, 0.0, 0.95)
-    assert behaviour.run(played, margin=1000).verdict is Verdict.INCONCLUSIVE
+    assert _judged(returns, returns, 1000).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_candidate_at_the_margin_passes_rarely_whatever_the_returns_look_like() -> None:
@@ -85,8 +82,7 @@ def test_a_candidate_at_the_margin_passes_rarely_whatever_the_returns_look_like(
         rng, passed = np.random.default_rng(3), 0
         for _ in range(150):
             incumbent = rng.normal(200, 50, 40)
-            played = _played(incumbent, incumbent - 10 + draw(rng, 40))
-            passed += behaviour.run(played, margin=10).verdict is Verdict.PASSED
+            passed += _judged(incumbent, incumbent - 10 + draw(rng, 40)).verdict is Verdict.PASSED
         # 6 % of 150 is 9; 15 would be seen by chance less than once in 40 even then.
         assert passed <= 15, name
 

@@ -20,6 +20,7 @@ from policyctl.client.observation import inputs_of, prepare
 from policyctl.domain.actions import Behaviour, describe
 from policyctl.domain.artifacts import Format
 from policyctl.domain.criterion import Criterion
+from policyctl.domain.intervals import mean_with_interval
 from policyctl.domain.json_values import to_json
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.names import check_alias
@@ -30,7 +31,6 @@ from policyctl.gates import behaviour as behaviour_gate
 from policyctl.gates import replay as replay_gate
 from policyctl.measuring.environments import Environment
 from policyctl.measuring.episodes import counting, rollout
-from policyctl.measuring.intervals import Interval, mean_with_interval, paired_difference
 from policyctl.measuring.shadow import Shadow, shadow, wanted_outputs
 from policyctl.plain_files import read_plain, unreadable
 from policyctl.services.control import Control, open_release, select_release
@@ -229,17 +229,9 @@ def _played(
         reason = f"{chosen.episodes} episodes of {chosen.env} took longer than {chosen.time_cap_s:g} s"
         remedy = "Allow more time (POLICYCTL_GATES__BEHAVIOUR__TIME_CAP_S), or play fewer episodes."
         return GateResult(behaviour_gate.NAME, Verdict.INCONCLUSIVE, reason, {"remedy": remedy})
-    found = paired_difference(before.returns, after.returns, rng=np.random.default_rng(0))
-    played = behaviour_gate.Played(
-        env=before.env_id,
-        seeds=tuple(seeds),
-        incumbent=before.returns.tolist(),
-        candidate=after.returns.tolist(),
-        low=found.low,
-        high=found.high,
-        confidence=found.confidence,
+    judged = behaviour_gate.run(
+        before.env_id, seeds, incumbent=before.returns.tolist(), candidate=after.returns.tolist(), margin=margin
     )
-    judged = behaviour_gate.run(played, margin=margin)
     against = {"served": incumbent.served, "release": incumbent.placement.release}
     earned = to_json(mean_with_interval(after.returns, rng=np.random.default_rng(0)))
     return replace(judged, evidence={**judged.evidence, "incumbent": against, "earned": earned})
@@ -284,23 +276,16 @@ def _again(candidate: Candidate, recording: Recording, chosen: ReplaySettings) -
 
 
 def _criteria(figures: Shadow, chosen: ReplaySettings) -> list[Criterion]:
-    rises = [
-        # Without bounds nothing can saturate: there is nothing to judge, and nothing unknown.
-        ("rise of saturation", figures.saturation, None if figures.saturation is None else chosen.saturation_rise),
-        ("rise of roughness", figures.roughness, chosen.roughness_rise),
+    saturation, roughness = figures.saturation, figures.roughness
+    compared = [("agreement", figures.agreement, chosen.agreement, True)]
+    if saturation is not None:  # Without bounds nothing can saturate: there is nothing to judge, and nothing unknown.
+        compared.append(("rise of saturation", saturation.rise, chosen.saturation_rise, False))
+    rise = None if roughness is None else roughness.rise
+    compared.append(("rise of roughness", rise, chosen.roughness_rise, False))
+    return [
+        Criterion(name, None, None, None, limit, at_least)
+        if found is None
+        else Criterion(name, found.mean, found.low, found.high, limit, at_least)
+        for name, found, limit, at_least in compared
+        if limit is not None
     ]
-    found = (
-        []
-        if chosen.agreement is None
-        else [_criterion("agreement", figures.agreement, chosen.agreement, at_least=True)]
-    )
-    for name, compared, limit in rises:
-        if limit is not None:
-            found.append(_criterion(name, None if compared is None else compared.rise, limit, at_least=False))
-    return found
-
-
-def _criterion(name: str, found: Interval | None, limit: float, *, at_least: bool) -> Criterion:
-    if found is None:
-        return Criterion(name, None, None, None, limit, at_least)
-    return Criterion(name, found.mean, found.low, found.high, limit, at_least)

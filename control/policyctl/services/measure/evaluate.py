@@ -19,6 +19,7 @@ from policyctl.client import PolicyClient
 from policyctl.domain.actions import Behaviour, describe
 from policyctl.domain.contract import Contract
 from policyctl.domain.images import laid_out
+from policyctl.domain.intervals import mean_with_interval, paired_difference
 from policyctl.domain.json_values import to_json
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import check_model_name, served_name
@@ -27,7 +28,6 @@ from policyctl.domain.state import PublishedRelease
 from policyctl.errors import ServerError, UsageError
 from policyctl.measuring.environments import Environment
 from policyctl.measuring.episodes import RolloutResult, counting, rollout
-from policyctl.measuring.intervals import mean_with_interval, paired_difference
 from policyctl.services.control import Control, open_release
 from policyctl.services.evidence import record_measured
 from policyctl.services.measure.bench import address, versions
@@ -103,7 +103,12 @@ def evaluate(
         raise UsageError(f"--episodes {episodes} is not at least 2", remedy="One episode has no interval.")
     endpoint = control.endpoint()
     url = address(endpoint, protocol)
-    named = _named(control, model, alias) if keep else None
+    named = None
+    if keep:
+        control.repository.require()
+        state = control.repository.journal.state()
+        placement = state.named(model, alias).placement
+        named = state.release(model, placement.release), placement
     seeds = range(seed, seed + episodes)
     releases: set[str] = set()
     with PolicyClient(check_model_name(model), url=url, protocol=protocol, alias=alias, deadline_s=10.0) as client:
@@ -139,19 +144,6 @@ def observation_for(contract: Contract, given: Mapping[str, NDArray[Any]]) -> ND
         return laid_out(next(iter(given.values())), contract.observations[0].shape)
     shapes = {spec.name: spec.shape for spec in contract.observations}
     return {name: laid_out(values, shapes.get(name, ())) for name, values in given.items()}
-
-
-def _named(control: Control, model: str, alias: str) -> tuple[PublishedRelease, Placement]:
-    """What the alias names."""
-    control.repository.require()
-    state = control.repository.journal.state()
-    state.require(model)
-    found = state.alias(model, alias)
-    if found is None:
-        raise UsageError(
-            f"alias {alias} of {model} names no release", remedy=f"Promote one: policyctl promote {model} RELEASE"
-        )
-    return state.release(model, found.placement.release), found.placement
 
 
 def _keep(

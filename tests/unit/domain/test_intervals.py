@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policyctl.measuring.intervals import mean_with_interval, paired_difference
+from policyctl.domain.intervals import mean_with_interval, paired_difference
 
 
 def rng(seed: int = 0) -> np.random.Generator:
