@@ -136,12 +136,10 @@ def _plan(call: Call, control: Control, plan: Plan, model: str, alias: str) -> N
 
 
 def _show_tuning(call: Call, found: Tuning) -> None:
-    from policyctl.services.experiments.tuning_space import words
-
     rows = [
         (
-            words(trial.choice),
-            "-" if trial.gain is None else f"{100 * math.expm1(trial.gain):+.1f} %",
+            trial.choice.words,
+            "-" if trial.log_gain is None else f"{100 * math.expm1(trial.log_gain):+.1f} %",
             "-" if trial.p99_us is None else f"{trial.p99_us / 1e3:.2f}",
             trial.words,
         )
@@ -157,7 +155,7 @@ def _show_tuning(call: Call, found: Tuning) -> None:
     if found.winner is None:
         call.say("Nothing proved better than the incumbent: it stays as it is.")
         return
-    call.say(f"Proved better: {words(found.winner)}. {found.verdicts[-1][1].reason}.")
+    call.say(f"Proved better: {found.winner.words}. {found.verdicts[-1][1].reason}.")
     if found.kept:
         call.say(f"Kept. To serve it: policyctl promote {found.model} {found.release} --alias {found.alias}")
 

@@ -12,12 +12,12 @@ from policyctl.domain.fold import fold
 from policyctl.domain.journal import GENESIS, Record, RecordKind
 from policyctl.errors import UsageError
 from policyctl.services.experiments.tuning_bench import Trial
-from policyctl.services.experiments.tuning_space import fields_of, size_of, space
+from policyctl.services.experiments.tuning_space import Choice, size_of, space
 from policyctl.services.moves.serving_options import keep, serving_options
 from policyctl.serving.hardware import detect
 from policyctl.settings import ServingSettings
 
-CHOICE = {"instances": 2, "max_queue_delay_us": 100, "preferred_batch_sizes": (4, 8), "threads": 2}
+CHOICE = Choice(instances=2, max_queue_delay_us=100, preferred_batch_sizes=(4, 8), threads=2)
 
 
 def test_a_machine_with_more_cores_has_more_to_search() -> None:
@@ -64,7 +64,7 @@ def test_what_was_found_is_kept_in_the_journal_and_forgotten_there() -> None:
     def record(seq: int, model: str, options: object) -> Record:
         return Record(seq, GENESIS, "t", "a@b", RecordKind.TUNED, {"model": model, "options": options, "reason": ""})
 
-    kept = [record(0, "walker", fields_of(CHOICE)), record(1, "arm", {"instances": 4})]
+    kept = [record(0, "walker", CHOICE.settings()), record(1, "arm", {"instances": 4})]
     state = fold(kept)
     options = serving_options(ServingSettings(), state.tuned["walker"])
     assert (options.instances, options.preferred_batch_sizes) == (2, (4, 8))

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from policyctl.adapters.pbtxt import ServingOptions, options_of
+from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.paired import Metric
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import PolicyctlError, UnsupportedError, UsageError
@@ -30,16 +31,7 @@ from policyctl.gates.superiority import GainPlan as Claim
 from policyctl.services.control import Control
 from policyctl.services.evidence import record_gate
 from policyctl.services.experiments.tuning_bench import TABLE_S, BatchCost, Bench, MovedError, Plan, Trial
-from policyctl.services.experiments.tuning_space import (
-    Choice,
-    fields_of,
-    is_sensible,
-    key_of,
-    read,
-    size_of,
-    words,
-    written,
-)
+from policyctl.services.experiments.tuning_space import Choice, Space, size_of, suggested
 from policyctl.services.moves import serving_options as tuned
 from policyctl.services.moves.measurement_lock import measuring
 from policyctl.serving.hardware import detect
@@ -94,19 +86,19 @@ class Tuning:
             "release": self.release,
             "p99_limit_us": self.plan.p99_limit_us,
             "clients": self.plan.clients,
-            "trials": [t.to_json() for t in self.trials],
+            "trials": to_json(self.trials),
             "finalists": [
-                {"choice": dict(c), "verdict": r.verdict.value, "reason": r.reason} for c, r in self.verdicts
+                {"choice": to_json(c), "verdict": r.verdict.value, "reason": r.reason} for c, r in self.verdicts
             ],
-            "winner": None if self.winner is None else dict(self.winner),
+            "winner": to_json(self.winner),
             "config": self.config,
             "kept": self.kept,
-            "batches": [b.to_json() for b in self.batches],
+            "batches": to_json(self.batches),
             "batch_size": self.batch_size,
         }
 
 
-def searched(control: Control, *, model: str, alias: str) -> dict[str, tuple[Any, ...]]:
+def searched(control: Control, *, model: str, alias: str) -> Space:
     """What `tune` would search.
 
     Raises:
@@ -140,11 +132,11 @@ def tune(control: Control, plan: Plan, *, model: str, alias: str, keep: bool = T
     with control.repository.writer(f"tune {model}", wait_s=30.0):
         digest = ""
         for choice, result in verdicts:
-            evidence = {**result.evidence, "choice": dict(choice), "trials": [t.to_json() for t in trials]}
+            evidence = {**result.evidence, "choice": to_json(choice), "trials": to_json(trials)}
             digest = record_gate(control, bench.opened.published, replace(result, evidence=evidence))
         if winner is not None and keep:
             reason = verdicts[-1][1].reason
-            tuned.keep(control, model, fields_of(winner), reason=reason, evidence=digest)
+            tuned.keep(control, model, winner.settings(), reason=reason, evidence=digest)
     return Tuning(
         model=model,
         alias=alias,
@@ -179,28 +171,28 @@ def forget(control: Control, *, model: str) -> bool:
 def _search(bench: Bench, *, until: float) -> Iterator[Trial]:
     """Trials until the time, or the space, is up; those of the resume file first."""
     study = _study(bench)
-    seen: dict[str, Trial] = {}
+    seen: dict[Choice, Trial] = {}
     for known in _resumed(study):
-        seen[key_of(known.choice)] = known
+        seen[known.choice] = known
         yield known
     possible, repeated = size_of(bench.searched), 0
     while time.monotonic() + _SEARCH_S < until and len(seen) < possible and repeated < 4 * possible:
         asked = study.ask()
-        choice = {name: read(asked.suggest_categorical(name, written(v))) for name, v in bench.searched.items()}
-        if not is_sensible(choice):
+        choice = suggested(asked, bench.searched)
+        if not choice.is_sensible:
             study.tell(asked, -10.0)
             repeated += 1
             continue
-        if (before := seen.get(key_of(choice))) is not None:
+        if (before := seen.get(choice)) is not None:
             study.tell(asked, before.score(bench.plan.p99_limit_us))
             repeated += 1
             continue
-        with bench.control.working(f"Trying {words(choice)}", at_most_s=_SEARCH_S):
+        with bench.control.working(f"Trying {choice.words}", at_most_s=_SEARCH_S):
             trial = _try(bench, choice)
-        seen[key_of(choice)] = trial
-        asked.set_user_attr("trial", trial.to_json())
+        seen[choice] = trial
+        asked.set_user_attr("trial", to_json(trial))
         study.tell(asked, trial.score(bench.plan.p99_limit_us))
-        bench.control.say(f"Trial {len(seen)}: {words(choice)}: {_said(trial)}")
+        bench.control.say(f"Trial {len(seen)}: {choice.words}: {_said(trial)}")
         yield trial
 
 
@@ -228,7 +220,7 @@ def _prove(bench: Bench, trials: Sequence[Trial], *, until: float) -> Iterator[t
             bench.control.say("The time is up: nothing more is compared.")
             return
         claim = Claim(Metric.THROUGHPUT, bench.plan.gain, limit, cap_s, alpha=0.05 / len(best))
-        with bench.control.working(f"Comparing again: {words(trial.choice)}", at_most_s=cap_s):
+        with bench.control.working(f"Comparing again: {trial.choice.words}", at_most_s=cap_s):
             result = _confirm(bench, trial.choice, claim)
         bench.control.say(f"Gate {superiority.NAME}: {result.verdict}. {result.reason}.")
         yield trial.choice, result
@@ -305,11 +297,10 @@ def _resumed(study: Any) -> Iterator[Trial]:
     for past in study.get_trials(deepcopy=False):
         kept = past.user_attrs.get("trial")
         if kept is not None:
-            choice = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["choice"].items()}
-            yield Trial(choice, kept["log_gain"], kept["p99_us"], kept["words"])
+            yield from_json(Trial, kept, what="a trial of the resume file")
 
 
 def _said(trial: Trial) -> str:
-    if trial.gain is None or trial.p99_us is None:
+    if trial.log_gain is None or trial.p99_us is None:
         return trial.words
-    return f"throughput {100 * math.expm1(trial.gain):+.1f} %, P99 {trial.p99_us / 1e3:.2f} ms"
+    return f"throughput {100 * math.expm1(trial.log_gain):+.1f} %, P99 {trial.p99_us / 1e3:.2f} ms"

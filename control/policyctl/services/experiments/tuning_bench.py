@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from policyctl.domain.verdict import Verdict
 from policyctl.errors import ServerError
 from policyctl.measuring.paired import rounds
 from policyctl.services.control import Control, OpenRelease, open_release
-from policyctl.services.experiments.tuning_space import THREADS, Choice, space
+from policyctl.services.experiments.tuning_space import Choice, Space, space
 from policyctl.services.measure.performance import bursts_of
 from policyctl.services.moves.candidate import loaded
 from policyctl.services.moves.mover import Mover
@@ -54,24 +54,20 @@ class Trial:
     """What one configuration did in the search.
 
     Attributes:
-        gain: Log gain of throughput over the incumbent; None where it could not be measured.
+        log_gain: Of throughput over the incumbent; None where it could not be measured.
         words: Why it could not be measured.
     """
 
     choice: Choice
-    gain: float | None
+    log_gain: float | None
     p99_us: float | None
     words: str = ""
 
     def score(self, limit_us: float) -> float:
         """What the search makes large: the gain within the limit; beyond it, the less the farther."""
-        if self.gain is None or self.p99_us is None:
+        if self.log_gain is None or self.p99_us is None:
             return -10.0
-        return self.gain if self.p99_us <= limit_us else -1.0 - math.log(self.p99_us / limit_us)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"choice": dict(self.choice), "log_gain": self.gain, "p99_us": self.p99_us, "words": self.words}
+        return self.log_gain if self.p99_us <= limit_us else -1.0 - math.log(self.p99_us / limit_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +78,6 @@ class BatchCost:
     p50_us: float
     p99_us: float
     throughput_per_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class MovedError(ServerError):
@@ -102,7 +94,7 @@ class Bench:
     alias: str
     opened: OpenRelease
     incumbent: Placement
-    searched: dict[str, tuple[Any, ...]]
+    searched: Space
     rng: np.random.Generator
 
     @classmethod
@@ -120,22 +112,14 @@ class Bench:
     def placement(self, choice: Choice) -> Placement:
         """The release, configured by `choice`; everything else as the incumbent has it."""
         now = options_of(self.incumbent.config)
-        parameters = dict(now.parameters)
-        if "threads" in choice:
-            parameters[THREADS] = str(choice["threads"])
-        serving = self.control.settings.serving.model_copy(
-            update={
-                "max_batch_size": now.max_batch_size,
-                "gpu": now.gpu,
-                "instances": choice["instances"],
-                "max_queue_delay_us": choice["max_queue_delay_us"],
-                "preferred_batch_sizes": tuple(choice["preferred_batch_sizes"]),
-                "parameters": parameters,
-            }
-        )
-        chosen = Control.of(self.control.settings.model_copy(update={"serving": serving}))
+        chosen = choice.settings()
+        parameters = {**now.parameters, **chosen.get("parameters", {})}
+        kept = {"max_batch_size": now.max_batch_size, "gpu": now.gpu, "parameters": parameters}
+        sizes = {"preferred_batch_sizes": choice.preferred_batch_sizes}
+        serving = self.control.settings.serving.model_copy(update={**chosen, **sizes, **kept})
+        control = Control.of(self.control.settings.model_copy(update={"serving": serving}))
         state = self.control.repository.journal.state()
-        return place(chosen, state, self.opened, self.incumbent.format)
+        return place(control, state, self.opened, self.incumbent.format)
 
     def compare(self, choice: Choice, *, time_cap_s: float, stop: Callable[[Sequence[Round]], bool]) -> list[Round]:
         """Load the release as a candidate in a configuration and measure it next to the incumbent.

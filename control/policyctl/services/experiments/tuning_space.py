@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Final
 
 from policyctl.domain.artifacts import Format
 from policyctl.domain.hardware import Hardware
+from policyctl.domain.json_values import OMIT_DEFAULT
 
 THREADS: Final = "INFERENCE_NUM_THREADS"
 
-Choice = Mapping[str, Any]
-"""One configuration: by the names of the space."""
+Space = Mapping[str, tuple[Any, ...]]
+"""What each field of a `Choice` is chosen from."""
 
 
-def space(hardware: Hardware, format: Format, *, max_batch_size: int) -> dict[str, tuple[Any, ...]]:  # noqa: A002
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One configuration; `threads` is None where the runtime takes no number of them."""
+
+    instances: int
+    max_queue_delay_us: int
+    preferred_batch_sizes: tuple[int, ...]
+    threads: int | None = field(default=None, metadata=OMIT_DEFAULT)
+
+    @property
+    def is_sensible(self) -> bool:
+        """Whether no other choice is the same by another name: sizes are preferred only by those who wait."""
+        return bool(self.max_queue_delay_us) or not self.preferred_batch_sizes
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        sizes = ", ".join(map(str, self.preferred_batch_sizes)) or "none"
+        threads = "" if self.threads is None else f", {self.threads} threads"
+        return f"{self.instances} instances{threads}, delay {self.max_queue_delay_us} us, preferred {sizes}"
+
+    def settings(self) -> dict[str, Any]:
+        """By the names of the settings."""
+        found = {
+            "instances": self.instances,
+            "max_queue_delay_us": self.max_queue_delay_us,
+            "preferred_batch_sizes": list(self.preferred_batch_sizes),
+        }
+        return found if self.threads is None else {**found, "parameters": {THREADS: str(self.threads)}}
+
+
+def space(hardware: Hardware, format: Format, *, max_batch_size: int) -> Space:  # noqa: A002
     """What is worth trying on a machine.
 
     Args:
+        hardware: The machine.
         format: Which artifact is served; only OpenVINO takes a number of threads.
         max_batch_size: Beyond which nothing is preferred.
     """
@@ -36,42 +70,16 @@ def space(hardware: Hardware, format: Format, *, max_batch_size: int) -> dict[st
     return found
 
 
-def size_of(searched: Mapping[str, Sequence[Any]]) -> int:
+def size_of(searched: Space) -> int:
     """How many configurations there are."""
-    return len([1 for choice in product(*searched.values()) if is_sensible(dict(zip(searched, choice, strict=True)))])
+    combinations = product(*searched.values())
+    return sum(Choice(**dict(zip(searched, values, strict=True))).is_sensible for values in combinations)
 
 
-def is_sensible(choice: Choice) -> bool:
-    """Whether no other choice is the same by another name: sizes are preferred only by those who wait."""
-    return bool(choice["max_queue_delay_us"]) or not choice["preferred_batch_sizes"]
-
-
-def fields_of(choice: Choice) -> dict[str, Any]:
-    """A choice by the names of the settings."""
-    found = {name: value for name, value in choice.items() if name != "threads"}
-    found["preferred_batch_sizes"] = list(found.get("preferred_batch_sizes", ()))
-    if "threads" in choice:
-        found["parameters"] = {THREADS: str(choice["threads"])}
-    return found
-
-
-def words(choice: Choice) -> str:
-    """For people."""
-    sizes = ", ".join(map(str, choice["preferred_batch_sizes"])) or "none"
-    threads = f", {choice['threads']} threads" if "threads" in choice else ""
-    return f"{choice['instances']} instances{threads}, delay {choice['max_queue_delay_us']} us, preferred {sizes}"
-
-
-def written(values: Sequence[Any]) -> list[Any]:
-    """As Optuna keeps them: it takes no tuples."""
-    return [json.dumps(list(v)) if isinstance(v, tuple) else v for v in values]
-
-
-def read(value: Any) -> Any:
-    """What `written` wrote."""
-    return tuple(json.loads(value)) if isinstance(value, str) else value
-
-
-def key_of(choice: Choice) -> str:
-    """One text for one choice."""
-    return json.dumps({k: list(v) if isinstance(v, tuple) else v for k, v in choice.items()}, sort_keys=True)
+def suggested(trial: Any, searched: Space) -> Choice:
+    """What Optuna's trial tries; Optuna keeps no tuples, so it gets their JSON."""
+    found = {}
+    for name, values in searched.items():
+        by_name = {json.dumps(value) if isinstance(value, tuple) else value: value for value in values}
+        found[name] = by_name[trial.suggest_categorical(name, list(by_name))]
+    return Choice(**found)
