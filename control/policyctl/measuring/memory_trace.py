@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final, TypeVar
 
 import numpy as np
 
 from policyctl.errors import PolicyctlError
 
+S = TypeVar("S")
+
 EVERY_S: Final = 0.25
 _MOST_SAMPLES: Final = 2_000
-"""Beyond it every second sample is dropped, and twice the time let pass: an hour fits as well."""
+"""An hour fits as well, with longer pauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,46 +57,33 @@ def summarise(samples: Sequence[MemorySample]) -> tuple[MemorySummary, ...]:
     return tuple(summaries)
 
 
-class MemoryTrace:
-    """A context manager that samples until it is left.
+@contextlib.contextmanager
+def sampled(look: Callable[[float], S], *, every_s: float = EVERY_S, most: int = _MOST_SAMPLES) -> Iterator[list[S]]:
+    """What was seen, oldest first, while the block runs and another thread looks again and again.
 
     Args:
-        look: Resident bytes by process, now. A refusal (the server has gone)
-            leaves a gap.
+        look: Takes the seconds since the beginning. A refusal (the server has gone) leaves a gap.
+        every_s: Between two samples.
+        most: Beyond it every second sample is dropped, and twice the time let pass.
     """
+    samples: list[S] = []
+    done = threading.Event()
 
-    def __init__(self, look: Callable[[], Mapping[str, float]], *, every_s: float = EVERY_S) -> None:
-        self._look = look
-        self._every_s = every_s
-        self._samples: list[MemorySample] = []
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory-trace", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._begin = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    @property
-    def samples(self) -> tuple[MemorySample, ...]:
-        """All so far, oldest first."""
-        return tuple(self._samples)
-
-    def _run(self) -> None:
+    def run() -> None:
+        begin, pause_s = time.monotonic(), every_s
         while True:
-            try:
-                resident_mb = {name: round(size / 1e6, 3) for name, size in self._look().items()}
-                self._samples.append(MemorySample(round(time.monotonic() - self._begin, 3), resident_mb))
-            except PolicyctlError:
-                pass
-            if len(self._samples) > _MOST_SAMPLES:
-                self._samples[:] = self._samples[::2]
-                self._every_s *= 2
-            if self._done.wait(self._every_s):
+            with contextlib.suppress(PolicyctlError):
+                samples.append(look(round(time.monotonic() - begin, 3)))
+            if len(samples) > most:
+                samples[:] = samples[::2]
+                pause_s *= 2
+            if done.wait(pause_s):
                 return
+
+    thread = threading.Thread(target=run, name="samples", daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        thread.join()

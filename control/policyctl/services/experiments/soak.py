@@ -29,6 +29,7 @@ from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import PolicyctlError, ServerError, UsageError
 from policyctl.gates import leak
 from policyctl.gates.leak import GrowthLimits, Series, SeriesKind
+from policyctl.measuring.memory_trace import sampled
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.evidence import record_gate
 from policyctl.services.measure.bench import versions
@@ -85,11 +86,6 @@ class Sample:
     processes: dict[str, ProcessUse]
     shared_bytes: int
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        uses = {name: to_json(use) for name, use in self.processes.items()}
-        return {"at_s": self.at_s, "requests": self.requests, "processes": uses, "shared_bytes": self.shared_bytes}
-
 
 @dataclass(frozen=True, slots=True)
 class Soak:
@@ -124,7 +120,7 @@ class Soak:
             "machine": {"fingerprint": hardware.fingerprint, "words": hardware.words()},
             "versions": versions(),
             "result": to_json(self.result),
-            "samples": [sample.to_json() for sample in self.samples],
+            "samples": to_json(self.samples),
         }
 
 
@@ -154,13 +150,13 @@ def soak(control: Control, plan: Plan, *, model: str, alias: str) -> Soak:
         )
     begun, began = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     with measuring(control, f"soak {model}"):
-        seen = _Seen(control, endpoint, served_name(model, alias), plan)
-        failure = _run(seen, opened, alias)
+        seen = _Soaking(control, plan, opened, alias, endpoint)
+        seen.run()
     result = leak.judge(series_of(seen.samples, seen.bursts, seen.served), plan.limits)
-    if failure is not None:
-        result = GateResult(leak.NAME, Verdict.ERROR, f"the soak broke: {failure.problem}", result.evidence)
+    if seen.failure is not None:
+        result = GateResult(leak.NAME, Verdict.ERROR, f"the soak broke: {seen.failure.problem}", result.evidence)
     evidence = {**result.evidence, "began": began, "plan": asdict(plan), "requests": seen.requests}
-    result = replace(result, evidence={**evidence, "samples": [s.to_json() for s in seen.samples]})
+    result = replace(result, evidence={**evidence, "samples": to_json(seen.samples)})
     with control.repository.writer(f"soak {model}", wait_s=30.0):
         record_gate(control, opened.published, result)
     duration_s = round(time.monotonic() - begun, 1)
@@ -206,109 +202,106 @@ def _latency(bursts: Sequence[tuple[float, Burst]]) -> Series:
     return Series("p50", SeriesKind.LATENCY, requests, values)
 
 
-class _Seen:
-    """Everything that a soak collects; the sampler and the actions run on other threads."""
+@dataclass(slots=True)
+class _Soaking:
+    """A soak under way, and what it has collected; samples and actions come from other threads."""
 
-    def __init__(self, control: Control, endpoint: Endpoint, served: str, plan: Plan) -> None:
-        self.control, self.endpoint, self.served, self.plan = control, endpoint, served, plan
-        self.samples: list[Sample] = []
-        self.bursts: list[tuple[float, Burst]] = []
-        self.requests = self.reloads = self.moves = 0
-        self.failure: PolicyctlError | None = None
-        self._done = threading.Event()
-        self._begun = time.monotonic()
-        self._every_s = min(1.0, plan.duration_s / _FEWEST_SAMPLES)
+    control: Control
+    plan: Plan
+    opened: OpenRelease
+    alias: str
+    endpoint: Endpoint
+    samples: list[Sample] = field(default_factory=list)
+    bursts: list[tuple[float, Burst]] = field(default_factory=list)
+    requests: int = 0
+    reloads: int = 0
+    moves: int = 0
+    failure: PolicyctlError | None = None
+    _counted: int = 0
+
+    @property
+    def served(self) -> str:
+        """The Triton model under load."""
+        return served_name(self.opened.published.model, self.alias)
+
+    def run(self) -> None:
+        """Load the server until the time is up, or something breaks."""
+        control, plan = self.control, self.plan
+        until = time.monotonic() + plan.duration_s
+        actions: list[tuple[float, Callable[[], None]]] = []
+        if plan.reload_every_s is not None:
+            actions.append((plan.reload_every_s, self._reload))
+        if plan.move_to is not None:
+            actions.append((plan.move_every_s, self._move_and_back))
+        every_s = min(1.0, plan.duration_s / _FEWEST_SAMPLES)
+        client = Triton(self.endpoint, timeout_s=2.0)
+        with contextlib.suppress(ServerError):
+            self._counted = client.answered(self.served)  # Those before the soak do not count.
+        try:
+            with (
+                contextlib.closing(client),
+                bursts_of(control, self.opened, interval_ms=_WINDOW_MS, batch_size=plan.batch_size) as bursts,
+                sampled(lambda at_s: self._look(client, at_s), every_s=every_s, most=_MOST_SAMPLES) as self.samples,
+                self._repeating(actions),
+                control.working(f"Keeping {self.served} under load", at_most_s=plan.duration_s) as note,
+            ):
+                asked = bursts.of(self.served, clients=plan.clients)
+                while time.monotonic() < until and self.failure is None:
+                    burst = asked.burst()
+                    self.bursts.append((float(self.requests), burst))
+                    note(f"{self.requests} requests")
+        except PolicyctlError as error:
+            self.failure = error
 
     @contextlib.contextmanager
-    def watching(self, *others: Callable[[], None]) -> Iterator[None]:
-        """Sample, and do the other things, while the block runs."""
-        threads = [threading.Thread(target=each, daemon=True) for each in (self._sample, *others)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._done.set()
-            for thread in threads:
-                thread.join()
+    def _repeating(self, actions: Sequence[tuple[float, Callable[[], None]]]) -> Iterator[None]:
+        """Do each action again and again while the block runs, and keep what breaks."""
+        done = threading.Event()
 
-    def every(self, seconds: float, action: Callable[[], None]) -> Callable[[], None]:
-        """What does `action` again and again until the end, and keeps its failure."""
-
-        def run() -> None:
-            while not self._done.wait(seconds):
+        def repeat(seconds: float, action: Callable[[], None]) -> None:
+            while not done.wait(seconds):
                 try:
                     action()
                 except PolicyctlError as error:
                     self.failure = self.failure or error
                     return
 
-        return run
+        threads = [threading.Thread(target=repeat, args=each, daemon=True) for each in actions]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
 
-    def _sample(self) -> None:
+    def _look(self, client: Triton, at_s: float) -> Sample:
+        now = client.answered(self.served)
+        # A load begins to count again at zero.
+        self.requests += now - self._counted if now >= self._counted else now
+        self._counted = now
         prefixes = (prefix_base(self.control.repository.root), regions.PREFIX)
         others = {SUPERVISOR: self.endpoint.supervisor_pid} if self.endpoint.supervisor_pid else {}
-        client = Triton(self.endpoint, timeout_s=2.0)
-        # Those before the soak do not count.
-        counted = 0
-        with contextlib.suppress(ServerError):
-            counted = client.answered(self.served)
-        while not self._done.wait(self._every_s):
-            with contextlib.suppress(ServerError):
-                now = client.answered(self.served)
-                # A load begins to count again at zero.
-                self.requests += now - counted if now >= counted else now
-                counted = now
-                at_s = round(time.monotonic() - self._begun, 3)
-                uses = usage(self.endpoint.pid, others)
-                self.samples.append(Sample(at_s, self.requests, uses, shared_bytes(claims.FOLDER, prefixes)))
-            if len(self.samples) > _MOST_SAMPLES:
-                self.samples[:] = self.samples[::2]
-                self._every_s *= 2
-        client.close()
+        uses = usage(self.endpoint.pid, others)
+        return Sample(at_s, self.requests, uses, shared_bytes(claims.FOLDER, prefixes))
 
+    def _reload(self) -> None:
+        """Load the release once more, as a candidate, and withdraw it."""
+        control, opened = self.control, self.opened
+        with control.repository.writer("soak: a reload", wait_s=30.0), control.triton() as client:
+            state = control.repository.journal.state()
+            with loaded(control, client, state, opened, place(control, state, opened, None)):
+                self.reloads += 1
 
-def _run(seen: _Seen, opened: OpenRelease, alias: str) -> PolicyctlError | None:
-    """Load the server until the time is up; what broke, if anything did."""
-    control, plan = seen.control, seen.plan
-    until = time.monotonic() + plan.duration_s
-    actions = []
-    if plan.reload_every_s is not None:
-        actions.append(seen.every(plan.reload_every_s, lambda: _reload(seen, opened)))
-    if plan.move_to is not None:
-        actions.append(seen.every(plan.move_every_s, lambda: _move_and_back(seen, opened, alias)))
-    try:
-        with (
-            bursts_of(control, opened, interval_ms=_WINDOW_MS, batch_size=plan.batch_size) as bursts,
-            seen.watching(*actions),
-            control.working(f"Keeping {seen.served} under load", at_most_s=plan.duration_s) as note,
-        ):
-            while time.monotonic() < until and seen.failure is None:
-                burst = bursts.of(seen.served, clients=plan.clients).burst()
-                seen.bursts.append((float(seen.requests), burst))
-                note(f"{seen.requests} requests")
-    except PolicyctlError as error:
-        return error
-    return seen.failure
-
-
-def _reload(seen: _Seen, opened: OpenRelease) -> None:
-    """Load the release once more, as a candidate, and withdraw it."""
-    control = seen.control
-    with control.repository.writer("soak: a reload", wait_s=30.0), control.triton() as client:
-        state = control.repository.journal.state()
-        with loaded(control, client, state, opened, place(control, state, opened, None)):
-            seen.reloads += 1
-
-
-def _move_and_back(seen: _Seen, opened: OpenRelease, alias: str) -> None:
-    """There and back, so that the alias ends where it began whenever the soak does."""
-    published = opened.published
-    for release in (seen.plan.move_to or published.release, published.release):
-        moved = promote(
-            seen.control, model=published.model, release=release, alias=alias, reason="soak", gates=(), bake=False
-        )
-        seen.moves += moved.changed
+    def _move_and_back(self) -> None:
+        """There and back, so that the alias ends where it began whenever the soak does."""
+        model, release = self.opened.published.model, self.opened.published.release
+        for to in (self.plan.move_to or release, release):
+            moved = promote(
+                self.control, model=model, release=to, alias=self.alias, reason="soak", gates=(), bake=False
+            )
+            self.moves += moved.changed
 
 
 def _longest_life(uses: Sequence[tuple[int, ProcessUse]]) -> list[tuple[int, ProcessUse]]:

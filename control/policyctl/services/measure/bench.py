@@ -26,7 +26,7 @@ from policyctl.domain.names import served_name
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import PolicyctlError, ServerError, UsageError
 from policyctl.measuring.measurement import LoadMode, Measurement, Point, SharedMemory
-from policyctl.measuring.memory_trace import MemoryTrace
+from policyctl.measuring.memory_trace import MemorySample, sampled
 from policyctl.measuring.perf_analyzer import WINDOWS, Load, OverTimeError, PerfAnalyzer
 from policyctl.measuring.profiles import Profile, plan, plan_rates, point_limit_s
 from policyctl.measuring.result import BenchResult
@@ -57,7 +57,7 @@ def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: b
     answer_s = points.ask_once()
     began, begin = datetime.now(UTC), time.monotonic()
     busy = psutil.cpu_percent(_BUSY_S)
-    with PerfAnalyzer.asking(points.opened.golden) as tool, MemoryTrace(lambda: _resident(endpoint)) as trace:
+    with PerfAnalyzer.asking(points.opened.golden) as tool, sampled(lambda at_s: _resident(endpoint, at_s)) as memory:
         points.measure(tool, answer_s)
     after = control.repository.journal.state().alias(model, alias)
     if after is None or after.placement.release != placement.release:
@@ -81,7 +81,7 @@ def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: b
         busy_percent=busy,
         duration_s=round(time.monotonic() - begin, 3),
         points=tuple(points.measured),
-        memory=trace.samples,
+        memory=tuple(memory),
         stopped=points.stopped,
     )
     if keep:
@@ -241,9 +241,10 @@ def _settings(placement: Placement, profile: Profile) -> dict[str, Any]:
     }
 
 
-def _resident(endpoint: Endpoint) -> Mapping[str, float]:
+def _resident(endpoint: Endpoint, at_s: float) -> MemorySample:
     """Of the server, each of its backend processes, and the control plane that keeps it."""
     if not endpoint.pid:
         raise ServerError("the server is not ours")
     others = {"policyctl serve": endpoint.supervisor_pid} if endpoint.supervisor_pid else {}
-    return {name: float(use.rss_bytes) for name, use in usage(endpoint.pid, others).items()}
+    uses = usage(endpoint.pid, others)
+    return MemorySample(at_s, {name: round(use.rss_bytes / 1e6, 3) for name, use in uses.items()})
