@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from policyctl.card.schema import ActionComponent, Card, Evidence
+from policyctl.card.schema import ActionComponent, Card
 from policyctl.domain.instants import utc_text
 
 FACTS: Final = ("fact", "value")
@@ -40,119 +40,192 @@ def tables(card: Card, *, private: bool = True) -> list[Table]:
     Args:
         private: With who published it; not for a page that is made to be given away.
     """
+    release, service_level = card.release, card.service_level
     every_table = [
-        Table("Release", FACTS, _release(card, private=private)),
-        Table("Contract", FACTS, _contract(card)),
-        Table("Training", FACTS, _training(card)),
-        Table(
-            "Evaluation",
-            ("environment", "episodes", "mean return", "interval", "std", "artifact", "evidence"),
-            [_evaluation(entry) for entry in card.evaluation],
-            note="Undiscounted returns of whole episodes; the interval is of the mean.",
+        _facts("Release", _release(card, private=private)),
+        _facts("Contract", _contract(card)),
+        _facts("Training", _training(card)),
+        *_measured(card),
+        _listed(
+            "Parity",
+            card.parity.formats.items() if card.parity else (),
+            {
+                "artifact": lambda each: each[0],
+                "observations": lambda each: str(each[1].rows),
+                "near-ties": lambda each: str(each[1].near_ties),
+                "largest difference": lambda each: ", ".join(f"{k} {v:.3g}" for k, v in each[1].max_abs.items()) or "-",
+            },
         ),
+        Table("Limits of use", ("kind", "what"), list(_limits(card))),
         Table(
-            "Behaviour",
-            ("observations", "actions", "at a bound", "change a step", "entropy, nats", "evidence"),
-            [_behaviour(entry) for entry in card.behaviour],
-            note="At a bound: share of components (saturation). Change a step: mean, as a share of the range, or the"
-            " share of steps with another choice (roughness; a smooth policy is near 0). Golden observations are"
-            " drawn from the observation space: an environment shows others.",
+            "Service level",
+            ("limit", "value"),
+            [(name, f"{value:g}") for name, value in service_level or () if value is not None],
         ),
-        Table(
-            "Actions",
-            ("observations", "element", "how it spreads"),
-            [
-                (entry.observations, component.name, _spread(component))
-                for entry in card.behaviour
-                for component in entry.actions
-            ],
+        _listed(
+            "Gates",
+            release.gates if release else (),
+            {
+                "gate": lambda gate: gate.gate,
+                "verdict": lambda gate: gate.verdict,
+                "time": lambda gate: utc_text(gate.time),
+                "evidence": _cited,
+            },
         ),
-        *_performance(card),
-        Table("Parity", ("artifact", "observations", "near-ties", "largest difference"), _parity(card)),
-        Table("Limits of use", ("kind", "what"), _limits(card)),
-        Table("Service level", ("limit", "value"), _stated(card.service_level)),
-        Table("Gates", ("gate", "verdict", "time", "evidence"), _gates(card)),
-        Table("Signatures", ("name", "counts here", "key", "since", "evidence"), _signatures(card)),
-        Table("Provenance", FACTS, _provenance(card)),
-        Table("Files", ("path", "bytes", "digest"), _files(card)),
-        Table("Also", FACTS, [(name, _plain(value)) for name, value in card.extensions.items()]),
+        _listed(
+            "Signatures",
+            release.signatures if release else (),
+            {
+                "name": lambda s: s.signer or s.name,
+                "counts here": lambda s: s.standing or "not judged",
+                "key": lambda s: s.key,
+                "since": lambda s: utc_text(s.since),
+                "evidence": _cited,
+            },
+        ),
+        _facts("Provenance", _provenance(card)),
+        _listed(
+            "Files",
+            release.files if release else (),
+            {
+                "path": lambda file: file.path,
+                "bytes": lambda file: str(file.size_bytes),
+                "digest": lambda file: file.digest,
+            },
+        ),
+        _facts("Also", ((name, _plain(value)) for name, value in card.extensions.items())),
     ]
     return [table for table in every_table if table.rows]
 
 
-def cited(evidence: Evidence) -> str:
-    """A file and the beginning of its digest."""
-    return f"{evidence.file} ({evidence.digest[:_SHOWN_DIGEST]})"
+def _listed(title: str, entries: Iterable[Any], columns: Mapping[str, Callable[[Any], str]], note: str = "") -> Table:
+    """A row an entry; each column with what it shows of one."""
+    return Table(title, tuple(columns), [[read(entry) for read in columns.values()] for entry in entries], note)
 
 
-def _release(card: Card, *, private: bool) -> list[tuple[str, str]]:
-    release = card.release
-    if release is None:
-        return []
-    rows = [
-        ("model", release.model),
-        ("release", release.release),
-        ("manifest", release.manifest_digest),
-        ("published", release.published),
-    ]
-    return [*rows, ("by", release.by)] if private else rows
+def _facts(title: str, pairs: Iterable[tuple[str, Any]]) -> Table:
+    """What is known, by name."""
+    return Table(title, FACTS, [(name, _plain(value)) for name, value in pairs if value is not None])
 
 
-def _contract(card: Card) -> list[tuple[str, str]]:
-    contract = card.contract
-    if contract is None:
-        return []
-    return [
-        *(("observation", tensor) for tensor in contract.observations),
-        *(("output", tensor) for tensor in contract.outputs),
-        ("action", contract.action_kind),
-        ("drawn from", contract.distribution),
-        *([] if contract.max_batch is None else [("rows at once", str(contract.max_batch))]),
-    ]
-
-
-def _training(card: Card) -> list[tuple[str, str]]:
-    training = card.training
-    if training is None:
-        return []
-    framework, environment = training.framework, training.environment
-    rows = [
-        ("algorithm", training.algorithm),
-        ("framework", f"{framework.name} {framework.version or ''}".strip() if framework else None),
-        ("environment", environment.id if environment else None),
-        ("options of the environment", _plain(environment.options) if environment and environment.options else None),
-        ("steps", None if training.steps is None else f"{training.steps}"),
-        ("environments side by side", None if training.environments is None else str(training.environments)),
-        ("seed", None if training.seed is None else str(training.seed)),
-        ("commit", training.commit),
-        *((name, _plain(value)) for name, value in training.hyperparameters.items()),
-        *((name, version) for name, version in training.libraries.items()),
-    ]
-    return [(name, value) for name, value in rows if value is not None]
-
-
-def _evaluation(entry: Any) -> tuple[str, ...]:
-    returns = entry.returns
-    return (
-        entry.environment,
-        f"{entry.episodes} (seeds from {entry.first_seed})",
-        f"{returns.mean:g}",
-        f"{returns.low:g} .. {returns.high:g} ({100 * returns.confidence:g} %)",
-        f"{returns.std:g}",
-        entry.format or "-",
-        cited(entry.evidence),
+def _measured(card: Card) -> Iterator[Table]:
+    """What was measured, each figure with its evidence; performance in a table a machine."""
+    yield _listed(
+        "Evaluation",
+        card.evaluation,
+        {
+            "environment": lambda e: e.environment,
+            "episodes": lambda e: f"{e.episodes} (seeds from {e.first_seed})",
+            "mean return": lambda e: f"{e.returns.mean:g}",
+            "interval": lambda e: f"{e.returns.low:g} .. {e.returns.high:g} ({100 * e.returns.confidence:g} %)",
+            "std": lambda e: f"{e.returns.std:g}",
+            "artifact": lambda e: e.format or "-",
+            "evidence": _cited,
+        },
+        "Undiscounted returns of whole episodes; the interval is of the mean.",
     )
-
-
-def _behaviour(entry: Any) -> tuple[str, ...]:
-    return (
-        entry.observations,
-        str(entry.rows),
-        _number(entry.saturation),
-        _number(entry.roughness),
-        _number(entry.entropy),
-        cited(entry.evidence),
+    yield _listed(
+        "Behaviour",
+        card.behaviour,
+        {
+            "observations": lambda e: e.observations,
+            "actions": lambda e: str(e.rows),
+            "at a bound": lambda e: _number(e.saturation),
+            "change a step": lambda e: _number(e.roughness),
+            "entropy, nats": lambda e: _number(e.entropy),
+            "evidence": _cited,
+        },
+        "At a bound: share of components (saturation). Change a step: mean, as a share of the range, or the"
+        " share of steps with another choice (roughness; a smooth policy is near 0). Golden observations are"
+        " drawn from the observation space: an environment shows others.",
     )
+    yield _listed(
+        "Actions",
+        [(entry.observations, component) for entry in card.behaviour for component in entry.actions],
+        {
+            "observations": lambda each: each[0],
+            "element": lambda each: each[1].name,
+            "how it spreads": lambda each: _spread(each[1]),
+        },
+    )
+    machines = {entry.machine.fingerprint: entry.machine.words for entry in card.performance}
+    for fingerprint, machine in machines.items():
+        yield _listed(
+            f"Performance on {fingerprint}",
+            [entry for entry in card.performance if entry.machine.fingerprint == fingerprint],
+            {
+                "load": lambda e: e.load,
+                "artifact": lambda e: e.format,
+                "p50 us": lambda e: f"{e.latency_us.p50:.0f}",
+                "p95 us": lambda e: f"{e.latency_us.p95:.0f}",
+                "p99 us": lambda e: f"{e.latency_us.p99:.0f}",
+                "observations/s": lambda e: f"{e.throughput_per_s:.0f}",
+                "memory MB": lambda e: _number(e.memory_mb),
+                "failed": lambda e: f"{e.failed} of {e.requests}",
+                "evidence": _cited,
+            },
+            machine,
+        )
+
+
+def _cited(entry: Any) -> str:
+    """The file of an entry's evidence, and the beginning of its digest."""
+    return f"{entry.evidence.file} ({entry.evidence.digest[:_SHOWN_DIGEST]})"
+
+
+def _release(card: Card, *, private: bool) -> Iterator[tuple[str, Any]]:
+    if release := card.release:
+        yield "model", release.model
+        yield "release", release.release
+        yield "manifest", release.manifest_digest
+        yield "published", release.published
+        yield "by", release.by if private else None
+
+
+def _contract(card: Card) -> Iterator[tuple[str, Any]]:
+    if contract := card.contract:
+        yield from (("observation", tensor) for tensor in contract.observations)
+        yield from (("output", tensor) for tensor in contract.outputs)
+        yield "action", contract.action_kind
+        yield "drawn from", contract.distribution
+        yield "rows at once", contract.max_batch
+
+
+def _training(card: Card) -> Iterator[tuple[str, Any]]:
+    if training := card.training:
+        framework, environment = training.framework, training.environment
+        yield "algorithm", training.algorithm
+        yield "framework", f"{framework.name} {framework.version or ''}".strip() if framework else None
+        yield "environment", environment.id if environment else None
+        yield "options of the environment", (environment.options or None) if environment else None
+        yield "steps", training.steps
+        yield "environments side by side", training.environments
+        yield "seed", training.seed
+        yield "commit", training.commit
+        yield from ((name, _plain(value)) for name, value in training.hyperparameters.items())
+        yield from training.libraries.items()
+
+
+def _limits(card: Card) -> Iterator[tuple[str, str]]:
+    if limits := card.limits_of_use:
+        yield from (("intended", each) for each in limits.intended)
+        yield from (("not for", each) for each in limits.out_of_scope)
+        yield from (("risk", each) for each in limits.risks)
+
+
+def _provenance(card: Card) -> Iterator[tuple[str, Any]]:
+    yield "licence", card.licence
+    for owner in card.owners:
+        yield "owner", f"{owner.name} ({owner.contact})" if owner.contact else owner.name
+    if provenance := card.provenance:
+        yield "exported", provenance.created
+        yield "source code", provenance.repository
+        if source := provenance.source:
+            yield "exported from", f"{source.file or source.kind} ({source.kind})"
+            yield "its digest", source.digest
+            yield "normaliser", source.normalizer
+            yield "the normaliser's digest", source.normalizer_digest
+        yield from ((f"exported with {name}", version) for name, version in provenance.exported_with.items())
 
 
 def _spread(component: ActionComponent) -> str:
@@ -163,94 +236,6 @@ def _spread(component: ActionComponent) -> str:
     shares = sorted((component.shares or {}).items(), key=lambda item: -item[1])
     summary = ", ".join(f"{choice}: {100 * share:.3g} %" for choice, share in shares[:_MOST_SHARES])
     return f"{summary} and {len(shares) - _MOST_SHARES} more" if len(shares) > _MOST_SHARES else summary or "-"
-
-
-def _performance(card: Card) -> Iterable[Table]:
-    """A table a machine."""
-    machines = {entry.machine.fingerprint: entry.machine.words for entry in card.performance}
-    for fingerprint, machine in machines.items():
-        yield Table(
-            f"Performance on {fingerprint}",
-            ("load", "artifact", "p50 us", "p95 us", "p99 us", "observations/s", "memory MB", "failed", "evidence"),
-            [
-                (
-                    entry.load,
-                    entry.format,
-                    f"{entry.latency_us.p50:.0f}",
-                    f"{entry.latency_us.p95:.0f}",
-                    f"{entry.latency_us.p99:.0f}",
-                    f"{entry.throughput_per_s:.0f}",
-                    _number(entry.memory_mb),
-                    f"{entry.failed} of {entry.requests}",
-                    cited(entry.evidence),
-                )
-                for entry in card.performance
-                if entry.machine.fingerprint == fingerprint
-            ],
-            note=machine,
-        )
-
-
-def _parity(card: Card) -> list[tuple[str, ...]]:
-    if card.parity is None:
-        return []
-    return [
-        (
-            name,
-            str(parity.rows),
-            str(parity.near_ties),
-            ", ".join(f"{k} {v:.3g}" for k, v in parity.max_abs.items()) or "-",
-        )
-        for name, parity in card.parity.formats.items()
-    ]
-
-
-def _limits(card: Card) -> list[tuple[str, str]]:
-    limits = card.limits_of_use
-    if limits is None:
-        return []
-    kinds = (("intended", limits.intended), ("not for", limits.out_of_scope), ("risk", limits.risks))
-    return [(kind, limit) for kind, each in kinds for limit in each]
-
-
-def _gates(card: Card) -> list[tuple[str, ...]]:
-    gates = card.release.gates if card.release else []
-    return [(gate.gate, gate.verdict, utc_text(gate.time), cited(gate.evidence)) for gate in gates]
-
-
-def _signatures(card: Card) -> list[tuple[str, ...]]:
-    signatures = card.release.signatures if card.release else []
-    return [
-        (s.signer or s.name, s.standing or "not judged", s.key, utc_text(s.since), cited(s.evidence))
-        for s in signatures
-    ]
-
-
-def _provenance(card: Card) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str | None]] = [("licence", card.licence)]
-    rows += [("owner", f"{owner.name} ({owner.contact})" if owner.contact else owner.name) for owner in card.owners]
-    if provenance := card.provenance:
-        rows += [("exported", provenance.created), ("source code", provenance.repository)]
-        if source := provenance.source:
-            rows += [
-                ("exported from", f"{source.file or source.kind} ({source.kind})"),
-                ("its digest", source.digest),
-                ("normaliser", source.normalizer),
-                ("the normaliser's digest", source.normalizer_digest),
-            ]
-        rows += [(f"exported with {name}", version) for name, version in provenance.exported_with.items()]
-    return [(name, value) for name, value in rows if value is not None]
-
-
-def _files(card: Card) -> list[tuple[str, ...]]:
-    files = card.release.files if card.release else []
-    return [(file.path, str(file.size_bytes), file.digest) for file in files]
-
-
-def _stated(section: Any) -> list[tuple[str, str]]:
-    if section is None:
-        return []
-    return [(name, f"{value:g}") for name, value in section.model_dump().items() if value is not None]
 
 
 def _number(value: float | None) -> str:
