@@ -20,6 +20,7 @@ from policyctl.domain.artifacts import CARD_FILE
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import ServerError, UsageError
 from policyctl.measuring.environments import Environment
+from policyctl.services import kept_results
 from policyctl.services.cards import full_card as cards
 from policyctl.services.cards.check import check_file, check_folder, check_release
 from policyctl.services.cards.citing import cite
@@ -28,7 +29,6 @@ from policyctl.services.control import open_release
 from policyctl.services.evidence import record_gate
 from policyctl.services.integrity.verify import verify
 from policyctl.services.measure import evaluate as measure
-from policyctl.services.measure.bench import keep_result
 from policyctl.services.measure.evaluate import evaluate
 from policyctl.services.measure.performance import limits_of
 from policyctl.services.releases.publish import publish
@@ -114,8 +114,8 @@ def test_an_evaluation_of_two_releases_is_not_kept(served: World, monkeypatch) -
 def test_performance_stands_by_machine_with_its_evidence(served: World) -> None:
     """Of a gate the median of the bursts that held their rate; of a benchmark each point; each names its file."""
     _service_level(served)
-    keep_result(served.control, result_of(fingerprint="fedcba987654", format="onnx"))
-    keep_result(served.control, result_of(release="9.9.9"))
+    kept_results.keep(served.control.repository, result_of(fingerprint="fedcba987654", format="onnx"))
+    kept_results.keep(served.control.repository, result_of(release="9.9.9"))
     card = cards.full(served.control, model="walker", release="1.0.0")
     opened, closed, one, eight = card.performance
     assert opened.latency_us.p50 == 520.0
@@ -145,7 +145,7 @@ def test_evidence_that_was_changed_supports_nothing(served: World, spoil: Callab
 
 def test_a_changed_benchmark_supports_nothing(served: World) -> None:
     """A kept result whose id is not that of its content is reported, not shown."""
-    path = keep_result(served.control, result_of())
+    path = kept_results.keep(served.control.repository, result_of())
     path.write_bytes(path.read_bytes().replace(b'"p50_us":500.0', b'"p50_us":400.0'))
     card = cards.full(served.control, model="walker", release="1.0.0")
     assert card.performance == []

@@ -15,7 +15,7 @@ from bench_results import measurement_of, noisy, result_of
 from policyctl.errors import ServerError
 from policyctl.measuring import perf_analyzer
 from policyctl.measuring.result import BenchResult
-from policyctl.services.measure.bench import keep_result
+from policyctl.services import kept_results
 from policyctl.serving.hardware import detect
 
 
@@ -27,7 +27,7 @@ def keep(quiet_world):
     def one(p50_us: float = 500.0, **changes):
         facts = {"fingerprint": machine.fingerprint, "identity": machine.identity(), **changes}
         result = result_of(p50_us, **facts)
-        return result, keep_result(quiet_world.control, result)
+        return result, kept_results.keep(quiet_world.control.repository, result)
 
     return one
 

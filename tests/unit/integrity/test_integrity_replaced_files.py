@@ -20,7 +20,6 @@ from api_world import ApiWorld
 from signing_people import People, SignedWorld
 from world import World, write_export
 
-from policyctl.adapters import bench_store
 from policyctl.adapters import endpoint as endpoints
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.tokens import Scope
@@ -155,9 +154,8 @@ def used(tmp_path_factory) -> Path:
         api = ApiWorld(world)
         assert api.post("/promotions?wait=60", {"release": "1.2.0", "alias": "staging"}).status_code == 200
         api.api.close(timeout_s=300)
-        bench_store.keep(
-            repository, b"{}", fingerprint="0" * 12, model="walker", stamp="20260101T000000Z", result_id="0" * 12
-        )
+        kept = repository.control / "bench" / ("0" * 12) / "walker" / f"20260101T000000Z-{'0' * 12}.json"
+        repository.write(kept, b"{}")
         Scrubber(control, threading.Event()).one_pass()
         running.write(repository, running.Running(endpoints.THIS_PROCESS, "", (), {}, {}))
         log_levels.change(control, level=LogLevel.INFO, triton=None)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policyctl.adapters import bench_store
 from policyctl.adapters.papers import papers
 from policyctl.card import derive
 from policyctl.card.check import entry_of
@@ -26,7 +25,7 @@ from policyctl.domain.manifest import FileEntry, Manifest, digest_of
 from policyctl.domain.state import PublishedRelease
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.integrity import read_file
-from policyctl.measuring.result import BenchResult
+from policyctl.services import kept_results
 from policyctl.services.cards.draft import with_derived
 from policyctl.services.control import Control, open_release, select_release
 from policyctl.services.trust.signatures import of_release
@@ -69,14 +68,13 @@ def _in_journal(control: Control, published: PublishedRelease) -> Iterator[KeptE
 
 
 def _in_bench(control: Control, published: PublishedRelease) -> Iterator[KeptEvidence | str]:
-    for kept in bench_store.kept(control.repository, model=published.model):
+    for kept in kept_results.kept(control.repository, model=published.model):
         try:
-            content = kept.read()
-            result = BenchResult.from_bytes(content)
+            content, result = kept.read()
         except UsageError as error:
             yield f"{kept.path.name}: {error.problem}: its figures are not shown"
             continue
-        if (result.release, result.id, result.fingerprint) == (published.release, kept.id, kept.fingerprint):
+        if result.release == published.release:
             name = str(kept.path.relative_to(control.repository.control))
             yield KeptEvidence(name, digest_of(content), "bench", content, figures_of(content))
 

@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
 from policyctl import __version__
-from policyctl.adapters import bench_store
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
@@ -30,6 +28,7 @@ from policyctl.measuring.memory_trace import MemorySample, sampled
 from policyctl.measuring.perf_analyzer import WINDOWS, Load, OverTimeError, PerfAnalyzer
 from policyctl.measuring.profiles import Profile, plan, plan_rates, point_limit_s
 from policyctl.measuring.result import BenchResult
+from policyctl.services import kept_results
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.serving.hardware import detect
 from policyctl.serving.memory import usage
@@ -85,25 +84,8 @@ def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: b
         stopped=points.stopped,
     )
     if keep:
-        keep_result(control, result)
+        kept_results.keep(control.repository, result)
     return result
-
-
-def keep_result(control: Control, result: BenchResult) -> Path:
-    """Keep a result in the repository.
-
-    Raises:
-        UsageError: The disk refuses.
-    """
-    stamp = datetime.fromisoformat(result.time).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return bench_store.keep(
-        control.repository,
-        result.to_bytes(),
-        fingerprint=result.fingerprint,
-        model=result.model,
-        stamp=stamp,
-        result_id=result.id,
-    )
 
 
 def versions() -> dict[str, str]:

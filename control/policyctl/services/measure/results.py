@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from policyctl.adapters import bench_store
 from policyctl.domain.json_values import to_json
 from policyctl.domain.names import check_model_name, is_release
 from policyctl.domain.protocol import Protocol
@@ -18,6 +17,7 @@ from policyctl.measuring.comparison import compare as compare_results
 from policyctl.measuring.history import LEAST_EACH_SIDE, Change, change_points
 from policyctl.measuring.measurement import LoadMode, Point, SharedMemory
 from policyctl.measuring.result import BenchResult
+from policyctl.services import kept_results
 from policyctl.services.control import Control, select_release
 from policyctl.serving.hardware import detect
 
@@ -28,9 +28,9 @@ _LATEST: Final = re.compile(r"(?P<model>[^@]+)@(?P<release>[^@]+)")
 def results(control: Control, *, model: str | None = None, fingerprint: str | None = None) -> Iterator[BenchResult]:
     """Kept results, oldest first; one that cannot be read is reported and left out."""
     found = []
-    for kept in bench_store.kept(control.repository, fingerprint=fingerprint, model=model):
+    for kept in kept_results.kept(control.repository, fingerprint=fingerprint, model=model):
         try:
-            result = _checked(BenchResult.from_bytes(kept.read()), kept)
+            _, result = kept.read()
         except UsageError as error:
             control.say(f"Left out {kept.path}: {error.problem}")
         else:
@@ -51,18 +51,18 @@ def find(control: Control, reference: str) -> BenchResult:
     if (match := _LATEST.fullmatch(reference)) is not None:
         return _latest(control, match["model"], match["release"])
     if _ID.fullmatch(reference) is not None:
-        found = [kept for kept in bench_store.kept(control.repository) if kept.id.startswith(reference)]
+        found = [kept for kept in kept_results.kept(control.repository) if kept.id.startswith(reference)]
         if len(found) > 1:
             raise UsageError(f"{len(found)} results begin with {reference}", remedy="Give more of the id.")
         if found:
-            return _checked(BenchResult.from_bytes(found[0].read()), found[0])
+            return found[0].read()[1]
     path = Path(reference)
     if not path.is_file():
         raise UsageError(
             f"{reference!r} is an unknown result: neither a file, nor the beginning of an id, nor MODEL@RELEASE",
             remedy="See what is kept: policyctl results history MODEL.",
         )
-    return BenchResult.from_bytes(bench_store.read_file(path))
+    return kept_results.read(path)[1]
 
 
 def compare(control: Control, one: str, other: str, *, force: bool = False) -> Comparison:
@@ -160,10 +160,3 @@ def _latest(control: Control, model: str, release: str) -> BenchResult:
             remedy=f"Measure it while an alias names it: policyctl bench {model} --alias ALIAS.",
         )
     return found[-1]
-
-
-def _checked(result: BenchResult, kept: bench_store.Kept) -> BenchResult:
-    """Raises: UsageError: A file under another's name or folder."""
-    if (result.id, result.fingerprint, result.model) != (kept.id, kept.fingerprint, kept.model):
-        raise UsageError(f"{kept.path} holds another result than its name says: {result.id}")
-    return result

@@ -1,8 +1,7 @@
 """Kept results of benchmarks: ``.policyctl/bench/<fingerprint>/<model>/<stamp>-<id>.json``.
 
-A file a result, written whole and never changed. This module knows where they
-are and not what they say: bytes in, bytes out. It ignores other names, because
-people keep notes next to results.
+A file a result, written whole and never changed. Other names are ignored,
+because people keep notes next to results.
 """
 
 from __future__ import annotations
@@ -10,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from policyctl.adapters.repository import Repository
 from policyctl.domain.names import check_model_name
 from policyctl.errors import UsageError
+from policyctl.measuring.result import BenchResult
 from policyctl.plain_files import DOCUMENT_BYTES, read_plain, unreadable
 
 FOLDER: Final = "bench"
@@ -25,76 +26,56 @@ _NAME: Final = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{12})\.json")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where one result is kept.
-
-    Attributes:
-        path: The file.
-        fingerprint: Of the machine, from the folder's name.
-        model: From the folder's name.
-        id: From the file's name.
-    """
+    """Where one result is kept, and what its name and its folders say of it."""
 
     path: Path
     fingerprint: str
     model: str
     id: str
 
-    def read(self) -> bytes:
+    def read(self) -> tuple[bytes, BenchResult]:
         """What it holds.
 
         Raises:
-            UsageError: It cannot be read, or is larger than any result.
+            UsageError: It cannot be read, was changed, or has another result's name or folder.
         """
-        return read_file(self.path)
+        content, result = read(self.path)
+        if (result.id, result.fingerprint, result.model) != (self.id, self.fingerprint, self.model):
+            raise UsageError(f"{self.path} holds another result than its name says: {result.id}")
+        return content, result
 
 
-def read_file(path: Path) -> bytes:
-    """The content of one file that may be a result.
+def read(path: Path) -> tuple[bytes, BenchResult]:
+    """The content of a result's file, and the result.
 
     Raises:
-        UsageError: It is not a file, cannot be read, or is larger than any result.
+        UsageError: It cannot be read, or is no result.
     """
     try:
-        return read_plain(path, most_bytes=DOCUMENT_BYTES, follow_links=True)
+        content = read_plain(path, most_bytes=DOCUMENT_BYTES, follow_links=True)
     except OSError as error:
         raise unreadable(path, error, remedy="Name a result's file or id.") from error
+    return content, BenchResult.from_bytes(content)
 
 
-def keep(repository: Repository, content: bytes, *, fingerprint: str, model: str, stamp: str, result_id: str) -> Path:
+def keep(repository: Repository, result: BenchResult) -> Path:
     """Keep one result; one that is there already stays as it is.
 
-    Args:
-        repository: Where.
-        content: All of it.
-        fingerprint: Of the machine.
-        model: Of which model.
-        stamp: Its time as ``20260131T235959Z``, so that names sort by it.
-        result_id: Its id.
-
-    Returns:
-        The file.
-
     Raises:
-        UsageError: The disk refuses, or a name would not be found again.
+        UsageError: The disk refuses, or its model or machine has a name that would not be found again.
     """
-    name = f"{stamp}-{result_id}.json"
-    check_model_name(model)
-    if _NAME.fullmatch(name) is None or _FINGERPRINT.fullmatch(fingerprint) is None:
-        raise UsageError(f"a result cannot be kept as {fingerprint}/{model}/{name}")
-    path = repository.control / FOLDER / fingerprint / model / name
+    check_model_name(result.model)
+    if _FINGERPRINT.fullmatch(result.fingerprint) is None:
+        raise UsageError(f"a result of machine {result.fingerprint!r} cannot be kept, expected 12 hexadecimal digits")
+    stamp = datetime.fromisoformat(result.time).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    path = repository.control / FOLDER / result.fingerprint / result.model / f"{stamp}-{result.id}.json"
     if not path.exists():
-        repository.write(path, content)
+        repository.write(path, result.to_bytes())
     return path
 
 
 def kept(repository: Repository, *, fingerprint: str | None = None, model: str | None = None) -> Iterator[Kept]:
-    """Everything that is kept, oldest first on each machine.
-
-    Args:
-        repository: Where.
-        fingerprint: Only of this machine.
-        model: Only of this model.
-    """
+    """Everything that is kept, of one machine or model or of all; oldest first on each machine."""
     for machine in _folders(repository.control / FOLDER):
         if _FINGERPRINT.fullmatch(machine.name) is None or fingerprint not in {None, machine.name}:
             continue
