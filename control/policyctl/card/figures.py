@@ -192,8 +192,8 @@ def _of_bursts(bursts: Sequence[Mapping[str, Any]]) -> Entry:
 
 
 def _of_bench(data: Mapping[str, Any]) -> tuple[Entry, ...]:
-    model = str(data["model"])
-    memory = _peak_mb(data["memory"], model)
+    peak_mb = _peak_mb(data["memory"], str(data["model"]))
+    memory = {} if peak_mb is None else {"memory_mb": peak_mb}
     common: Entry = {
         "machine": {"fingerprint": data["fingerprint"], "words": data["hardware"]},
         "format": str(data["format"]),
@@ -203,18 +203,9 @@ def _of_bench(data: Mapping[str, Any]) -> tuple[Entry, ...]:
         open_loop = point["mode"] == "request_rate"
         level = f"{point['level']:g} requests/s (open loop)" if open_loop else f"{point['level']:g} clients"
         shared = "" if point["shared_memory"] == "none" else f", {point['shared_memory']} shared memory"
-        if point["request_count"] < 1:
-            continue
-        entry = {
-            **common,
-            "load": f"{point['protocol']}{shared}, batch {point['batch_size']}, {level}",
-            "latency_us": {name: _short(point[f"{name}_us"]) for name in ("p50", "p95", "p99")},
-            "throughput_per_s": _short(point["throughput_per_s"]),
-            "requests": int(point["request_count"]),
-            "failed": int(point["failed_requests"]),
-            "time": str(data["time"]),
-        }
-        entries.append(entry if memory is None else {**entry, "memory_mb": memory})
+        if point["request_count"] >= 1:
+            load = f"{point['protocol']}{shared}, batch {point['batch_size']}, {level}"
+            entries.append({**common, "load": load, **_of_bursts([point]), **memory, "time": _time(data)})
     return tuple(entries)
 
 
