@@ -44,7 +44,6 @@ class Checked:
 
     Attributes:
         card: The card; None where it does not follow the schema.
-        problems: Everything that is wrong, by line.
         missing: Recommended sections that it lacks.
     """
 

@@ -63,7 +63,6 @@ class Document:
     """A document as it was read.
 
     Attributes:
-        lines: Where each field begins, from 1.
         complaints: What it may not hold.
     """
 

@@ -26,7 +26,6 @@ class Statement:
     Attributes:
         line: Where it begins, from 1.
         data: What it says by itself; empty for comments.
-        header: Whether it opens a table.
     """
 
     line: int

@@ -68,7 +68,6 @@ def judge(
 
     Args:
         incumbent: Before the switch; None where nothing is known.
-        seen: Since the switch.
         alpha: How often this look may fail a release that is at a limit; the looks of a bake add up to `ALPHA`.
 
     Returns:

@@ -31,8 +31,6 @@ def run(
     """Judge what both earned.
 
     Args:
-        env: Which environment.
-        seeds: One an episode.
         incumbent: Return of each episode.
         candidate: Of the same episodes, in the same order.
         margin: How much less the candidate may earn on average, in the environment's return, 0 or more.

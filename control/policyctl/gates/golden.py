@@ -30,12 +30,7 @@ _SINGLE_ROWS = 4
 
 
 def run(contract: Contract, golden: Golden, infer: Infer, *, slot: int, max_batch_size: int) -> GateResult:
-    """Ask for the whole golden set in batches, and for its first rows one by one.
-
-    Args:
-        contract: Names the outputs to compare.
-        golden: Observations and expected outputs, n rows.
-    """
+    """Ask for the whole golden set in batches, and for its first rows one by one."""
     names = tuple(spec.name for spec in contract.outputs)
     spans = [(i, min(i + max_batch_size, golden.rows)) for i in range(0, golden.rows, max_batch_size)]
     spans += [(i, i + 1) for i in range(min(_SINGLE_ROWS, golden.rows))]

@@ -57,7 +57,6 @@ class GrowthLimits:
 
     Attributes:
         memory_bytes: Of one process, and of shared memory.
-        descriptors: Of one process.
         latency: Of the median, as a part of it; reported, and decides nothing: machines drift.
     """
 

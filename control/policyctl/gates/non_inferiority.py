@@ -110,11 +110,7 @@ def is_time_up(rounds: Sequence[Round], time_cap_s: float) -> bool:
 def looks_due(
     rounds: Sequence[Round], time_cap_s: float, *, is_over: bool
 ) -> Iterator[tuple[float, float, Sequence[Round]]]:
-    """The looks that can be taken by now, each at the rounds up to the first that ended by its time.
-
-    Args:
-        rounds: In the order in which they were measured, from the first.
-        is_over: No more will come: the last look is due whatever the time is.
+    """The looks that can be taken by now (see `judge`), each at the rounds up to the first that ended by its time.
 
     Yields:
         Fraction of the time at the look before and at this one, and the rounds.

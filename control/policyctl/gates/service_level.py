@@ -33,9 +33,6 @@ class ServiceLimits:
     """What a release must keep; all of them exclusive.
 
     Attributes:
-        p50_ms: Longest median latency.
-        p95_ms: Longest latency of 95 % of the requests.
-        p99_ms: Longest latency of 99 % of the requests.
         throughput_per_s: Fewest observations answered a second.
         memory_mb: Most resident memory of one model instance.
         request_rate: Requests a second at which latency is judged; 0 takes

@@ -56,12 +56,7 @@ class GainPlan:
 
 
 def judge(rounds: Sequence[Round], plan: GainPlan, *, is_over: bool = False) -> GateResult | None:
-    """What the rounds so far say; None while more of them are needed.
-
-    Args:
-        rounds: In the order in which they were measured, from the first.
-        is_over: No more will come: the last look is due whatever the time is.
-    """
+    """What the rounds so far say; None while more of them are needed. It takes them as `non_inferiority.judge` does."""
     looks: list[dict[str, Any]] = []
     for since, fraction, measured in looks_due(rounds, plan.time_cap_s, is_over=is_over):
         alpha = spent(fraction, alpha=plan.alpha) - spent(since, alpha=plan.alpha)

@@ -51,7 +51,6 @@ class MetricRow:
     Attributes:
         ratio: The second over the first.
         drift: Largest over smallest among runs of one and the same release; None if unknown.
-        standing: What that makes of the ratio.
     """
 
     point: Point
@@ -73,8 +72,6 @@ class Comparison:
 
     Attributes:
         rows: Every metric at every point that both have.
-        only_one: Points that only the first has.
-        only_other: Points that only the second has.
         cautions: What else differs between the two runs, a sentence each.
     """
 

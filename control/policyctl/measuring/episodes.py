@@ -57,7 +57,6 @@ def rollout(
     """Play one episode for each seed.
 
     Args:
-        environment: What to play, or its Gymnasium id.
         act: From observations by name, each of shape (n, *shape), to actions
             of shape (n, *action shape); a discrete action may be (n,) or
             (n, 1). An environment of one observation gives it as `OBSERVATION`;

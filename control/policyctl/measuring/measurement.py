@@ -78,11 +78,9 @@ class Measurement:
 
     Attributes:
         level: Concurrency, or requests a second that were asked for.
-        windows: Measurement windows, all of which count.
         duration_s: Their length together.
         request_count: Requests that ended in them.
         failed_requests: Requests in them that never got an answer.
-        requests_per_s: Ended requests a second.
         throughput_per_s: Observations answered a second.
         p50_us: Latency by the client's clock, and so on; all microseconds.
         queue_us: Mean wait for an instance, by the server's clock.
@@ -95,9 +93,7 @@ class Measurement:
         delayed_percent: Requests that began late, at a request rate, where
             that is more than perf_analyzer keeps to itself; else 0. With many
             of these the rate was not reached and latencies mean little.
-        window_p50_us: One a window; empty where only the CSV was read.
-        window_p99_us: One a window; empty where only the CSV was read.
-        window_requests_per_s: One a window; empty where only the CSV was read.
+        window_p50_us: One a window, and so on; empty where only the CSV was read.
         distribution_us: The latency at each of `DISTRIBUTION_PERCENT`; empty
             where only the CSV was read.
     """
@@ -210,8 +206,6 @@ def from_files(
 
     Args:
         export_text: Its profile export; None takes percentiles from the CSV.
-        windows: The number of windows that it was given.
-        interval_ms: The length of one that it was given.
 
     Raises:
         ServerError: A file is not what perf_analyzer 2.51 writes, or no request ended.

@@ -63,7 +63,6 @@ def sampled(look: Callable[[float], S], *, every_s: float = EVERY_S, most: int =
 
     Args:
         look: Takes the seconds since the beginning. A refusal (the server has gone) leaves a gap.
-        every_s: Between two samples.
         most: Beyond it every second sample is dropped, and twice the time let pass.
     """
     samples: list[S] = []

@@ -51,8 +51,6 @@ class Load:
     Attributes:
         model: The Triton model (`policyctl.domain.names.served_name`).
         url: ``host:port`` of the endpoint of the point's protocol.
-        point: How to ask, and how much.
-        warmup_requests: Requests before the first window.
         interval_ms: Length of one window; there are `WINDOWS`.
     """
 

@@ -24,7 +24,6 @@ class Finished:
 
     Attributes:
         status: Exit status; negative for a signal.
-        timed_out: It was ended at its time limit.
     """
 
     status: int

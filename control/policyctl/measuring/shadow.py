@@ -59,7 +59,6 @@ class Shadow:
         agreement: Share of rows where it acts as was acted; a near-tie agrees. None without recorded actions.
         near_ties: Rows that differ where the candidate scores both choices alike (discrete).
         largest: Largest difference of a component, as a share of its range (continuous).
-        mean: Mean difference, likewise.
         saturation: Share of components at a bound (continuous with bounds).
         pairs: Rows whose next step is known.
         roughness: Mean change from one step to the next: a share of the range

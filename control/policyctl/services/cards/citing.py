@@ -35,7 +35,6 @@ class Cited:
     """What `cite` did, or would do.
 
     Attributes:
-        evidence: The files that were put next to it.
         figures: How many figures were added, by section.
     """
 

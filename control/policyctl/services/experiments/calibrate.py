@@ -65,7 +65,6 @@ class Tally:
     """How often each verdict was given.
 
     Attributes:
-        change: The slow-down that was put in.
         decided_s: The median time until the verdict.
     """
 
@@ -101,8 +100,6 @@ class Calibration:
     """What calibrating found.
 
     Attributes:
-        plan: What the gate declares.
-        clients: Of the closed loop.
         replays: One a slow-down, the first with none.
     """
 
@@ -172,8 +169,6 @@ def calibrate(
     rollback is not held up.
 
     Args:
-        live: Live runs, 1 or more.
-        seed: Of orders and replays.
         path: Keep everything here, after each live run; runs that it already
             holds are not measured again.
 
@@ -301,7 +296,6 @@ def replay(
     """Judge runs that are drawn from the live ones, with slow-downs put in.
 
     Args:
-        replays: For each slow-down.
         changes: Parts of the incumbent's median latency that are added to the candidate's.
     """
     usable = [run.rounds for run in found.live if run.rounds]

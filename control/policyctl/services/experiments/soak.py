@@ -77,7 +77,6 @@ class Sample:
     """What everything held at one time.
 
     Attributes:
-        at_s: Since the beginning.
         shared_bytes: In ``/dev/shm``, of this server and its clients.
     """
 

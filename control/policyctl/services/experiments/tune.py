@@ -57,7 +57,6 @@ class Tuning:
         winner: What to serve with; None where nothing proved better.
         config: The winner's ``config.pbtxt``; empty without one.
         batches: What batch sizes cost, with the winner or else the incumbent.
-        kept: The winner was kept for the next promotion.
     """
 
     model: str

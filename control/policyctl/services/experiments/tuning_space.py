@@ -53,7 +53,6 @@ def space(hardware: Hardware, format: Format, *, max_batch_size: int) -> Space: 
     """What is worth trying on a machine.
 
     Args:
-        hardware: The machine.
         format: Which artifact is served; only OpenVINO takes a number of threads.
         max_batch_size: Beyond which nothing is preferred.
     """
