@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[bytes, BenchResult]:
     """The content of a result's file, and the result.
 
     Raises:
-        UsageError: It cannot be read, or is no result.
+        UsageError: It cannot be read, or holds something else.
     """
     try:
         content = read_plain(path, most_bytes=DOCUMENT_BYTES, follow_links=True)

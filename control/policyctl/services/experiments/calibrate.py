@@ -31,13 +31,14 @@ from policyctl.domain.names import served_name
 from policyctl.domain.paired import Round
 from policyctl.domain.statistics import binomial_interval
 from policyctl.domain.verdict import GateResult, Verdict
-from policyctl.errors import ServerError, UsageError
+from policyctl.errors import UsageError
 from policyctl.gates import non_inferiority
 from policyctl.gates.non_inferiority import ComparisonPlan
+from policyctl.measuring.paired import rounds
 from policyctl.plain_files import DOCUMENT_BYTES, read_json, unreadable
 from policyctl.services.control import Control, open_release
 from policyctl.services.measure.bench import versions
-from policyctl.services.measure.performance import bursts_of, compare, plan_of
+from policyctl.services.measure.performance import bursts_of, plan_of
 from policyctl.services.moves.candidate import loaded
 from policyctl.services.moves.measurement_lock import measuring
 from policyctl.services.moves.recovery import recover
@@ -198,7 +199,7 @@ def calibrate(
         for number in range(len(found.live), live):
             rng = np.random.default_rng([seed, number])
             with control.working(f"A/A run {number + 1} of {live}", at_most_s=plan.time_cap_s):
-                run = _against_itself(control, model, alias, found.release, plan, rng)
+                run = _against_itself(control, model, alias, found.release, plan.time_cap_s, rng)
             found = replace(found, live=(*found.live, run))
             result, decided_s = judged(run.rounds, plan)
             progress(f"A/A run {number + 1} of {live}: {result.verdict} after {decided_s:.0f} s. {result.reason}")
@@ -240,7 +241,7 @@ def recalibrate(control: Control, path: Path, *, replays: int, seed: int, progre
 
 
 def _against_itself(
-    control: Control, model: str, alias: str, release: str, plan: ComparisonPlan, rng: np.random.Generator
+    control: Control, model: str, alias: str, release: str, time_cap_s: float, rng: np.random.Generator
 ) -> Run:
     chosen = control.settings.gates.non_inferiority
     with (
@@ -261,18 +262,9 @@ def _against_itself(
             control.repository.writer_aside(),
             bursts_of(control, opened, interval_ms=chosen.interval_ms) as bursts,
         ):
-            rounds: list[Round] = []
-            result = compare(
-                bursts.of(served_name(model, alias), clients=chosen.clients),
-                bursts.of(candidate.ask.served, clients=chosen.clients),
-                plan,
-                rng=rng,
-                on_round=lambda seen: rounds.append(seen[-1]),
-                stop_early=False,
-            )
-    if result.verdict is Verdict.ERROR:
-        raise ServerError(result.reason, remedy=str(result.evidence.get("remedy", "")))
-    return Run(tuple(rounds))
+            both = (served_name(model, alias), candidate.ask.served)
+            incumbent, again = (bursts.of(served, clients=chosen.clients) for served in both)
+            return Run(tuple(rounds(incumbent, again, time_cap_s=time_cap_s, rng=rng)))
 
 
 def judged(rounds: Sequence[Round], plan: ComparisonPlan) -> tuple[GateResult, float]:

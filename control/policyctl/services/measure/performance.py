@@ -10,7 +10,7 @@ whenever measuring broke: nothing is judged by halves.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -103,37 +103,18 @@ def bursts_of(control: Control, opened: OpenRelease, *, interval_ms: int, batch_
         )
 
 
-def compare(
-    incumbent: Bursts,
-    candidate: Bursts,
-    plan: ComparisonPlan,
-    *,
-    rng: np.random.Generator,
-    on_round: Callable[[Sequence[Round]], None] | None = None,
-    stop_early: bool = True,
-) -> GateResult:
+def compare(incumbent: Bursts, candidate: Bursts, plan: ComparisonPlan, *, rng: np.random.Generator) -> GateResult:
     """Measure two served models in turn until one thing or the other is proved, or the time is up.
-
-    Args:
-        candidate: Another one, of the same server or of another.
-        on_round: Called after each round with all of them; may raise to stop.
-        stop_early: Stop at the first look that proves something. Otherwise
-            rounds are measured to the end of the time, for the record; the
-            verdict is the same.
 
     Returns:
         The verdict; *error* with what was seen until then, if measuring broke.
     """
     seen: list[Round] = []
-    measured = rounds(incumbent, candidate, time_cap_s=plan.time_cap_s, rng=rng)
     found: GateResult | None = None
     try:
-        for each in measured:
+        for each in rounds(incumbent, candidate, time_cap_s=plan.time_cap_s, rng=rng):
             seen.append(each)
-            if on_round is not None:
-                on_round(seen)
-            found = found or non_inferiority.judge(seen, plan)
-            if found is not None and stop_early:
+            if (found := non_inferiority.judge(seen, plan)) is not None:
                 break
     except PolicyctlError as error:
         return _broken(non_inferiority.NAME, error, {"plan": plan.to_json(), "rounds": to_json(seen)})
