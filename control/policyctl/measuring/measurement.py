@@ -182,16 +182,6 @@ class Requests:
         latencies: NDArray[np.float64] = (self.end_ns - self.begin_ns)[inside] / 1e3
         return latencies
 
-    @property
-    def windows(self) -> int:
-        """How many."""
-        return len(self.boundaries_ns) - 1
-
-    @property
-    def duration_s(self) -> float:
-        """Length of all windows together."""
-        return float(self.boundaries_ns[-1] - self.boundaries_ns[0]) / 1e9
-
 
 def delayed_percent(output: str) -> float:
     """What perf_analyzer's warning says of requests that began late; 0 without a warning."""
@@ -227,28 +217,20 @@ def _seen_in_export(requests: Requests) -> dict[str, Any]:
     latencies_us = requests.latencies_us()
     if not len(latencies_us):
         raise ServerError("perf_analyzer measured no request that ended", remedy="Measure for longer.")
+    lengths_s = np.diff(requests.boundaries_ns) / 1e9
+    windows_us = [requests.latencies_us(window) for window in range(len(lengths_s))]
+    rates = (len(each) / float(length) for each, length in zip(windows_us, lengths_s, strict=True) if length > 0)
     return {
-        "windows": requests.windows,
-        "duration_s": requests.duration_s,
+        "windows": len(windows_us),
+        "duration_s": float(lengths_s.sum()),
         "request_count": len(latencies_us),
         "failed_requests": int((requests.end_ns == 0).sum()),
         **{f"p{q}_us": float(np.percentile(latencies_us, q)) for q in _QUANTILES},
-        "window_p50_us": _per_window(requests, 50),
-        "window_p99_us": _per_window(requests, 99),
-        "window_requests_per_s": _rates(requests),
+        "window_p50_us": tuple(float(np.percentile(each, 50)) for each in windows_us if len(each)),
+        "window_p99_us": tuple(float(np.percentile(each, 99)) for each in windows_us if len(each)),
+        "window_requests_per_s": tuple(rates),
         "distribution_us": tuple(float(v) for v in np.percentile(latencies_us, DISTRIBUTION_PERCENT)),
     }
-
-
-def _per_window(requests: Requests, quantile: float) -> tuple[float, ...]:
-    latencies_us = (requests.latencies_us(window) for window in range(requests.windows))
-    return tuple(float(np.percentile(each, quantile)) for each in latencies_us if len(each))
-
-
-def _rates(requests: Requests) -> tuple[float, ...]:
-    lengths_s = np.diff(requests.boundaries_ns) / 1e9
-    counts = (len(requests.latencies_us(window)) for window in range(requests.windows))
-    return tuple(count / float(length) for count, length in zip(counts, lengths_s, strict=True) if length > 0)
 
 
 _COLUMNS = {
