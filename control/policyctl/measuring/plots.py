@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from policyctl.errors import UnsupportedError
+from policyctl.measuring.comparison import METRICS
 from policyctl.measuring.history import Change
 from policyctl.measuring.measurement import DISTRIBUTION_PERCENT, LoadMode, Measurement
 from policyctl.measuring.result import BenchResult
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-K = TypeVar("K")
 _WIDTH: Final = 8.0
 _HEIGHT: Final = 4.2
 _LEGEND_ROW: Final = 0.24
@@ -38,56 +38,51 @@ _STYLES: Final = ("-", "--", ":", "-.")
 """Of the lines of one result; another result has another."""
 
 
+class _Line(NamedTuple):
+    """Values of one result; lines of one kind have one colour, lines of one result one style."""
+
+    result: int
+    kind: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
 def latency_distribution(results: Sequence[BenchResult]) -> str:
     """Latency at each percentile, the tail drawn out; empty where no distribution was kept."""
-    names = _names(results)
-    measured = [{each.point: each.distribution_us for each in r.points if each.distribution_us} for r in results]
-    points = _thinned(list(dict.fromkeys(point for each in measured for point in each)), len(results))
-    if not points:
-        return ""
+    places = [_drawn_out(q) for q in DISTRIBUTION_PERCENT]
+    lines = [
+        _Line(number, m.point.describe(), places, [value / 1e3 for value in m.distribution_us])
+        for number, result in enumerate(results)
+        for m in result.points
+        if m.distribution_us
+    ]
 
     def draw(axes: Axes) -> None:
-        for number, (name, distributions) in enumerate(zip(names, measured, strict=True)):
-            for color, point in enumerate(points):
-                if point in distributions:
-                    axes.plot(
-                        [_drawn_out(q) for q in DISTRIBUTION_PERCENT],
-                        [v / 1e3 for v in distributions[point]],
-                        label=f"{name}{point.describe()}",
-                        color=f"C{color}",
-                        linestyle=_STYLES[number % len(_STYLES)],
-                    )
+        _draw_lines(axes, results, _thinned(lines, len(results)))
         axes.set_xticks([_drawn_out(q) for q in _TAIL_TICKS], [f"{q:g}" for q in _TAIL_TICKS])
         axes.set_xlabel("percentile")
         axes.set_ylabel("latency, ms")
         axes.set_yscale("log")
         _readable(axes.yaxis)
 
-    return _svg("latency distribution", draw)
+    return _svg("latency distribution", draw) if lines else ""
 
 
 def throughput_against_latency(results: Sequence[BenchResult]) -> str:
     """P50 and P99 over observations a second, along rising load; empty where no line has two points."""
-    names = _names(results)
-    lines = [(number, kind, each) for number, r in enumerate(results) for kind, each in _lines(r) if len(each) > 1]
-    kinds = _thinned(list(dict.fromkeys(kind for _, kind, _ in lines)), len(results))
-    if not kinds:
-        return ""
+    median, tail = (
+        [
+            _Line(number, kind, [p.throughput_per_s for p in points], [read(p) / 1e3 for p in points])
+            for number, result in enumerate(results)
+            for kind, points in _by_level(result)
+            if len(points) > 1
+        ]
+        for read in (METRICS["p50_us"], METRICS["p99_us"])
+    )
 
     def draw(axes: Axes) -> None:
-        for number, kind, points in lines:
-            if kind not in kinds:
-                continue
-            rates = [p.throughput_per_s for p in points]
-            look: dict[str, Any] = {"color": f"C{kinds.index(kind)}", "linestyle": _STYLES[number % len(_STYLES)]}
-            axes.plot(
-                rates,
-                [p.p50_us / 1e3 for p in points],
-                marker="o",
-                label=f"{names[number]}{kind}",
-                **look,
-            )
-            axes.plot(rates, [p.p99_us / 1e3 for p in points], marker="^", alpha=0.55, **look)
+        _draw_lines(axes, results, _thinned(median, len(results)), marker="o")
+        _draw_lines(axes, results, _thinned(tail, len(results)), named=False, marker="^", alpha=0.55)
         axes.set_xlabel("observations answered a second")
         axes.set_ylabel("latency, ms: P50 (circles), P99 (triangles)")
         axes.set_xscale("log")
@@ -95,42 +90,30 @@ def throughput_against_latency(results: Sequence[BenchResult]) -> str:
         _readable(axes.xaxis)
         _readable(axes.yaxis)
 
-    return _svg("throughput against latency", draw)
+    return _svg("throughput against latency", draw) if median else ""
 
 
 def memory_over_time(results: Sequence[BenchResult]) -> str:
     """Resident memory of each process during the run; empty where it was not watched."""
-    names = _names(results)
-    processes = sorted({process for r in results for sample in r.memory for process in sample.resident_mb})
-    series = [
-        (name, number, process, [(s.at_s, s.resident_mb[process]) for s in r.memory if process in s.resident_mb])
-        for number, (name, r) in enumerate(zip(names, results, strict=True))
-        for process in processes
-    ]
-    lines = [each for each in series if each[3]]
-    if not lines:
-        return ""
-    longest_s = max(at for *_, samples in lines for at, _ in samples)
+    longest_s = max((sample.at_s for result in results for sample in result.memory), default=0.0)
     unit, length_s = next(
         (u, s) for u, s in (("hours", 3600), ("minutes", 60), ("seconds", 1)) if longest_s >= 3 * s or s == 1
     )
+    lines = []
+    for number, result in enumerate(results):
+        for process in sorted({name for sample in result.memory for name in sample.resident_mb}):
+            there = [sample for sample in result.memory if process in sample.resident_mb]
+            times, sizes = [sample.at_s / length_s for sample in there], [s.resident_mb[process] for s in there]
+            lines.append(_Line(number, process, times, sizes))
 
     def draw(axes: Axes) -> None:
-        for name, number, process, samples in lines:
-            axes.plot(
-                [at / length_s for at, _ in samples],
-                [size for _, size in samples],
-                label=f"{name}{process}",
-                color=f"C{processes.index(process)}",
-                linestyle=_STYLES[number % len(_STYLES)],
-                marker="o" if len(samples) < 3 else "",
-            )
-        axes.set_xlim(0.0, max(longest_s / length_s, 1.0 / length_s))
+        _draw_lines(axes, results, lines)
+        axes.set_xlim(0.0, max(longest_s, 1.0) / length_s)
         axes.set_xlabel(f"{unit} since the beginning")
         axes.set_ylabel("resident memory, MB")
-        _from_zero(axes, [size for *_, samples in lines for _, size in samples])
+        _from_zero(axes, [size for line in lines for size in line.ys])
 
-    return _svg("memory over time", draw)
+    return _svg("memory over time", draw) if lines else ""
 
 
 def returns_with_intervals(entries: Sequence[tuple[str, float, float, float]]) -> str:
@@ -264,24 +247,37 @@ def _names(results: Sequence[BenchResult]) -> list[str]:
     return [f"{result.release}, {result.id}: " for result in results]
 
 
-def _lines(result: BenchResult) -> list[tuple[str, list[Measurement]]]:
+def _draw_lines(
+    axes: Axes, results: Sequence[BenchResult], lines: Sequence[_Line], *, named: bool = True, **look: Any
+) -> None:
+    names, kinds = _names(results), list(dict.fromkeys(line.kind for line in lines))
+    for line in lines:
+        axes.plot(
+            line.xs,
+            line.ys,
+            label=f"{names[line.result]}{line.kind}" if named else None,
+            color=f"C{kinds.index(line.kind)}",
+            linestyle=_STYLES[line.result % len(_STYLES)],
+            **{"marker": "o" if len(line.xs) < 3 else "", **look},
+        )
+
+
+def _by_level(result: BenchResult) -> list[tuple[str, list[Measurement]]]:
     """Points that differ by their level alone, in the order of that level."""
-    groups: dict[tuple[Any, ...], list[Measurement]] = {}
-    for each in result.points:
-        groups.setdefault((each.protocol, each.shared_memory, each.batch_size, each.mode), []).append(each)
-    lines = []
-    for (protocol, shared, batch, mode), points in groups.items():
-        loop = "closed loop" if mode is LoadMode.CONCURRENCY else "open loop"
-        memory = "" if shared == "none" else f" {shared} shm"
-        ordered = sorted(points, key=lambda p: p.level)
-        lines.append((f"{protocol}{memory}, batch {batch}, {loop}", ordered))
-    return lines
+    groups: dict[str, list[Measurement]] = {}
+    for each in sorted(result.points, key=lambda m: m.level):
+        loop = "closed loop" if each.mode is LoadMode.CONCURRENCY else "open loop"
+        memory = "" if each.shared_memory == "none" else f" {each.shared_memory} shm"
+        groups.setdefault(f"{each.protocol}{memory}, batch {each.batch_size}, {loop}", []).append(each)
+    return list(groups.items())
 
 
-def _thinned(kinds: list[K], results: int) -> list[K]:
-    """So many that `_MOST_LINES` hold them for every result, spread over all of them."""
+def _thinned(lines: Sequence[_Line], results: int) -> list[_Line]:
+    """So many kinds of lines that `_MOST_LINES` hold them for every result, spread over all of them."""
+    kinds = list(dict.fromkeys(line.kind for line in lines))
     most = max(1, _MOST_LINES // results)
-    return kinds[:: max(1, -(-len(kinds) // most))]
+    chosen = kinds[:: max(1, -(-len(kinds) // most))]
+    return [line for line in lines if line.kind in chosen]
 
 
 def _date_marks(times: Sequence[str]) -> list[tuple[int, str]]:
