@@ -42,9 +42,9 @@ from policyctl.services.integrity.verify import verify
 from policyctl.services.moves.validate import validate
 from policyctl.services.releases.publish import publish
 from policyctl.services.trust import store as trust
-from policyctl.services.trust.keys import keygen
 from policyctl.services.trust.signatures import trust_path
 from policyctl.services.trust.signing import sign
+from policyctl.services.trust.store import keygen
 from policyctl.settings import load
 
 CONTRACT = Contract(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, Final
@@ -12,8 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from policyctl import __version__
-from policyctl.api import handbook
+from policyctl import __version__, pages
 from policyctl.api.context import Api
 from policyctl.api.describe import DESCRIPTION, describe
 from policyctl.api.edge import Edge
@@ -23,6 +24,11 @@ from policyctl.errors import PolicyctlError
 
 CLOSE_S: Final = 30.0
 """How long a stop waits for moves that are under way; the server settles what takes longer."""
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(pages.style().encode()).digest()).decode()
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'"
+}
 _MOST_ERRORS: Final = 20
 _ROUTING: Final = {404: ("not-found", "Not found"), 405: ("method", "Not that way")}
 
@@ -81,18 +87,29 @@ def create(api: Api | None) -> FastAPI:
     return app
 
 
+def page(template: str, document: Mapping[str, Any]) -> str:
+    """A page for people, made of the OpenAPI document: what this is, or every call and every object.
+
+    It runs no script, loads nothing, and its policy forbids a browser to try;
+    the one style sheet is allowed by its hash.
+    """
+    calls = [(method.upper(), path, call) for path, item in document["paths"].items() for method, call in item.items()]
+    title = f"{document['info']['title']} {document['info']['version']}"
+    return pages.render(template, title=title, document=document, calls=calls)
+
+
 def _pages(app: FastAPI) -> None:
     @cache
-    def text(render: Callable[[Mapping[str, Any]], str]) -> str:
-        return render(app.openapi())
+    def text(template: str) -> str:
+        return page(template, app.openapi())
 
     @app.get("/", include_in_schema=False)
     async def front() -> Response:
-        return HTMLResponse(text(handbook.front), headers=handbook.HEADERS)
+        return HTMLResponse(text("api_front.html"), headers=_PAGE_HEADERS)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(text(handbook.handbook), headers=handbook.HEADERS)
+        return HTMLResponse(text("api_handbook.html"), headers=_PAGE_HEADERS)
 
 
 def _refusals(app: FastAPI) -> None:

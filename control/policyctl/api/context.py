@@ -17,8 +17,7 @@ from fastapi import Request
 
 from policyctl.adapters.audit import Audit
 from policyctl.adapters.token_store import TokenFile
-from policyctl.api.limits import Buckets
-from policyctl.api.meters import Meters
+from policyctl.api.meters import Buckets, Meters
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.operations import Operation
 from policyctl.errors import PolicyctlError, ServerError

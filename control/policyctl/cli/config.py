@@ -183,7 +183,7 @@ def schema() -> None:
     Example:
         policyctl config schema > policyctl.schema.json
     """
-    from policyctl.services.settings.reference import json_schema
+    from policyctl.services.settings.files import json_schema
 
     sys.stdout.write(json.dumps(json_schema(), indent=1) + "\n")
 
@@ -195,7 +195,7 @@ def docs() -> None:
     Example:
         policyctl config docs > settings.md
     """
-    from policyctl.services.settings.reference import page
+    from policyctl.services.settings.files import page
 
     sys.stdout.write(page())
 

@@ -220,7 +220,7 @@ def keygen(
         policyctl trust keygen alice.pem
         policyctl trust keygen ci.pem --no-passphrase
     """
-    from policyctl.services.trust.keys import keygen as service
+    from policyctl.services.trust.store import keygen as service
 
     settings = call.settings()
     phrase = "" if no_passphrase else read_passphrase(settings, "Pass phrase for the new key", confirm=True)

@@ -22,7 +22,7 @@ from world import World
 
 from policyctl.adapters import endpoint
 from policyctl.api.app import create
-from policyctl.api.limits import Buckets
+from policyctl.api.meters import Buckets
 from policyctl.domain.tokens import Scope
 from policyctl.services.rollout.promote import promote
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyctl.api.guard import is_loopback
-from policyctl.api.limits import Buckets
+from policyctl.api.meters import Buckets
 from policyctl.api.server import serve
 from policyctl.domain.choices import Anonymous
 from policyctl.domain.json_values import from_json, to_json
@@ -212,7 +212,7 @@ def test_another_address_is_refused_without_a_token(world) -> None:
     """Nothing listens where others could come and all would look alike."""
     api = ApiWorld(world, tokens=False, host="0.0.0.0", port=0)
     with pytest.raises(UsageError, match=r"api.host 0\.0\.0\.0 can be reached from elsewhere") as refused:
-        serve(api.control)
+        serve(api.control, source().read())
     assert "TLS" in refused.value.remedy
     assert [
         is_loopback(h) for h in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "0.0.0.0", "::", "10.0.0.1", "h")
@@ -312,6 +312,7 @@ def test_the_audit_tells_every_call_that_would_change_something(api) -> None:
 def test_the_audit_is_bounded(world) -> None:
     """A full file takes the place of the one before it; nobody can fill the disk by being refused."""
     from policyctl.adapters.audit import Audit
+from policyctl.settings import source
 
     audit = Audit(world.control.repository, most_bytes=1000)
     for number in range(200):

@@ -10,8 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from api_world import ApiWorld
 
-from policyctl.api.app import create
-from policyctl.api.handbook import front, handbook
+from policyctl.api.app import create, page
 
 DOCUMENT = create(None).openapi()
 LOADING = {"script", "link", "img", "iframe", "object", "embed", "form", "base", "video", "audio", "source", "input"}
@@ -66,22 +65,22 @@ def test_a_page_needs_nothing_else_and_its_policy_allows_nothing_else(world, pat
 
 def test_every_call_and_every_object_is_described_and_every_link_leads_somewhere() -> None:
     """The page is made of the OpenAPI document, so it cannot be older than the code."""
-    text = handbook(DOCUMENT)
-    page = _Page(text)
-    assert len(page.ids) == len(set(page.ids))
+    text = page("api_handbook.html", DOCUMENT)
+    shown = _Page(text)
+    assert len(shown.ids) == len(set(shown.ids))
     for path, item in DOCUMENT["paths"].items():
         for method, operation in item.items():
-            assert operation["operationId"] in page.ids
+            assert operation["operationId"] in shown.ids
             assert f"{method.upper()} {path}" in text.replace("<wbr>", "")
-    assert set(DOCUMENT["components"]["schemas"]) <= set(page.ids)
-    targets = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
-    assert targets <= {"/openapi.json", *(f"#{name}" for name in page.ids)}
+    assert set(DOCUMENT["components"]["schemas"]) <= set(shown.ids)
+    targets = {value for tag, name, value in shown.attributes if (tag, name) == ("a", "href")}
+    assert targets <= {"/openapi.json", *(f"#{name}" for name in shown.ids)}
 
 
 def test_the_front_page_leads_to_what_answers(api) -> None:
     """Each link of it is answered."""
-    page = _Page(front(DOCUMENT))
-    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    shown = _Page(page("api_front.html", DOCUMENT))
+    links = [value for tag, name, value in shown.attributes if (tag, name) == ("a", "href")]
     assert "/docs" in links
     assert {api.client.get(link).status_code for link in links} == {200}
 
@@ -94,7 +93,7 @@ def test_words_of_the_description_become_no_html() -> None:
         "info": {**DOCUMENT["info"], "description": hostile, "title": hostile},
         "paths": {"/<i>": {"get": {"operationId": "x", "tags": ["look"], "description": hostile, "responses": {}}}},
     }
-    for page in (front(document), handbook(document)):
-        assert "<script" not in page
-        assert "<b>" not in page
-        assert "<i>" not in re.sub(r"<i>Nobody needs a token.</i>", "", page)
+    for text in (page(name, document) for name in ("api_front.html", "api_handbook.html")):
+        assert "<script" not in text
+        assert "<b>" not in text
+        assert "<i>" not in re.sub(r"<i>Nobody needs a token.</i>", "", text)

@@ -11,9 +11,8 @@ import pytest
 
 from policyctl.domain.tokens import Scope
 from policyctl.services.rollout.promote import promote
-from policyctl.services.trust.keys import keygen
 from policyctl.services.trust.signatures import trust_path
-from policyctl.services.trust.store import add
+from policyctl.services.trust.store import add, keygen
 from policyctl.services.trust.tokens import create
 
 

@@ -9,7 +9,7 @@ from test_cli_help import EVERY, examples
 from world import WIDER, World, write_export
 
 from policyctl.services.rollout.promote import promote
-from policyctl.services.trust.keys import keygen as generate
+from policyctl.services.trust.store import keygen as generate
 
 ELSEWHERE = {
     "export": "torch or a policy's file: the tests of the exporters run them",

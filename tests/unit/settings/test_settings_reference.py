@@ -9,8 +9,7 @@ import pytest
 
 from policyctl.config.keys import keys
 from policyctl.documents import yaml_text
-from policyctl.services.settings.files import starter
-from policyctl.services.settings.reference import json_schema, page
+from policyctl.services.settings.files import json_schema, page, starter
 from policyctl.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs"

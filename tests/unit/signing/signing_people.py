@@ -11,7 +11,7 @@ from policyctl.adapters.signing import Signer, open_signer
 from policyctl.services.control import Control
 from policyctl.services.trust import signatures, signing
 from policyctl.services.trust import store as trust
-from policyctl.services.trust.keys import keygen
+from policyctl.services.trust.store import keygen
 from policyctl.settings import load
 
 NAMES = ("alice", "bob", "mallory")

@@ -1,4 +1,4 @@
-"""Find an intact copy of a file by its digest: in other releases, in what was or will be set aside, elsewhere.
+"""Where artifacts are kept, and where an intact copy of a file is: in other releases, in what was set aside, elsewhere.
 
 Nothing is believed by its name: a copy is one after it was read and hashed.
 """
@@ -9,12 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
+from policyctl.adapters.oci_layout import Layout
 from policyctl.adapters.papers import papers
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.sharing import Place, is_intact, where
 from policyctl.domain.artifacts import CONTRACT_FILE, MANIFEST_FILE
-from policyctl.domain.manifest import FileEntry, Manifest, digest_of
+from policyctl.domain.manifest import FileEntry, Manifest, digest_of, is_digest
 from policyctl.domain.names import PRODUCTION, served_name
 from policyctl.domain.oci import read_artifact
 from policyctl.domain.state import PublishedRelease, State
@@ -22,7 +24,12 @@ from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.integrity import build_manifest, read_file
 from policyctl.plain_files import walk
 from policyctl.services.control import Control
-from policyctl.services.releases.stores import Store, is_registry, source_store
+
+if TYPE_CHECKING:
+    from policyctl.adapters.registry import Registry
+
+Store: TypeAlias = "Layout | Registry"
+"""A folder or a registry: what both can do has the same names, which `adapters.oci_layout.Layout` explains."""
 
 
 class Copies:
@@ -140,3 +147,43 @@ def _files(folder: Path) -> list[Path]:
     """Every plain file below a folder that a person named, as far as it can be listed."""
     found = walk(folder, on_error=lambda _error: None)
     return sorted(Path(entry.path) for entry in found if entry.is_file(follow_symlinks=False))
+
+
+def destination_store(control: Control, text: str) -> Store:
+    """Where to export to: ``oci://HOST/NAME[:TAG]``, else a folder.
+
+    Raises:
+        UsageError: It is another name, or a digest, which is not chosen but computed.
+    """
+    if not is_registry(text):
+        return Layout(Path(text))
+    store, reference = _registry(control, text)
+    if is_digest(reference):
+        raise UsageError(
+            f"{text!r} ends in a digest", remedy="Give a tag, or none: the digest follows from the content."
+        )
+    return store
+
+
+def source_store(control: Control, text: str) -> tuple[Store, str]:
+    """Where to import from: ``oci://HOST/NAME:TAG``, ``FOLDER`` or ``FOLDER@MODEL:RELEASE``; and its reference."""
+    if is_registry(text):
+        return _registry(control, text)
+    folder, at, reference = text.rpartition("@")
+    if at and not Path(text).exists():
+        return Layout(Path(folder)), reference
+    return Layout(Path(text)), ""
+
+
+def is_registry(text: str) -> bool:
+    """Whether `text` means a registry."""
+    return text.startswith("oci://")
+
+
+def _registry(control: Control, text: str) -> tuple[Store, str]:
+    # The registry's client is imported where it is wanted.
+    from policyctl.adapters.registry import Registry
+    from policyctl.adapters.registry_reference import parse_reference
+
+    where = parse_reference(text)
+    return Registry(where, control.settings.registry), where.reference

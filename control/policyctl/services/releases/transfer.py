@@ -33,9 +33,9 @@ from policyctl.integrity import check_releases, read_file, read_release
 from policyctl.plain_files import open_reader
 from policyctl.release_files import LARGEST_FILE_BYTES
 from policyctl.services.control import Control, Note
+from policyctl.services.releases.copies import Store, destination_store, source_store
 from policyctl.services.releases.exported import check_export
 from policyctl.services.releases.publish import commit, patience, put_slot
-from policyctl.services.releases.stores import Store, destination_store, source_store
 from policyctl.services.trust.signing import attach
 
 _IMPORTS: Final = "imports"

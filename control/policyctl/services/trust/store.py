@@ -1,4 +1,4 @@
-"""Keep the trust store: add, revoke and rotate keys.
+"""Make keys to sign with, and keep the trust store: add, revoke and rotate keys.
 
 Every change is one atomic write of one file, and nothing else: who keeps that
 file under review and version control decides who may sign.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from policyctl.adapters import trust_store
-from policyctl.adapters.signing_keys import read_public
+from policyctl.adapters import files, trust_store
+from policyctl.adapters.signing_keys import generate, read_public
 from policyctl.domain.names import check_signer_name
 from policyctl.domain.trust import Revocation, Trusted, TrustKind, TrustStore, fingerprint, moment
 from policyctl.errors import UsageError
@@ -155,3 +155,41 @@ def _change(path: Path, change: Callable[[TrustStore], TrustStore], *, dry_run: 
         changed = change(store)
         if not dry_run:
             trust_store.write(path, changed)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A key pair on disk.
+
+    Attributes:
+        private: Its owner's alone (mode 0600).
+        fingerprint: Of the public key: what `sha256sum` says of its file.
+    """
+
+    private: Path
+    public: Path
+    fingerprint: str
+    encrypted: bool
+
+
+def keygen(private: Path, *, passphrase: str) -> KeyPair:
+    """Make a key pair on the curve P-256; the public key stands next to `private`, with the ending ``.pub``.
+
+    Args:
+        private: Where the private key goes; never overwritten.
+        passphrase: Encrypts the private key; empty for none.
+
+    Raises:
+        UsageError: A file is there already, or cannot be written.
+        UnsupportedError: The extra `sign` is not installed.
+    """
+    public = private.with_suffix(".pub")
+    if public == private:
+        raise UsageError(f"{private} would be the public key's name", remedy="End it with .pem, for example alice.pem.")
+    for path in (private, public):
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path} is there already", remedy="A key is never overwritten. Choose another name.")
+    secret, open_half = generate(passphrase)
+    files.write_atomically(private, secret, mode=0o600)
+    files.write_atomically(public, open_half)
+    return KeyPair(private, public, fingerprint(open_half.decode()), bool(passphrase))
