@@ -18,6 +18,7 @@ from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.tokens import Scope, Token, digest_of_secret, find, fresh_secret
 from policyctl.errors import UsageError
 from policyctl.services.trust.tokens import create, revoke
+from policyctl.settings import source
 
 READS = ("/healthz", "/v1/status", "/v1/models", WALKER, f"{WALKER}/releases", "/v1/history", "/v1/operations")
 ADMIN = ("/v1/audit", "/v1/tokens")
@@ -312,7 +313,6 @@ def test_the_audit_tells_every_call_that_would_change_something(api) -> None:
 def test_the_audit_is_bounded(world) -> None:
     """A full file takes the place of the one before it; nobody can fill the disk by being refused."""
     from policyctl.adapters.audit import Audit
-from policyctl.settings import source
 
     audit = Audit(world.control.repository, most_bytes=1000)
     for number in range(200):
