@@ -43,8 +43,6 @@ class Key:
     """One setting.
 
     Attributes:
-        path: Its name, group by group.
-        info: What pydantic knows of it.
         applies: When a change of it counts.
         secret: Whether it is never shown, and may stand in a separate file.
         free: Whether it is a mapping with the user's names.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -72,9 +72,8 @@ def _innermost(places: Mapping[Path, Place], path: Path) -> Place | None:
     return next((places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in places), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Setter:
-    """One layer that sets one setting."""
+class Setter(NamedTuple):
+    """One layer that sets one setting: to what, as it stands there."""
 
     layer: Layer
     path: Path

@@ -39,14 +39,10 @@ class Row:
     Attributes:
         loaded: Whether the server has the named slot; None where there is no server.
         rate_per_s: Answers a second; None before there are two looks.
-        failed: Requests that failed in the interval.
         latency_us: Mean, within the server; None where nobody asked.
-        queue_us: Mean of waiting.
-        compute_us: Mean of the backend.
         batch: Mean number of requests that were computed together.
         probe: What became of a golden question: answered, wrong, failed, no server; empty where none was asked.
         probe_us: How long it took, as seen from here.
-        verdicts: Of the release's gates, by name.
         moving: What is being done to the alias, in words.
     """
 

@@ -24,11 +24,8 @@ class Probed:
     """What one alias answered.
 
     Attributes:
-        served: The Triton model that was asked.
         release: What should answer.
         verdict: Passed, failed (another slot, or another action), or error (no answer).
-        detail: Why, or how much it differs.
-        duration_ms: Of the question.
     """
 
     model: str

@@ -49,7 +49,6 @@ class Health:
     Attributes:
         failures: Silences, one after the other.
         reloads: In vain, one after the other.
-        asked: Observations so far.
         wrong_at: When what answered wrongly last was loaded again, and what that was.
     """
 
