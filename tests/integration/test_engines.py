@@ -24,10 +24,10 @@ from embedded import PATIENCE_S, Embedded, exported, wait_for
 from policyctl.adapters import endpoint as endpoints
 from policyctl.domain.artifacts import Format
 from policyctl.domain.verdict import Verdict
+from policyctl.services.moves.golden_question import probe
 from policyctl.services.releases.publish import publish
 from policyctl.services.rollout.promote import promote
 from policyctl.services.show.status import status
-from policyctl.services.supervise.probe import probe
 from policyctl.serving import shared_memory
 from policyctl.serving.backend_directory import assemble
 from policyctl.serving.command import environment
