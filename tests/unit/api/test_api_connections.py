@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from api_world import WALKER, ApiWorld
 
-from policyctl.api import connections
+from policyctl.api import server as connections
 
 HEAD = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 BODY_TO_COME = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n12"
