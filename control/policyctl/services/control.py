@@ -21,7 +21,7 @@ from policyctl.domain.artifacts import CARD_FILE, CONTRACT_FILE, FILES, GOLDEN_F
 from policyctl.domain.contract import Contract
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import FileEntry
-from policyctl.domain.state import PublishedRelease
+from policyctl.domain.state import PublishedRelease, State
 from policyctl.errors import PolicyctlError, ServerError, UsageError
 from policyctl.integrity import read_release
 from policyctl.services.log import Log, new_operation
@@ -114,6 +114,14 @@ class Control:
         self.say(f"{words} ...")
         with self.show(words, at_most_s) as note:
             yield note
+
+    def known(self, model: str | None = None) -> State:
+        """What the journal says; refuses where nothing was ever published, or nothing of `model`."""
+        self.repository.require()
+        state = self.repository.journal.state()
+        if model is not None:
+            state.require(model)
+        return state
 
     def endpoint(self) -> Endpoint:
         """The server to use: the one that is named by a setting, else the one that `policyctl serve` announced.
@@ -218,8 +226,7 @@ def select_release(control: Control, model: str, text: str) -> str:
     Raises:
         UsageError: There is no such model or release; names those that exist.
     """
-    control.repository.require()
-    found = control.repository.journal.state().select(model, text).release
+    found = control.known().select(model, text).release
     if found != text:
         control.say(f"{text} of {model} is {found}.")
     return found

@@ -59,10 +59,7 @@ class HistoryQuery(StatusQuery):
 def known_model(control: Control, model: str) -> State:
     """The journal's state, where it knows that model."""
     with missing_is_not_found():
-        control.repository.require()
-        state = control.repository.journal.state()
-        state.require(model)
-    return state
+        return control.known(model)
 
 
 @router.get("/status", response_model=StatusDocument, responses=problems(404, 409, 503))

@@ -92,9 +92,7 @@ def memory(control: Control, *, model: str, load_s: float = 0.0) -> MemoryReport
         UnsupportedError: A load is asked for, and perf_analyzer cannot run here.
     """
     check_model_name(model)
-    control.repository.require()
-    state = control.repository.journal.state()
-    state.require(model)
+    state = control.known(model)
     aliases = {alias: named for (name, alias), named in sorted(state.aliases.items()) if name == model}
     if not aliases:
         raise UsageError(f"no alias names a release of {model}", remedy=f"Promote one: policyctl promote {model} 1.0.0")

@@ -85,11 +85,8 @@ def examine(control: Control, *, model: str | None = None) -> Examination:
         IntegrityError: The journal itself was tampered with.
         UsageError: No such model, or nothing published at all.
     """
-    control.repository.require()
-    repository, state = control.repository, control.repository.journal.state()
+    repository, state = control.repository, control.known(model)
     names = sorted({r.model for r in state.releases.values()})
-    if model is not None:
-        state.require(model)
     found: list[Finding | _Slot] = []
     for name in names if model is None else [model]:
         found += _releases(repository, state, name)

@@ -38,9 +38,7 @@ def unserve(
         MoveError: It failed; the alias is served as before.
     """
     check_model_name(model)
-    control.repository.require()
-    state = control.repository.journal.state()
-    state.require(model)
+    state = control.known(model)
     require_served(state, model, alias)
     with (
         control.repository.writer(

@@ -63,8 +63,7 @@ def rollback(
     """
     check_model_name(model)
     check_movable_alias(alias)
-    control.repository.require()
-    control.repository.journal.state().require(model)
+    control.known(model)
     if to is not None:
         to = select_release(control, model, to)
     with (
@@ -109,10 +108,7 @@ def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
         BusyError: The mover did not stop in time.
         ServerError: No server answers, so a crashed move cannot be reverted.
     """
-    control.repository.require()
-    repository = control.repository
-    state = repository.journal.state()
-    state.require(model)
+    repository, state = control.repository, control.known(model)
     unfinished = state.under_way(model)
     words = f"the {unfinished.move.words} by {unfinished.actor}"
     request_abort(repository, unfinished.move)

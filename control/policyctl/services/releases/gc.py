@@ -80,9 +80,7 @@ def gc(
         BusyError: Another writer is at work.
     """
     repository = control.repository
-    repository.require()
-    if model is not None:
-        repository.journal.state().require(model)
+    control.known(model)
     kept = control.settings.retention
     chosen = policy or RetentionPolicy(rollbacks=kept.rollbacks, days=kept.days, newest=kept.newest)
     if not delete:

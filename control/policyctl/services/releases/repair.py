@@ -79,9 +79,7 @@ def repair(
         BusyError: Another writer is at work.
     """
     repository = control.repository
-    repository.require()
-    if model is not None:
-        repository.journal.state().require(model)
+    control.known(model)
     if dry_run:
         return Repaired(True, _Repairer(control, model, sources, dry_run=True).run())
     repository.create()

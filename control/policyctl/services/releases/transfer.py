@@ -84,9 +84,7 @@ def export_release(
         IntegrityError: A file is not what was published; nothing names the artifact then.
         ServerError: The registry does not answer.
     """
-    repository = control.repository
-    repository.require()
-    state = repository.journal.state()
+    repository, state = control.repository, control.known()
     published = state.release(model, release)
     folder = repository.slot(model, published.slot)
     manifest = read_release(folder, expected_digest=published.manifest_digest).manifest

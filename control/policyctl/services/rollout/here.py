@@ -54,9 +54,7 @@ def check(control: Control, request: AliasRequest) -> Checked:
     """
     model = request.model
     check_model_name(model)
-    control.repository.require()
-    state = control.repository.journal.state()
-    state.require(model)
+    state = control.known(model)
     settings_of(control, request)
     match request.wanted:
         case PromotionRequest(release=release, alias=alias):

@@ -7,7 +7,6 @@ from typing import Any
 
 from policyctl.adapters import lock
 from policyctl.adapters.triton import Triton
-from policyctl.domain.fold import fold
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.json_values import fields_to_json
 from policyctl.domain.moves import MoveKind
@@ -81,10 +80,7 @@ def status(control: Control, *, model: str | None = None) -> Status:
         UsageError: No such model, or nothing published at all.
         IntegrityError: The journal was tampered with.
     """
-    control.repository.require()
-    repository, state = control.repository, control.repository.journal.state()
-    if model is not None:
-        state.require(model)
+    repository, state = control.repository, control.known(model)
     aliases: tuple[AliasStatus, ...]
     server, live, openvino, engine = "none", False, "", ""
     spent: dict[tuple[str, str], ServedCost] = {}
@@ -124,12 +120,10 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
         UsageError: No such model, or nothing published at all.
         IntegrityError: The journal was tampered with.
     """
-    control.repository.require()
+    control.known(model)
     moves: dict[str, dict[str, Any]] = {}
     found = []
     records = control.repository.journal.records()
-    if model is not None:
-        fold(records).require(model)
     for record in records:
         body = dict(record.body)
         if record.kind is RecordKind.INTENT:
