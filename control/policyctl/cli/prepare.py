@@ -135,41 +135,33 @@ def export(
     from policyctl_exporters import IncompleteExportError
 
     options.check_normalizer(normalizer, no_normalizer=no_normalizer)
-    default = Tolerance()
-    tolerance = None
-    if atol is not None or rtol is not None:
-        tolerance = Tolerance(atol=default.atol if atol is None else atol, rtol=default.rtol if rtol is None else rtol)
-    request = ExportRequest(
-        source=source,
-        output=output,
-        formats=tuple(formats) if formats else None,
-        normalizer=normalizer,
-        no_normalizer=no_normalizer,
-        despite_archive=despite_archive,
-        trust_pickle=trust_pickle,
-        code=code,
-        images=images,
-        trust_operators=trust_operators,
-        env=options.environment(env, env_arg, wrapper),
-        observation=tuple(observation or ()),
-        action=action,
-        spaces=spaces,
-        head=tuple(head or ()),
-        features=tuple(feature or ()),
-        recorded=recorded,
-        tolerance=tolerance,
-        golden_rows=golden_rows,
-        seed=seed,
-        step_limit_s=step_limit,
-        force=force,
-    )
+    allowed = {name: value for name, value in (("atol", atol), ("rtol", rtol)) if value is not None}
+    given = {
+        "formats": formats or None,
+        "normalizer": False if no_normalizer else normalizer,
+        "despite_archive": despite_archive,
+        "images": images,
+        "trust_pickle": trust_pickle,
+        "code": code,
+        "trust_operators": trust_operators,
+        "head": head or None,
+        "feature_names": feature or None,
+        "recorded": recorded,
+        "tolerance": Tolerance(**allowed) if allowed else None,
+        "golden_rows": golden_rows,
+        "seed": seed,
+        "step_limit_s": step_limit,
+        "force": force,
+    }
+    environment = options.environment(env, env_arg, wrapper)
+    request = ExportRequest(source, output, environment, observation or (), action, spaces, given)
     check(request)
     if holds_pickles(request) and not trust_pickle and sys.stdin.isatty() and not call.as_json:
         from dataclasses import replace
 
         asked = f"{source} holds pickles, which run their author's code on this machine. Do you trust it?"
-        request = replace(request, trust_pickle=typer.confirm(asked, err=True))
-    if request.trust_pickle:
+        request = replace(request, options={**given, "trust_pickle": typer.confirm(asked, err=True)})
+    if request.options["trust_pickle"]:
         options.check_unpickling()
     incomplete: IncompleteExportError | None = None
     try:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from policyctl.domain.artifacts import Format
-from policyctl.domain.parity import Tolerance
 from policyctl.domain.space_text import SpaceText, parse_fields, parse_named, parse_space
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl.foreign_code import names_callable
@@ -27,50 +25,20 @@ class ExportRequest:
     Attributes:
         source: A file, or ``package.module:callable`` or ``FILE.py:callable`` that makes a torch module.
         output: The folder to write.
-        formats: Which artifacts; None for all that can be made without a GPU.
-        normalizer: A VecNormalize pickle.
-        no_normalizer: Observations were not normalised.
-        despite_archive: Do so, or use `normalizer`, where the archive proves the contrary.
-        trust_pickle: Unpickle `source` and `normalizer`.
-        code: A Python file, or a folder of modules, that defines an archive's own classes.
-        trust_operators: Keep TorchScript operators that do more than compute.
-        images: How the environment gives images, ``channels-first`` or ``channels-last``.
         env: A gymnasium environment whose spaces the policy has (modules and TorchScript).
         observation: The spaces of the observations, ``NAME=SPACE`` or one without a name; see `domain.space_text`.
         action: The space of the action, in the same words.
         spaces: A YAML file that says both.
-        head: What outputs are: ``KIND`` of a single one, ``NAME=KIND`` of one among several.
-        features: Names of the observation's elements.
-        recorded: Recorded observations, an NPZ file.
-        tolerance: How far an artifact may be off.
-        golden_rows: Size of the golden set.
-        seed: Of the observations that are drawn.
-        step_limit_s: Seconds that a step of the export may take; None for the default.
-        force: Replace `output`.
+        options: What else `export_policy` takes, by name; None counts as not given.
     """
 
     source: str
     output: Path
-    formats: tuple[Format, ...] | None = None
-    normalizer: Path | None = None
-    no_normalizer: bool = False
-    despite_archive: bool = False
-    trust_pickle: bool = False
-    code: Path | None = None
-    trust_operators: bool = False
-    images: str | None = None
-    env: Environment | None = None
-    observation: Sequence[str] = ()
-    action: str | None = None
-    spaces: Path | None = None
-    head: Sequence[str] = ()
-    features: Sequence[str] = ()
-    recorded: Path | None = None
-    tolerance: Tolerance | None = None
-    golden_rows: int = 64
-    seed: int = 0
-    step_limit_s: float | None = None
-    force: bool = False
+    env: Environment | None
+    observation: Sequence[str]
+    action: str | None
+    spaces: Path | None
+    options: Mapping[str, Any]
 
 
 _SOURCES: Final = "a Stable-Baselines3 .zip, a TorchScript .pt, an .onnx, FILE.py:callable or package.module:callable"
@@ -78,7 +46,7 @@ _SOURCES: Final = "a Stable-Baselines3 .zip, a TorchScript .pt, an .onnx, FILE.p
 
 def holds_pickles(request: ExportRequest) -> bool:
     """Whether exporting it unpickles something."""
-    return request.source.endswith(".zip") or request.normalizer is not None
+    return request.source.endswith(".zip") or isinstance(request.options["normalizer"], Path)
 
 
 def check(request: ExportRequest) -> None:
@@ -91,11 +59,11 @@ def check(request: ExportRequest) -> None:
 
     if not names_callable(request.source):
         require_file(Path(request.source), _SOURCES)
-    for path, kind in ((request.normalizer, "a saved VecNormalize"), (request.recorded, "an .npz file")):
-        if path is not None:
+    for name, kind in (("normalizer", "a saved VecNormalize"), ("recorded", "an .npz file")):
+        if isinstance(path := request.options[name], Path):
             require_file(path, kind)
     _stated(request)
-    check_output(request.output, force=request.force)
+    check_output(request.output, force=request.options["force"])
 
 
 def require_file(path: Path, kind: str) -> None:
@@ -120,34 +88,13 @@ def export(request: ExportRequest, say: Say) -> ExportResult:
         ParityError: An artifact does not compute the policy's actions.
     """
     check(request)
+    options = {name: value for name, value in request.options.items() if value is not None}
     try:
         from policyctl_exporters import export_policy, load_callable
-    except ImportError as error:
-        raise missing(error, "sb3") from error
-    spaces = spaces_of(request.env) if request.env else _spaces(*_stated(request))
-    given = {"tolerance": request.tolerance, "step_limit_s": request.step_limit_s}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    try:
-        return export_policy(
-            load_callable(request.source) if names_callable(request.source) else Path(request.source),
-            request.output,
-            formats=request.formats,
-            normalizer=False if request.no_normalizer else request.normalizer,
-            despite_archive=request.despite_archive,
-            trust_pickle=request.trust_pickle,
-            code=request.code,
-            images=request.images,
-            trust_operators=request.trust_operators,
-            head=request.head or None,
-            feature_names=list(request.features) or None,
-            recorded=request.recorded,
-            golden_rows=request.golden_rows,
-            seed=request.seed,
-            progress=say,
-            force=request.force,
-            **spaces,
-            **options,
-        )
+
+        spaces = spaces_of(request.env) if request.env else _spaces(*_stated(request))
+        policy = load_callable(request.source) if names_callable(request.source) else Path(request.source)
+        return export_policy(policy, request.output, progress=say, **spaces, **options)
     except ImportError as error:
         raise missing(error, "sb3") from error
 
@@ -197,7 +144,7 @@ def _read_spaces(path: Path) -> tuple[dict[str, SpaceText], SpaceText | None]:
 
 
 def _spaces(observations: Mapping[str, SpaceText], action: SpaceText | None) -> dict[str, Any]:
-    from policyctl_exporters.stated_spaces import observation_space, space_of
+    from policyctl_exporters.made_spaces import observation_space, space_of
 
     stated = {"observation_space": observation_space(observations)} if observations else {}
     return stated if action is None else {**stated, "action_space": space_of(action)}
