@@ -25,7 +25,9 @@ code meaning
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_LONGEST: Final = 300
 
 
 class PolicyctlError(Exception):
@@ -132,3 +134,17 @@ def _wrapped(error: BaseException) -> list[BaseException]:
         inner = (*outer.args, getattr(outer, "reason", None), outer.__cause__, outer.__context__)
         found += [each for each in inner if isinstance(each, BaseException) and all(each is not f for f in found)]
     return found
+
+
+def first_line(error: Exception) -> str:
+    """What a library said first: as a rule what went wrong, and then where."""
+    return _lines(error)[0][:_LONGEST]
+
+
+def last_line(error: Exception) -> str:
+    """What a library said last: TorchScript and OpenVINO put what went wrong at the end."""
+    return _lines(error)[-1][:_LONGEST]
+
+
+def _lines(error: Exception) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

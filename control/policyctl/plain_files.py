@@ -96,6 +96,18 @@ def open_reader(path: Path, *, most_bytes: int, follow_links: bool = False) -> B
     return stream
 
 
+def open_named(path: Path, *, most_bytes: int) -> BufferedReader:
+    """A plain file that a person names, as a stream; links are followed.
+
+    Raises:
+        UsageError: It cannot be read, is a folder, device or FIFO, or is larger than `most_bytes`.
+    """
+    try:
+        return open_reader(path, most_bytes=most_bytes, follow_links=True)
+    except OSError as error:
+        raise unreadable(path, error, remedy="Name a file, not a folder, device or pipe.") from error
+
+
 def read_plain(path: Path, *, most_bytes: int, follow_links: bool = False) -> bytes:
     """All of a plain file.
 

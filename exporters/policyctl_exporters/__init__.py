@@ -10,10 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from policyctl_exporters.artifacts import ExportResult, FormatParity, IncompleteExportError
     from policyctl_exporters.export import export_policy
-    from policyctl_exporters.reference import load_reference
-    from policyctl_exporters.result import ExportResult, FormatParity, IncompleteExportError
-    from policyctl_exporters.sources import load_callable
+    from policyctl_exporters.sources import load_callable, load_reference
 
 __all__ = [
     "ExportResult",
@@ -25,12 +24,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ExportResult": "result",
-    "FormatParity": "result",
-    "IncompleteExportError": "result",
+    "ExportResult": "artifacts",
+    "FormatParity": "artifacts",
+    "IncompleteExportError": "artifacts",
     "export_policy": "export",
     "load_callable": "sources",
-    "load_reference": "reference",
+    "load_reference": "sources",
 }
 
 

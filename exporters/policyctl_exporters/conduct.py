@@ -23,12 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from policyctl.errors import UnsupportedError, UsageError
+from policyctl.errors import UnsupportedError, UsageError, first_line, last_line
 from policyctl_exporters.program_flow import rare_draws, written_attributes
-from policyctl_exporters.reasons import first_line, last_line
-from policyctl_exporters.state import attributes, fingerprint, tensors_in
 from policyctl_exporters.torchscript import Program, load_program
-from policyctl_exporters.watch import Place, Watch
+from policyctl_exporters.watch import Place, Watch, attributes, fingerprint, tensors_in
 
 _ROUNDS: Final = 8
 _HIGHER_ORDER: Final = re.compile(r"no rule registered for HigherOrderOperator (\w+)")
@@ -59,9 +57,7 @@ def examine(module: nn.Module, observations: Sequence[Tensor], *, name: str) -> 
     """Hold a policy against what a served policy must be.
 
     Args:
-        module: Takes one tensor an observation; it is not changed.
         observations: At least 3 rows each.
-        name: What the policy is called, for messages.
 
     Raises:
         UsageError: It fails on one observation.
@@ -84,10 +80,6 @@ def owned(module: nn.Module, *, trusted: bool) -> tuple[nn.Module, tuple[str, ..
     """A copy on the CPU, in evaluation mode, that shares nothing with the module; and notes on what was left out.
 
     TorchScript programs in it are loaded again, and checked as those of a file are. `torch.compile` is undone.
-
-    Args:
-        module: Any module.
-        trusted: Whether TorchScript in it may do more than compute.
 
     Raises:
         UsageError: TorchScript in it does more than compute.
@@ -126,11 +118,7 @@ def _checked_part(module: torch.jit.ScriptModule, *, trusted: bool) -> Program:
 
 
 def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy of a module.
-
-    Raises:
-        UnsupportedError: Something in it cannot be copied.
-    """
+    """A copy of a module."""
     try:
         with torch.no_grad():
             return copy.deepcopy(module, memo)

@@ -1,13 +1,10 @@
-"""The policy itself, in eager PyTorch: what every artifact is held against.
-
-For Stable-Baselines3 the action comes from ``policy.predict()`` on
-observations that ``VecNormalize`` normalised, that is from the libraries' own
-code and not from the exported graph, so an error in the graph cannot hide.
-"""
+"""A graph that is exported, run as it is, with weights that can be moved by a digit: NumPy in, NumPy out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -15,58 +12,39 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from policyctl.domain.contract import Contract
+from policyctl.domain.contract import ACTION, PARAMETERS, Contract
 from policyctl_exporters.conduct import unvalidated
-from policyctl_exporters.moved import changes, largest_change
-from policyctl_exporters.normalizer import FLAT, Normalizer
 from policyctl_exporters.observations import Batch, in_batches
-from policyctl_exporters.source import Arrays
-from policyctl_exporters.spaces import Observation
+from policyctl_exporters.onnx_file import graphs, weights
+from policyctl_exporters.runtimes import Runner, by_name
+from policyctl_exporters.source import Arrays, Source
 
 _LAST_DIGIT: Final = float(np.finfo(np.float32).eps)
 
 
-class EagerGraph:
-    """A graph run by PyTorch on the CPU: NumPy in, NumPy out.
+class Graph(ABC):
+    """A graph under its contract, which says how many rows it is asked at once."""
 
-    Args:
-        graph: Takes the contract's observations in order.
-        contract: Names inputs and outputs.
-    """
+    def __init__(self, answer: Runner, contract: Contract) -> None:
+        self._answer, self._contract = answer, contract
 
-    def __init__(self, graph: nn.Module, contract: Contract) -> None:
-        self._graph, self._contract = graph, contract
+    @abstractmethod
+    def _moved(self, seed: int) -> AbstractContextManager[Runner]:
+        """The same with every float32 weight a last digit away."""
 
-    def __call__(self, observations: Arrays) -> dict[str, NDArray[Any]]:
-        """All outputs for a batch, by name; no more rows are asked at once than the contract allows."""
+    def __call__(self, observations: Arrays) -> Batch:
+        """All outputs for a batch, by name."""
         return in_batches(self._answer, dict(observations), self._contract.max_batch)
 
-    def _answer(self, observations: Batch) -> Batch:
-        # Copies: a policy may write to what it is given.
-        tensors = [torch.tensor(observations[spec.name]) for spec in self._contract.observations]
-        with torch.no_grad(), unvalidated():
-            found = self._graph(*tensors)
-        found = [found] if isinstance(found, torch.Tensor) else found
-        return {
-            spec.name: np.asarray(tensor.numpy()) for spec, tensor in zip(self._contract.outputs, found, strict=True)
-        }
-
     def sensitivity(self, observations: Arrays, *, seed: int) -> float:
-        """How far the outputs move when every weight moves by its last float32 digit.
-
-        Args:
-            observations: Rows to measure on.
-            seed: Of the digits' signs.
-
-        Returns:
-            The largest absolute change of a continuous output; 0 without weights.
-        """
-        return largest_change(self.moves(observations, observations, seed=seed)[0])
+        """The largest finite change of a continuous output when every weight moves by its last float32 digit."""
+        moved, _ = self.moves(observations, observations, seed=seed)
+        return float(moved[np.isfinite(moved)].max(initial=0.0))
 
     def moves(
         self, observations: Arrays, others: Arrays, *, seed: int
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """How far the outputs of each row move when every weight moves by its last float32 digit.
+        """How far the action, and what it is made of, move when every weight moves by its last float32 digit.
 
         Each runtime rounds every sum its own way, and the effect is of this
         size. The weights are the same again afterwards, bit by bit.
@@ -79,8 +57,50 @@ class EagerGraph:
         Returns:
             The largest absolute change of a continuous output, and whether an integer changed; both of shape (n,).
         """
-        generator = torch.Generator().manual_seed(seed)
         before = self(observations)
+        with self._moved(seed) as moved_graph:
+            after = in_batches(moved_graph, dict(others), self._contract.max_batch)
+        rows = len(next(iter(before.values())))
+        moved, flipped = np.zeros(rows), np.zeros(rows, dtype=bool)
+        with np.errstate(invalid="ignore"):
+            for name in [name for name in (ACTION, *PARAMETERS) if name in before]:
+                first, second = before[name].astype(np.float64), after[name].astype(np.float64)
+                # A choice that is ruled out stays so: infinity did not move.
+                change = np.where(first == second, 0.0, np.abs(second - first)).reshape(rows, -1).max(axis=1)
+                if before[name].dtype.kind == "f":
+                    moved = np.maximum(moved, change)
+                else:
+                    flipped |= change > 0
+        return moved, flipped
+
+
+def graph_of(policy: Source) -> Graph:
+    """What is exported of a policy."""
+    if policy.graph is not None:
+        return EagerGraph(policy.graph, policy.contract)
+    return OnnxGraph(policy.onnx or b"", policy.contract)
+
+
+class EagerGraph(Graph):
+    """A torch graph on the CPU; it takes the contract's observations in order."""
+
+    def __init__(self, graph: nn.Module, contract: Contract) -> None:
+        super().__init__(self._run, contract)
+        self._graph = graph
+
+    def _run(self, observations: Arrays) -> Batch:
+        # Copies: a policy may write to what it is given.
+        tensors = [torch.tensor(observations[spec.name]) for spec in self._contract.observations]
+        with torch.no_grad(), unvalidated():
+            found = self._graph(*tensors)
+        found = [found] if isinstance(found, torch.Tensor) else found
+        return {
+            spec.name: np.asarray(tensor.numpy()) for spec, tensor in zip(self._contract.outputs, found, strict=True)
+        }
+
+    @contextmanager
+    def _moved(self, seed: int) -> Iterator[Runner]:
+        generator = torch.Generator().manual_seed(seed)
         kept = [(weight, weight.detach().clone()) for weight in self._graph.parameters()]
         try:
             with torch.no_grad():
@@ -88,61 +108,37 @@ class EagerGraph:
                     if weight.dtype == torch.float32:
                         signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
                         weight.copy_(value * (1 + _LAST_DIGIT * signs))
-            after = self(others)
+            yield self._run
         finally:
             with torch.no_grad():
                 for weight, value in kept:
                     weight.copy_(value)
-        return changes(before, after)
 
 
-class Sb3Reference:
-    """``policy.predict(vec_normalize.normalize_obs(raw), deterministic=True)``.
+class OnnxGraph(Graph):
+    """The content of an ONNX file, run by ONNX Runtime."""
 
-    All outputs but the action come from the eager graph.
+    def __init__(self, content: bytes, contract: Contract) -> None:
+        super().__init__(_session(content, contract), contract)
+        self._content = content
 
-    Args:
-        policy: A Stable-Baselines3 policy on the CPU.
-        observations: Its inputs.
-        normalizer: Statistics to normalise by.
-        eager: The graph for the other outputs.
-    """
+    @contextmanager
+    def _moved(self, seed: int) -> Iterator[Runner]:
+        import onnx
 
-    def __init__(
-        self,
-        policy: Any,
-        observations: Sequence[Observation],
-        normalizer: Normalizer | None,
-        eager: EagerGraph,
-    ) -> None:
-        self._policy, self._observations, self._eager = policy, observations, eager
-        self._normalize = _vec_normalize(normalizer).normalize_obs if normalizer else None
-
-    def __call__(self, observations: Arrays) -> dict[str, NDArray[Any]]:
-        """All outputs for a batch, by name."""
-        raw: Any = {obs.key: obs.from_served(observations[obs.spec.name]) for obs in self._observations}
-        outputs = self._eager(observations)
-        raw = raw.get(FLAT, raw)
-        if self._normalize is not None:
-            raw = self._normalize(raw)
-        action, _ = self._policy.predict(raw, deterministic=True)
-        expected = outputs["action"]
-        action = np.asarray(action).reshape(expected.shape)
-        return {**outputs, "action": action.astype(expected.dtype)}
+        rng = np.random.default_rng(seed)
+        model = onnx.load_from_string(self._content)
+        for graph in graphs(model.graph):
+            for tensor in weights(graph):
+                if tensor.data_type == onnx.TensorProto.FLOAT:
+                    values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+                    signs = rng.integers(0, 2, values.shape) * 2 - 1
+                    moved = np.asarray(values * (1 + _LAST_DIGIT * signs), dtype=values.dtype)
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
+        yield _session(model.SerializeToString(), self._contract)
 
 
-def _vec_normalize(normalizer: Normalizer) -> Any:
-    """The library's own VecNormalize with these statistics, without an environment."""
-    from stable_baselines3.common.running_mean_std import RunningMeanStd
-    from stable_baselines3.common.vec_env import VecNormalize
+def _session(content: bytes, contract: Contract) -> Runner:
+    from policyctl.sessions.onnxruntime import OnnxSession
 
-    statistics = {}
-    for key, value in normalizer.statistics.items():
-        statistics[key] = RunningMeanStd(shape=value.mean.shape)
-        statistics[key].mean, statistics[key].var = value.mean, value.var
-    wrapper = object.__new__(VecNormalize)
-    wrapper.norm_obs = True
-    wrapper.obs_rms = statistics.get(FLAT, statistics)
-    wrapper.norm_obs_keys = None if FLAT in statistics else list(statistics)
-    wrapper.clip_obs, wrapper.epsilon = normalizer.clip_obs, normalizer.epsilon
-    return wrapper
+    return by_name(OnnxSession(contract, content, filename="the graph"), contract)

@@ -10,9 +10,11 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from policyctl.card import derive, template
 from policyctl.domain.artifacts import (
     CARD_FILE,
     CONTRACT_FILE,
@@ -27,14 +29,11 @@ from policyctl.domain.parity import Tolerance
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl.hashing import hash_file
 from policyctl_exporters import parity
-from policyctl_exporters.answers import answered_rows
-from policyctl_exporters.artifacts import write_artifacts
-from policyctl_exporters.card import write_card
+from policyctl_exporters.answers import answered_rows, with_proved_law
+from policyctl_exporters.artifacts import ExportResult, FormatParity, IncompleteExportError, write_artifacts
 from policyctl_exporters.folders import check_output, whole_folder
-from policyctl_exporters.head_option import Head, HeadOption
-from policyctl_exporters.laws import with_proved_law
-from policyctl_exporters.result import ExportResult, FormatParity, IncompleteExportError
-from policyctl_exporters.source import Options, Source
+from policyctl_exporters.runtimes import require_tensorrt
+from policyctl_exporters.source import HeadOption, Options, Source
 from policyctl_exporters.sources import open_source
 from policyctl_exporters.spaces import FeatureNames
 from policyctl_exporters.steps import LIMIT_S, Steps
@@ -124,16 +123,16 @@ def export_policy(
     output = Path(output)
     check_output(output, force=force)
     steps = Steps(progress, limit_s=step_limit_s)
-    options = Options(
+    options = Options.of(
         observation_space=observation_space,
         action_space=action_space,
         normalizer=normalizer,
         despite_archive=despite_archive,
         images=images,
         trust_pickle=trust_pickle,
-        code=None if code is None else Path(code),
+        code=code,
         trust_operators=trust_operators,
-        head=Head.of(head),
+        head=head,
         feature_names=feature_names,
     )
 
@@ -149,17 +148,13 @@ def export_policy(
     for note in policy.notes:
         steps.say(note)
     with whole_folder(output, force=force) as folder:
-        made = write_artifacts(policy, wanted, folder, steps, groups)
-        for form, error in made.failed.items():
+        reports, failed = write_artifacts(policy, wanted, folder, steps, groups)
+        for form, error in failed.items():
             steps.say(f"{form.value} is left out: {error.problem}")
-        _write_texts(policy, folder, made.reports, groups, golden, seed)
-    summaries = tuple(
-        FormatParity(form, report.rows, report.max_abs, report.near_ties) for form, report in made.reports.items()
-    )
-    result = ExportResult(
-        output, policy.contract, tuple(made.reports), summaries, steps.seconds, made.failed, policy.notes
-    )
-    if made.failed and formats is not None:
+        _write_texts(policy, folder, reports, groups, golden, seed)
+    summaries = tuple(reports.values())
+    result = ExportResult(output, policy.contract, tuple(reports), summaries, steps.seconds, failed, policy.notes)
+    if failed and formats is not None:
         raise IncompleteExportError(result)
     return result
 
@@ -167,7 +162,7 @@ def export_policy(
 def _write_texts(
     policy: Source,
     folder: Path,
-    reports: Mapping[Format, parity.Report],
+    reports: Mapping[Format, FormatParity],
     groups: Sequence[parity.Rows],
     golden: Golden,
     seed: int,
@@ -188,14 +183,17 @@ def _write_texts(
     }
     for name, content in texts.items():
         (folder / name).write_bytes(content)
-    card = write_card(
-        policy,
-        contract=texts[CONTRACT_FILE],
-        golden=texts[GOLDEN_FILE],
-        parity=texts[PARITY_FILE],
-        created=_source_date(),
-    )
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    created = _source_date()
+    card = {
+        "training": {**policy.training, "algorithm": policy.algorithm},
+        **derive.sections(texts[CONTRACT_FILE], texts[GOLDEN_FILE], texts[PARITY_FILE]),
+        "provenance": {
+            **({} if created is None else {"created": created.isoformat(timespec="seconds")}),
+            "source": _origin(policy),
+            "exported_with": _versions(),
+        },
+    }
+    (folder / CARD_FILE).write_text(template.render(card), encoding="utf-8")
 
 
 def _source_date() -> datetime | None:
@@ -227,7 +225,42 @@ def _check_formats(formats: Sequence[Format | str] | None, policy: Source) -> tu
             remedy="Export to onnx, openvino or tensorrt, or start from the torch policy.",
         )
     if Format.TENSORRT in wanted:
-        from policyctl_exporters.tensorrt_plan import require_tensorrt
-
         require_tensorrt()
     return wanted
+
+
+_FRAMEWORKS: Final = (
+    "policyctl",
+    "torch",
+    "stable-baselines3",
+    "sb3-contrib",
+    "gymnasium",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+)
+
+
+def _origin(source: Source) -> dict[str, str]:
+    """Where it came from; a card names files, never folders of the machine that exported."""
+    origin = {"kind": source.kind}
+    if source.file is not None:
+        origin |= {"file": source.file[0], "digest": source.file[1]}
+    if source.normalizer_file is not None:
+        origin |= {"normalizer": source.normalizer_file[0], "normalizer_digest": source.normalizer_file[1]}
+    elif source.scales:
+        origin["normalizer"] = "live"
+    return origin
+
+
+def _versions() -> dict[str, str]:
+    """Of everything that has a part in an export, where it is installed."""
+    found = {}
+    for name in _FRAMEWORKS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -19,11 +19,7 @@ def check_output(output: Path, *, force: bool) -> None:
     """Refuse an output that is in use.
 
     Args:
-        output: Where an export is to go.
         force: An earlier export may be replaced; nothing else ever is.
-
-    Raises:
-        UsageError: It is not a folder, or holds something.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"{output} is not a folder", remedy="Give a new folder for the export.")
@@ -42,11 +38,7 @@ def check_output(output: Path, *, force: bool) -> None:
 
 @contextmanager
 def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary sibling that becomes `output` when the block ends well, and vanishes otherwise.
-
-    Raises:
-        UsageError: As `check_output`, once more at the end; or the disk is full or cannot be written.
-    """
+    """A temporary sibling that becomes `output` when the block ends well, and vanishes otherwise."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent.absolute()))

@@ -1,133 +1,106 @@
-"""From what a network gives to `action` and the distribution's parameters.
+"""From what a policy gives to all outputs of its contract: the action, what it is made of, and the rest.
 
-A head is a traceable module together with the part of the contract that it
-fills: its outputs (`action` first), the kind of action and the distribution.
+A torch module gives one tensor, or a dict. Keys that are named as outputs of a
+contract are those; every other one is kept as a further output.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policyctl.domain.contract import ActionKind, Distribution, DistributionKind, Transform
-from policyctl.domain.tensor import TensorSpec
-from policyctl.errors import UnsupportedError
+from policyctl.domain.contract import (
+    ACTION,
+    PARAMETERS,
+    SCORES,
+    ActionKind,
+    Contract,
+    Distribution,
+    DistributionKind,
+    Transform,
+)
+from policyctl.domain.tensor import DTYPES, TensorSpec
+from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.layers import Clip, Greedy, Rescale, Threshold
-from policyctl_exporters.spaces import action_of, float32_inside
+from policyctl_exporters.source import FURTHER, Head
+from policyctl_exporters.spaces import OUTPUT_NAMES, Observation, action_of, float32_inside, unique_names
+
+SINGLE: Final = ""
+"""Key of a policy's only tensor."""
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """A module from features (or scores) to all outputs, and what the contract says of them.
+class Outputs:
+    """The contract's side of what a policy gives.
 
     Attributes:
-        module: Takes one tensor, gives one tensor for each of `outputs`.
-        outputs: The contract's outputs; `action` is the first.
-        action_kind: What the environment takes.
-        distribution: How a stochastic action is drawn.
+        specs: Every output, `action` first.
+        keys: The policy's key of each, by its name in the contract; `action`
+            stands there only if the policy gives it.
+        source: Name of what the action is made of.
+        law: What the names promise; an export holds it against the answers.
     """
 
-    module: nn.Module
-    outputs: tuple[TensorSpec, ...]
-    action_kind: ActionKind
-    distribution: Distribution = field(default_factory=Distribution)
+    specs: tuple[TensorSpec, ...]
+    keys: Mapping[str, str]
+    source: str
+    kind: ActionKind
+    law: Distribution
+
+    def contract(self, observations: Sequence[Observation], *, batches: bool) -> Contract:
+        """The contract of a policy that gives these for `observations`; `batches` where it answers several at once."""
+        specs, limit = tuple(obs.spec for obs in observations), None if batches else 1
+        return Contract(specs, self.specs, action_kind=self.kind, distribution=self.law, max_batch=limit)
 
 
-class _Scores(nn.Module):
-    """Action and the scores that it was chosen by."""
+class OutputGraph(nn.Module):
+    """A policy's answer, completed to all outputs of the contract."""
 
-    def __init__(self, net: nn.Module, choose: nn.Module) -> None:
+    def __init__(self, answer: nn.Module, outputs: Outputs, finish: nn.Module) -> None:
         super().__init__()
-        self.net, self.choose = net, choose
+        self.answer, self.finish = answer, finish
+        self.keys, self.source = dict(outputs.keys), outputs.source
+        self.specs = [(s.name, s.shape, getattr(torch, s.dtype)) for s in outputs.specs]
+        self.eval()
+        self.requires_grad_(requires_grad=False)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.net(features)
-        return self.choose(scores), scores
-
-
-class Gaussian(nn.Module):
-    """Action, mean and log standard deviation; `spread` maps features to the latter."""
-
-    def __init__(self, net: nn.Module, spread: nn.Module, finish: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.net, self.spread, self.finish, self.shape = net, spread, finish, shape
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All three of shape (n, *shape)."""
-        mean = self.net(features).reshape(-1, *self.shape)
-        log_std = self.spread(features).reshape(-1, *self.shape)
-        return self.finish(mean), mean, log_std
-
-
-class _Deterministic(nn.Module):
-    """Action alone."""
-
-    def __init__(self, net: nn.Module, finish: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.net, self.finish, self.shape = net, finish, shape
-
-    def forward(self, features: Tensor) -> tuple[Tensor]:
-        return (self.finish(self.net(features).reshape(-1, *self.shape)),)
+    def forward(self, *observations: Tensor) -> tuple[Tensor, ...]:
+        """One tensor of shape (n, *spec.shape) for each output."""
+        found = self.answer(*observations)
+        given = {name: found if key == SINGLE else found[key] for name, key in self.keys.items()}
+        (_, shape, dtype), *others = self.specs
+        value = given[self.source]
+        action = self.finish(value if self.source in SCORES else value.reshape(-1, *shape).to(dtype))
+        outputs = [action]
+        for name, shape, dtype in others:
+            value = given[name].to(dtype).reshape(-1, *shape)
+            # One spread for all observations is expanded to the batch: a sum, which unlike
+            # expand() traces the same for every runtime and batch.
+            outputs.append(value + torch.zeros_like(action) if name == "log_std" else value)
+        return tuple(outputs)
 
 
-class ConstantSpread(nn.Module):
-    """One log standard deviation for all observations, expanded to the batch."""
+def finish_of(source: str, space: Any, *, squashed: bool = False) -> nn.Module:
+    """From what the action is made of to an action of `space`.
 
-    log_std: Tensor
-
-    def __init__(self, log_std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("log_std", log_std.detach().clone().reshape(1, -1))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Shape (n, actions)."""
-        # A sum with zeros of the batch's length, which unlike expand() traces the
-        # same for every runtime and batch.
-        return self.log_std + torch.zeros_like(features[:, :1])
-
-
-class TanhRescale(nn.Module):
-    """tanh, then to the action's bounds."""
-
-    def __init__(self, rescale: Rescale) -> None:
-        super().__init__()
-        self.rescale = rescale
-
-    def forward(self, mean: Tensor) -> Tensor:
-        """Squash a batch."""
-        scaled: Tensor = self.rescale(torch.tanh(mean))
-        return scaled
-
-
-def rescale_to(space: Any) -> Rescale:
-    """From [-1, 1] to the bounds of a Box.
-
-    Raises:
-        UnsupportedError: The Box has an infinite bound.
+    Args:
+        squashed: A continuous source lies in [-1, 1] and is rescaled to the bounds; otherwise it is clipped to them.
     """
-    low, high = float32_inside(space)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+    if action_of(space)[0] is not ActionKind.CONTINUOUS:
+        return chooser(space, start=True)[0] if source in SCORES else nn.Identity()
+    low, high = (bound.reshape(space.shape or (1,)) for bound in float32_inside(space))
+    if squashed and not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise UnsupportedError(f"a squashed action needs finite bounds, the action space is {space}")
-    return Rescale(low.reshape(space.shape or (1,)), high.reshape(space.shape or (1,)))
-
-
-def clip_to(space: Any) -> Clip:
-    """Clip to the bounds of a Box."""
-    low, high = float32_inside(space)
-    return Clip(low.reshape(space.shape or (1,)), high.reshape(space.shape or (1,)))
+    return Rescale(low, high) if squashed else Clip(low, high)
 
 
 def chooser(space: Any, *, start: bool) -> tuple[nn.Module, int]:
-    """What turns scores into the action of a discrete space, and how many scores it takes.
-
-    Args:
-        space: Discrete, MultiDiscrete or MultiBinary.
-        start: Whether choices count from the space's ``start``.
-    """
+    """What turns scores into the action of a discrete space, and how many scores it takes."""
     kind, spec = action_of(space, start=start)
     if kind is ActionKind.MULTI_BINARY:
         return Threshold(), spec.size
@@ -136,59 +109,112 @@ def chooser(space: Any, *, start: bool) -> tuple[nn.Module, int]:
     return Greedy(sizes, starts), sum(sizes)
 
 
-def scores_head(
-    net: nn.Module, space: Any, *, name: str = "logits", stochastic: bool = True, start: bool = True
-) -> Head:
-    """A head for discrete actions: the scores are given out as they are, not normalised.
+def law_of(outputs: Sequence[TensorSpec], kind: ActionKind, space: Any = None) -> Distribution:
+    """What the names of the outputs promise.
 
     Args:
-        net: From features to scores of shape (n, number of choices).
-        space: Discrete, MultiDiscrete or MultiBinary.
-        name: ``logits`` or ``q_values``.
-        stochastic: Whether actions may be drawn by these scores.
-        start: Whether choices count from the space's ``start``.
+        space: The action space; may be absent unless it is MultiDiscrete.
     """
-    kind, action = action_of(space, start=start)
-    choose, count = chooser(space, start=start)
-    distribution = Distribution()
-    if stochastic:
-        match kind:
-            case ActionKind.DISCRETE:
-                distribution = Distribution(DistributionKind.CATEGORICAL)
-            case ActionKind.MULTI_DISCRETE:
-                nvec = tuple(int(n) for n in space.nvec)
-                distribution = Distribution(DistributionKind.MULTI_CATEGORICAL, nvec=nvec)
-            case _:
-                distribution = Distribution(DistributionKind.BERNOULLI)
-    scores = TensorSpec(name, "float32", (count,))
-    return Head(_Scores(net, choose), (action, scores), kind, distribution)
+    shapes = {spec.name: spec.shape for spec in outputs}
+    if kind is ActionKind.CONTINUOUS:
+        gaussian = shapes.get("mean") == shapes.get("log_std") == shapes[ACTION]
+        return Distribution(DistributionKind.GAUSSIAN, transform=Transform.CLIP) if gaussian else Distribution()
+    if "logits" not in shapes:
+        return Distribution()
+    match kind:
+        case ActionKind.DISCRETE:
+            return Distribution(DistributionKind.CATEGORICAL)
+        case ActionKind.MULTI_DISCRETE:
+            return Distribution(DistributionKind.MULTI_CATEGORICAL, nvec=tuple(int(n) for n in space.nvec))
+        case _:
+            return Distribution(DistributionKind.BERNOULLI)
 
 
-def gaussian_head(net: nn.Module, spread: nn.Module, space: Any, *, squash: bool) -> Head:
-    """A head for continuous actions with a Gaussian around the mean.
-
-    Args:
-        net: From features to the mean, shape (n, actions), before any squashing.
-        spread: From features to the log standard deviation, same shape.
-        space: The Box.
-        squash: tanh and rescale to the bounds; otherwise clip to them.
-    """
+def describe(found: Any, head: Head, space: Any, *, rows: int, observed: Sequence[str]) -> Outputs:
+    """What the contract makes of a module's answer."""
     kind, action = action_of(space)
-    finish = TanhRescale(rescale_to(space)) if squash else clip_to(space)
-    transform = Transform.TANH_RESCALE if squash else Transform.CLIP
-    outputs = (action, *(TensorSpec(name, "float32", action.shape) for name in ("mean", "log_std")))
-    module = Gaussian(net, spread, finish, action.shape)
-    return Head(module, outputs, kind, Distribution(DistributionKind.GAUSSIAN, transform=transform))
+    given = _given(found, head, kind)
+    named = {name: key for name, key in given.items() if name in OUTPUT_NAMES}
+    source = _source(given, kind)
+    values = {name: found if key == SINGLE else found[key] for name, key in given.items()}
+    for name in named:
+        _check_size(name, values[name], rows, action, kind, space)
+    alone = source == "mean" and "log_std" not in named
+    parameters = [name for name in PARAMETERS if name in named and not (name == "mean" and alone)]
+    specs = [action, *(_parameter_spec(name, values[name], action) for name in parameters)]
+    further = [name for name in given if name not in named]
+    names = unique_names([given[name] for name in further], taken={*observed, *OUTPUT_NAMES}, prefix="out")
+    specs += [_further_spec(name, values[key], rows) for name, key in zip(names, further, strict=True)]
+    keys = named | {name: given[key] for name, key in zip(names, further, strict=True)}
+    return Outputs(tuple(specs), keys, source, kind, law_of(specs, kind, space))
 
 
-def deterministic_head(net: nn.Module, space: Any, *, squashed: bool) -> Head:
-    """A head for continuous actions without a distribution.
+def _given(found: Any, head: Head, kind: ActionKind) -> dict[str, str]:
+    """The module's keys, by what each one is; of a further output by itself."""
+    if isinstance(found, Tensor):
+        if head.named:
+            raise UsageError(
+                f"head names {', '.join(head.named)}, and the module gives one tensor without a name",
+                remedy="Say what it is: --head KIND.",
+            )
+        scores = kind is not ActionKind.CONTINUOUS and found.dtype.is_floating_point
+        return {head.bare or ("logits" if scores else ACTION): SINGLE}
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UsageError(
+            f"the module gives {type(found).__name__}, expected one tensor or a dict of tensors",
+            remedy=f"Return one tensor, or a dict; keys {', '.join(OUTPUT_NAMES)} say what the action is made of.",
+        )
+    if head.bare:
+        raise UsageError(
+            f"head {head.bare!r} says what one tensor is, and the module gives {', '.join(map(str, found))}",
+            remedy=f"Say which one is meant: --head NAME={head.bare}.",
+        )
+    head.require([str(key) for key in found])
+    said = {kind: key for key, kind in head.named.items() if kind != FURTHER}
+    others = [key for key in map(str, found) if key not in said.values()]
+    # A key that has the name of another one's kind, or was called a further output, is kept as such.
+    return said | {f"{key} (further)" if key in {*said, *head.named} else key: key for key in others}
 
-    Args:
-        net: From features to the action, shape (n, actions).
-        space: The Box.
-        squashed: `net` ends in [-1, 1], so rescale; otherwise clip to the bounds.
-    """
-    kind, action = action_of(space)
-    finish = rescale_to(space) if squashed else clip_to(space)
-    return Head(_Deterministic(net, finish, action.shape), (action,), kind)
+
+def _source(given: Mapping[str, str], kind: ActionKind) -> str:
+    sources = (ACTION, "mean") if kind is ActionKind.CONTINUOUS else (ACTION, *SCORES)
+    for name in sources:
+        if name in given:
+            return name
+    shown = ", ".join(given.values()) or next(iter(given), "nothing")
+    raise UsageError(
+        f"the module gives {shown}, from which no {kind.value} action follows",
+        remedy=f"Give one of {', '.join(sources)}, or say which output is one: --head NAME=KIND.",
+    )
+
+
+def _check_size(name: str, value: Tensor, rows: int, action: TensorSpec, kind: ActionKind, space: Any) -> None:
+    """Hold an output that the action depends on against the action space."""
+    want = action.size
+    if name in SCORES and kind is not ActionKind.CONTINUOUS:
+        want = chooser(space, start=True)[1]
+    per_row = int(np.prod(value.shape[1:])) if value.ndim else 0
+    if name == "log_std" and value.numel() == action.size:
+        return
+    if value.ndim == 0 or value.shape[0] != rows or per_row != want:
+        raise UsageError(
+            f"the module's {name} has shape {tuple(value.shape)} for {rows} observations,"
+            f" expected {want} values each for the action space {space}",
+            remedy="Check head=, the action space, and that the module keeps the batch dimension first.",
+        )
+
+
+def _parameter_spec(name: str, value: Tensor, action: TensorSpec) -> TensorSpec:
+    shape = tuple(value.shape[1:]) or (1,)
+    return TensorSpec(name, "float32", shape if name in SCORES else action.shape)
+
+
+def _further_spec(name: str, value: Tensor, rows: int) -> TensorSpec:
+    dtype = str(value.dtype).removeprefix("torch.").replace("bfloat16", "float32")
+    if dtype not in DTYPES or value.ndim == 0 or value.shape[0] != rows:
+        raise UsageError(
+            f"the module's {name} is {dtype}{list(value.shape)} for {rows} observations,"
+            " expected numbers with one row for each",
+            remedy="Return one row for each observation, or leave this output out.",
+        )
+    return TensorSpec(name, dtype, tuple(value.shape[1:]) or (1,))

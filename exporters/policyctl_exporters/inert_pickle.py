@@ -49,10 +49,6 @@ class Inert:
 def read_inert(content: bytes, *, what: str) -> Any:
     """The data in a pickle. Nothing that it names is imported or called.
 
-    Args:
-        content: The pickle.
-        what: What it is, for messages.
-
     Raises:
         UsageError: It is not a readable pickle, or larger than `MOST_BYTES`.
     """

@@ -56,7 +56,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,16 +92,8 @@ class Proof(StrEnum):
     UNTRAINED = "untrained"
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Where statistics disagree most with what training saw.
-
-    Attributes:
-        key: Of the observation; `FLAT` where there is only one.
-        feature: Index in C order.
-        expected: What the policy saw.
-        given: What the statistics make of the raw observation.
-    """
+class Difference(NamedTuple):
+    """Where statistics disagree most: what the policy saw of a feature (C order), and what they make of the raw one."""
 
     key: str
     feature: int

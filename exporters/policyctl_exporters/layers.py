@@ -32,11 +32,6 @@ class Normalize(nn.Module):
     what rounding the mean took away. The clamp between them changes no finite
     float32. It is there because OpenVINO folds two consecutive subtractions,
     and a subtraction and a product, into one, which undoes the split.
-
-    Args:
-        mean: Of the observation's shape.
-        std: What to divide by, of the same shape.
-        clip: Cut-off of the result.
     """
 
     high: Tensor

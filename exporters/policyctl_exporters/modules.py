@@ -3,7 +3,7 @@
 The module takes what the environment gives, as a batch: a tensor for a plain
 space, a dict by key for a Dict space (or one argument a key, by its name, if
 its `forward` takes several), discrete observations as integers of shape (n,).
-It gives one tensor or a dict, of which `module_outputs` makes the contract's
+It gives one tensor or a dict, of which `heads` makes the contract's
 outputs.
 """
 
@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from policyctl.domain.contract import Contract
+from policyctl.errors import UsageError
 from policyctl_exporters.conduct import copied, examine
-from policyctl_exporters.head_option import Head
+from policyctl_exporters.eager import EagerGraph
+from policyctl_exporters.heads import OutputGraph, describe, finish_of
 from policyctl_exporters.layers import Normalize
-from policyctl_exporters.module_outputs import ModuleGraph, describe
-from policyctl_exporters.normalizer import FLAT, Normalizer
-from policyctl_exporters.observations import Scales, few
-from policyctl_exporters.pairing import pair
-from policyctl_exporters.spaces import Observation
+from policyctl_exporters.normalizer import FLAT, Normalizer, read_normalizer
+from policyctl_exporters.observations import few
+from policyctl_exporters.source import Options, Source
+from policyctl_exporters.spaces import Observation, observations_of, pair, scales_of
 
 
 class _Answer(nn.Module):
@@ -65,41 +64,12 @@ class _Cast(nn.Module):
         return x.to(self.dtype) if x.dtype.is_floating_point else x
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """What became of a module.
-
-    Attributes:
-        eager: The graph around the module's own code: the reference.
-        graph: The graph to export, in which branches on values are compiled.
-        contract: What both take and give.
-        notes: What was done to the module, for the person who exports.
-    """
-
-    eager: ModuleGraph
-    graph: ModuleGraph
-    contract: Contract
-    notes: tuple[str, ...]
-
-
-def build_module_graph(
-    module: nn.Module,
-    observations: Sequence[Observation],
-    action_space: Any,
-    *,
-    normalizer: Normalizer | None,
-    scales: Scales,
-    head: Head,
-) -> Built:
-    """The graph of a module, and its contract.
+def open_module(module: nn.Module, options: Options, *, kind: str, notes: tuple[str, ...] = ()) -> Source:
+    """A module as a source.
 
     Args:
         module: On the CPU, in evaluation mode.
-        observations: Its inputs.
-        action_space: What the environment takes.
-        normalizer: Applied before the module, where it has statistics.
-        scales: The usual range of each input, where it is known.
-        head: What its outputs are. One tensor of which nothing is said is known by its
+        options: What the caller says. One tensor of which nothing is said is known by its
             type: floating scores of a discrete space are ``logits``, all else is the ``action``.
 
     Raises:
@@ -108,21 +78,41 @@ def build_module_graph(
         UnsupportedError: It keeps state, draws random numbers, or uses values
             of observations in code that cannot be compiled.
     """
-    specs = tuple(obs.spec for obs in observations)
+    spaces = {"observes": options.observation_space, "does": options.action_space}
+    if missing := [verb for verb, space in spaces.items() if space is None]:
+        raise UsageError(
+            f"a torch module does not say what it {' and '.join(missing)}",
+            remedy="Say it: --observation 12 --action 4:-1..1 (see --help), --spaces FILE or --env ID; in Python"
+            " observation_space= and action_space=.",
+        )
+    normalizer, normalizer_file = read_normalizer(options.normalizer, trust_pickle=options.trust_pickle)
+    observations = observations_of(
+        options.observation_space, normalizer=normalizer, feature_names=options.feature_names
+    )
+    scales = scales_of(observations, normalizer)
+    specs, name = tuple(obs.spec for obs in observations), name_of(module)
     answer = _Answer(module, observations, normalizer)
     rows = [torch.from_numpy(values) for values in few(specs, scales).values()]
-    conduct = examine(answer, rows, name=name_of(module))
+    conduct = examine(answer, rows, name=name)
     count = 2 if conduct.batches else 1
     with torch.no_grad():
         found = copied(answer)(*(values[:count] for values in rows))
-    outputs = describe(found, head, action_space, rows=count, observed=[spec.name for spec in specs])
-    eager, graph = (ModuleGraph(part, outputs, action_space) for part in (answer, conduct.module))
-    for one in (eager, graph):
-        one.eval()
-        one.requires_grad_(requires_grad=False)
-    limit = None if conduct.batches else 1
-    contract = Contract(specs, outputs.specs, action_kind=outputs.kind, distribution=outputs.law, max_batch=limit)
-    return Built(eager, graph, contract, conduct.notes)
+    space = options.action_space
+    outputs = describe(found, options.head, space, rows=count, observed=[spec.name for spec in specs])
+    eager, graph = (OutputGraph(part, outputs, finish_of(outputs.source, space)) for part in (answer, conduct.module))
+    contract = outputs.contract(observations, batches=conduct.batches)
+    return Source(
+        kind=kind,
+        algorithm=name,
+        contract=contract,
+        reference=EagerGraph(eager, contract),
+        graph=graph,
+        scales=scales,
+        clip_obs=normalizer.clip_obs if normalizer else None,
+        normalizer_file=normalizer_file,
+        trust_operators=options.trust_operators,
+        notes=(*notes, *conduct.notes),
+    )
 
 
 def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn.Module) -> nn.Module:
@@ -135,11 +125,7 @@ def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn
 
 
 def _arguments(module: nn.Module, observations: Sequence[Observation]) -> list[str]:
-    """The argument of `forward` that takes each observation; empty where one argument takes them all as a dict.
-
-    Raises:
-        UsageError: Names of arguments and keys of the space do not match.
-    """
+    """The argument of `forward` that takes each observation; empty where one argument takes them all as a dict."""
     keys = {obs.key for obs in observations}
     if isinstance(module, torch.jit.ScriptModule):
         schema: Any = module.forward.schema  # type: ignore[attr-defined]

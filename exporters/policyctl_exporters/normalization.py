@@ -30,7 +30,6 @@ class Choice:
     Attributes:
         normalizer: None where observations stay as they are.
         file: Name and digest of their file; None where they are live, or absent.
-        notes: What a person should know about the choice.
     """
 
     normalizer: Normalizer | None = None
@@ -42,8 +41,6 @@ def choose(seen: LastObservations, options: Options, *, own: Any = None) -> Choi
     """The statistics for a policy.
 
     Args:
-        seen: What its algorithm kept.
-        options: What the caller says.
         own: The VecNormalize that a live algorithm lives in; counts where the caller says nothing.
 
     Raises:
@@ -143,9 +140,7 @@ def _fitting(choice: Choice, space: Any) -> Choice:
             kept, note = {FLAT: statistics[chosen[0]]}, f"the policy's observation is taken for {chosen[0]!r}"
         elif len(parts) == len(_GOALS) and (sum(part.mean.size for part in parts),) == space.shape:
             # What HER fed its policy with before policies took Dict observations.
-            mean, var = (
-                np.concatenate([np.ravel(each) for each in pair]) for pair in zip(*map(_pair, parts), strict=True)
-            )
+            mean, var = (np.concatenate([np.ravel(getattr(p, name)) for p in parts]) for name in ("mean", "var"))
             kept, note = (
                 {FLAT: Statistics(mean, var)},
                 "the policy's observation is taken for observation + desired_goal",
@@ -159,7 +154,3 @@ def _fitting(choice: Choice, space: Any) -> Choice:
                 " var)}, clip_obs=..., epsilon=...).",
             )
     return replace(choice, normalizer=replace(normalizer, statistics=kept), notes=(*choice.notes, note))
-
-
-def _pair(statistics: Statistics) -> tuple[Any, Any]:
-    return statistics.mean, statistics.var

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import UsageError
+from policyctl.plain_files import open_named
 from policyctl_exporters.inert_pickle import MOST_BYTES, read_inert
 from policyctl_exporters.pickled_arrays import PickledArray
 from policyctl_exporters.pickles import require_trust
-from policyctl_exporters.plain_files import open_plain
 
 FLAT = ""
 """Key of the observation of a space that is not a Dict."""
@@ -30,8 +30,6 @@ class Statistics:
     """Mean and variance of one observation, each of the observation's shape.
 
     Attributes:
-        mean: Of each element.
-        var: Likewise.
         count: How many observations they were computed from; None where nobody knows.
     """
 
@@ -67,8 +65,6 @@ class Normalizer:
     Attributes:
         statistics: By key of the Dict space, `FLAT` for any other space; a key
             that is absent passes unchanged.
-        clip_obs: Normalised values are cut off here.
-        epsilon: Added to the variance.
         last: Raw observations that the statistics took in last, by key, each (environments, *shape), where known.
     """
 
@@ -104,8 +100,7 @@ def read_normalizer(source: Any, *, trust_pickle: bool) -> tuple[Normalizer | No
         trust_pickle: A path is read only if this is True.
 
     Returns:
-        None for the statistics if they are absent, or where observations
-        were left alone (``norm_obs=False``).
+        None for the statistics if observations were left alone (``norm_obs=False``).
 
     Raises:
         UsageError: Not such an object, not readable, or not trusted.
@@ -118,21 +113,13 @@ def read_normalizer(source: Any, *, trust_pickle: bool) -> tuple[Normalizer | No
         return normalizer_of(source, type(source).__name__), None
     path = Path(source)
     require_trust(path.name, trusted=trust_pickle)
-    with open_plain(path, most_bytes=MOST_BYTES) as file:
+    with open_named(path, most_bytes=MOST_BYTES) as file:
         content = file.read()
     return normalizer_of(read_inert(content, what=path.name), path.name), (path.name, digest_of(content))
 
 
 def normalizer_of(source: Any, what: str) -> Normalizer | None:
-    """Statistics of anything with the attributes of a `VecNormalize`; None where it leaves observations alone.
-
-    Args:
-        source: Live, or as `read_inert` gives it.
-        what: Which, for messages.
-
-    Raises:
-        UsageError: It lacks them, or they are no statistics.
-    """
+    """Statistics of anything with the attributes of a `VecNormalize`; None where it leaves observations alone."""
     if getattr(source, "norm_obs", None) is False:
         return None
     try:
@@ -163,14 +150,7 @@ def _statistics(rms: Any) -> Statistics:
 
 
 def arrays_of(value: Any) -> dict[str, NDArray[Any]]:
-    """A batch of observations by key, `FLAT` where it is one array; empty for None.
-
-    Args:
-        value: An array, live or pickled, a mapping of arrays, or None.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """A batch of observations by key, `FLAT` where it is one array; empty for None."""
     if value is None:
         return {}
     parts = value if isinstance(value, Mapping) else {FLAT: value}

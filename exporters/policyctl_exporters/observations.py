@@ -7,7 +7,7 @@ go wrong; far ones, up to what the type holds, where limits and emergency stops
 lie; and recorded ones, which no draw imitates.
 
 Unbounded elements of the first two stay within +-100 (or, normalised, within
-one and a half times the cut-off). `far` says which of the rest count.
+one and a half times the cut-off). `answers.far_rows` says which of the rest count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from policyctl.errors import UsageError
 from policyctl.plain_files import read_plain, refuse_if_denied
 
 Batch = dict[str, NDArray[Any]]
-Scales = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+Floats = NDArray[np.float64]
+Scale = tuple[Floats, Floats]
+Scales = Mapping[str, Scale]
 
 _SANE: Final = 1e3
 _FAR: Final = 100.0
@@ -49,10 +51,7 @@ def draw(specs: Sequence[TensorSpec], scales: Scales, rng: np.random.Generator, 
     """Rows as an environment might give them.
 
     Args:
-        specs: Inputs; their bounds count.
         scales: Mean and standard deviation of an input, by name, where a normaliser knows them.
-        rng: Source of the draws.
-        rows: How many.
 
     Returns:
         By name, each of shape (rows, *shape).
@@ -64,8 +63,6 @@ def edges(specs: Sequence[TensorSpec], scales: Scales, clip_obs: float | None) -
     """Rows at the limits: all low, all high, zeros, one element at either limit.
 
     Args:
-        specs: Inputs; their bounds count.
-        scales: As for `draw`.
         clip_obs: Where normalised observations are cut off; None without a normaliser.
 
     Returns:
@@ -148,7 +145,6 @@ def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Bat
         recorded: Path of an NPZ file (one array an input, or what `policyctl
             record` wrote), a mapping by input name, one array for a
             policy with one input, or None.
-        contract: What they must fit.
         most: Rows used, evenly spaced over what is there.
 
     Raises:
@@ -187,8 +183,12 @@ def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Bat
     if len({len(values) for values in batch.values()}) != 1:
         raise UsageError("recorded observations differ in length")
     rows = len(next(iter(batch.values())))
-    chosen = np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))
-    return {name: values[chosen] for name, values in batch.items()}
+    return take(batch, spread(rows, most))
+
+
+def spread(rows: int, most: int) -> NDArray[np.int64]:
+    """At most `most` indices, evenly spaced over `rows`."""
+    return np.unique(np.linspace(0, max(rows - 1, 0), min(rows, most)).astype(np.int64))
 
 
 def _inputs(arrays: Batch) -> Batch:
@@ -227,15 +227,10 @@ def _largest(dtype: str) -> float:
     return float(np.iinfo(kind).max)
 
 
-def _draw(
-    spec: TensorSpec,
-    rng: np.random.Generator,
-    rows: int,
-    scale: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-) -> NDArray[Any]:
+def _draw(spec: TensorSpec, rng: np.random.Generator, rows: int, scale: Scale | None) -> NDArray[Any]:
     low, high = bounds(spec)
     if not np.issubdtype(np.dtype(spec.dtype), np.floating):
-        return _draw_integers(spec, rng, rows, low, high)
+        return _draw_integers(spec, rng, rows)
     if scale is not None:
         mean, std = (part.reshape(-1) for part in scale)
         spread = rng.choice([0.3, 1.0, 3.0], size=(rows, 1))
@@ -249,13 +244,8 @@ def _draw(
     return np.asarray(values.astype(spec.dtype).reshape(rows, *spec.shape))
 
 
-def _draw_integers(
-    spec: TensorSpec,
-    rng: np.random.Generator,
-    rows: int,
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-) -> NDArray[Any]:
+def _draw_integers(spec: TensorSpec, rng: np.random.Generator, rows: int) -> NDArray[Any]:
+    low, high = bounds(spec)
     if spec.dtype == "bool":
         return rng.integers(0, 2, (rows, *spec.shape)).astype(bool)
     floor = 0.0 if np.issubdtype(np.dtype(spec.dtype), np.unsignedinteger) else -_SANE
@@ -264,11 +254,7 @@ def _draw_integers(
     return np.asarray(values.astype(spec.dtype).reshape(rows, *spec.shape))
 
 
-def _edges(
-    spec: TensorSpec,
-    scale: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-    clip_obs: float | None,
-) -> NDArray[Any]:
+def _edges(spec: TensorSpec, scale: Scale | None, clip_obs: float | None) -> NDArray[Any]:
     low, high = bounds(spec)
     if scale is not None and clip_obs is not None:
         mean, std = (part.reshape(-1) for part in scale)

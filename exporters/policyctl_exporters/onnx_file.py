@@ -1,9 +1,13 @@
-"""An ONNX file as it came: read within bounds, and run unchanged by ONNX Runtime."""
+"""An ONNX file as it came: read within bounds, run unchanged by ONNX Runtime; and what depends on what in its graph.
+
+Nested graphs (branches of `If`, bodies of `Loop`) use tensors of the graphs
+around them, and functions of the model hold more operators: both count.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +16,19 @@ from numpy.typing import NDArray
 
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.tensor import DTYPES
-from policyctl.errors import UnsupportedError, UsageError
-from policyctl_exporters.plain_files import open_plain
-from policyctl_exporters.reasons import first_line
+from policyctl.errors import UnsupportedError, UsageError, first_line
+from policyctl.plain_files import open_named
 
 MOST_BYTES: Final = 2**31 - 1
 """What protobuf can hold: graph and weights together, which stand in one file after an export."""
+
+RANDOM: Final = "(a random number)"
+"""Stands among the sources of a tensor for a draw inside the graph; no tensor can be called so by accident."""
+
+_RANDOM_OPERATORS: Final = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+_SHAPING_OPERATORS: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +36,6 @@ class Port:
     """An input or output as the file declares it.
 
     Attributes:
-        name: In the graph.
         dtype: A NumPy dtype name, or ONNX Runtime's word for what no contract holds.
         dims: None where a dimension is not fixed.
     """
@@ -45,11 +55,8 @@ class OnnxFile:
     """What a file holds, and the file itself, ready to run.
 
     Attributes:
-        name: Of the file, without its folder.
         digest: Of the file; not of weights that lie next to it.
         model: The `onnx.ModelProto`, with all weights inside.
-        inputs: What it takes, in its order.
-        outputs: What it gives, in its order.
         session: ONNX Runtime with the unmodified file.
     """
 
@@ -61,11 +68,7 @@ class OnnxFile:
     session: Any
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        """All outputs for one feed, by name.
-
-        Raises:
-            UsageError: The file itself fails on it.
-        """
+        """All outputs for one feed, by name."""
         from policyctl.sessions.onnxruntime import quietly
 
         names = [port.name for port in self.outputs]
@@ -84,9 +87,6 @@ class OnnxFile:
 def read_onnx(path: Path) -> OnnxFile:
     """Read a file, and its weights where they lie next to it.
 
-    Args:
-        path: The file. Weights in other files are read from its own folder alone.
-
     Raises:
         UsageError: Not a valid model, too large, or weights that are missing or lie elsewhere.
         UnsupportedError: ONNX Runtime cannot load it, as for an operator that it does not have.
@@ -95,7 +95,7 @@ def read_onnx(path: Path) -> OnnxFile:
 
     from policyctl.sessions.onnxruntime import dtype_of, open_graph
 
-    with open_plain(path, most_bytes=MOST_BYTES) as reader:
+    with open_named(path, most_bytes=MOST_BYTES) as reader:
         content = reader.read(MOST_BYTES)
     try:
         model = onnx.load_from_string(content)
@@ -183,3 +183,101 @@ def _size_bytes(tensor: Any, folder: Path) -> int:
         return int(said["length"])
     file = folder / said.get("location", "")
     return file.stat().st_size if file.is_file() else 0
+
+
+def sources(model: Any) -> dict[str, frozenset[str]]:
+    """For each tensor the inputs that it depends on, and `RANDOM` where a draw has a part in it."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    known = {name: frozenset({name}) for name in input_names(model)}
+    for node in model.graph.node:
+        found = frozenset[str]().union(*(known.get(name, frozenset()) for name in _reads(node)))
+        if _draws(node, functions):
+            found |= {RANDOM}
+        known |= dict.fromkeys(filter(None, node.output), found)
+    return known
+
+
+def input_names(model: Any) -> list[str]:
+    """Inputs that have to be fed: those that are no weights."""
+    weights = {value.name for value in model.graph.initializer}
+    return [value.name for value in model.graph.input if value.name not in weights]
+
+
+def passes_through(model: Any, output: str) -> str | None:
+    """The input that an output is, but for its shape; None where anything is computed."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    while output in makers:
+        node = makers[output]
+        if node.op_type not in _SHAPING_OPERATORS:
+            return None
+        output = node.input[0]
+    return output if output in input_names(model) else None
+
+
+def prune(model: Any, outputs: Iterable[str]) -> None:
+    """Remove the nodes and weights that no output of `outputs` depends on."""
+    needed, kept = set(outputs), []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            needed.update(_reads(node))
+            kept.append(node)
+    nodes = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for weights in (model.graph.initializer, model.graph.sparse_initializer):
+        for index in reversed(range(len(weights))):
+            if getattr(weights[index], "values", weights[index]).name not in needed:
+                del weights[index]
+
+
+def rename(model: Any, names: Mapping[str, str], *, reserved: Iterable[str] = ()) -> dict[str, str]:
+    """Rename tensors everywhere, all at once; a tensor that has a new name, or a reserved one, gives way.
+
+    Returns:
+        Every name that changed, and what it is now.
+    """
+    used = {name for graph in graphs(model.graph) for name in _names(graph)}
+    taken = {*names.values(), *reserved}
+    moved = dict(names)
+    for new in (taken & used) - names.keys():
+        moved[new] = fresh(f"{new}__inner", used | taken)
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            node.input[:] = [moved.get(name, name) for name in node.input]
+            node.output[:] = [moved.get(name, name) for name in node.output]
+        for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+            value.name = moved.get(value.name, value.name)
+        for weights in graph.sparse_initializer:
+            weights.values.name = moved.get(weights.values.name, weights.values.name)
+    return moved
+
+
+def fresh(name: str, used: set[str]) -> str:
+    """A name that is not used yet, after `name`."""
+    while name in used:
+        name += "_"
+    return name
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """Tensors that a node uses, itself or in graphs nested in it."""
+    yield from node.input
+    for inner in nested(node):
+        yield from (value.name for value in inner.output)
+        for each in inner.node:
+            yield from _reads(each)
+
+
+def _draws(node: Any, functions: Mapping[tuple[str, str], Any]) -> bool:
+    """Whether a node, a graph nested in it, or the function that it calls has a random operator."""
+    if node.op_type in _RANDOM_OPERATORS:
+        return True
+    function = functions.get((node.domain, node.op_type))
+    inner = [*(function.node if function is not None else ()), *(each for g in nested(node) for each in g.node)]
+    return any(_draws(each, functions) for each in inner)
+
+
+def _names(graph: Any) -> Iterator[str]:
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+    yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from policyctl.domain.contract import ACTION, Contract
 from policyctl.domain.tensor import TensorSpec
-from policyctl_exporters.onnx_file import graphs
-from policyctl_exporters.onnx_graph import fresh, prune, rename
+from policyctl_exporters.onnx_file import fresh, graphs, prune, rename
 from policyctl_exporters.onnx_rows import Feed
 
 _FLOAT32_MAX: Final = np.finfo(np.float32).max
@@ -29,11 +28,7 @@ class Output:
     """An output of the contract, and what it is made of.
 
     Attributes:
-        spec: As the contract has it.
-        source: The file's output.
         given: Its shape for one observation, as the file gives it.
-        dtype: Its type in the file.
-        is_constant: It depends on no input.
         low: What the action is clipped to, of its shape; None where it is not.
         high: Likewise.
         scores: The contract's output that the action is chosen by; empty where the output is taken as it is.
@@ -64,8 +59,6 @@ def rewrite(model: Any, feeds: Sequence[Feed], outputs: Sequence[Output], contra
 
     Args:
         model: The `onnx.ModelProto` as it came; it is left alone.
-        feeds: Its inputs, in the contract's order.
-        outputs: In the contract's order.
         contract: Whose `max_batch` says whether it takes any number of rows.
     """
     import onnx

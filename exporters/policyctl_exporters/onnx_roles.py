@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from policyctl.errors import UsageError
-from policyctl_exporters.head_option import FURTHER, HEADS, Head
-from policyctl_exporters.onnx_file import OnnxFile, Port
-from policyctl_exporters.onnx_graph import RANDOM, passes_through, sources
+from policyctl_exporters.onnx_file import RANDOM, OnnxFile, Port, passes_through, sources
+from policyctl_exporters.source import FURTHER, HEADS, Head
 
 _DIRECTIONS: Final = frozenset(
     {"in", "ins", "input", "inputs", "out", "outs", "output", "outputs"}
@@ -40,11 +39,8 @@ class Roles:
 
     Attributes:
         inputs: What stays an observation, in the file's order.
-        source: What the action is made of.
         kind: What that is, one of `HEADS`.
         parameters: Other outputs that the action is chosen by or drawn from, by kind.
-        further: Outputs that are kept under their own names.
-        notes: What was left out, and why, in sentences.
     """
 
     inputs: tuple[str, ...]
@@ -59,8 +55,6 @@ def assign(file: OnnxFile, *, head: Head, observed: Set[str], random: Set[str], 
     """Find the role of every tensor.
 
     Args:
-        file: What was read.
-        head: What was said about outputs.
         observed: Inputs that the observation space names.
         random: Outputs that differ when the file is asked the same twice.
         discrete: Whether the action is; None where nobody said what it is.
@@ -75,8 +69,8 @@ def assign(file: OnnxFile, *, head: Head, observed: Set[str], random: Set[str], 
     reach = {port.name: known.get(port.name, frozenset()) for port in file.outputs}
     sorting = _Sorting(file, head, reach, observed, random)
     outputs = sorting.keep_what_can_be_served()
-    named = _named(file, head, outputs)
-    source, kind = _action(file, head, outputs, named, sorting.left_out, discrete)
+    named = sorting.named(outputs)
+    source, kind = sorting.action(outputs, named, discrete)
     parameters = {kind_: name for kind_, name in named.items() if kind_ in (*HEADS, "log_std") and name != source}
     if kind == "mean" and "log_std" in parameters:
         parameters["mean"] = source
@@ -168,6 +162,41 @@ class _Sorting:
             f" Dict space, or say --head {pairs[0][1].name}={FURTHER}.",
         )
 
+    def named(self, outputs: Sequence[str]) -> dict[str, str]:
+        """Outputs whose kind is said, or is their name; by kind."""
+        found = {name: name for name in outputs if name in (*HEADS, "log_std") and name not in self._head.named}
+        said = {kind: name for name, kind in self._head.named.items() if kind != FURTHER}
+        if gone := [name for name in said.values() if name not in outputs]:
+            raise UsageError(f"{self._file.name}: {', '.join(gone)} cannot be served, whatever --head says")
+        return found | said
+
+    def action(self, outputs: Sequence[str], named: Mapping[str, str], discrete: bool | None) -> tuple[str, str]:
+        """What the action is made of, and which kind that is."""
+        free = [name for name in outputs if name not in named.values() and name not in self._head.named]
+        if kind := next((kind for kind in HEADS if kind in named), None):
+            if self._head.bare:
+                raise UsageError(
+                    f"--head {self._head.bare} says what {self._file.name} gives first, and it names its {kind} itself",
+                    remedy=f"Leave it out, or say which output you mean: --head NAME={self._head.bare}.",
+                )
+            return named[kind], kind
+        if self._head.bare and free:
+            return free[0], self._head.bare
+        telling = [name for name in free if _SAYS_ACTION.search(name.lower())]
+        for choice in ([name for name in telling if "deterministic" in name.lower()], telling):
+            if len(choice) == 1:
+                return choice[0], "action"
+        if discrete is not None and len(free) == 1:
+            floating = next(port.dtype.startswith("float") for port in self._file.outputs if port.name == free[0])
+            return free[0], "logits" if discrete and floating else "action"
+        reasons = "".join(f"; {name} is left out: {why}" for name, why in self.left_out.items())
+        raise UsageError(
+            f"{self._file.name}: no output is called 'action',"
+            f" it gives {', '.join(outputs) or 'nothing that can be served'}{reasons}",
+            remedy="Say which one the action is made of: --head NAME=KIND (in Python head={'NAME': 'KIND'}), KIND one"
+            f" of {', '.join(HEADS)}.",
+        )
+
     def used_inputs(self, served: Sequence[str]) -> tuple[str, ...]:
         """Inputs that something depends on, or that the space names."""
         used = frozenset[str]().union(*(self._reach[name] for name in served)) | self._observed
@@ -178,50 +207,6 @@ class _Sorting:
         if not found:
             raise UsageError(f"{self._file.name}: the action depends on no input")
         return found
-
-
-def _named(file: OnnxFile, head: Head, outputs: Sequence[str]) -> dict[str, str]:
-    """Outputs whose kind is said, or is their name; by kind."""
-    found = {name: name for name in outputs if name in (*HEADS, "log_std") and name not in head.named}
-    said = {kind: name for name, kind in head.named.items() if kind != FURTHER}
-    if gone := [name for name in said.values() if name not in outputs]:
-        raise UsageError(f"{file.name}: {', '.join(gone)} cannot be served, whatever --head says")
-    return found | said
-
-
-def _action(
-    file: OnnxFile,
-    head: Head,
-    outputs: Sequence[str],
-    named: Mapping[str, str],
-    left_out: Mapping[str, str],
-    discrete: bool | None,
-) -> tuple[str, str]:
-    """What the action is made of, and which kind that is."""
-    free = [name for name in outputs if name not in named.values() and name not in head.named]
-    if kind := next((kind for kind in HEADS if kind in named), None):
-        if head.bare:
-            raise UsageError(
-                f"--head {head.bare} says what {file.name} gives first, and it names its {kind} itself",
-                remedy=f"Leave it out, or say which output you mean: --head NAME={head.bare}.",
-            )
-        return named[kind], kind
-    if head.bare and free:
-        return free[0], head.bare
-    telling = [name for name in free if _SAYS_ACTION.search(name.lower())]
-    for choice in ([name for name in telling if "deterministic" in name.lower()], telling):
-        if len(choice) == 1:
-            return choice[0], "action"
-    if discrete is not None and len(free) == 1:
-        floating = next(port.dtype.startswith("float") for port in file.outputs if port.name == free[0])
-        return free[0], "logits" if discrete and floating else "action"
-    reasons = "".join(f"; {name} is left out: {why}" for name, why in left_out.items())
-    raise UsageError(
-        f"{file.name}: no output is called 'action', it gives {', '.join(outputs) or 'nothing that can be served'}"
-        + reasons,
-        remedy="Say which one the action is made of: --head NAME=KIND (in Python head={'NAME': 'KIND'}), KIND one of"
-        f" {', '.join(HEADS)}.",
-    )
 
 
 def _kept_constants(head: Head) -> tuple[str, ...]:

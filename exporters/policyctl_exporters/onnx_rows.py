@@ -8,16 +8,20 @@ asks the unmodified file one row at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
+from policyctl_exporters.observations import draw, nearest_to_zero
 from policyctl_exporters.onnx_file import OnnxFile, Port
 from policyctl_exporters.source import Arrays
+
+_ASKED_TWICE: Final = 4
+"""Rows on which an output that is random shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,6 @@ class Feed:
     """How an observation reaches an input of the file.
 
     Attributes:
-        port: The input.
-        spec: The observation.
         batched: Whether the input's first dimension is a batch.
     """
 
@@ -61,12 +63,11 @@ class Original:
     """The file as a function of any number of rows.
 
     Args:
-        file: What was read.
         feeds: One an input that is fed; other inputs get zeros.
     """
 
     def __init__(self, file: OnnxFile, feeds: Sequence[Feed]) -> None:
-        self._file, self._feeds = file, feeds
+        self.file, self.feeds = file, feeds
         fed = {feed.port.name for feed in feeds}
         self._zeros = {
             port.name: np.zeros([dim or 1 for dim in port.dims], port.dtype)
@@ -80,20 +81,34 @@ class Original:
         answers = [self._one({name: array[at] for name, array in observations.items()}) for at in range(count)]
         return {
             port.name: np.stack([answer[port.name] for answer in answers])
-            for port in self._file.outputs
+            for port in self.file.outputs
             if port.is_tensor
+        }
+
+    def one(self) -> dict[str, NDArray[Any]]:
+        """The answer to one row that any policy takes, for shapes."""
+        return self({feed.spec.name: nearest_to_zero(feed.spec) for feed in self.feeds})
+
+    def random_outputs(self) -> set[str]:
+        """Outputs that differ when the same is asked again."""
+        rows = draw([feed.spec for feed in self.feeds], {}, np.random.default_rng(0), _ASKED_TWICE)
+        first, again = self(rows), self(rows)
+        return {
+            name
+            for name, array in first.items()
+            if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f")
         }
 
     def raw(self, observation: Arrays) -> dict[str, Any]:
         """What the file gives for one observation, as it gives it."""
-        return self._file.run({**self._zeros, **{f.port.name: f.one(observation[f.spec.name]) for f in self._feeds}})
+        return self.file.run({**self._zeros, **{f.port.name: f.one(observation[f.spec.name]) for f in self.feeds}})
 
     def _one(self, observation: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         found = self.raw(observation)
-        copies = max(feed.copies for feed in self._feeds)
+        copies = max(feed.copies for feed in self.feeds)
         return {
             port.name: without_batch(np.asarray(found[port.name]), copies)
-            for port in self._file.outputs
+            for port in self.file.outputs
             if port.is_tensor
         }
 
@@ -109,14 +124,9 @@ def feed_of(port: Port, spec: TensorSpec | None, *, name: str, answers: Sequence
     """How an input is fed.
 
     Args:
-        port: The input.
         spec: What a space says of it; None where nobody said anything.
         name: What the contract calls it, where `spec` is None.
         answers: What the file gives, for a batch that is fixed at more than 1.
-        file: For messages.
-
-    Raises:
-        UsageError: Its shape or type is not the space's, or it has an open dimension besides the batch.
     """
     first, rest = port.dims[:1], port.dims[1:]
     if spec is not None:
@@ -146,8 +156,6 @@ def _fits(dims: Sequence[int | None], shape: tuple[int, ...]) -> bool:
 
 def _fitting(port: Port, spec: TensorSpec, file: str) -> TensorSpec:
     """The space's tensor with the file's own type: environments say float64 where policies take float32."""
-    from dataclasses import replace
-
     same_kind = np.dtype(port.dtype).kind.replace("u", "i") == np.dtype(spec.dtype).kind.replace("u", "i")
     if not (same_kind and (_fits(port.dims, spec.shape) or _fits(port.dims[1:], spec.shape))):
         raise UsageError(

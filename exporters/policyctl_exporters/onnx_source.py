@@ -16,42 +16,40 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution, DistributionKind, Transform
+from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution
 from policyctl.domain.tensor import TensorSpec
-from policyctl.errors import ParityError, UnsupportedError, UsageError
+from policyctl.errors import ParityError, UnsupportedError, UsageError, first_line
 from policyctl_exporters import observations as obs
 from policyctl_exporters import onnx_roles, parity
+from policyctl_exporters.heads import law_of
 from policyctl_exporters.normalizer import FLAT
-from policyctl_exporters.onnx_file import OnnxFile, read_onnx
-from policyctl_exporters.onnx_graph import sources
+from policyctl_exporters.onnx_file import OnnxFile, read_onnx, sources
 from policyctl_exporters.onnx_rewrite import Output, rewrite
 from policyctl_exporters.onnx_roles import Roles
 from policyctl_exporters.onnx_rows import Feed, Original, feed_of
-from policyctl_exporters.pairing import pair
-from policyctl_exporters.reasons import first_line
 from policyctl_exporters.runtimes import by_name
 from policyctl_exporters.source import Arrays, Options, Source
-from policyctl_exporters.spaces import Observation, action_of, float32_inside, observations_of
-from policyctl_exporters.tensor_names import OUTPUT_NAMES, legal_name, unique_names
+from policyctl_exporters.spaces import (
+    OUTPUT_NAMES,
+    Observation,
+    action_of,
+    float32_inside,
+    legal_name,
+    observations_of,
+    pair,
+    unique_names,
+)
 
 _ROWS: Final = 64
 """What batches are proved on, before anything is written."""
-
-_ASKED_TWICE: Final = 4
-"""Rows on which an output that is random shows it."""
 
 
 def open_onnx(path: Path, options: Options) -> Source:
     """Read an ONNX file as a policy.
 
     Args:
-        path: The file.
         options: Spaces name observations, refine bounds and tell how scores
             are read; `head` says what outputs are.
-
-    Raises:
-        UsageError: Not a valid model, memory, or outputs that do not make an action.
-        UnsupportedError: An operator that ONNX Runtime lacks, or a normalizer, which must be part of the file.
     """
     if options.normalizer is not None and options.normalizer is not False:
         raise UnsupportedError(
@@ -61,16 +59,13 @@ def open_onnx(path: Path, options: Options) -> Source:
     file = read_onnx(path)
     space = options.observation_space
     observations = () if space is None else observations_of(space, feature_names=options.feature_names)
-    roles, feeds = _roles(file, observations, options)
-    original = Original(file, feeds)
-    action, kind = _action_spec(file, roles, original, feeds, options)
-    outputs = _outputs(file, roles, original, feeds, action, options)
-    contract = Contract(
-        tuple(feed.spec for feed in feeds),
-        tuple(output.spec for output in outputs),
-        action_kind=kind,
-        distribution=_law(outputs, kind),
-    )
+    roles, original = _roles(file, observations, options)
+    action, kind = _action_spec(roles, original, options)
+    outputs = _outputs(roles, original, action, options)
+    specs = tuple(output.spec for output in outputs)
+    # Scores of several components do not say where one component ends.
+    law = law_of(specs, kind) if kind in (ActionKind.CONTINUOUS, ActionKind.DISCRETE) else Distribution()
+    contract = Contract(tuple(feed.spec for feed in original.feeds), specs, action_kind=kind, distribution=law)
 
     def reference(observations: Arrays) -> dict[str, NDArray[Any]]:
         rows = original(observations)
@@ -84,49 +79,23 @@ def open_onnx(path: Path, options: Options) -> Source:
         file=(file.name, file.digest),
         notes=roles.notes,
     )
-    return _proved(source, file, feeds, outputs)
+    return _proved(source, original, outputs)
 
 
-def _is_discrete(options: Options) -> bool | None:
-    if options.action_space is None:
-        return None
-    return action_of(options.action_space)[0] is not ActionKind.CONTINUOUS
-
-
-def _observed(file: OnnxFile, observations: Sequence[Observation]) -> set[str]:
-    """Inputs that the keys of a Dict space name."""
-    keys = {legal_name(observation.key) for observation in observations if observation.key != FLAT}
-    return {port.name for port in file.inputs if legal_name(port.name) in keys}
-
-
-def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options) -> tuple[Roles, tuple[Feed, ...]]:
+def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options) -> tuple[Roles, Original]:
     """The role of every tensor, and how its observations reach the file; what differs when asked again is random."""
     random: set[str] = set()
+    keys = {legal_name(observation.key) for observation in observations if observation.key != FLAT}
+    observed = {port.name for port in file.inputs if legal_name(port.name) in keys}
+    space = options.action_space
+    discrete = None if space is None else action_of(space)[0] is not ActionKind.CONTINUOUS
     while True:
-        roles = onnx_roles.assign(
-            file,
-            head=options.head,
-            observed=_observed(file, observations),
-            random=random,
-            discrete=_is_discrete(options),
-        )
-        feeds = _feeds(file, roles, observations, options)
-        served = {roles.source, *roles.parameters.values(), *roles.further}
-        found = _random(Original(file, feeds), feeds) & served
-        if not found:
-            return roles, feeds
-        random |= found
-
-
-def _random(original: Original, feeds: Sequence[Feed]) -> set[str]:
-    """Outputs that differ when the same is asked again."""
-    rows = obs.draw([feed.spec for feed in feeds], {}, np.random.default_rng(0), _ASKED_TWICE)
-    first, again = original(rows), original(rows)
-    return {name for name in first if not _same(first[name], again[name])}
-
-
-def _same(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    return bool(np.array_equal(first, second, equal_nan=first.dtype.kind == "f"))
+        roles = onnx_roles.assign(file, head=options.head, observed=observed, random=random, discrete=discrete)
+        original = Original(file, _feeds(file, roles, observations, options))
+        more = original.random_outputs() & {roles.source, *roles.parameters.values(), *roles.further}
+        if not more:
+            return roles, original
+        random |= more
 
 
 def _feeds(file: OnnxFile, roles: Roles, observations: Sequence[Observation], options: Options) -> tuple[Feed, ...]:
@@ -146,10 +115,8 @@ def _feeds(file: OnnxFile, roles: Roles, observations: Sequence[Observation], op
     return tuple(replace(f, spec=replace(f.spec, features=tuple(own.get(f.spec.name, ())))) for f in feeds)
 
 
-def _action_spec(
-    file: OnnxFile, roles: Roles, original: Original, feeds: Sequence[Feed], options: Options
-) -> tuple[TensorSpec, ActionKind]:
-    given = _one(original, feeds)[roles.source][0]
+def _action_spec(roles: Roles, original: Original, options: Options) -> tuple[TensorSpec, ActionKind]:
+    given = original.one()[roles.source][0]
     scores, space = roles.kind in ("logits", "q_values"), options.action_space
     if space is None and scores:
         return TensorSpec(ACTION, "int64", (1,), 0.0, float(given.size - 1)), ActionKind.DISCRETE
@@ -163,8 +130,8 @@ def _action_spec(
     floating = given.dtype.kind == "f"
     if not scores and (given.size != action.size or floating != (kind is ActionKind.CONTINUOUS)):
         raise UsageError(
-            f"{file.name}: {roles.source} is {given.dtype}{list(given.shape)} for one observation, the action space"
-            f" {space} asks for {action.dtype}{list(action.shape)}",
+            f"{original.file.name}: {roles.source} is {given.dtype}{list(given.shape)} for one observation,"
+            f" the action space {space} asks for {action.dtype}{list(action.shape)}",
             remedy=f"Check the space, and what the output is: --head {roles.source}=KIND.",
         )
     return action, kind
@@ -180,22 +147,10 @@ def _unbounded(given: NDArray[Any]) -> tuple[TensorSpec, ActionKind]:
     return TensorSpec(ACTION, str(given.dtype), given.shape), kind
 
 
-def _one(original: Original, feeds: Sequence[Feed]) -> dict[str, NDArray[Any]]:
-    """One row that any policy takes, for shapes."""
-    return original({feed.spec.name: obs.nearest_to_zero(feed.spec) for feed in feeds})
-
-
-def _outputs(
-    file: OnnxFile,
-    roles: Roles,
-    original: Original,
-    feeds: Sequence[Feed],
-    action: TensorSpec,
-    options: Options,
-) -> tuple[Output, ...]:
+def _outputs(roles: Roles, original: Original, action: TensorSpec, options: Options) -> tuple[Output, ...]:
     """Action, what it is chosen by or drawn from, and everything further under its own name."""
-    example = {feed.spec.name: obs.nearest_to_zero(feed.spec)[0] for feed in feeds}
-    raw, rows, reach = original.raw(example), _one(original, feeds), sources(file.model)
+    example = {feed.spec.name: obs.nearest_to_zero(feed.spec)[0] for feed in original.feeds}
+    raw, rows, reach = original.raw(example), original.one(), sources(original.file.model)
 
     def output(spec: TensorSpec, name: str, **more: Any) -> Output:
         array = np.asarray(raw[name])
@@ -215,7 +170,7 @@ def _outputs(
         if kind in ("mean", "log_std") and rows[name][0].size == action.size:
             shape = action.shape
         found.append(output(TensorSpec(kind, "float32", shape), name))
-    taken = {feed.spec.name for feed in feeds} | set(OUTPUT_NAMES)
+    taken = {feed.spec.name for feed in original.feeds} | set(OUTPUT_NAMES)
     names = unique_names(roles.further, taken=taken, prefix="out")
     for name, source in zip(names, roles.further, strict=True):
         array = rows[source]
@@ -223,18 +178,9 @@ def _outputs(
     return tuple(found)
 
 
-def _law(outputs: Sequence[Output], kind: ActionKind) -> Distribution:
-    """What the names of the outputs promise; an export holds it against the answers."""
-    shapes = {output.spec.name: output.spec.shape for output in outputs}
-    if shapes.get("mean") == shapes.get("log_std") == shapes[ACTION] and kind is ActionKind.CONTINUOUS:
-        return Distribution(DistributionKind.GAUSSIAN, transform=Transform.CLIP)
-    if "logits" in shapes and kind is ActionKind.DISCRETE:
-        return Distribution(DistributionKind.CATEGORICAL)
-    return Distribution()
-
-
-def _proved(source: Source, file: OnnxFile, feeds: Sequence[Feed], outputs: Sequence[Output]) -> Source:
+def _proved(source: Source, original: Original, outputs: Sequence[Output]) -> Source:
     """The source with the graph that is served: for any number of rows where that is right, else for one."""
+    file, feeds = original.file, original.feeds
     drawn = obs.draw(
         source.contract.observations, {}, np.random.default_rng(0), min(_ROWS, obs.rows_for(source.contract))
     )

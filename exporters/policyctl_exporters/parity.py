@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import ACTION, PARAMETERS, SCORES, ActionKind, Contract
-from policyctl.domain.parity import Comparison, Tolerance, compare
-from policyctl.errors import ParityError
-from policyctl_exporters.observations import Batch, take
-from policyctl_exporters.parity_words import REMEDY, mismatch
-from policyctl_exporters.reasons import last_line
+from policyctl.domain.parity import Comparison, OutputDifference, Tolerance, compare
+from policyctl.domain.tensor import TensorSpec
+from policyctl.errors import ParityError, last_line
+from policyctl_exporters.observations import Batch, in_batches, spread, take
 from policyctl_exporters.runtimes import Runner
 
 BATCHES: Final = (1, 7, 64)
@@ -37,6 +36,16 @@ at 1e-3, so there is room on either side.
 _MARGIN: Final = 8.0
 _STEP: Final = 1e-6
 
+USUAL: Final = ("usual", "edges")
+"""Kinds of rows that stay within what environments give; see `Rows`."""
+
+REMEDY: Final = "Leave this format out, or report the policy's layers: the exported graph is wrong."
+_REMEDY_FLOAT64: Final = (
+    "OpenVINO computes in float32, and these float64 observations do not fit into it:"
+    " leave openvino out of the formats, onnx and torchscript compute them in full."
+)
+_SHOWN: Final = 12
+
 
 def require_finite(contract: Contract, observations: Batch, answers: Mapping[str, NDArray[Any]]) -> None:
     """Refuse a policy that itself answers what no server would send to an observation as usual.
@@ -44,14 +53,6 @@ def require_finite(contract: Contract, observations: Batch, answers: Mapping[str
     NaN agrees with NaN, so no comparison would find it. Scores may be minus
     infinity, which rules a choice out; what further outputs hold is nobody's
     action.
-
-    Args:
-        contract: Names the outputs.
-        observations: Each of shape (n, *shape).
-        answers: What the policy answered, each of shape (n, *shape).
-
-    Raises:
-        ParityError: It does; shows the first observation.
     """
     for spec in contract.outputs:
         values = np.asarray(answers[spec.name])
@@ -82,8 +83,7 @@ def fitted(expected: Mapping[str, NDArray[Any]], *, sensitivity: float = 0.0) ->
     Further outputs have other scales, which `domain.parity` looks at.
 
     Args:
-        expected: What the policy answered, by output name.
-        sensitivity: See `eager.EagerGraph.sensitivity`.
+        sensitivity: See `eager.Graph.sensitivity`.
     """
     own = [v for name, v in expected.items() if name in (ACTION, *PARAMETERS) and v.dtype.kind == "f"]
     largest = max((float(np.max(np.abs(v), where=np.isfinite(v), initial=0.0)) for v in own), default=0.0)
@@ -96,10 +96,6 @@ def fitted(expected: Mapping[str, NDArray[Any]], *, sensitivity: float = 0.0) ->
 def most(largest: NDArray[np.float64]) -> NDArray[np.float64]:
     """The widest absolute tolerance for outputs whose largest is `largest`."""
     return np.asarray(1e-3 * np.maximum(1.0, largest))
-
-
-USUAL: Final = ("usual", "edges")
-"""Kinds of rows that stay within what environments give; see `Rows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,33 +158,22 @@ class Report:
 
 
 def check(name: str, runner: Runner, contract: Contract, groups: Sequence[Rows]) -> Report:
-    """Compare an artifact with the policy, on every kind of rows at every batch size.
-
-    Args:
-        name: The format, for messages.
-        runner: The artifact.
-        contract: What both take and give.
-        groups: Observations, with the policy's answers and the tolerance.
-
-    Raises:
-        ParityError: They differ; names the output and the worst observation.
-    """
+    """Compare an artifact with the policy, on every kind of rows at every batch size."""
     comparisons = {}
     sizes = [size for size in BATCHES if size <= (contract.max_batch or size)]
     for group in groups:
         count = len(next(iter(group.observations.values())))
         for size in sizes:
             # The largest batch sees every row, the others a spread of them.
-            limit = count if size == max(sizes) else min(count, 8 * size)
-            chosen = np.unique(np.linspace(0, count - 1, limit).astype(int))
-            part, want = take(group.observations, chosen), take(group.expected, chosen)
-            found = _run(name, runner, contract, part, size)
+            chosen = spread(count, count if size == max(sizes) else 8 * size)
+            part = replace(group, observations=take(group.observations, chosen), expected=take(group.expected, chosen))
+            answers = _run(name, runner, contract, part.observations, size)
             try:
-                comparison = compare(contract, want, found, group.tolerance)
+                comparison = compare(contract, part.expected, answers, group.tolerance)
             except ValueError as error:
                 raise ParityError(f"{name}: {error}", remedy=REMEDY) from error
             if not comparison.agrees:
-                raise mismatch(name, size, contract, comparison.worst, part, want, found, group.tolerance)
+                raise _mismatch(name, size, contract, comparison.worst, part, answers)
             comparisons[group.kind, size] = comparison
     return Report(comparisons)
 
@@ -204,12 +189,9 @@ def worst(reports: Iterable[Report]) -> Report:
 
 
 def decided(contract: Contract, outputs: Mapping[str, NDArray[Any]], tolerance: Tolerance) -> NDArray[np.bool_]:
-    """Rows whose discrete action is ten times clearer than a near-tie; all rows of continuous ones.
+    """Rows whose discrete action is ten times clearer than a near-tie; all rows of continuous ones; shape (n,).
 
     A golden set of such rows is answered alike by every correct runtime.
-
-    Returns:
-        Shape (n,).
     """
     rows = len(outputs[contract.action.name])
     name = next((spec.name for spec in contract.outputs if spec.name in SCORES), None)
@@ -241,15 +223,47 @@ def _sizes(contract: Contract, count: int) -> tuple[int, ...]:
 
 
 def _run(name: str, runner: Runner, contract: Contract, rows: Batch, size: int) -> Batch:
-    count = len(next(iter(rows.values())))
-    parts = []
-    for at in range(0, count, size):
+    def run(batch: Batch) -> Batch:
         try:
-            parts.append(runner(take(rows, slice(at, at + size))))
+            return runner(batch)
         # A runtime's own exceptions share no class, and each means the same here.
         except Exception as error:
             raise ParityError(
-                f"{name}: fails on a batch of {min(size, count - at)}: {type(error).__name__}: {last_line(error)}",
+                f"{name}: fails on a batch of {len(next(iter(batch.values())))}:"
+                f" {type(error).__name__}: {last_line(error)}",
                 remedy=f"Compute all rows at once, without a Python loop over them. {REMEDY}",
             ) from error
-    return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in contract.outputs}
+
+    answers = in_batches(run, rows, size)
+    return {spec.name: answers[spec.name] for spec in contract.outputs}
+
+
+def _mismatch(
+    name: str, size: int, contract: Contract, worst: OutputDifference, rows: Rows, answers: Batch
+) -> ParityError:
+    """The refusal of an artifact; shows the worst observation."""
+    row, tolerance = worst.worst_row, rows.tolerance
+    shown = "; ".join(_describe(spec, rows.observations[spec.name][row]) for spec in contract.observations)
+    wide = name.startswith("openvino") and any(spec.dtype == "float64" for spec in contract.observations)
+    return ParityError(
+        f"{name}: output {worst.name} differs from the policy's by {worst.max_abs:.3g} at batch {size}"
+        f" (allowed: {tolerance.atol:g} + {tolerance.rtol:g} * |expected|).\n"
+        f"  expected {_values(rows.expected[worst.name][row])}\n"
+        f"  found    {_values(answers[worst.name][row])}\n"
+        f"  for {shown}",
+        remedy=_REMEDY_FLOAT64 if wide else REMEDY,
+    )
+
+
+def _describe(spec: TensorSpec, observation: NDArray[Any]) -> str:
+    values = observation.reshape(-1)
+    if spec.features:
+        shown = ", ".join(f"{n}={v:.6g}" for n, v in zip(spec.features[:_SHOWN], values, strict=False))
+    else:
+        shown = ", ".join(f"{v:.6g}" for v in values[:_SHOWN].astype(float))
+    more = f", ... {values.size} values" if values.size > _SHOWN else ""
+    return f"{spec.name} [{shown}{more}]"
+
+
+def _values(values: NDArray[Any]) -> str:
+    return np.array2string(values.reshape(-1), precision=7, threshold=_SHOWN, separator=", ")

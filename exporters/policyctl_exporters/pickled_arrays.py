@@ -40,11 +40,7 @@ class PickledDtype:
         self.code = code if isinstance(code, str) else "unknown"
 
     def build(self, state: Any) -> None:
-        """Take the byte order.
-
-        Raises:
-            ValueError: The dtype is a structure.
-        """
+        """Take the byte order."""
         if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
             raise ValueError("a pickled dtype has fields or a shape, expected a number")
         self.code = f"{str(state[1])[:1]}{self.code.lstrip('<>|=')}"
@@ -63,11 +59,7 @@ class PickledArray:
         self.state = state[-4:] if isinstance(state, tuple) else None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """A copy of the pickled bytes.
-
-        Raises:
-            ValueError: The dtype is not numeric, or the bytes do not fill the shape.
-        """
+        """A copy of the pickled bytes."""
         if self.state is None or len(self.state) != 4:
             raise ValueError("a pickled array has no content")
         shape, kind, column_major, raw = self.state
@@ -93,20 +85,12 @@ def from_buffer(raw: Any = None, kind: Any = None, shape: Any = None, order: Any
 
 
 def scalar(kind: Any = None, raw: Any = None, *_rest: Any) -> Any:
-    """What ``numpy._core.multiarray.scalar`` would make.
-
-    Raises:
-        ValueError: It is not a number.
-    """
+    """What ``numpy._core.multiarray.scalar`` would make."""
     return np.asarray(from_buffer(raw, kind, ()))[()]
 
 
 def dtype_of(value: Any) -> np.dtype[Any]:
-    """The numeric dtype that a pickled dtype, or a pickled NumPy type, stands for.
-
-    Raises:
-        ValueError: It is not numeric.
-    """
+    """The numeric dtype that a pickled dtype, or a pickled NumPy type, stands for."""
     code = value.code if isinstance(value, PickledDtype) else ""
     if isinstance(value, Name) and value.module == "numpy":
         kind = getattr(np, value.name, None)

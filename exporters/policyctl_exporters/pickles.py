@@ -54,8 +54,6 @@ def read_trusted(content: bytes, *, what: str, code: Path | None = None) -> Any:
     """Unpickle classes and their arguments. This runs whatever the pickle says.
 
     Args:
-        content: The pickle.
-        what: What it is, for messages.
         code: A Python file, or a folder of modules, that defines what the pickle names.
 
     Raises:
@@ -79,11 +77,7 @@ def read_trusted(content: bytes, *, what: str, code: Path | None = None) -> Any:
 
 
 def require_trust(path_name: str, *, trusted: bool) -> None:
-    """Refuse a file that holds pickles unless a person vouched for it.
-
-    Raises:
-        UsageError: `trusted` is False.
-    """
+    """Refuse a file that holds pickles unless a person vouched for it."""
     if not trusted:
         raise UsageError(
             f"{path_name} holds pickles, and reading a pickle runs whatever code its author put there",

@@ -55,7 +55,6 @@ class _Flow:
 
     Args:
         graph: Of a method; its first input is the module.
-        module: The module, where it is known.
         defaults: Of the inputs, None for one that has none.
 
     Attributes:

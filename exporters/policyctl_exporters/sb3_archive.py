@@ -12,28 +12,25 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from policyctl.errors import UnsupportedError, UsageError
-from policyctl_exporters.archive_file import ArchiveFile, open_archive
+from policyctl.errors import UnsupportedError, UsageError, first_line
+from policyctl_exporters.archive_file import ArchiveFile, algorithm_of, of_archive, open_archive
 from policyctl_exporters.inert_pickle import read_inert
 from policyctl_exporters.last_observations import LastObservations, family_of
+from policyctl_exporters.made_spaces import rebuild_space
 from policyctl_exporters.normalizer import arrays_of
 from policyctl_exporters.pickles import read_trusted, require_trust
-from policyctl_exporters.reasons import first_line
-from policyctl_exporters.spaces import rebuild_space
-from policyctl_exporters.training import of_archive
 
 _PICKLED: Final = ":serialized:"
 
 # Arguments that have no part in what a trained policy answers.
 _NEUTRAL_KWARGS: Final = ("device", "optimizer_class", "optimizer_kwargs")
 
-
-_BY_POLICY: Final = {f"{algorithm}Policy": algorithm for algorithm in ("DQN", "QRDQN", "SAC", "TQC", "CrossQ", "ARS")}
 
 _CASTS_SINCE: Final = (1, 6)
 """From this version on a VecNormalize certainly gives float32; when that began is unknown."""
@@ -58,7 +55,7 @@ class Trained:
         algorithm: What trained it, if the file names it.
         seen: Its last observations, which may prove whether they were normalised.
         file: Name and digest of the file; None for a live object.
-        training: What is known about its training; see `training`.
+        training: What is known about its training; see `archive_file`.
     """
 
     policy: Any
@@ -70,11 +67,6 @@ class Trained:
 
 def read_archive(path: Path, *, trust_pickle: bool, code: Path | None = None) -> Trained:
     """Build the policy that an archive holds.
-
-    Args:
-        path: What ``algorithm.save()`` wrote.
-        trust_pickle: Whether a person vouched for where it came from.
-        code: A Python file, or a folder of modules, that defines its classes.
 
     Raises:
         UsageError: Not trusted, not readable, or not such an archive.
@@ -89,13 +81,15 @@ def _read(archive: ArchiveFile, code: Path | None) -> Trained:
     name, data = archive.name, archive.data
     if missing := {"observation_space", "action_space", "policy_class"} - data.keys():
         raise UsageError(f"{name}: {', '.join(sorted(missing))} missing in its data")
-    policy_class = _class_entry(data, "policy_class", code)
+    classes = partial(read_trusted, code=code)
+    policy_class = _entry(data, "policy_class", classes)
     if not isinstance(policy_class, type):
         raise UsageError(f"{name}: policy_class is {type(policy_class).__name__}, not a class")
     observation_space, action_space = (
-        rebuild_space(_data_entry(data, key), what=f"{name}: {key}") for key in ("observation_space", "action_space")
+        rebuild_space(_entry(data, key, read_inert), what=f"{name}: {key}")
+        for key in ("observation_space", "action_space")
     )
-    kwargs = (_class_entry(data, "policy_kwargs", code) if "policy_kwargs" in data else {}) or {}
+    kwargs = (_entry(data, "policy_kwargs", classes) if "policy_kwargs" in data else {}) or {}
     if not isinstance(kwargs, Mapping):
         raise UsageError(f"{name}: policy_kwargs holds {type(kwargs).__name__}, expected arguments by name")
     state = _load_weights(archive.weights(), name)
@@ -120,14 +114,6 @@ def build_policy(
     state: Mapping[str, Any],
 ) -> Any:
     """A fresh policy on the CPU with the weights in `state`, in evaluation mode.
-
-    Args:
-        policy_class: A Stable-Baselines3 policy class.
-        observation_space: The gymnasium space that it was trained in.
-        action_space: Likewise.
-        policy_kwargs: As in the algorithm's constructor; old spellings are read too.
-        use_sde: The algorithm's own setting.
-        state: The policy's state dict; old spellings are read too.
 
     Raises:
         UnsupportedError: The class, its arguments and the weights do not fit together.
@@ -214,24 +200,16 @@ def _unshare_layers(kwargs: dict[str, Any], state: Mapping[str, Any]) -> tuple[d
     return {**kwargs, "net_arch": arch}, changed
 
 
-def _data_entry(data: Mapping[str, Any], key: str) -> Any:
-    content = _pickled(data, key)
-    return data[key] if content is None else read_inert(content, what=key)
-
-
-def _class_entry(data: Mapping[str, Any], key: str, code: Path | None) -> Any:
-    content = _pickled(data, key)
-    return data[key] if content is None else read_trusted(content, what=key, code=code)
-
-
-def _pickled(data: Mapping[str, Any], key: str) -> bytes | None:
+def _entry(data: Mapping[str, Any], key: str, read: Callable[..., Any]) -> Any:
+    """An attribute of the algorithm; where it is a pickle, what `read` makes of that."""
     value = data[key]
     if not (isinstance(value, dict) and _PICKLED in value):
-        return None
+        return value
     try:
-        return base64.b64decode(value[_PICKLED])
+        content = base64.b64decode(value[_PICKLED])
     except (TypeError, ValueError) as error:
         raise UsageError(f"{key}: not base64 ({error})") from error
+    return read(content, what=key)
 
 
 def _load_weights(content: bytes, name: str) -> dict[str, Any]:
@@ -248,21 +226,17 @@ def _load_weights(content: bytes, name: str) -> dict[str, Any]:
 
 
 def _algorithm(data: Mapping[str, Any], policy_class: type[Any], kwargs: Mapping[str, Any]) -> str:
-    """Archives do not name their algorithm; its settings give it away."""
-    names = [base.__name__ for base in policy_class.__mro__]
-    if "ActorCriticPolicy" in names:
-        return "PPO" if "clip_range" in data else "TRPO" if "cg_max_steps" in data else "A2C"
-    if "TD3Policy" in names:
-        # DDPG is TD3 with a single critic.
-        return "DDPG" if kwargs.get("n_critics") == 1 else "TD3"
-    return next((_BY_POLICY[name] for name in names if name in _BY_POLICY), policy_class.__name__)
+    """Archives do not name their algorithm; its classes and settings give it away."""
+    name = algorithm_of(data, (base.__module__ for base in policy_class.__mro__)) or policy_class.__name__
+    # DDPG is TD3 with a single critic.
+    return "DDPG" if name == "TD3" and kwargs.get("n_critics") == 1 else name
 
 
 def _last_observations(archive: ArchiveFile, policy_class: type[Any], space: Any) -> LastObservations:
     """What the archive kept of them; nothing where either array is missing or null."""
     family = family_of(policy_class)
     try:
-        kept = [arrays_of(_data_entry(archive.data, key)) for key in ("_last_original_obs", "_last_obs")]
+        kept = [arrays_of(_entry(archive.data, key, read_inert)) for key in ("_last_original_obs", "_last_obs")]
     except (KeyError, ValueError, UsageError):
         return LastObservations(family, space)
     numbers = re.match(r"(\d+)\.(\d+)", archive.version)

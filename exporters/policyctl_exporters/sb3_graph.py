@@ -12,46 +12,75 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from policyctl.domain.contract import Contract
+from policyctl.domain.contract import ACTION, ActionKind, Distribution, DistributionKind, Transform
 from policyctl.domain.images import TO_CHANNELS_FIRST
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError
-from policyctl_exporters.heads import (
-    ConstantSpread,
-    Head,
-    deterministic_head,
-    gaussian_head,
-    scores_head,
-)
+from policyctl_exporters.heads import Outputs, chooser, finish_of, law_of
 from policyctl_exporters.layers import Normalize, OneHot, Permute, Scale
 from policyctl_exporters.normalizer import FLAT, Normalizer
-from policyctl_exporters.spaces import Observation
+from policyctl_exporters.spaces import Observation, action_of
 
 SUPPORTED = "PPO, A2C, TRPO, DQN, QR-DQN, SAC, TD3, DDPG, TQC, CrossQ and ARS"
 
 
-class PolicyGraph(nn.Module):
-    """Raw observations, in the contract's order, to all outputs, in the contract's order."""
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What stands after the features.
+
+    Attributes:
+        nets: From features to what the policy gives, by name.
+    """
+
+    nets: dict[str, nn.Module]
+    outputs: Outputs
+    finish: nn.Module
+
+
+_Parts = tuple[nn.Module, Any, nn.Module, _Head]
+"""Features extractor, what preprocesses for it, layers up to the head, and the head."""
+
+
+class _Answer(nn.Module):
+    """What the policy gives, by name, from raw observations in the contract's order."""
 
     def __init__(
-        self, keys: Sequence[str], encoders: Sequence[nn.Module], extractor: nn.Module, body: nn.Module, head: nn.Module
+        self,
+        keys: Sequence[str],
+        encoders: Sequence[nn.Module],
+        extractor: nn.Module,
+        body: nn.Module,
+        nets: dict[str, nn.Module],
     ) -> None:
         super().__init__()
         self.keys = list(keys)
         self.encoders = nn.ModuleList(encoders)
-        self.extractor, self.body, self.head = extractor, body, head
+        self.extractor, self.body, self.head = extractor, body, nn.ModuleDict(nets)
 
-    def forward(self, *observations: Tensor) -> tuple[Tensor, ...]:
-        """One tensor of shape (n, *spec.shape) for each observation."""
+    def forward(self, *observations: Tensor) -> dict[str, Tensor]:
         encoded = [encoder(x) for encoder, x in zip(self.encoders, observations, strict=True)]
         flat = self.keys == [FLAT]
-        features = self.extractor(encoded[0] if flat else dict(zip(self.keys, encoded, strict=True)))
-        outputs: tuple[Tensor, ...] = self.head(self.body(features))
-        return outputs
+        features = self.body(self.extractor(encoded[0] if flat else dict(zip(self.keys, encoded, strict=True))))
+        return {name: net(features) for name, net in self.head.items()}
+
+
+class _ConstantSpread(nn.Module):
+    """One log standard deviation for all observations, shape (1, actions)."""
+
+    log_std: Tensor
+
+    def __init__(self, log_std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("log_std", log_std.detach().clone().reshape(1, -1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.log_std
 
 
 class _StateDependentSpread(nn.Module):
@@ -71,17 +100,6 @@ class _StateDependentSpread(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return 0.5 * torch.log(torch.matmul(features**2, self.variance) + self.epsilon)
-
-
-class _ClampedSpread(nn.Module):
-    """Log standard deviation as a network gives it, within SAC's limits."""
-
-    def __init__(self, net: nn.Module, low: float, high: float) -> None:
-        super().__init__()
-        self.net, self.low, self.high = net, low, high
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.clamp(self.net(features), self.low, self.high)
 
 
 class _MeanQuantile(nn.Module):
@@ -108,74 +126,42 @@ class _ForwardActor(nn.Module):
         return latent
 
 
-def build_graph(
+def build_answer(
     policy: Any, observations: Sequence[Observation], normalizer: Normalizer | None
-) -> tuple[PolicyGraph, Contract]:
-    """The graph of a policy, and its contract.
+) -> tuple[nn.Module, Outputs, nn.Module]:
+    """What a policy gives by name, what the contract says of it, and from what the action is made of to the action.
 
     Args:
         policy: On the CPU, in evaluation mode; its layers are shared, not copied.
-        observations: Its inputs.
-        normalizer: What observations went through on their way to the policy.
-
-    Raises:
-        UnsupportedError: A class of policy that is not known here, or one
-            that overrides part of what ``predict`` does.
     """
     extractor, preprocessed, body, head = _parts(policy)
     own = getattr(policy.observation_space, "spaces", {FLAT: policy.observation_space})
     images = bool(preprocessed.normalize_images)
-    encoders = [_turned(obs, own[obs.key], encoder(obs, normalizer, images=images)) for obs in observations]
-    graph = PolicyGraph([obs.key for obs in observations], encoders, extractor, body, head.module)
-    graph.eval()
-    graph.requires_grad_(requires_grad=False)
-    contract = Contract(
-        observations=tuple(obs.spec for obs in observations),
-        outputs=head.outputs,
-        action_kind=head.action_kind,
-        distribution=head.distribution,
-    )
-    return graph, contract
+    encoders = [_encoder(obs, own[obs.key], normalizer, images=images) for obs in observations]
+    answer = _Answer([obs.key for obs in observations], encoders, extractor, body, head.nets)
+    return answer.eval(), head.outputs, head.finish
 
 
-def encoder(observation: Observation, normalizer: Normalizer | None, *, images: bool) -> nn.Module:
-    """From one raw observation to what a features extractor takes.
-
-    Args:
-        observation: Which one.
-        normalizer: Applied first, where it has statistics for this key.
-        images: Whether uint8 images are divided by 255.
-
-    Raises:
-        UnsupportedError: A discrete observation that does not count from 0,
-            which Stable-Baselines3 cannot encode.
-    """
+def _encoder(observation: Observation, own: Any, normalizer: Normalizer | None, *, images: bool) -> nn.Module:
+    """From one raw observation to what a features extractor takes, in the layout of the policy's `own` space."""
     from gymnasium import spaces
     from stable_baselines3.common.preprocessing import is_image_space
 
     space, key = observation.space, observation.key
     if normalizer is not None and key in normalizer.statistics:
-        statistics = normalizer.statistics[key]
-        return Normalize(statistics.mean, normalizer.std(key), normalizer.clip_obs)
-    match space:
-        case spaces.Discrete() | spaces.MultiDiscrete():
-            starts, sizes = (space.start, space.n) if hasattr(space, "n") else (space.start, space.nvec)
-            if torch.as_tensor(starts).any():
-                raise UnsupportedError(f"observation space {space} does not start at 0")
-            return OneHot([int(size) for size in torch.as_tensor(sizes).reshape(-1)])
-        case _:
-            return Scale(255.0 if images and is_image_space(space) else 1.0)
+        encode: nn.Module = Normalize(normalizer.statistics[key].mean, normalizer.std(key), normalizer.clip_obs)
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        if torch.as_tensor(space.start).any():
+            raise UnsupportedError(f"observation space {space} does not start at 0")
+        sizes = torch.as_tensor(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+        encode = OneHot([int(size) for size in sizes.reshape(-1)])
+    else:
+        encode = Scale(255.0 if images and is_image_space(space) else 1.0)
+    # Channels of an image to the front, where the environment gives them last.
+    return encode if space.shape == own.shape else nn.Sequential(encode, Permute(TO_CHANNELS_FIRST))
 
 
-def _turned(observation: Observation, own: Any, encode: nn.Module) -> nn.Module:
-    """Channels of an image to the front, where the environment gives them last."""
-    if observation.space.shape == own.shape:
-        return encode
-    return nn.Sequential(encode, Permute(TO_CHANNELS_FIRST))
-
-
-def _parts(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
-    """Features extractor, what preprocesses for it, layers up to the head, and the head."""
+def _parts(policy: Any) -> _Parts:
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.dqn.policies import DQNPolicy
     from stable_baselines3.sac.policies import SACPolicy
@@ -215,7 +201,7 @@ def _unchanged(module: Any, *methods: str) -> None:
             )
 
 
-def _actor_critic(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
+def _actor_critic(policy: Any) -> _Parts:
     from stable_baselines3.common import distributions as law
     from stable_baselines3.common.torch_layers import MlpExtractor
 
@@ -223,13 +209,13 @@ def _actor_critic(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
     mlp, space, net, kind = policy.mlp_extractor, policy.action_space, policy.action_net, type(policy.action_dist)
     body = mlp.policy_net if type(mlp) is MlpExtractor else _ForwardActor(mlp)
     if kind is law.DiagGaussianDistribution:
-        head = gaussian_head(net, ConstantSpread(policy.log_std), space, squash=False)
+        head = _gaussian(net, _ConstantSpread(policy.log_std), space, squash=False)
     elif kind is law.StateDependentNoiseDistribution:
         squash = policy.action_dist.bijector is not None
-        head = gaussian_head(net, _sde_spread(policy), space, squash=squash)
+        head = _gaussian(net, _sde_spread(policy), space, squash=squash)
     elif kind in (law.CategoricalDistribution, law.MultiCategoricalDistribution, law.BernoulliDistribution):
         # predict() counts discrete actions from 0, also where the space does not.
-        head = scores_head(net, space, start=False)
+        head = _scores(net, space)
     else:
         raise UnsupportedError(f"{type(policy).__name__} draws from {kind.__name__}, which is not known here")
     return policy.pi_features_extractor, policy, body, head
@@ -239,7 +225,7 @@ def _sde_spread(actor: Any) -> nn.Module:
     return _StateDependentSpread(actor.action_dist.get_std(actor.log_std), actor.action_dist.epsilon)
 
 
-def _squashed_gaussian(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
+def _squashed_gaussian(policy: Any) -> _Parts:
     import sys
 
     actor = policy.actor
@@ -250,34 +236,63 @@ def _squashed_gaussian(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
     else:
         home = next(base for base in type(actor).__mro__ if base.__name__ == "Actor")
         limits = vars(sys.modules[home.__module__])
-        spread = _ClampedSpread(actor.log_std, limits["LOG_STD_MIN"], limits["LOG_STD_MAX"])
-    head = gaussian_head(actor.mu, spread, policy.action_space, squash=True)
+        # Hardtanh clamps: the spread as the network gives it, within SAC's limits.
+        spread = nn.Sequential(actor.log_std, nn.Hardtanh(limits["LOG_STD_MIN"], limits["LOG_STD_MAX"]))
+    head = _gaussian(actor.mu, spread, policy.action_space, squash=True)
     return actor.features_extractor, actor, actor.latent_pi, head
 
 
-def _td3(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
+def _td3(policy: Any) -> _Parts:
     actor = policy.actor
     _unchanged(policy)
     _unchanged(actor, "forward")
-    head = deterministic_head(actor.mu, policy.action_space, squashed=True)
+    head = _deterministic(actor.mu, policy.action_space, squashed=True)
     return actor.features_extractor, actor, nn.Identity(), head
 
 
-def _values(policy: Any, network: Any, values: nn.Module) -> tuple[nn.Module, Any, nn.Module, Head]:
+def _values(policy: Any, network: Any, values: nn.Module) -> _Parts:
     _unchanged(policy)
     _unchanged(network, "forward")
-    head = scores_head(values, policy.action_space, name="q_values", stochastic=False, start=False)
+    head = _scores(values, policy.action_space, name="q_values", stochastic=False)
     return network.features_extractor, network, nn.Identity(), head
 
 
-def _ars(policy: Any) -> tuple[nn.Module, Any, nn.Module, Head]:
+def _ars(policy: Any) -> _Parts:
     from gymnasium import spaces
 
     _unchanged(policy, "forward")
     if isinstance(policy.action_space, spaces.Box):
         squashed = bool(policy.squash_output)
-        head = deterministic_head(policy.action_net, policy.action_space, squashed=squashed)
+        head = _deterministic(policy.action_net, policy.action_space, squashed=squashed)
     else:
         # Scores are given out so that near-ties can be recognised; nothing is drawn from them.
-        head = scores_head(policy.action_net, policy.action_space, stochastic=False, start=False)
+        head = _scores(policy.action_net, policy.action_space, stochastic=False)
     return policy.features_extractor, policy, nn.Identity(), head
+
+
+def _scores(net: nn.Module, space: Any, *, name: str = "logits", stochastic: bool = True) -> _Head:
+    """Discrete actions by scores, which are given out as they are; predict() counts choices from 0."""
+    kind, action = action_of(space, start=False)
+    choose, count = chooser(space, start=False)
+    specs = (action, TensorSpec(name, "float32", (count,)))
+    law = law_of(specs, kind, space) if stochastic else Distribution()
+    return _Head({name: net}, Outputs(specs, {name: name}, name, kind, law), choose)
+
+
+def _gaussian(mean: nn.Module, spread: nn.Module, space: Any, *, squash: bool) -> _Head:
+    """Continuous actions around a mean: squashed by tanh and rescaled to the bounds, or clipped to them."""
+    _, action = action_of(space)
+    nets = {"mean": mean, "log_std": spread}
+    specs = (action, *(TensorSpec(name, "float32", action.shape) for name in nets))
+    transform = Transform.TANH_RESCALE if squash else Transform.CLIP
+    law = Distribution(DistributionKind.GAUSSIAN, transform=transform)
+    finish = finish_of("mean", space, squashed=squash)
+    outputs = Outputs(specs, {name: name for name in nets}, "mean", ActionKind.CONTINUOUS, law)
+    return _Head(nets, outputs, nn.Sequential(nn.Tanh(), finish) if squash else finish)
+
+
+def _deterministic(net: nn.Module, space: Any, *, squashed: bool) -> _Head:
+    """Continuous actions without a distribution; `squashed` where `net` ends in [-1, 1]."""
+    _, action = action_of(space)
+    outputs = Outputs((action,), {ACTION: ACTION}, ACTION, ActionKind.CONTINUOUS, Distribution())
+    return _Head({ACTION: net}, outputs, finish_of(ACTION, space, squashed=squashed))

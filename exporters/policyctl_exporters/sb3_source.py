@@ -1,55 +1,47 @@
-"""A Stable-Baselines3 policy, live or out of an archive, turned into a `Source`."""
+"""A Stable-Baselines3 policy, live or out of an archive, turned into a `Source`.
+
+A policy of Stable-Baselines3 observes images with channels first. Around an
+environment that gives them last, training puts a ``VecTransposeImage``, of
+which an archive says nothing; ``predict()`` takes both. The contract says what
+the environment gives, and the graph turns it.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from policyctl.domain.contract import ACTION
 from policyctl.errors import UsageError
+from policyctl_exporters.archive_file import of_live
 from policyctl_exporters.conduct import examine
-from policyctl_exporters.eager import EagerGraph, Sb3Reference
-from policyctl_exporters.image_layout import given_space, parse_images, same_image
+from policyctl_exporters.eager import EagerGraph
+from policyctl_exporters.heads import OutputGraph
 from policyctl_exporters.last_observations import LastObservations, Proof, family_of
 from policyctl_exporters.normalization import choose
-from policyctl_exporters.normalizer import arrays_of
+from policyctl_exporters.normalizer import FLAT, Normalizer, arrays_of
 from policyctl_exporters.observations import few
 from policyctl_exporters.sb3_archive import Trained, read_archive
-from policyctl_exporters.sb3_graph import build_graph
-from policyctl_exporters.source import Options, Source
-from policyctl_exporters.spaces import observations_of, scales_of
-from policyctl_exporters.training import of_live
+from policyctl_exporters.sb3_graph import build_answer
+from policyctl_exporters.source import Answer, Arrays, Options, Source
+from policyctl_exporters.spaces import Observation, observations_of, scales_of
+
+_LAYOUTS: Final = ("channels-first", "channels-last")
 
 
 def open_archived(path: Path, options: Options) -> Source:
-    """The policy in an archive.
-
-    Args:
-        path: What ``algorithm.save()`` wrote.
-        options: What the caller says.
-
-    Raises:
-        UsageError: It cannot be read as it is, or its normaliser is missing or wrong.
-        UnsupportedError: It is of a kind that cannot be exported.
-    """
+    """The policy in an archive."""
     return _source(read_archive(path, trust_pickle=options.trust_pickle, code=options.code), options)
 
 
 def open_live(source: Any, options: Options) -> Source:
-    """A live algorithm, or its policy alone, which is left as it is.
-
-    Args:
-        source: A Stable-Baselines3 algorithm or policy.
-        options: What the caller says.
-
-    Raises:
-        UsageError: Its normaliser is missing or wrong.
-        UnsupportedError: It is of a kind that cannot be exported.
-    """
+    """A live algorithm, or its policy alone, which is left as it is."""
     if not hasattr(source, "policy_kwargs"):
         seen = LastObservations(family_of(type(source)), source.observation_space)
         return _source(Trained(_detached(source), type(source).__name__, seen), options)
@@ -98,23 +90,24 @@ def _source(trained: Trained, options: Options, *, own: Any = None, environment:
     policy = trained.policy
     _require_own_spaces(policy, options)
     choice = choose(trained.seen, options, own=own)
-    space, notes = given_space(
+    space, notes = _given_space(
         policy.observation_space,
         environment=environment if options.observation_space is None else options.observation_space,
-        images=parse_images(options.images),
+        images=options.images,
     )
     observations = observations_of(space, normalizer=choice.normalizer, feature_names=options.feature_names)
-    graph, contract = build_graph(policy, observations, choice.normalizer)
+    answer, outputs, finish = build_answer(policy, observations, choice.normalizer)
     scales = scales_of(observations, choice.normalizer)
-    rows = [torch.from_numpy(values) for values in few(contract.observations, scales).values()]
-    conduct = examine(graph, rows, name=trained.algorithm)
-    contract = contract if conduct.batches else replace(contract, max_batch=1)
+    rows = [torch.from_numpy(values) for values in few([obs.spec for obs in observations], scales).values()]
+    conduct = examine(answer, rows, name=trained.algorithm)
+    contract = outputs.contract(observations, batches=conduct.batches)
+    eager, graph = (OutputGraph(part, outputs, finish) for part in (answer, conduct.module))
     return Source(
         kind="sb3",
         algorithm=trained.algorithm,
         contract=contract,
-        reference=Sb3Reference(policy, observations, choice.normalizer, EagerGraph(graph, contract)),
-        graph=conduct.module,
+        reference=_reference(policy, observations, choice.normalizer, EagerGraph(eager, contract)),
+        graph=graph,
         scales=scales,
         clip_obs=choice.normalizer.clip_obs if choice.normalizer else None,
         file=trained.file,
@@ -171,3 +164,94 @@ def _detached(policy: Any) -> Any:
     duplicate = copy.deepcopy(policy, memo).to("cpu")
     duplicate.set_training_mode(False)
     return duplicate
+
+
+def _reference(
+    policy: Any, observations: Sequence[Observation], normalizer: Normalizer | None, eager: EagerGraph
+) -> Answer:
+    """``policy.predict(vec_normalize.normalize_obs(raw), deterministic=True)``: the libraries' own code.
+
+    So an error in the graph cannot hide. All outputs but the action come from the graph.
+    """
+    normalize = _vec_normalize(normalizer).normalize_obs if normalizer else lambda raw: raw
+
+    def answer(given: Arrays) -> dict[str, NDArray[Any]]:
+        raw: Any = {obs.key: obs.from_served(given[obs.spec.name]) for obs in observations}
+        outputs = eager(given)
+        action, _ = policy.predict(normalize(raw.get(FLAT, raw)), deterministic=True)
+        expected = outputs[ACTION]
+        return {**outputs, ACTION: np.asarray(action).reshape(expected.shape).astype(expected.dtype)}
+
+    return answer
+
+
+def _vec_normalize(normalizer: Normalizer) -> Any:
+    """The library's own VecNormalize with these statistics, without an environment."""
+    from stable_baselines3.common.running_mean_std import RunningMeanStd
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    statistics = {}
+    for key, value in normalizer.statistics.items():
+        statistics[key] = RunningMeanStd(shape=value.mean.shape)
+        statistics[key].mean, statistics[key].var = value.mean, value.var
+    wrapper = object.__new__(VecNormalize)
+    wrapper.norm_obs = True
+    wrapper.obs_rms = statistics.get(FLAT, statistics)
+    wrapper.norm_obs_keys = None if FLAT in statistics else list(statistics)
+    wrapper.clip_obs, wrapper.epsilon = normalizer.clip_obs, normalizer.epsilon
+    return wrapper
+
+
+def _given_space(own: Any, *, environment: Any, images: str | None) -> tuple[Any, tuple[str, ...]]:
+    """The space of what the environment gives to a policy, and what a person should know about it."""
+    if images not in (None, *_LAYOUTS):
+        raise UsageError(f"images is {images!r}, expected {' or '.join(_LAYOUTS)}")
+    turned = {key: channels_last(space) for key, space in _parts(own).items() if _is_turned(space)}
+    if not turned:
+        if images is not None:
+            raise UsageError(f"images is {images}, and the policy observes no image with channels first")
+        return own if environment is None else environment, ()
+    if images is None and environment is not None:
+        given = _parts(environment)
+        last = [key for key in turned if given[key].shape == turned[key].shape != _parts(own)[key].shape]
+        return environment, tuple(_note(key, turned[key], "as its environment gives them") for key in last)
+    if images == _LAYOUTS[0]:
+        return own, ()
+    why = "as environments give them" if images is None else "as you said"
+    notes = tuple(_note(key, space, why, assumed=images is None) for key, space in turned.items())
+    if FLAT in turned:
+        return turned[FLAT], notes
+    from gymnasium import spaces
+
+    return spaces.Dict({**own.spaces, **turned}), notes
+
+
+def _note(key: str, space: Any, why: str, *, assumed: bool = False) -> str:
+    what = "images are" if key == FLAT else f"images of {key} are"
+    first = (space.shape[2], *space.shape[:2])
+    more = f"; where yours gives {first}, say so: --images channels-first (images='channels-first')" if assumed else ""
+    return f"{what} taken with channels last, {space.shape}, {why}, and turned in the graph{more}"
+
+
+def _parts(space: Any) -> Mapping[str, Any]:
+    inner: Mapping[str, Any] = getattr(space, "spaces", None) or {FLAT: space}
+    return inner
+
+
+def _is_turned(space: Any) -> bool:
+    """Whether ``predict()`` takes this image with channels last as well."""
+    from stable_baselines3.common.preprocessing import is_image_space
+
+    return bool(is_image_space(space)) and int(np.argmin(space.shape)) == 0
+
+
+def channels_last(space: Any) -> Any:
+    """The space of an image with channels first, turned."""
+    from gymnasium import spaces
+
+    return spaces.Box(*(np.moveaxis(bound, 0, -1) for bound in (space.low, space.high)), dtype=space.dtype)
+
+
+def same_image(one: Any, other: Any) -> bool:
+    """Whether two spaces are one image, with channels first or last."""
+    return _is_turned(one) and other.shape == channels_last(one).shape and other.dtype == one.dtype

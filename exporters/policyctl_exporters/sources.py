@@ -10,38 +10,52 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
+
+import numpy as np
 
 from policyctl.domain.manifest import digest_of
+from policyctl.domain.parity import compare
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl.foreign_code import callable_named, names_callable
-from policyctl_exporters.independence import settled
-from policyctl_exporters.normalizer import read_normalizer
-from policyctl_exporters.plain_files import open_plain
-from policyctl_exporters.source import Options, Source
-from policyctl_exporters.spaces import observations_of, scales_of
+from policyctl.plain_files import open_named
+from policyctl_exporters import parity
+from policyctl_exporters.observations import Batch, answered, edges, few, in_batches, join, take, wide
+from policyctl_exporters.source import Answer, Options, Source
 
-if TYPE_CHECKING:
-    from torch import nn
+_MOST_BYTES: Final = 4 << 30
+_ROWS: Final = 16
+_WHY: Final = "it branches on values, fails on several rows, or a row changes the answer to another"
 
-_MOST_BYTES = 4 << 30
+
+def load_reference(source: Any, **options: Any) -> Answer:
+    """The policy as a function from raw observations to its outputs, in eager PyTorch.
+
+    Args:
+        source: As for `export_policy`.
+        options: What `export_policy` takes to read a policy: observation_space, action_space, normalizer,
+            despite_archive, images, trust_pickle, code, trust_operators, head and feature_names.
+
+    Returns:
+        From raw observations by tensor name, each of shape (n, *shape), to
+        outputs by name, `action` among them.
+
+    Raises:
+        UsageError: The source cannot be read as it is.
+        UnsupportedError: It is of a kind that cannot be exported.
+    """
+    return open_source(source, Options.of(**options)).reference
 
 
 def open_source(source: Any, options: Options) -> Source:
-    """Read a policy from whatever it comes as.
-
-    Args:
-        source: A Stable-Baselines3 algorithm or policy, a `torch.nn.Module`, the
-            path of an archive (.zip), of TorchScript (.pt, .ts) or of ONNX
-            (.onnx), or ``package.module:callable`` or ``FILE.py:callable``.
-        options: See `export_policy`.
+    """Read a policy from whatever `export_policy` takes as its source.
 
     Raises:
         UsageError: It cannot be read as it is.
         UnsupportedError: It is of a kind that cannot be exported.
     """
     policy = _open(source, options)
-    return policy if policy.graph is None else settled(policy)
+    return policy if policy.graph is None else _settled(policy)
 
 
 def _open(source: Any, options: Options) -> Source:
@@ -57,9 +71,10 @@ def _open(source: Any, options: Options) -> Source:
         return open_live(source, options)
     if isinstance(source, nn.Module):
         from policyctl_exporters.conduct import owned
+        from policyctl_exporters.modules import open_module
 
         module, notes = owned(source, trusted=options.trust_operators)
-        return _from_module(module, options, kind="module", notes=notes)
+        return open_module(module, options, kind="module", notes=notes)
     raise UsageError(
         f"a policy of type {type(source).__name__} cannot be exported",
         remedy="Pass a Stable-Baselines3 algorithm or archive, a torch.nn.Module, a .pt or an .onnx file.",
@@ -103,7 +118,11 @@ def _open_file(path: Path, options: Options) -> Source:
         raise UsageError(f"{path}: no such file", remedy="Give the path of a trained policy.")
     match path.suffix.lower():
         case ".zip":
-            _require("stable_baselines3", "sb3")
+            try:
+                importlib.import_module("stable_baselines3")
+            except ImportError as error:
+                remedy = "pip install 'policyctl[sb3]'"
+                raise UnsupportedError("stable_baselines3 is not installed", remedy=remedy) from error
             from policyctl_exporters.sb3_source import open_archived
 
             return open_archived(path, options)
@@ -121,49 +140,53 @@ def _open_file(path: Path, options: Options) -> Source:
 
 def _open_torchscript(path: Path, options: Options) -> Source:
     from policyctl_exporters.conduct import checked
+    from policyctl_exporters.modules import open_module
 
-    with open_plain(path, most_bytes=_MOST_BYTES) as file:
+    with open_named(path, most_bytes=_MOST_BYTES) as file:
         content = file.read()
     program = checked(content, name=path.name, trusted=options.trust_operators)
-    source = _from_module(program.module.eval(), options, kind="torchscript", notes=program.notes)
+    source = open_module(program.module.eval(), options, kind="torchscript", notes=program.notes)
     return replace(source, file=(path.name, digest_of(content)))
 
 
-def _from_module(module: nn.Module, options: Options, *, kind: str, notes: tuple[str, ...] = ()) -> Source:
-    from policyctl_exporters.eager import EagerGraph
-    from policyctl_exporters.modules import build_module_graph, name_of
+def _settled(source: Source) -> Source:
+    """The source, limited to one row an inference if rows of a batch change one another's answers.
 
-    spaces = {"observes": options.observation_space, "does": options.action_space}
-    if missing := [verb for verb, space in spaces.items() if space is None]:
-        raise UsageError(
-            f"a torch module does not say what it {' and '.join(missing)}",
-            remedy="Say it: --observation 12 --action 4:-1..1 (see --help), --spaces FILE or --env ID; in Python"
-            " observation_space= and action_space=.",
+    A server puts the observations of several clients into one batch.
+    """
+    rows = few(source.contract.observations, source.scales, rows=_ROWS)
+    backwards = np.arange(_ROWS)[::-1]
+    alone = in_batches(source.reference, rows, 1)
+    limit = source.contract.max_batch
+    if not _are_apart(source, rows, alone) and limit is None:
+        limit = 1
+    # After the extremes, which may set off what lasts.
+    again = take(in_batches(source.reference, take(rows, backwards), 1), backwards)
+    if not compare(source.contract, alone, again, parity.fitted(alone)).agrees:
+        raise UnsupportedError(
+            f"{source.algorithm} answers the same observations differently in another order,"
+            " so it keeps state or draws random numbers, though none of its attributes shows it",
+            remedy="Export a policy that answers from the observation alone.",
         )
-    normalizer, normalizer_file = read_normalizer(options.normalizer, trust_pickle=options.trust_pickle)
-    observations = observations_of(
-        options.observation_space, normalizer=normalizer, feature_names=options.feature_names
-    )
-    scales = scales_of(observations, normalizer)
-    built = build_module_graph(
-        module, observations, options.action_space, normalizer=normalizer, scales=scales, head=options.head
-    )
-    return Source(
-        kind=kind,
-        algorithm=name_of(module),
-        contract=built.contract,
-        reference=EagerGraph(built.eager, built.contract),
-        graph=built.graph,
-        scales=scales,
-        clip_obs=normalizer.clip_obs if normalizer else None,
-        normalizer_file=normalizer_file,
-        trust_operators=options.trust_operators,
-        notes=(*notes, *built.notes),
+    if limit is None:
+        return source
+    return replace(
+        source,
+        contract=replace(source.contract, max_batch=limit),
+        reference=lambda observations: in_batches(source.reference, dict(observations), limit),
+        notes=(*source.notes, f"{source.algorithm} is served one row at a time: {_WHY}"),
     )
 
 
-def _require(module: str, extra: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise UnsupportedError(f"{module} is not installed", remedy=f"pip install 'policyctl[{extra}]'") from error
+def _are_apart(source: Source, rows: Batch, alone: Batch) -> bool:
+    """Whether rows are answered as if alone: in pairs, all together, and in the company of extreme ones."""
+    specs = source.contract.observations
+    far = take(wide(specs, np.random.default_rng(0)), slice(0, None, 8))
+    extremes = join(edges(specs, source.scales, source.clip_obs), far)
+    extremes, _ = answered(lambda batch: in_batches(source.reference, batch, 1), extremes)
+    batches = (
+        in_batches(source.reference, rows, 2),
+        source.reference(rows),
+        take(source.reference(join(rows, extremes)), slice(0, _ROWS)),
+    )
+    return all(compare(source.contract, alone, batch, parity.fitted(alone)).agrees for batch in batches)

@@ -7,6 +7,7 @@ has shape ``(1,)``) and names every tensor.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,15 +15,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, ActionKind
+from policyctl.domain.contract import ACTION, PARAMETERS, ActionKind
 from policyctl.domain.tensor import Bound, TensorSpec, bound_of
 from policyctl.errors import UnsupportedError, UsageError
-from policyctl_exporters.inert_pickle import Inert
 from policyctl_exporters.normalizer import FLAT, Normalizer
-from policyctl_exporters.pickled_arrays import PickledArray, dtype_of
-from policyctl_exporters.tensor_names import OUTPUT_NAMES, observation_name
 
 FeatureNames = Sequence[str] | Mapping[str, Sequence[str]] | None
+
+OUTPUT_NAMES: Final = (ACTION, *PARAMETERS)
+"""Outputs whose name says what they are."""
+
+_LONGEST: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,6 @@ class Observation:
 
     Attributes:
         key: Key of the Dict space, `FLAT` for any other space.
-        space: The gymnasium space of this one input.
-        spec: The contract's tensor.
     """
 
     key: str
@@ -40,85 +41,12 @@ class Observation:
     spec: TensorSpec
 
     def from_served(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """A batch of shape (n, *spec.shape) in the shape that the space has, (n, *space.shape).
-
-        Raises:
-            UsageError: It has another shape, as an image of the other layout has.
-        """
+        """A batch of shape (n, *spec.shape) in the shape that the space has, (n, *space.shape)."""
         if batch.shape[1:] != self.spec.shape:
             raise UsageError(
                 f"{self.spec.name} has shape {batch.shape}, expected (n, {', '.join(map(str, self.spec.shape))})"
             )
         return batch.reshape(batch.shape[0], *self.space.shape)
-
-
-def rebuild_space(pickled: Any, *, what: str) -> Any:
-    """A fresh gymnasium space from what a pickle said of an old one.
-
-    Args:
-        pickled: A stand-in for a space of any version of gym or gymnasium, or
-            a space itself.
-        what: Which space, for messages.
-
-    Raises:
-        UnsupportedError: A kind of space that no policy here can have.
-        UsageError: An attribute without which it cannot be rebuilt is missing.
-    """
-    from gymnasium import spaces
-
-    if not isinstance(pickled, Inert):
-        if isinstance(pickled, spaces.Space):
-            return pickled
-        raise UsageError(f"{what}: expected a space, found {type(pickled).__name__}")
-    kind, state = pickled.origin.rpartition(".")[2], vars(pickled)
-    try:
-        if kind == "Dict":
-            inner = {str(key): _rebuild_flat(value, f"{what}[{key}]") for key, value in state["spaces"].items()}
-            return spaces.Dict(inner)
-        return _rebuild_flat(pickled, what)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
-        raise UsageError(f"{what}: the pickled {kind} cannot be rebuilt ({type(error).__name__}: {error})") from error
-
-
-def _rebuild_flat(pickled: Any, what: str) -> Any:
-    """A space that holds no others; policies take no deeper ones."""
-    from gymnasium import spaces
-
-    origin = pickled.origin if isinstance(pickled, Inert) else type(pickled).__name__
-    state = vars(pickled) if isinstance(pickled, Inert) else {}
-    match origin.rpartition(".")[2]:
-        case "Box":
-            low, high = np.asarray(_array(state["low"])), np.asarray(_array(state["high"]))
-            dtype = low.dtype if state.get("dtype") is None else dtype_of(state["dtype"])
-            return spaces.Box(low, high, shape=low.shape, dtype=dtype.type)
-        case "Discrete":
-            return spaces.Discrete(_count(state["n"]), start=int(state.get("start", 0)))
-        case "MultiDiscrete":
-            start = state.get("start")
-            counts = np.asarray(_array(state["nvec"]))
-            _count(counts.astype(np.float64).sum())
-            return spaces.MultiDiscrete(counts, start=None if start is None else np.asarray(_array(start)))
-        case "MultiBinary":
-            sizes = np.atleast_1d(np.asarray(state["n"], dtype=np.int64))
-            _count(np.prod(sizes.astype(np.float64)))
-            return spaces.MultiBinary(int(sizes[0]) if np.ndim(state["n"]) == 0 else [int(size) for size in sizes])
-    raise UnsupportedError(f"{what}: spaces of kind {origin} are not supported")
-
-
-def _array(value: Any) -> PickledArray:
-    if not isinstance(value, PickledArray):
-        raise TypeError(f"found {type(value).__name__}, expected an array")
-    return value
-
-
-_MOST_CHOICES: Final = 1 << 24
-
-
-def _count(number: Any) -> int:
-    """A size that a pickle only names; what it names is allocated later."""
-    if not 0 < number <= _MOST_CHOICES:
-        raise ValueError(f"a size is {number}, expected 1 to {_MOST_CHOICES}")
-    return int(number)
 
 
 def observations_of(
@@ -128,7 +56,6 @@ def observations_of(
 
     Args:
         space: Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these.
-        normalizer: Its keys and shapes must fit the space.
         feature_names: One name an element, C order; a mapping by tensor name
             where there is more than one input.
 
@@ -286,3 +213,61 @@ def _other_shape(normalized: tuple[int, ...], observed: tuple[int, ...]) -> str:
             " be exported; train with VecNormalize around VecFrameStack."
         )
     return "Pass statistics of what the policy observes."
+
+
+def legal_name(name: str, prefix: str = "obs") -> str:
+    """`name` with what no tensor's name may hold replaced; where no letter is in front, `prefix` comes before it."""
+    name = _plain(str(name))
+    return (name if name[:1].isalpha() else f"{prefix}_{name}")[:_LONGEST]
+
+
+def observation_name(key: str, taken: set[str]) -> str:
+    """What the observation of a Dict space is called; `taken` holds the others, and gets this one."""
+    name = legal_name(key)
+    if name in taken and f"obs_{name}" not in taken:
+        name = f"obs_{name}"
+    if name in taken:
+        raise UsageError(
+            f"observation key {key!r} collides with another tensor's name {name!r}",
+            remedy="Rename the key: letters, digits and '_', beginning with a letter.",
+        )
+    taken.add(name)
+    return name
+
+
+def unique_names(names: Sequence[str], *, taken: set[str], prefix: str) -> list[str]:
+    """A legal name for each of a policy's own tensors."""
+    chosen: list[str] = []
+    for name in names:
+        legal = legal_name(name, prefix)
+        while legal in taken or legal in chosen:
+            legal = f"{prefix}_{legal}"[:_LONGEST]
+        chosen.append(legal)
+    return chosen
+
+
+def pair(observations: Sequence[Observation], inputs: Sequence[str], *, what: str) -> tuple[Observation, ...]:
+    """The observation of each input.
+
+    An input is named as the space's key or as the contract's tensor. One input
+    and one observation belong together whatever their names are.
+
+    Returns:
+        One observation an input, in the order of `inputs`.
+    """
+    if len(observations) == len(inputs) == 1:
+        return tuple(observations)
+    by_name = {name: obs for obs in observations for name in (_plain(obs.key), obs.spec.name)}
+    pairs = [by_name.get(_plain(name)) for name in inputs]
+    chosen = tuple(obs for obs in pairs if obs is not None)
+    if len(chosen) == len(inputs) == len(observations) == len({obs.key for obs in chosen}):
+        return chosen
+    raise UsageError(
+        f"{what} takes {', '.join(inputs) or 'nothing'}; the observation space has the keys"
+        f" {', '.join(obs.key or 'observation' for obs in observations)}",
+        remedy="Give the keys of the observation space the names of the inputs: they are matched by name.",
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import walk_stack
 from typing import Final, TypeVar
 
 from policyctl.errors import UnsupportedError, UsageError
@@ -35,15 +36,7 @@ def unfinished() -> bool:
 
 
 class Steps:
-    """Says what is being done, measures how long each step took, and limits each.
-
-    Args:
-        progress: Called with what is being done, in words.
-        limit_s: Seconds that one step may take.
-
-    Raises:
-        UsageError: The limit is not positive.
-    """
+    """Says what is being done, measures how long each step took, and limits each."""
 
     def __init__(self, progress: Callable[[str], None] | None, *, limit_s: float = LIMIT_S) -> None:
         if not limit_s > 0:
@@ -76,9 +69,6 @@ class Steps:
 
         Where it is given up, its thread ends as soon as Python code of it
         runs again. A loop in C++ goes on until the process ends.
-
-        Raises:
-            UnsupportedError: A step of it took longer than the limit.
         """
         results: list[_T] = []
         errors: list[BaseException] = []
@@ -133,9 +123,8 @@ def _let_import(thread: threading.Thread) -> None:
 
 def _imports(thread: threading.Thread) -> bool:
     frame = sys._current_frames().get(thread.ident or 0)
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
-        frame = frame.f_back
-    return frame is not None
+    frames = walk_stack(frame) if frame is not None else ()
+    return any(each.f_code.co_filename.startswith("<frozen importlib") for each, _ in frames)
 
 
 def _end(thread: threading.Thread) -> None:

@@ -19,8 +19,7 @@ from typing import Any, Final
 
 import torch
 
-from policyctl.errors import UsageError
-from policyctl_exporters.reasons import first_line
+from policyctl.errors import UsageError, first_line
 
 _NAMESPACES: Final = frozenset({"aten", "prim", "quantized"})
 _STRUCTURE: Final = frozenset(
@@ -47,7 +46,6 @@ class Program:
     """A TorchScript module and every function that came with it.
 
     Attributes:
-        module: The loaded module.
         functions: Graphs of all functions and methods, by qualified name.
         notes: What was taken out, for the person who exports.
     """
@@ -59,11 +57,6 @@ class Program:
 
 def load_program(content: bytes, *, name: str, trusted: bool = False) -> Program:
     """Load a program, and make sure that it computes and does nothing else.
-
-    Args:
-        content: What `torch.jit.save` wrote.
-        name: Of the file or the module, for messages.
-        trusted: Whether operators that do more than compute may stay.
 
     Raises:
         UsageError: Not TorchScript, or a program that does more than compute.

@@ -9,18 +9,23 @@ follows from them is the same for every observation.
 
 A TorchScript program is compiled, and an exporter keeps its branches. But a
 branch is taken by all rows of a batch at once, so that is kept apart.
+
+What a module remembers shows in the digests of its buffers and attributes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import linecache
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from traceback import walk_stack
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -38,14 +43,15 @@ _PRINTERS: Final = frozenset({"__repr__", "__format__"})
 _LONGEST: Final = 100
 _LIBRARIES: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
+_DEPTH: Final = 6
+_OWN: Final = frozenset(vars(nn.Module()))
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A line of code in a policy.
 
     Attributes:
-        file: Path of the source file.
-        line: Line number, from 1.
         owners: Dotted names of the modules whose methods were at work, the innermost first.
     """
 
@@ -60,9 +66,6 @@ class Place:
 
 class Watch:
     """Asks a module for answers and keeps what it does.
-
-    Args:
-        module: Takes tensors.
 
     Attributes:
         reads: Where Python read what was computed from an observation.
@@ -107,7 +110,7 @@ class Watch:
 
     def place(self) -> Place:
         """The innermost line that is neither torch's nor the exporter's; torch's own where there is no other."""
-        frames = list(_frames())
+        frames = [frame for frame, _ in walk_stack(sys._getframe())]
         own = [frame for frame in frames if not frame.f_code.co_filename.startswith(_LIBRARIES)]
         at = (own or frames)[0]
         owners = [frame.f_locals.get((*frame.f_code.co_varnames, "")[0]) for frame in frames]
@@ -172,7 +175,9 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._watch.reads.append(self._watch.place())
             else:
                 self._watch.branches = True
-        if not _takes_shape_alone(func):
+        name = str(func.overloadpacket.__name__)
+        # Such an operator takes a shape alone.
+        if not (name.endswith("_like") or name.startswith("new_")):
             self._watch.mark((answer, _written(func, args, kwargs)))
         return answer
 
@@ -182,11 +187,6 @@ def _reads(func: Any, args: Sequence[Any]) -> bool:
     if func is torch.ops.aten.index.Tensor:
         return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in _tensors(args[1]))
     return bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.intersection(func.tags))
-
-
-def _takes_shape_alone(func: Any) -> bool:
-    name = str(func.overloadpacket.__name__)
-    return name.endswith("_like") or name.startswith("new_")
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -205,8 +205,62 @@ def _storages(values: Any) -> list[Any]:
         return [tensor.untyped_storage() for tensor in _tensors(values)]
 
 
-def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Buffers, parameters and plain attributes of a module and all modules in it, by dotted name.
+
+    Of a TorchScript program only buffers and parameters: its attributes have
+    no list, see `program_flow.written_attributes`.
+    """
+    for prefix, part in module.named_modules():
+        items = [*part.named_buffers(recurse=False), *part.named_parameters(recurse=False)]
+        if not isinstance(part, torch.jit.ScriptModule):
+            items += [(name, value) for name, value in vars(part).items() if name not in _OWN]
+        yield from ((f"{prefix}.{name}" if prefix else name, value) for name, value in items)
+
+
+def fingerprint(module: nn.Module) -> dict[str, bytes]:
+    """A digest of each attribute's content; it differs after a call that changed the attribute."""
+    return {name: _digest(value, _DEPTH) for name, value in attributes(module)}
+
+
+def tensors_in(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
+    """Every tensor that an attribute holds, also within containers and plain objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth:
+        for part in _parts(value):
+            yield from tensors_in(part, depth - 1)
+
+
+def _digest(value: Any, depth: int) -> bytes:
+    hashed = hashlib.blake2b(type(value).__qualname__.encode())
+    if isinstance(value, nn.Parameter):
+        # Large, and as a rule unchanged: a write in place counts its version up.
+        hashed.update(f"{id(value)} {value._version}".encode())
+    elif isinstance(value, Tensor):
+        hashed.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        hashed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        hashed.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
+    elif isinstance(value, torch.Generator):
+        hashed.update(_digest(value.get_state(), depth))
+    elif isinstance(value, np.random.Generator):
+        hashed.update(repr(value.bit_generator.state).encode())
+    elif depth and (parts := _parts(value)):
+        hashed.update(b"".join(_digest(part, depth - 1) for part in parts))
+    elif not isinstance(value, type | nn.Module):
+        hashed.update(repr(value).encode())
+    return hashed.digest()
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a container, or an object of Python's own making, holds; modules are walked by `attributes`."""
+    if isinstance(value, nn.Module | type | str | bytes) or inspect.isroutine(value):
+        return []
+    if isinstance(value, Mapping):
+        return [part for item in value.items() for part in item]
+    try:
+        return list(vars(value).values())
+    except TypeError:
+        pass
+    return list(value) if hasattr(value, "__len__") and hasattr(value, "__iter__") else []

@@ -1,7 +1,9 @@
 """Write the artifacts of a graph, each from the one before it where that is how it is made.
 
 ONNX and TorchScript come from the torch graph; OpenVINO and TensorRT come from
-ONNX. No file names a folder of the machine that it was written on.
+ONNX. No file names a folder of the machine that it was written on. OpenVINO
+and TorchScript number what has no name with counters that never start again:
+here such names are replaced, so a second export has the same bytes.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 import inspect
 import io
 import keyword
+import pickletools
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,12 +23,13 @@ import numpy as np
 
 from policyctl.domain.artifacts import FILES, Format
 from policyctl.domain.contract import Contract
-from policyctl.errors import UnsupportedError
+from policyctl.errors import UnsupportedError, first_line, last_line
 from policyctl_exporters.openvino_nan import keep_nan
-from policyctl_exporters.reasons import first_line, last_line
-from policyctl_exporters.stable_names import name_operations, number_classes, pass_numbers
 
 OPSET: Final = 17
+
+_MOST_PASSED: Final = 2000
+_MANGLED: Final = re.compile(rb"((?:__torch__[\w./]*?[./])?)___torch_mangle_(\d+)")
 
 
 def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
@@ -32,11 +37,6 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
 
     Args:
         graph: Takes the contract's observations in order, gives its outputs in order.
-        contract: Names the graph's inputs and outputs.
-        path: File to write.
-
-    Raises:
-        UnsupportedError: The graph has an operation that ONNX lacks.
     """
     import onnx
     import torch
@@ -76,16 +76,7 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
 
 
 def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
-    """Convert ONNX to OpenVINO IR, weights in float32, that keeps NaN (see `openvino_nan`).
-
-    Args:
-        onnx_path: The ONNX file.
-        folder: Where ``model.xml`` and ``model.bin`` go.
-        contract: Names the inputs and outputs.
-
-    Raises:
-        UnsupportedError: OpenVINO cannot convert it.
-    """
+    """Convert ONNX to OpenVINO IR, weights in float32, that keeps NaN (see `openvino_nan`)."""
     import openvino
 
     wanted = {spec.name for spec in (*contract.observations, *contract.outputs)}
@@ -110,16 +101,6 @@ def write_torchscript(graph: Any, contract: Contract, path: Path, *, trusted: bo
     """Trace a torch graph. Its `forward` always gives a tuple, in the contract's order.
 
     The module is not frozen: frozen constants do not move to another device.
-
-    Args:
-        graph: Takes the contract's observations in order.
-        contract: Its observations give the example to trace with.
-        path: File to write.
-        trusted: Whether the program may do more than compute.
-
-    Raises:
-        UsageError: It does more than compute.
-        UnsupportedError: The graph cannot be traced.
     """
     import torch
 
@@ -211,3 +192,63 @@ def examples(contract: Contract) -> tuple[Any, ...]:
 
     rows = min(2, contract.max_batch or 2)
     return tuple(torch.from_numpy(np.zeros((rows, *spec.shape), dtype=spec.dtype)) for spec in contract.observations)
+
+
+def name_operations(model: Any) -> None:
+    """Number an OpenVINO model's operations that were named by a counter, in the order in which they run."""
+    for index, operation in enumerate(model.get_ordered_ops()):
+        kind = operation.get_type_name()
+        if re.fullmatch(rf"{kind}_\d+", operation.get_friendly_name()):
+            operation.set_friendly_name(f"{kind}_{index}")
+
+
+def pass_numbers(graph: Any, *, newest: Any) -> None:
+    """Let this process number its next classes beyond those of the TorchScript programs that a graph holds.
+
+    A program that was read keeps the numbers of the process that wrote it. Where
+    one is a traced class's by chance, TorchScript puts both into one record.
+    """
+    import torch
+
+    programs = (module for module in graph.modules() if isinstance(module, torch.jit.ScriptModule))
+    ahead = max(map(_number, programs), default=0) - _number(newest)
+    if ahead > 0:
+        # Each traced class takes a number, but for the first of a process; a file may claim any.
+        spare = (torch.nn.Identity() for _ in range(min(ahead, _MOST_PASSED) + 1))
+        torch.jit.trace(torch.nn.Sequential(*spare), torch.zeros(1), check_trace=False)  # type: ignore[no-untyped-call]
+
+
+def _number(program: Any) -> int:
+    numbered = _MANGLED.search(program._c._type().qualified_name().encode())
+    return 0 if numbered is None else int(numbered[2])
+
+
+def number_classes(records: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The records of a TorchScript archive with its classes numbered in the order of their first appearance.
+
+    Args:
+        records: By name, in the order of the archive. Every class of the traced
+            modules must have a number, which it has from the second trace on.
+    """
+    if any(_holds_sized_number(content) for name, content in records.items() if name.endswith(".pkl")):
+        return dict(records)
+    # By module and number: a class of a file that was read may have the number of a traced one elsewhere.
+    numbers: dict[tuple[bytes, bytes], int] = {}
+
+    def renumber(match: re.Match[bytes]) -> bytes:
+        key = match[1].replace(b"/", b"."), match[2]
+        return b"%s___torch_mangle_%d" % (match[1], numbers.setdefault(key, len(numbers)))
+
+    code = {name: content for name, content in records.items() if name.endswith((".pkl", ".py"))}
+    changed = {name: _MANGLED.sub(renumber, content) for name, content in code.items()}
+    return {
+        _MANGLED.sub(renumber, name.encode()).decode(): changed.get(name, content) for name, content in records.items()
+    }
+
+
+def _holds_sized_number(pickled: bytes) -> bool:
+    """Whether a number stands in a string that a pickle gives the length of, which must not change."""
+    return any(
+        opcode.name != "GLOBAL" and isinstance(argument, str) and _MANGLED.search(argument.encode()) is not None
+        for opcode, argument, _ in pickletools.genops(pickled)
+    )

@@ -12,7 +12,7 @@ text                           what it says
 ``multibinary:5``              that many zeros and ones
 =============================  ==================================================
 
-This module only reads text: `policyctl_exporters.stated_spaces` builds gymnasium spaces from the result.
+This module only reads text: `policyctl_exporters.made_spaces` builds gymnasium spaces from the result.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from policyctl.card.reading import parse
 from policyctl.domain.manifest import digest_of
 from policyctl.errors import UsageError
 from policyctl.services.cards.draft import draft
-from policyctl_exporters.archive_file import open_archive
-from policyctl_exporters.training import of_archive, of_data
+from policyctl_exporters.archive_file import of_archive, of_data, open_archive
 
 
 def test_an_archive_tells_what_it_knows_and_nothing_of_its_machine(tmp_path: Path) -> None:

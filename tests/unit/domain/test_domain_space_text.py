@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from policyctl.domain.space_text import SpaceText, parse_fields, parse_named, parse_space
 from policyctl.errors import UsageError
-from policyctl_exporters.stated_spaces import observation_space, space_of
+from policyctl_exporters.made_spaces import observation_space, space_of
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 REALS = st.floats(-1e6, 1e6, width=32).map(float)

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from policyctl.errors import PolicyctlError
 from policyctl_exporters.inert_pickle import read_inert
+from policyctl_exporters.made_spaces import rebuild_space
 from policyctl_exporters.normalizer import normalizer_of
-from policyctl_exporters.spaces import rebuild_space
 
 _MEMORY_BYTES = 3 << 30
 _NAMES = (

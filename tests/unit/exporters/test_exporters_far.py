@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ParityError
 from policyctl_exporters import export_policy, parity
+from policyctl_exporters.answers import far_rows
 from policyctl_exporters.eager import EagerGraph
-from policyctl_exporters.far import far_rows
-from policyctl_exporters.head_option import Head
 from policyctl_exporters.observations import wide
-from policyctl_exporters.source import Options
+from policyctl_exporters.source import Head, Options
 from policyctl_exporters.sources import open_source
 
 FREE = spaces.Box(-np.inf, np.inf, (6,), np.float32)

@@ -20,8 +20,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from policyctl.errors import UsageError
 from policyctl_exporters.inert_pickle import Inert, read_inert
+from policyctl_exporters.made_spaces import rebuild_space
 from policyctl_exporters.normalizer import read_normalizer
-from policyctl_exporters.spaces import rebuild_space
 
 FUZZ = Path(__file__).with_name("fuzz_pickles.py")
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

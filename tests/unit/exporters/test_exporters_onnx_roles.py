@@ -15,9 +15,9 @@ from onnx_graphs import LINEAR, model, node, port, save
 
 from policyctl.errors import UsageError
 from policyctl_exporters import export_policy
-from policyctl_exporters.head_option import Head
 from policyctl_exporters.onnx_file import read_onnx
 from policyctl_exporters.onnx_roles import assign
+from policyctl_exporters.source import Head
 
 OBS = {"obs": ["n", 4]}
 ACTION = {"action": ["n", 2]}

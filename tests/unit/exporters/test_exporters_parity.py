@@ -140,14 +140,13 @@ def test_measuring_sensitivity_leaves_the_weights_alone() -> None:
     import torch
 
     from policyctl_exporters.eager import EagerGraph
-    from policyctl_exporters.head_option import Head
-    from policyctl_exporters.modules import build_module_graph
-    from policyctl_exporters.spaces import observations_of
+    from policyctl_exporters.modules import open_module
+    from policyctl_exporters.source import Options
 
     torch.manual_seed(0)
     net = torch.nn.Linear(4, 2)
-    seen = observations_of(spaces.Box(-1.0, 1.0, (4,)))
-    built = build_module_graph(net, seen, spaces.Box(-9.0, 9.0, (2,)), normalizer=None, scales={}, head=Head())
+    options = Options(observation_space=spaces.Box(-1.0, 1.0, (4,)), action_space=spaces.Box(-9.0, 9.0, (2,)))
+    built = open_module(net, options, kind="module")
     before = net.weight.detach().clone()
     moved = EagerGraph(built.graph, built.contract).sensitivity({"observation": np.ones((3, 4), np.float32)}, seed=0)
     assert 0 < moved < 1e-6

@@ -21,8 +21,7 @@ from policyctl.domain.contract import ActionKind, Contract
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 from policyctl_exporters import export_policy
-from policyctl_exporters.stable_names import number_classes
-from policyctl_exporters.writers import write_torchscript
+from policyctl_exporters.writers import number_classes, write_torchscript
 
 PROGRAM = Path(export_everything.__file__)
 

@@ -17,9 +17,9 @@ import pytest
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters import export_policy, load_reference
 from policyctl_exporters.inert_pickle import read_inert
+from policyctl_exporters.made_spaces import rebuild_space
 from policyctl_exporters.normalizer import read_normalizer
 from policyctl_exporters.pickles import read_trusted
-from policyctl_exporters.spaces import rebuild_space
 
 
 class Touch:

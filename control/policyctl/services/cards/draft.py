@@ -51,8 +51,7 @@ def cites(entry: Any, file: str) -> bool:
 
 
 def _with_archive(data: dict[str, Any], archive: Path) -> dict[str, Any]:
-    from policyctl_exporters.archive_file import open_archive
-    from policyctl_exporters.training import of_archive
+    from policyctl_exporters.archive_file import of_archive, open_archive
 
     with open_archive(archive) as opened:
         trained = of_archive(opened)

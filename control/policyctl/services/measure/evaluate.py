@@ -200,7 +200,7 @@ def load_act(source: Path, env: Environment, **options: Any) -> Act:
     if isinstance(options.get("normalizer"), Path):
         require_file(options["normalizer"], "a saved VecNormalize")
     try:
-        from policyctl_exporters.reference import load_reference
+        from policyctl_exporters.sources import load_reference
     except ImportError as error:
         raise missing(error, "sb3") from error
     answer = load_reference(source, **spaces_of(env), **options)
