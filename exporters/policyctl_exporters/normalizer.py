@@ -92,15 +92,12 @@ class Normalizer:
 
 
 def read_normalizer(source: Any, *, trust_pickle: bool) -> tuple[Normalizer | None, tuple[str, str] | None]:
-    """Statistics of a `VecNormalize`, live or pickled, and the pickle's file name and digest.
+    """Statistics of a `VecNormalize`, live or pickled, and its file name and digest; None if ``norm_obs=False``.
 
     Args:
         source: A `VecNormalize` (or anything with its attributes), the path of
             one that was saved, a `Normalizer`, or None.
         trust_pickle: A path is read only if this is True.
-
-    Returns:
-        None for the statistics if observations were left alone (``norm_obs=False``).
 
     Raises:
         UsageError: Not such an object, not readable, or not trusted.

@@ -31,43 +31,34 @@ Batch = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 Scale = tuple[Floats, Floats]
 Scales = Mapping[str, Scale]
+"""Mean and standard deviation of an input, by name, where a normaliser knows them."""
 
 _SANE: Final = 1e3
 _FAR: Final = 100.0
 _SINGLES: Final = 16
 _ELEMENTS: Final = 1 << 20
+_DRAWN_ROWS: Final = 192
 _FAR_ROWS: Final = 256
+_RECORDED_ROWS: Final = 4096
 _LEAST: Final = -3.0
 _TINY: Final = 1e-3
 
 
-def rows_for(contract: Contract, *, most: int = 192) -> int:
+def rows_for(contract: Contract) -> int:
     """How many rows to draw: fewer where one observation is large, as images are."""
     size = sum(spec.size for spec in contract.observations)
-    return max(16, min(most, _ELEMENTS // size))
+    return max(16, min(_DRAWN_ROWS, _ELEMENTS // size))
 
 
 def draw(specs: Sequence[TensorSpec], scales: Scales, rng: np.random.Generator, rows: int) -> Batch:
-    """Rows as an environment might give them.
-
-    Args:
-        scales: Mean and standard deviation of an input, by name, where a normaliser knows them.
-
-    Returns:
-        By name, each of shape (rows, *shape).
-    """
+    """Rows as an environment might give them, by name, each of shape (rows, *shape)."""
     return {spec.name: _draw(spec, rng, rows, scales.get(spec.name)) for spec in specs}
 
 
 def edges(specs: Sequence[TensorSpec], scales: Scales, clip_obs: float | None) -> Batch:
     """Rows at the limits: all low, all high, zeros, one element at either limit.
 
-    Args:
-        clip_obs: Where normalised observations are cut off; None without a normaliser.
-
-    Returns:
-        By name, each of shape (n, *shape); with several inputs every input is
-        at its own edge in every row.
+    With several inputs every input is at its own edge in every row.
     """
     found = {spec.name: _edges(spec, scales.get(spec.name), clip_obs) for spec in specs}
     rows = max(len(values) for values in found.values())
@@ -77,10 +68,8 @@ def edges(specs: Sequence[TensorSpec], scales: Scales, clip_obs: float | None) -
 def wide(specs: Sequence[TensorSpec], rng: np.random.Generator) -> Batch:
     """Rows of every magnitude, up to the bounds or to what the type holds: all elements, and one alone.
 
-    Inputs that are bounded closely stay at zero, for other rows cover them.
-
-    Returns:
-        By name, each of shape (n, *shape), by rising magnitude; no rows where all inputs are bounded closely.
+    They come by rising magnitude. Inputs that are bounded closely stay at zero,
+    for other rows cover them; where all are, there are no rows.
     """
     open_ends = [spec for spec in specs if not _is_close(spec)]
     size = sum(spec.size for spec in open_ends)
@@ -138,14 +127,13 @@ def answered(answer: Callable[[Batch], Batch], rows: Batch) -> tuple[Batch, Batc
     return take(rows, list(answers)), join(*answers.values()) if answers else {}
 
 
-def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Batch | None:
+def read_recorded(recorded: Any, contract: Contract) -> Batch | None:
     """Observations that were recorded in the environment.
 
     Args:
         recorded: Path of an NPZ file (one array an input, or what `policyctl
             record` wrote), a mapping by input name, one array for a
             policy with one input, or None.
-        most: Rows used, evenly spaced over what is there.
 
     Raises:
         UsageError: Not readable, or arrays that do not fit.
@@ -183,7 +171,7 @@ def read_recorded(recorded: Any, contract: Contract, *, most: int = 4096) -> Bat
     if len({len(values) for values in batch.values()}) != 1:
         raise UsageError("recorded observations differ in length")
     rows = len(next(iter(batch.values())))
-    return take(batch, spread(rows, most))
+    return take(batch, spread(rows, _RECORDED_ROWS))
 
 
 def spread(rows: int, most: int) -> NDArray[np.int64]:

@@ -231,11 +231,7 @@ def prune(model: Any, outputs: Iterable[str]) -> None:
 
 
 def rename(model: Any, names: Mapping[str, str], *, reserved: Iterable[str] = ()) -> dict[str, str]:
-    """Rename tensors everywhere, all at once; a tensor that has a new name, or a reserved one, gives way.
-
-    Returns:
-        Every name that changed, and what it is now.
-    """
+    """Rename tensors everywhere; one that has a new name, or a reserved one, gives way. Gives what changed."""
     used = {name for graph in graphs(model.graph) for name in _names(graph)}
     taken = {*names.values(), *reserved}
     moved = dict(names)

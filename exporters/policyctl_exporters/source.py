@@ -40,10 +40,8 @@ class Source:
         reference: From raw observations by name, each (n, *shape), to all outputs of the policy itself.
         graph: What is exported; None where `onnx` is.
         onnx: Content of the file to export; None where `graph` is.
-        scales: Mean and standard deviation of an input, by tensor name, where a normaliser knows them.
         clip_obs: Where normalised observations are cut off; None without a normaliser.
-        file: Name and digest of the file that it was read from.
-        normalizer_file: Name and digest of the normaliser's file.
+        file: Name and digest of the file that it was read from; `normalizer_file` likewise.
         own_rows: Raw observations that training kept, by tensor name, each (n, *spec.shape); parity runs on them too.
         trust_operators: Whether an exported TorchScript program may do more than compute.
         training: What the file, or the live algorithm, says about its training; see `archive_file`.

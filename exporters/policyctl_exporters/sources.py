@@ -92,10 +92,7 @@ def is_sb3(source: Any) -> bool:
 
 
 def load_callable(name: str) -> Any:
-    """Import what ``package.module:callable`` or ``FILE.py:callable`` names and call it without arguments.
-
-    Returns:
-        What it returned: a module, an algorithm or a policy.
+    """What ``package.module:callable`` or ``FILE.py:callable`` returns without arguments: a module or a policy.
 
     Raises:
         UsageError: It cannot be imported, or is not callable.

@@ -247,13 +247,10 @@ def unique_names(names: Sequence[str], *, taken: set[str], prefix: str) -> list[
 
 
 def pair(observations: Sequence[Observation], inputs: Sequence[str], *, what: str) -> tuple[Observation, ...]:
-    """The observation of each input.
+    """The observation of each input, in the order of `inputs`.
 
     An input is named as the space's key or as the contract's tensor. One input
     and one observation belong together whatever their names are.
-
-    Returns:
-        One observation an input, in the order of `inputs`.
     """
     if len(observations) == len(inputs) == 1:
         return tuple(observations)
