@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from policyctl.config.keys import flat
+from policyctl.config.keys import flat, shown
 from policyctl.documents.document import Path, Problem, path_words
+from policyctl.domain.json_values import OMIT_DEFAULT
 
 Place = TypeVar("Place", int, str)
 
@@ -72,17 +73,21 @@ def _innermost(places: Mapping[Path, Place], path: Path) -> Place | None:
     return next((places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in places), None)
 
 
-class Setter(NamedTuple):
-    """One layer that sets one setting: to what, as it stands there."""
+@dataclass(frozen=True, slots=True)
+class SetBy:
+    """One layer that sets something.
 
-    layer: Layer
-    path: Path
+    Attributes:
+        layer: ``environment``.
+        place: ``POLICYCTL_REPOSITORY``, ``policyctl.yaml:7``.
+        value: As it may be shown.
+        name: What exactly, where a setting is a mapping with the user's names; else empty.
+    """
+
+    layer: str
+    place: str
     value: Any
-
-    @property
-    def place(self) -> str:
-        """Where."""
-        return self.layer.place(self.path)
+    name: str = field(default="", metadata=OMIT_DEFAULT)
 
 
 def merged(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -102,10 +107,10 @@ def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     return together
 
 
-def setters(model: type[BaseModel], layers: Iterable[Layer], path: Path) -> tuple[Setter, ...]:
+def setters(model: type[BaseModel], layers: Iterable[Layer], path: Path) -> tuple[SetBy, ...]:
     """Every layer that sets `path` or something in it, highest first."""
     return tuple(
-        Setter(layer, where, value)
+        SetBy(layer.kind.value, layer.place(where), shown(model, where, value), ".".join(map(str, where[len(path) :])))
         for layer in layers
         for where, value in flat(model, layer.data).items()
         if where[: len(path)] == path

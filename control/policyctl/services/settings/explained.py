@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from policyctl.config.files import SUFFIXES, profiles_beside
-from policyctl.config.keys import Key, masked, select, shown
-from policyctl.config.layers import LayerKind, setters
+from policyctl.config.keys import Key, masked, select
+from policyctl.config.layers import LayerKind, SetBy, setters
 from policyctl.config.reading import Reading, Source
 from policyctl.documents.document import Problem
-from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, to_json
+from policyctl.domain.json_values import fields_to_json, to_json
 from policyctl.errors import UsageError
 from policyctl.settings import PREFIX, Settings
 
 DEFAULT = LayerKind.DEFAULT.value
-
-
-@dataclass(frozen=True, slots=True)
-class SetBy:
-    """One layer that sets something.
-
-    Attributes:
-        layer: ``environment``.
-        place: ``POLICYCTL_REPOSITORY``, ``policyctl.yaml:7``.
-        value: As it may be shown.
-        name: What exactly, where a setting is a mapping with the user's names; else empty.
-    """
-
-    layer: str
-    place: str
-    value: Any
-    name: str = field(default="", metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +74,7 @@ def explain(reading: Reading[Settings], name: str = "") -> tuple[Explained, ...]
     defaults = masked(Settings())
 
     def explained(key: Key) -> Explained:
-        layers = tuple(
-            SetBy(
-                each.layer.kind.value,
-                each.place,
-                shown(Settings, each.path, each.value),
-                ".".join(map(str, each.path[len(key.path) :])),
-            )
-            for each in setters(Settings, reading.layers, key.path)
-        )
+        layers = setters(Settings, reading.layers, key.path)
         stated = layers[0].value if layers else defaults[key.path]
         return Explained(key, stated if values is None else values[key.path], defaults[key.path], layers)
 

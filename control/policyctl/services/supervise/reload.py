@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from policyctl.adapters import endpoint as endpoints
-from policyctl.config.keys import Applies, flat, key_at, masked, value_at
+from policyctl.config.keys import Applies, flat, key_at, keys, masked, value_at
 from policyctl.config.layers import setters
 from policyctl.config.reading import Reading, check_rules
 from policyctl.domain.log_event import LogLevel
@@ -234,24 +234,19 @@ class Reloader:
 
 def compared(before: Settings, after: Settings, reading: Reading[Settings]) -> tuple[Change, ...]:
     """Every setting that differs; a secret that is another is named without either."""
-    old, new = masked(before), masked(after)
+    old, new, where = masked(before), masked(after), places(reading)
     found = []
     for path in old:
         if value_at(before, path) != value_at(after, path):
-            place = next((s.place for s in setters(Settings, reading.layers, path)), "default")
-            found.append(Change(".".join(path), old[path], new[path], place))
+            name = ".".join(path)
+            found.append(Change(name, old[path], new[path], where.get(name, "default")))
     return tuple(found)
 
 
 def places(reading: Reading[Settings]) -> dict[str, str]:
     """Where each setting was set that is not as by default."""
-    found: dict[str, str] = {}
-    for layer in reading.layers:
-        for path in flat(Settings, layer.data):
-            key = key_at(Settings, path)
-            if key is not None:
-                found.setdefault(key.name, layer.place(path))
-    return found
+    by = {key.name: setters(Settings, reading.layers, key.path) for key in keys(Settings).values()}
+    return {name: found[0].place for name, found in by.items() if found}
 
 
 def _chosen(old: Mapping[str, Any], found: Reading[Settings]) -> dict[str, Any]:
