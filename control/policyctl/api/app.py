@@ -114,7 +114,7 @@ def _pages(app: FastAPI) -> None:
 
 def _refusals(app: FastAPI) -> None:
     def answer(request: Request, error: ProblemError) -> Response:
-        return error.problem.answer(request_id=request.state.request_id, path=request.url.path)
+        return error.answer(request_id=request.state.request_id, path=request.url.path)
 
     @app.exception_handler(ProblemError)
     async def _of_http(request: Request, error: ProblemError) -> Response:
@@ -122,7 +122,7 @@ def _refusals(app: FastAPI) -> None:
 
     @app.exception_handler(PolicyctlError)
     async def _of_service(request: Request, error: PolicyctlError) -> Response:
-        return answer(request, ProblemError(of_error(error)))
+        return answer(request, of_error(error))
 
     @app.exception_handler(RequestValidationError)
     async def _of_shape(request: Request, error: RequestValidationError) -> Response:

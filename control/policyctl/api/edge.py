@@ -73,7 +73,7 @@ async def _two_lengths(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse a request that states its length twice: a proxy may have read another request out of it."""
     problem = "the request has both Content-Length and Transfer-Encoding"
     refused = refusal(400, "request", "Wrong request", problem, "Send one of them.", headers={"Connection": "close"})
-    await refused.problem.answer(request_id=scope["state"]["request_id"], path=scope["path"])(scope, receive, send)
+    await refused.answer(request_id=scope["state"]["request_id"], path=scope["path"])(scope, receive, send)
 
 
 def route_of(scope: Scope) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fastapi.responses import JSONResponse
 
+from policyctl.domain.json_values import to_json
 from policyctl.domain.operations import Failure
 from policyctl.errors import BusyError, PolicyctlError, UsageError
 from policyctl.services.rollout.operations import KeyReusedError, LimitError
@@ -35,9 +36,9 @@ STATUS: Final[Mapping[str, tuple[int, str]]] = {
 _DEFECT: Final = (500, "An unexpected failure")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A refusal, before it is an answer.
+@dataclass(eq=False)
+class ProblemError(Exception):
+    """A refusal as HTTP knows it.
 
     Attributes:
         kind: Last part of its type.
@@ -61,22 +62,11 @@ class Problem:
             "status": self.status,
             "detail": f"{failure.problem}. {failure.remedy}".removesuffix(". "),
             "instance": path,
-            "code": failure.code,
-            "exit_code": failure.exit_code,
-            "problem": failure.problem,
-            "remedy": failure.remedy,
+            **to_json(failure),
             "request_id": request_id,
             **self.more,
         }
         return JSONResponse(body, self.status, dict(self.headers), MEDIA_TYPE)
-
-
-class ProblemError(Exception):
-    """A refusal that HTTP knows and the services do not."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.failure.problem)
-        self.problem = problem
 
 
 def refusal(
@@ -92,7 +82,7 @@ def refusal(
 ) -> ProblemError:
     """A refusal to raise."""
     failure = Failure.of(of(problem, remedy=remedy))
-    return ProblemError(Problem(status, kind, title, failure, headers or {}, more or {}))
+    return ProblemError(status, kind, title, failure, headers or {}, more or {})
 
 
 def not_found(problem: str, remedy: str) -> ProblemError:
@@ -115,23 +105,23 @@ def too_many(problem: str, remedy: str, *, retry_s: int) -> ProblemError:
     return refusal(429, "too-many", "Too much at a time", problem, remedy, of=BusyError, headers=headers)
 
 
-def of_error(error: PolicyctlError, **more: Any) -> Problem:
+def of_error(error: PolicyctlError) -> ProblemError:
     """What a service refused."""
     if isinstance(error, KeyReusedError):
-        return Problem(422, "idempotency-key", "The key names another request", Failure.of(error))
+        return ProblemError(422, "idempotency-key", "The key names another request", Failure.of(error))
     if isinstance(error, LimitError):
-        return Problem(429, "too-many", "Too much at a time", Failure.of(error), {"Retry-After": "5"})
-    return of_failure(Failure.of(error), **more)
+        return ProblemError(429, "too-many", "Too much at a time", Failure.of(error), {"Retry-After": "5"})
+    return of_failure(Failure.of(error))
 
 
-def of_failure(failure: Failure, **more: Any) -> Problem:
+def of_failure(failure: Failure, **more: Any) -> ProblemError:
     """What a service refused, or an operation ended with."""
     status, title = STATUS.get(failure.code, _DEFECT)
     headers = {"Retry-After": "5"} if failure.code in {"busy", "server"} else {}
-    return Problem(status, failure.code, title, failure, headers, more)
+    return ProblemError(status, failure.code, title, failure, headers, more)
 
 
-def unexpected(request_id: str) -> Problem:
+def unexpected(request_id: str) -> ProblemError:
     """A defect of ours. What it was is in the log, not in the answer."""
     error = PolicyctlError(
         "an unexpected failure of the control API",

@@ -11,7 +11,6 @@ import typer
 
 from policyctl.cli import completion, options
 from policyctl.cli.call import Call
-from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
 from policyctl.domain.names import PRODUCTION
 from policyctl.errors import UsageError
@@ -26,9 +25,7 @@ def promote(
     model: options.Model,
     release: options.Release,
     alias: options.Alias = PRODUCTION,
-    format: Annotated[  # noqa: A002
-        Format | None, typer.Option("--format", "-f", help="Which artifact to serve. [default: openvino if there]")
-    ] = None,
+    format: options.ServedFormat = None,  # noqa: A002
     reason: options.Reason = "",
     gates: options.Gates = None,
     bake: Annotated[
@@ -135,9 +132,7 @@ def pin(
     call: Call,
     model: options.Model,
     release: options.Release,
-    format: Annotated[  # noqa: A002
-        Format | None, typer.Option("--format", "-f", help="Which artifact to serve. [default: openvino if there]")
-    ] = None,
+    format: options.ServedFormat = None,  # noqa: A002
     reason: options.Reason = "",
     gates: options.Gates = None,
     dry_run: options.DryRun = False,

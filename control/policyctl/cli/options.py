@@ -38,6 +38,9 @@ Alias = Annotated[
         autocompletion=completion.aliases,
     ),
 ]
+ServedFormat = Annotated[
+    Format | None, typer.Option("--format", "-f", help="Which artifact to serve. [default: openvino if there]")
+]
 AskedFormat = Annotated[
     Format | None, typer.Option("--format", "-f", help="Which artifact to ask. [default: openvino if there]")
 ]

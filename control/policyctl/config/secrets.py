@@ -11,9 +11,8 @@ import copy
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
@@ -25,14 +24,8 @@ from policyctl.plain_files import read_plain
 _MOST_BYTES: Final = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """What became of the secrets.
-
-    Attributes:
-        data: The settings, with every secret as its text.
-        problems: Files that hold no secret.
-    """
+class Secrets(NamedTuple):
+    """The settings with every secret as its text, and what is wrong, or too open, with the `files` that hold one."""
 
     data: dict[str, Any]
     problems: tuple[Problem, ...]
