@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from policyctl import __version__, pages
 from policyctl.api.context import Api
-from policyctl.api.describe import DESCRIPTION, describe
+from policyctl.api.documents import DESCRIPTION, describe
 from policyctl.api.edge import Edge
 from policyctl.api.problems import ProblemError, of_error, refusal
 from policyctl.api.routes import admin, health, look, moves

@@ -114,19 +114,12 @@ def export(
     that the file's author chose, so it needs --trust-pickle or a yes.
 
     Examples:
-
         policyctl export ppo.zip --normalizer vecnormalize.pkl --trust-pickle -o build/walker
-
         policyctl export policy.onnx -o build/walker
-
         policyctl export walk.onnx --head mlp_output=action -o build/walk
-
         policyctl export mypackage.policies:make --env Pendulum-v1 -o build/pendulum
-
         policyctl export walk.py:make --observation 47 --action 12:-1..1 -o build/walk
-
         policyctl export walk.pt --observation 47 --action 12:-1..1 -o build/walk
-
         policyctl export pick.pt --observation camera=uint8:96x96x3 --observation arm=7 --action discrete:6 -o pick
     """
     from policyctl.domain.parity import Tolerance
@@ -201,11 +194,8 @@ def publish(
     are no error and change nothing.
 
     Examples:
-
         policyctl publish build/walker --model walker --release 1.0.0
-
         policyctl publish build/walker --model walker --release 1.0.1 --dry-run
-
         policyctl publish build/walker --model walker --release 1.0.1 --sign-key alice.pem
     """
     from policyctl.services.releases.publish import publish as service

@@ -9,8 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from policyctl.api.context import api_of
-from policyctl.api.describe import problems
-from policyctl.api.documents import AuditDocument, TokenDocument
+from policyctl.api.documents import AuditDocument, TokenDocument, problems
 from policyctl.api.guard import guarded
 from policyctl.api.problems import missing_is_not_found
 from policyctl.api.routes.look import MODEL_PATTERN

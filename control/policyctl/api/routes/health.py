@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from policyctl.api.context import api_of
-from policyctl.api.describe import problems
-from policyctl.api.documents import Alive, HealthDocument
+from policyctl.api.documents import Alive, HealthDocument, problems
 from policyctl.api.guard import guarded
 from policyctl.api.meters import CONTENT_TYPE
 from policyctl.domain.tokens import Scope

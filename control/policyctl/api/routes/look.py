@@ -9,7 +9,6 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from policyctl.api.context import api_of
-from policyctl.api.describe import problems
 from policyctl.api.documents import (
     AliasDocument,
     EvidenceDocument,
@@ -17,6 +16,7 @@ from policyctl.api.documents import (
     ModelDocument,
     ReleaseDocument,
     StatusDocument,
+    problems,
 )
 from policyctl.api.guard import guarded
 from policyctl.api.problems import missing_is_not_found, not_found

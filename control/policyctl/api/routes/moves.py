@@ -12,8 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from policyctl.api.context import Api, api_of, run
-from policyctl.api.describe import problems
-from policyctl.api.documents import OperationDocument, PlanDocument
+from policyctl.api.documents import OperationDocument, PlanDocument, problems
 from policyctl.api.guard import caller_of, guarded, require_scope
 from policyctl.api.problems import not_found, of_failure
 from policyctl.api.routes.look import MODEL_PATTERN, Model, known_model
