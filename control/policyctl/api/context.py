@@ -164,10 +164,6 @@ class Api:
         except PolicyctlError as error:
             _lost(self.control, error, entry)
 
-    def close(self, *, timeout_s: float) -> None:
-        """Wait for the moves that are under way."""
-        self.operations.close(timeout_s=timeout_s)
-
 
 def api_of(request: Request) -> Api:
     """The control API that this request came to."""

@@ -45,11 +45,13 @@ def metrics(
             [(f.name, f.kind.value, ", ".join(f.labels), f.help) for f in families],
         )
         return
+    from policyctl.adapters.exporter import read_text
     from policyctl.services.supervise.metrics import report
 
-    found = report(call.control())
-    call.data(found if call.as_json else None, words=found.text.rstrip())
-    if not found.source:
+    source, text = report(call.control())
+    document = {"source": source or None, "families": read_text(text)} if call.as_json else None
+    call.data(document, words=text.rstrip())
+    if not source:
         call.say("No server runs here: this is what the journal alone says.")
 
 

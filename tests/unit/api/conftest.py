@@ -38,7 +38,7 @@ def api(world) -> Iterator[ApiWorld]:
     """Its control API, with a token of each scope."""
     found = ApiWorld(world)
     yield found
-    found.api.close(timeout_s=300)
+    found.api.operations.close(timeout_s=300)
 
 
 @pytest.fixture

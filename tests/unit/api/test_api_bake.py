@@ -30,7 +30,7 @@ def baked(tmp_path, monkeypatch) -> Iterator[ApiWorld]:
     monkeypatch.setenv("POLICYCTL_BAKE__FOR_S", "60")
     api = ApiWorld(world)
     yield api
-    api.api.close(timeout_s=300)
+    api.api.operations.close(timeout_s=300)
 
 
 def test_a_release_that_bakes_well_stays(baked) -> None:
@@ -91,7 +91,7 @@ def unwatched(tmp_path, monkeypatch) -> Iterator[ApiWorld]:
     """A control API whose settings ask for no bake."""
     api = ApiWorld(BakeWorld(tmp_path, monkeypatch))
     yield api
-    api.api.close(timeout_s=300)
+    api.api.operations.close(timeout_s=300)
 
 
 def test_a_request_says_how_its_release_bakes(unwatched) -> None:

@@ -23,7 +23,7 @@ def remote(served_world, monkeypatch) -> Iterator[ApiWorld]:
         monkeypatch.setenv("POLICYCTL_API__TOKEN", api.secrets[Scope.PROMOTE])
         monkeypatch.setenv("POLICYCTL_API__TIMEOUT_S", "10")
         yield api
-    api.api.close(timeout_s=300)
+    api.api.operations.close(timeout_s=300)
 
 
 def _alike(text: str) -> str:

@@ -153,7 +153,7 @@ def used(tmp_path_factory) -> Path:
             promote(control, model="walker", release="1.0.0", alias=alias)
         api = ApiWorld(world)
         assert api.post("/promotions?wait=60", {"release": "1.2.0", "alias": "staging"}).status_code == 200
-        api.api.close(timeout_s=300)
+        api.api.operations.close(timeout_s=300)
         kept = repository.control / "bench" / ("0" * 12) / "walker" / f"20260101T000000Z-{'0' * 12}.json"
         repository.write(kept, b"{}")
         Scrubber(control, threading.Event()).one_pass()
@@ -226,7 +226,7 @@ def site(used, tmp_path, monkeypatch, run) -> Iterator[Site]:
     monkeypatch.chdir(tmp_path)
     found = Site(used, tmp_path / "site", monkeypatch, run)
     yield found
-    found.api.api.close(timeout_s=300)
+    found.api.api.operations.close(timeout_s=300)
 
 
 def test_everything_answers_where_nothing_was_replaced(site) -> None:

@@ -6,23 +6,21 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from policyctl.api.context import api_of
 from policyctl.api.documents import AuditDocument, TokenDocument, problems
 from policyctl.api.guard import guarded
 from policyctl.api.problems import missing_is_not_found
-from policyctl.api.routes.look import MODEL_PATTERN
+from policyctl.api.routes.look import MODEL_PATTERN, StrictQuery
 from policyctl.domain.tokens import Scope, Token
 from policyctl.services.trust.tokens import revoke
 
 router = APIRouter(prefix="/v1", tags=["admin"], route_class=guarded(Scope.ADMIN))
 
 
-class AuditQuery(BaseModel):
+class AuditQuery(StrictQuery):
     """How much."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(100, ge=1, le=1000, description="Lines at most.")
 

@@ -41,10 +41,14 @@ Release = Annotated[str, Path(pattern=RELEASE_PATTERN, description="A release's 
 Digest = Annotated[str, Path(pattern="^sha256:[0-9a-f]{64}$", description="Of the evidence.")]
 
 
-class StatusQuery(BaseModel):
-    """What to look at."""
+class StrictQuery(BaseModel):
+    """What a query may hold is stated; anything else is refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class StatusQuery(StrictQuery):
+    """What to look at."""
 
     model: str | None = Field(None, pattern=MODEL_PATTERN, description="Only this model.")
 

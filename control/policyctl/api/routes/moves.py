@@ -9,13 +9,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from policyctl.api.context import Api, api_of, run
 from policyctl.api.documents import OperationDocument, PlanDocument, problems
 from policyctl.api.guard import caller_of, guarded, require_scope
 from policyctl.api.problems import not_found, of_failure
-from policyctl.api.routes.look import MODEL_PATTERN, Model, known_model
+from policyctl.api.routes.look import MODEL_PATTERN, Model, StrictQuery, known_model
 from policyctl.domain.json_values import to_json
 from policyctl.domain.operations import MovePhase, Operation, OperationState, move_progress
 from policyctl.domain.tokens import Scope
@@ -54,20 +54,16 @@ Key = Annotated[
 OperationId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="Of the operation.")]
 
 
-class WaitQuery(BaseModel):
+class WaitQuery(StrictQuery):
     """How long to wait."""
-
-    model_config = ConfigDict(extra="forbid")
 
     wait: float = Field(
         0.0, ge=0, le=MOST_WAIT_S, allow_inf_nan=False, description="Seconds to wait for the operation's end."
     )
 
 
-class ListQuery(BaseModel):
+class ListQuery(StrictQuery):
     """Which operations."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(None, pattern=MODEL_PATTERN, description="Only this model's.")
     limit: int = Field(20, ge=1, le=1000, description="Operations at most.")

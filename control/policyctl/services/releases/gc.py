@@ -90,7 +90,8 @@ def gc(
         repository.journal.set_torn_tail_aside()
         done = _collected(control, _plan(control, chosen, model), model, chosen, deleted=True)
         for name in done.leftovers:
-            _remove(repository.root / name)
+            with files.storing(repository.root / name):
+                files.remove_tree(repository.root / name)
         for release in done.collect:
             _collect(repository, release)
     return done
@@ -176,11 +177,6 @@ def _keep_papers(repository: Repository, release: PublishedRelease) -> None:
         with suppress(IntegrityError):  # what is not there, or no plain file, cannot be kept
             content = read_file(repository.slot(release.model, release.slot) / name)
             repository.write(folder / name, content, mode=0o444)
-
-
-def _remove(folder: Path) -> None:
-    with files.storing(folder):
-        files.remove_tree(folder)
 
 
 def _release_json(release: PublishedRelease) -> dict[str, Any]:

@@ -10,11 +10,10 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from policyctl import __version__
 from policyctl.adapters import endpoint as endpoints
-from policyctl.adapters.exporter import fetch, read_text, text_of
+from policyctl.adapters.exporter import fetch, text_of
 from policyctl.adapters.pbtxt import identity
 from policyctl.domain.journal_metrics import JournalNumbers, seconds
 from policyctl.domain.metrics import PROBE_BUCKETS_S, Histogram, Measured, Sample, measured
@@ -135,25 +134,8 @@ def _of_settings(reloads: ReloadCounts) -> Samples:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsReport:
-    """One reading.
-
-    Attributes:
-        source: Where it comes from: ``host:port`` of the running server, or empty for the journal alone.
-        text: In Prometheus's text format.
-    """
-
-    source: str
-    text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"source": self.source or None, "families": read_text(self.text)}
-
-
-def report(control: Control) -> MetricsReport:
-    """What is exported now.
+def report(control: Control) -> tuple[str, str]:
+    """What is exported now: ``host:port`` of the running server, empty for the journal alone, and Prometheus's text.
 
     Raises:
         UsageError: Nothing was ever published, and no server runs; or the journal may not be read.
@@ -161,8 +143,8 @@ def report(control: Control) -> MetricsReport:
     """
     running = endpoints.read(control.repository)
     if running is not None and running.control_metrics:
-        return MetricsReport(running.control_metrics, fetch(running.control_metrics))
+        return running.control_metrics, fetch(running.control_metrics)
     control.repository.require()
     with suppress(IntegrityError):  # the metrics themselves say so of a journal that was tampered with
         control.repository.journal.state()
-    return MetricsReport("", text_of(Metrics(control, KnownJournal(control)).collect()))
+    return "", text_of(Metrics(control, KnownJournal(control)).collect())

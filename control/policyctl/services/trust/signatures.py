@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from policyctl.adapters import signature_files, signing, signing_keys, trust_store
 from policyctl.adapters.papers import papers
@@ -127,8 +127,7 @@ def of_release(
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asks:
+class _Asks(NamedTuple):
     """What somebody asks of signatures, and who that is."""
 
     rule: SignatureRule
