@@ -153,7 +153,8 @@ def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
 
 def _without_token(api: Api, request: Request, *, open_here: bool) -> Caller:
     may_look = open_here or api.control.settings.api.anonymous is Anonymous.READ
-    if api.local and may_look and not _passed_on(request) and _called_here(request):
+    passed_on = any(_PASSED_ON.fullmatch(name.replace("_", "-")) for name in request.headers)
+    if api.local and may_look and not passed_on and _called_here(request):
         return Caller(ANONYMOUS, Scope.READ)
     raise refusal(
         401,
@@ -163,10 +164,6 @@ def _without_token(api: Api, request: Request, *, open_here: bool) -> Caller:
         "Send Authorization: Bearer TOKEN. Create one where the repository is: policyctl token create NAME",
         headers={"WWW-Authenticate": 'Bearer realm="policyctl"'},
     )
-
-
-def _passed_on(request: Request) -> bool:
-    return any(_PASSED_ON.fullmatch(name.replace("_", "-")) for name in request.headers)
 
 
 def _called_here(request: Request) -> bool:

@@ -202,7 +202,8 @@ def publish(
 
     control = call.control()
     # A key that cannot be used is found out before anything is published.
-    signer = signing.signer_of_publish(control.settings, sign_key, sign_certificate, call)
+    signs = sign_key is not None or sign_certificate is not None
+    signer = signing.read_signer(control.settings, sign_key, sign_certificate, None, call) if signs else None
     done = service(control, source, model=model, release=release, dry_run=dry_run, wait_s=call.wait)
     signed = None if signer is None or dry_run else signing.sign_published(control, signer, done.model, done.release)
     verb = "Would publish" if dry_run else "Published"

@@ -163,11 +163,6 @@ def read_signer(
     return signer
 
 
-def signer_of_publish(settings: Settings, key: Path | None, certificate: Path | None, call: Call) -> Signer | None:
-    """The signer of what is published; None where no key is named."""
-    return None if key is None and certificate is None else read_signer(settings, key, certificate, None, call)
-
-
 def sign_published(control: Control, signer: Signer, model: str, release: str) -> Signing:
     """Sign what was published just now.
 

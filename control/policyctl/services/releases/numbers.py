@@ -74,12 +74,9 @@ class Next:
     @property
     def release(self) -> str:
         """The number to publish under: the one that has these bytes, if it is of the wanted kind."""
-        if self.published_as is None or not self._same_kind(self.published_as):
-            return self.proposal.release
-        return self.published_as
-
-    def _same_kind(self, release: str) -> bool:
-        return bool(parse(release).prerelease) == bool(parse(self.proposal.release).prerelease)
+        proposed, there = self.proposal.release, self.published_as
+        same_kind = there is not None and bool(parse(there).prerelease) == bool(parse(proposed).prerelease)
+        return there if there is not None and same_kind else proposed
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

@@ -191,7 +191,7 @@ def _aliases(
     found = []
     for (owner, alias), named in sorted(state.aliases.items()):
         if model in {None, owner}:
-            answers, why, placement = None, detail, named.placement
+            answers, why, placement, cost = None, detail, named.placement, spent.get((owner, alias))
             if client is not None:
                 said = questions.ask(client, (owner, alias), placement)
                 answers = state.slots(owner).get(str(said.slot))
@@ -209,11 +209,7 @@ def _aliases(
                     answers=answers,
                     detail=why,
                     pinned=is_pin(alias),
-                    memory_bytes=_own_bytes(spent.get((owner, alias))),
+                    memory_bytes=cost.own_bytes if cost is not None and cost.instances else None,
                 )
             )
     return tuple(found)
-
-
-def _own_bytes(cost: ServedCost | None) -> int | None:
-    return cost.own_bytes if cost is not None and cost.instances else None
