@@ -5,8 +5,8 @@ does. Everything else that is not as it should be is *degraded*: a load
 balancer that takes *degraded* for *down* would turn a full disk into an outage.
 
 An alias counts as answered only by an inference, from the slot that the journal
-says, within the tolerance of the golden set. Integrity is what the scrub has seen; nothing is read in full for it, but
-for each release once, to know what to ask it.
+says, within the tolerance of the golden set. Integrity is what the scrub has
+seen; of a release only contract and golden set are read, once, to know what to ask it.
 """
 
 from __future__ import annotations
