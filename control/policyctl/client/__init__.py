@@ -21,8 +21,10 @@ surface of both clients, and `sync` and `aio` differ from it in waiting alone.
 
 from policyctl.client.action import Action, ServerTiming, TimingSource
 from policyctl.client.aio import AsyncPolicyClient
+from policyctl.client.episode import Episode, OnSwitch
 from policyctl.client.errors import (
     DeadlineError,
+    EpisodeInterruptedError,
     IncompatibleReleaseError,
     NotServedError,
     RefusedError,
@@ -36,8 +38,11 @@ __all__ = [
     "Action",
     "AsyncPolicyClient",
     "DeadlineError",
+    "Episode",
+    "EpisodeInterruptedError",
     "IncompatibleReleaseError",
     "NotServedError",
+    "OnSwitch",
     "PolicyClient",
     "Protocol",
     "RefusedError",

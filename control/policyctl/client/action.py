@@ -62,6 +62,7 @@ class Action:
         round_trip_us: From sending to having the answer, by this process.
         outputs: What was fetched, by name; the batch dimension as in `value`.
         server: Time inside the server, if asked for and found.
+        releases: Of a batch whose episodes began with different releases, that of each row; else empty.
     """
 
     value: int | NDArray[Any]
@@ -71,6 +72,7 @@ class Action:
     round_trip_us: float
     outputs: Mapping[str, NDArray[Any]]
     server: ServerTiming | None = None
+    releases: tuple[str, ...] = ()
 
 
 def needed_outputs(contract: Contract, *, deterministic: bool) -> tuple[str, ...]:

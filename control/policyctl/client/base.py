@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from policyctl.client import trace_context
 from policyctl.client.calls import Call
+from policyctl.client.episode import Episode, OnSwitch
 from policyctl.client.errors import DeadlineError, UnreachableError, deadline_error
 from policyctl.client.exchange import Question, exchange, learn
 from policyctl.client.observation import Observation
@@ -21,6 +22,7 @@ from policyctl.client.options import (
     triton_model,
 )
 from policyctl.client.served import Memory
+from policyctl.client.turn import turn
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError, UsageError
@@ -93,6 +95,7 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         outputs: Sequence[str] = (),
         deadline_s: float | None = None,
         traceparent: str | None = None,
+        episode: Episode[ActionT] | None = None,
     ) -> ActionT:
         """One action for one observation.
 
@@ -110,6 +113,7 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
             deadline_s: Instead of the client's, seconds.
             traceparent: The W3C trace context to send; None sends that of
                 OpenTelemetry's active span, if it is sampled.
+            episode: Whose next step it is; `Episode.act` gives it.
 
         Raises:
             UsageError: The observation does not fit the contract, or `traceparent` has another form.
@@ -117,6 +121,7 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
             UnknownReleaseError: An answer that cannot be attributed.
             IncompatibleReleaseError: A release that this client does not accept
                 is served, or answered; there is no action.
+            EpisodeInterruptedError: The episode began with a release that does not answer any more.
             ServerError: Any other way in which there is no action.
         """
         question = Question(
@@ -130,8 +135,9 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
             outputs=tuple(outputs),
             traceparent=trace_context.chosen(traceparent),
         )
-        action: ActionT = self._carry_out(exchange(self._model, self._memory, question), deadline_s)
-        return action
+        if episode is not None:
+            question.episodes = (episode,)
+        return self._answer(question, deadline_s)
 
     def act_batch(
         self,
@@ -144,11 +150,13 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         outputs: Sequence[str] = (),
         deadline_s: float | None = None,
         traceparent: str | None = None,
+        episodes: Sequence[Episode[ActionT]] = (),
     ) -> ActionT:
         """One action for each of n observations, in one request, by one release.
 
         As `act`, but `observations` and the action's `value` and `outputs`
-        have n rows.
+        have n rows, and `episodes` are one a row. Rows may be reset apart.
+        Episodes that began with different releases are asked of each in turn (`Action.releases`).
         """
         question = Question(
             observation=observations,
@@ -161,8 +169,23 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
             outputs=tuple(outputs),
             traceparent=trace_context.chosen(traceparent),
         )
-        actions: ActionT = self._carry_out(exchange(self._model, self._memory, question), deadline_s)
-        return actions
+        question.episodes = episodes
+        return self._answer(question, deadline_s)
+
+    def episode(self, *, on_switch: str | OnSwitch = OnSwitch.FINISH) -> Episode[ActionT]:
+        """One episode, which carries the memory of a policy from step to step; for any policy.
+
+        Args:
+            on_switch: What it does when the alias moves before it is over; see `OnSwitch`.
+
+        Raises:
+            UsageError: An unknown `on_switch`.
+        """
+        try:
+            return Episode(self, OnSwitch(on_switch))
+        except ValueError:
+            known = ", ".join(OnSwitch)
+            raise UsageError(f"on_switch is {on_switch!r}, expected one of {known}") from None
 
     def served(self, *, deadline_s: float | None = None) -> ServedT:
         """Ask what is served now: release, contract, digest.
@@ -173,6 +196,11 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         """
         served: ServedT = self._carry_out(learn(self._model, self._memory), deadline_s)
         return served
+
+    def _answer(self, question: Question, deadline_s: float | None) -> ActionT:
+        steps = (turn if question.episodes else exchange)(self._model, self._memory, question)
+        action: ActionT = self._carry_out(steps, deadline_s)
+        return action
 
     @abstractmethod
     def _connect(self, protocol: Protocol, *, shared_memory: bool) -> TransportT:

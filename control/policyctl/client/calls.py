@@ -17,9 +17,11 @@ QUEUE_US, COMPUTE_US = TIMING = ("queue_us", "compute_us")
 
 @dataclass(frozen=True, slots=True)
 class FetchConfig:
-    """Read the model's configuration, of one slot or of what is served."""
+    """Read the model's configuration, of one slot or of what is served; of another model than the client's
+    where `model` names one."""
 
     slot: int | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class FetchCounters:
     """Read the model's statistics for one slot."""
 
     slot: int
+    model: str = ""
 
 
 @dataclass(slots=True)  # not frozen, which takes four times as long to make
@@ -40,6 +43,7 @@ class Infer:
         specs: What the contract says of each output, in the order of `outputs`.
         traceparent: The trace that it belongs to; empty for none.
         timing: Whether the answer's parameters `TIMING` are read as well.
+        model: Ask this Triton model instead of the client's.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -48,6 +52,7 @@ class Infer:
     specs: tuple[TensorSpec, ...] = ()
     traceparent: str = ""
     timing: bool = False
+    model: str = ""
 
 
 @dataclass(slots=True)

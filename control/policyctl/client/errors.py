@@ -46,6 +46,12 @@ class IncompatibleReleaseError(ServerError):
     code = "incompatible_release"
 
 
+class EpisodeInterruptedError(ServerError):
+    """Another release is served than the one that an episode began with, and its memory is of no use there."""
+
+    code = "episode_interrupted"
+
+
 def translate(status: str, message: str, *, model: str, url: str) -> PolicyctlError:
     """The error that a status of the server, or of the wire, stands for.
 

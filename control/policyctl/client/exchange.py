@@ -21,7 +21,7 @@ not fit the one that is served now, is not the mistake of its caller: it raises
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from policyctl.client import sampling
 from policyctl.client.action import Action, ServerTiming, value_of
 from policyctl.client.agreement import incompatible
 from policyctl.client.calls import RELEASE, Answer, Call, FetchConfig, Infer
+from policyctl.client.episode import Episode, joined
 from policyctl.client.errors import IncompatibleReleaseError, NotServedError, RefusedError, UnknownReleaseError
 from policyctl.client.form import Form
 from policyctl.client.observation import Observation, prepare
@@ -44,7 +45,10 @@ _IS_LAST_ROUND = tuple(number == _ROUNDS - 1 for number in range(_ROUNDS))
 
 @dataclass(slots=True)
 class Question:
-    """Everything that a caller says about one action, or one batch of them."""
+    """Everything that a caller says about one action, or one batch of them.
+
+    `episodes`, if the policy is asked within such, are one a row. `author` is the release that answered.
+    """
 
     observation: Observation
     batched: bool
@@ -55,6 +59,8 @@ class Question:
     timing: bool = False
     outputs: tuple[str, ...] = ()
     traceparent: str = ""
+    episodes: Sequence[Episode[Any]] = ()
+    author: Served | None = None
 
 
 def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, Any, Action]:
@@ -77,6 +83,9 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
         sampling.check_seed(question.seed)
     served = memory.current or (yield from learn(model, memory))
     for last in _IS_LAST_ROUND:
+        for episode in question.episodes:
+            if episode.has_left(served):
+                episode.follow(served)
         try:
             form = served.form(deterministic=question.deterministic, outputs=question.outputs)
             infer = _plan(served, form, question)
@@ -103,13 +112,16 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
             served = fresh
             continue
         author = _known_author(memory, answer) or (yield from _author(model, memory, answer))
-        if author is not None and (author is served or author.contract == served.contract):
+        # An answer that another release gave to this memory is thrown away.
+        left = author is not None and any(episode.has_left(author) for episode in question.episodes)
+        if author is not None and not left and (author is served or author.contract == served.contract):
             timing = (yield from server_timing(memory, counters, answer)) if question.timing else None
             action = _action(author, form, question, infer, answer, timing)
             if agrees:
                 memory.agreement.replace(author)
+            question.author = author
             return action
-        served = yield from learn(model, memory)
+        served = author if author is not None and left else (yield from learn(model, memory))
     if author is None:
         raise UnknownReleaseError(
             f"{model}: slot {answer.slot} answered, and no release is known for it (known: {dict(served.releases)})",
@@ -150,6 +162,13 @@ def _author(model: str, memory: Memory, answer: Answer) -> Generator[Call, Any, 
 
 def _plan(served: Served, form: Form, question: Question) -> Infer:
     inputs = prepare(form.inputs, question.observation, batched=question.batched, check_bounds=question.check_bounds)
+    if form.initial:
+        if not question.episodes:
+            raise UsageError(
+                f"{served.release} remembers its episode ({', '.join(form.initial)}), and is asked within none",
+                remedy="with client.episode() as episode: episode.act(observation)",
+            )
+        inputs |= joined(question.episodes, form, _rows(inputs))
     if question.batched and 0 < served.max_batch < (rows := _rows(inputs)):
         raise UsageError(
             f"a batch of {rows} observations, {served.release} is served with at most {served.max_batch}",

@@ -29,12 +29,15 @@ class Form:
         names: Of the outputs that are fetched.
         specs: What the contract says of each.
         dtypes: The type of each.
+        initial: Memory at the beginning of an episode, by the name of its input, each of shape (1, *shape);
+            empty for a policy without memory.
     """
 
     inputs: tuple[Input, ...]
     names: tuple[str, ...]
     specs: tuple[TensorSpec, ...]
     dtypes: tuple[np.dtype[Any], ...]
+    initial: Mapping[str, NDArray[Any]]
 
     @classmethod
     def of(cls, contract: Contract, release: str, deterministic: bool, outputs: tuple[str, ...]) -> Self:
@@ -43,7 +46,8 @@ class Form:
         Raises:
             UsageError: It has no such output, or nothing that an action can be drawn from.
         """
-        wanted = [*needed_outputs(contract, deterministic=deterministic), *outputs]
+        memory = [state.output for state in contract.states]
+        wanted = [*needed_outputs(contract, deterministic=deterministic), *memory, *outputs]
         specs = {spec.name: spec for spec in contract.outputs}
         if unknown := [name for name in wanted if name not in specs]:
             raise UsageError(
@@ -52,7 +56,8 @@ class Form:
             )
         fetched = tuple(specs[name] for name in dict.fromkeys(wanted))
         names = tuple(spec.name for spec in fetched)
-        return cls(inputs_of(contract), names, fetched, tuple(np.dtype(spec.dtype) for spec in fetched))
+        dtypes = tuple(np.dtype(spec.dtype) for spec in fetched)
+        return cls(inputs_of(contract), names, fetched, dtypes, _initial(contract))
 
     def check(self, outputs: Mapping[str, NDArray[Any]], rows: int) -> None:
         """Hold an answer of so many rows against the contract.
@@ -68,3 +73,13 @@ class Form:
                     f"output {spec.name} is {what}, the contract says {spec.dtype}{(rows, *spec.shape)}",
                     remedy="The server's files are not what was published: policyctl verify",
                 )
+
+
+def _initial(contract: Contract) -> dict[str, NDArray[Any]]:
+    specs = {spec.name: spec for spec in contract.observations}
+    return {
+        state.input: np.broadcast_to(
+            np.asarray(state.initial, specs[state.input].dtype).reshape(-1), (specs[state.input].size,)
+        ).reshape(1, *specs[state.input].shape)
+        for state in contract.states
+    }

@@ -76,7 +76,7 @@ class SharedTensors:
             return None
         with self._used(region):
             region.write(layout, call.inputs)
-            described = self._prepared(region, layout)
+            described = self._prepared(region, layout, call.model or self._model)
             begin = time.perf_counter_ns()
             response = yield from self._respond(call, region, described, until)
             return answer_of(response, call, self._outputs(response, region, layout), time.perf_counter_ns() - begin)
@@ -184,13 +184,13 @@ class SharedTensors:
             self._layouts[key] = (call.specs, layout)
         return layout
 
-    def _prepared(self, region: Region, layout: Layout) -> bytes:
-        """What describes the tensors of `layout` in `region`."""
-        described = region.prepared.get(layout)
+    def _prepared(self, region: Region, layout: Layout, model: str) -> bytes:
+        """What describes the tensors of `layout` in `region`, for `model`."""
+        described = region.prepared.get((layout, model))
         if described is None:
             if len(region.prepared) >= _PREPARED:
                 region.prepared.clear()
-            request = messages.ModelInferRequest(model_name=self._model)
+            request = messages.ModelInferRequest(model_name=model)
             for place in layout.inputs:
                 tensor = request.inputs.add(
                     name=place.name, shape=place.shape, datatype=DATATYPES[np.dtype(place.dtype)]
@@ -198,7 +198,7 @@ class SharedTensors:
                 _point(tensor, region, place)
             for place in layout.outputs:
                 _point(request.outputs.add(name=place.name), region, place)
-            described = region.prepared[layout] = request.SerializeToString()
+            described = region.prepared[layout, model] = request.SerializeToString()
         return described
 
 

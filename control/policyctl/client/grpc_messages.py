@@ -55,8 +55,8 @@ class Requests:
 
     def _describe(self, shapes: Shapes) -> tuple[bytes, list[bytes]]:
         """What describes the tensors, and what stands before the content of each."""
-        outputs, inputs = shapes
-        request = messages.ModelInferRequest(model_name=self._model)
+        model, outputs, inputs = shapes
+        request = messages.ModelInferRequest(model_name=model or self._model)
         before = []
         for name, shape, dtype in inputs:
             request.inputs.add(name=name, shape=shape, datatype=DATATYPES[dtype])

@@ -65,17 +65,18 @@ class _Common:
         match call:
             case Infer():
                 return self._infer(call, timeout_s)
-            case FetchConfig(slot):
-                return self._config("" if slot is None else str(slot), timeout_s)
-            case FetchCounters(slot):
-                return self._counters(str(slot), timeout_s)
+            case FetchConfig():
+                return self._config(call, timeout_s)
+            case FetchCounters():
+                return self._counters(call, timeout_s)
 
-    def _config(self, version: str, timeout_s: float) -> Steps[ModelConfig]:
-        request = messages.ModelConfigRequest(name=self._model, version=version)
+    def _config(self, call: FetchConfig, timeout_s: float) -> Steps[ModelConfig]:
+        version = "" if call.slot is None else str(call.slot)
+        request = messages.ModelConfigRequest(name=call.model or self._model, version=version)
         return config_of((yield partial(self._stub.ModelConfig, request, timeout=timeout_s)))
 
-    def _counters(self, version: str, timeout_s: float) -> Steps[Counters]:
-        request = messages.ModelStatisticsRequest(name=self._model, version=version)
+    def _counters(self, call: FetchCounters, timeout_s: float) -> Steps[Counters]:
+        request = messages.ModelStatisticsRequest(name=call.model or self._model, version=str(call.slot))
         return counters_of((yield partial(self._stub.ModelStatistics, request, timeout=timeout_s)))
 
     def _infer(self, call: Infer, timeout_s: float) -> Steps[Answer]:
@@ -92,8 +93,9 @@ class _Common:
         request = self._requests.write(call, timeout_s)
         return self._ask(request, timeout=timeout_s, metadata=metadata_of(call))
 
-    def _translated(self, error: grpc.RpcError) -> Exception:
-        return translate(error.code().name, str(error.details() or ""), model=self._model, url=self._url)
+    def _translated(self, error: grpc.RpcError, call: Call) -> Exception:
+        model = call.model or self._model
+        return translate(error.code().name, str(error.details() or ""), model=model, url=self._url)
 
 
 def _answer(response: Any, call: Infer, begin_ns: int) -> Answer:
@@ -118,7 +120,7 @@ class GrpcTransport(_Common):
                 return _answer(self._send(call, timeout_s), call, begin)
             return carry_out(self._steps(call, timeout_s), operator.call)
         except grpc.RpcError as error:
-            raise self._translated(error) from error
+            raise self._translated(error, call) from error
 
     def close(self) -> None:
         """Close the channel; the server lets go of every region first."""
@@ -142,7 +144,7 @@ class AioGrpcTransport(_Common):
         try:
             return await carry_out_async(self._steps(call, timeout_s), operator.call)
         except grpc.RpcError as error:
-            raise self._translated(error) from error
+            raise self._translated(error, call) from error
 
     async def close(self) -> None:
         """Close the channel; the server lets go of every region first."""

@@ -36,16 +36,17 @@ class _Common:
     def __init__(self, model: str, url: str) -> None:
         self._model = model
         self._url = url
-        self._path = f"/v2/models/{quote(model)}"
+        self._path = _path(model)
 
     def _path_of(self, call: Call) -> str:
+        path = _path(call.model) if call.model else self._path
         match call:
             case Infer():
-                return f"{self._path}/infer"
+                return f"{path}/infer"
             case FetchConfig(slot):
-                return f"{self._path}{'' if slot is None else f'/versions/{slot}'}/config"
+                return f"{path}{'' if slot is None else f'/versions/{slot}'}/config"
             case FetchCounters(slot):
-                return f"{self._path}/versions/{slot}/stats"
+                return f"{path}/versions/{slot}/stats"
 
     def _text(self, call: Infer, timeout_s: float) -> bytes:
         """The body of a request up to its tensors."""
@@ -59,7 +60,9 @@ class _Common:
             ServerError: It is an error, or is not as Triton writes it.
         """
         if answered.status != http.HTTPStatus.OK:
-            raise translate(str(answered.status), _message(answered.content), model=self._model, url=self._url)
+            raise translate(
+                str(answered.status), _message(answered.content), model=call.model or self._model, url=self._url
+            )
         try:
             head = json.loads(answered.content[: answered.tensors_at])
             match call:
@@ -71,6 +74,10 @@ class _Common:
                     return _counters(head)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise unreadable_error(error) from error
+
+
+def _path(model: str) -> str:
+    return f"/v2/models/{quote(model)}"
 
 
 class HttpTransport(_Common):
@@ -169,7 +176,7 @@ class AioHttpTransport(_Common):
 @functools.lru_cache(KEPT_SHAPES)
 def _describe(shapes: Shapes) -> bytes:
     """What describes the tensors; made once for each shape."""
-    names, tensors = shapes
+    _, names, tensors = shapes
     inputs = [
         {
             "name": name,

@@ -44,8 +44,8 @@ class Input:
 
 
 def inputs_of(contract: Contract) -> tuple[Input, ...]:
-    """What each input of a policy takes, in the contract's order."""
-    return tuple(Input(s, np.dtype(s.dtype), limits(s), choices(s)) for s in contract.observations)
+    """What each input of a policy takes that the environment gives, in the contract's order."""
+    return tuple(Input(s, np.dtype(s.dtype), limits(s), choices(s)) for s in contract.environment)
 
 
 def prepare(

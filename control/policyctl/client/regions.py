@@ -109,7 +109,7 @@ class Region:
     memory: mmap.mmap
     descriptor: int
     registered: bool = False
-    prepared: dict[Layout, bytes] = field(default_factory=dict)
+    prepared: dict[tuple[Layout, str], bytes] = field(default_factory=dict)
     laid_aside: float = 0.0
 
     def write(self, layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -63,6 +63,11 @@ class Served:
     max_batch: int
     forms: dict[tuple[bool, tuple[str, ...]], Form] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Which release it is, and of which bytes."""
+        return self.release, self.manifest_digest
+
     def form(self, *, deterministic: bool, outputs: tuple[str, ...]) -> Form:
         """What a question sends and expects.
 

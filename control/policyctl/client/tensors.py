@@ -19,13 +19,13 @@ KEPT_SHAPES: Final = 64
 """Of how many kinds of calls a client keeps what describes their tensors."""
 
 
-Shapes = tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]]
-"""Names of the outputs; name, shape and type of each input."""
+Shapes = tuple[str, tuple[str, ...], tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]]
+"""The model, if it is another than the client's; names of the outputs; name, shape and type of each input."""
 
 
 def shapes_of(call: Infer) -> Shapes:
     """What calls have in common whose tensors are described alike."""
-    return call.outputs, tuple([(name, array.shape, array.dtype) for name, array in call.inputs.items()])
+    return call.model, call.outputs, tuple([(name, array.shape, array.dtype) for name, array in call.inputs.items()])
 
 
 def size_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

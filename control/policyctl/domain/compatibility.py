@@ -26,6 +26,8 @@ choices a component, another transform
 a law where there was none                             MINOR  deterministic actions are as before
 fewer rows an inference                                MAJOR  a batch that was answered is refused
 more rows an inference, or any number                  MINOR  what was answered is answered
+memory: another, none, one more, another beginning     MAJOR  who carries it from step to step
+                                                              carries the wrong thing
 the order of tensors                                   -      they travel by name
 =====================================================  =====  ====================================
 
@@ -64,7 +66,7 @@ class Difference:
     """One way in which the later contract differs from the earlier.
 
     Attributes:
-        what: ``observation``, ``output``, ``action_kind``, ``distribution`` or ``max_batch``.
+        what: ``observation``, ``output``, ``action_kind``, ``distribution``, ``max_batch`` or ``memory``.
         name: Which tensor; empty for all but tensors.
         change: What happened to it, in words.
         needs: The least bump that announces it.
@@ -97,7 +99,15 @@ def compare(earlier: Contract, later: Contract) -> tuple[Difference, ...]:
         found.append(Difference("action_kind", "", change, Bump.MAJOR))
     found += _laws(earlier.distribution, later.distribution)
     found += _batches(earlier.max_batch, later.max_batch)
+    if set(earlier.states) != set(later.states):
+        change = f"was {_memory(earlier)}, is {_memory(later)}"
+        found.append(Difference("memory", "", change, Bump.MAJOR))
     return tuple(sorted(found, key=lambda difference: -difference.needs))
+
+
+def _memory(contract: Contract) -> str:
+    pairs = [f"{state.input} -> {state.output} from {state.initial}" for state in contract.states]
+    return ", ".join(sorted(pairs)) or "none"
 
 
 def needed(differences: Iterable[Difference]) -> Bump:

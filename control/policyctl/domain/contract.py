@@ -87,6 +87,24 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """What a policy remembers from one step of an episode to the next: an input that an output continues.
+
+    Both are tensors of the contract, among its observations and its outputs.
+    A server keeps nothing: the client sends what the last answer gave.
+
+    Attributes:
+        input: Name of the observation that carries it.
+        output: Name of the output that continues it.
+        initial: At the first step of an episode: one value for all elements, or one an element (C order).
+    """
+
+    input: str
+    output: str
+    initial: float | tuple[float, ...] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """Names, shapes, dtypes and bounds of observations and actions.
 
@@ -98,6 +116,7 @@ class Contract:
             shape (1,) is the integer that the environment takes.
         distribution: How a stochastic action is drawn.
         max_batch: Most rows of one inference; None where any number is right.
+        states: What the policy remembers within an episode; empty for a policy without memory.
     """
 
     observations: tuple[TensorSpec, ...]
@@ -105,6 +124,7 @@ class Contract:
     action_kind: ActionKind
     distribution: Distribution = field(default_factory=Distribution)
     max_batch: int | None = field(default=None, metadata=OMIT_DEFAULT)
+    states: tuple[State, ...] = field(default=(), metadata=OMIT_DEFAULT)
 
     def __post_init__(self) -> None:
         if not self.observations:
@@ -117,7 +137,31 @@ class Contract:
             raise UsageError(f"contract: {', '.join(twice)} named more than once")
         if self.max_batch is not None and self.max_batch < 1:
             raise UsageError(f"contract: max_batch is {self.max_batch}, expected 1 or more")
+        self._check_states()
         self._check_distribution()
+
+    def _check_states(self) -> None:
+        inputs, outputs = ({spec.name: spec for spec in specs} for specs in (self.observations, self.outputs))
+        for state in self.states:
+            if state.input not in inputs:
+                raise UsageError(f"contract: the state {state.input!r} is not among the observations")
+            if state.output not in outputs or state.output in (ACTION, *PARAMETERS):
+                raise UsageError(f"contract: {state.output!r}, which continues a state, is not among further outputs")
+            before, after = inputs[state.input], outputs[state.output]
+            if (before.dtype, before.shape) != (after.dtype, after.shape):
+                raise UsageError(
+                    f"contract: the state {before.name} is {before.dtype}{before.shape},"
+                    f" {after.name}, which continues it, is {after.dtype}{after.shape}"
+                )
+            if isinstance(state.initial, tuple) and len(state.initial) != before.size:
+                raise UsageError(
+                    f"contract: the state {before.name} begins with {len(state.initial)} values, it has {before.size}"
+                )
+        for names in ([state.input for state in self.states], [state.output for state in self.states]):
+            if len(set(names)) < len(names):
+                raise UsageError(f"contract: the states name a tensor twice: {', '.join(names)}")
+        if not self.environment:
+            raise UsageError("contract: a policy needs at least one observation besides its memory")
 
     def _check_distribution(self) -> None:
         law, action = self.distribution, self.action
@@ -147,8 +191,14 @@ class Contract:
         return self.outputs[0]
 
     @property
+    def environment(self) -> tuple[TensorSpec, ...]:
+        """What the environment gives: every observation but the policy's own memory."""
+        remembered = {state.input for state in self.states}
+        return tuple(spec for spec in self.observations if spec.name not in remembered)
+
+    @property
     def further(self) -> tuple[TensorSpec, ...]:
-        """Outputs that the action does not depend on: a value, a reference motion, ..."""
+        """Outputs that the action does not depend on: memory, a value, a reference motion, ..."""
         return tuple(spec for spec in self.outputs if spec.name not in (ACTION, *PARAMETERS))
 
     def output(self, name: str) -> TensorSpec:
@@ -163,7 +213,7 @@ class Contract:
         raise KeyError(name)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with a schema version; ``max_batch`` only where there is a limit."""
+        """A JSON object with a schema version; ``max_batch`` and ``states`` only where there are such."""
         return {"schema": SCHEMA_VERSION, **fields_to_json(self)}
 
     @classmethod

@@ -1,0 +1,185 @@
+"""The memory of a policy for one episode: it lives here, and travels with every request.
+
+So a server keeps nothing of it. Any server may answer any step, a killed one
+loses nothing, and two callers cannot mix their memories. A memory belongs to the release that made it:
+no other release is ever asked to go on from it and believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.client.calls import Call
+from policyctl.client.errors import EpisodeInterruptedError, NotServedError
+from policyctl.client.observation import Observation
+from policyctl.client.served import Memory, Served
+from policyctl.errors import ServerError, UsageError
+
+if TYPE_CHECKING:
+    from policyctl.client.base import BaseClient
+    from policyctl.client.form import Form
+
+ActionT = TypeVar("ActionT")
+T = TypeVar("T")
+
+
+class OnSwitch(StrEnum):
+    """What an episode does when another release is served than the one it began with."""
+
+    FINISH = "finish"
+    """Go on asking the release that it began with, under its own number. Where that is served no more,
+    `EpisodeInterruptedError`."""
+    RESET = "reset"
+    """Go on with the new release, from its initial memory."""
+    REFUSE = "refuse"
+    """Raise `EpisodeInterruptedError`."""
+
+
+class Asking(TypedDict, total=False):
+    """What `act` and `act_batch` take besides the observation; `BaseClient.act` explains it."""
+
+    deterministic: bool
+    seed: int | None
+    request_id: str | None
+    timing: bool
+    outputs: Sequence[str]
+    deadline_s: float | None
+    traceparent: str | None
+
+
+class Episode(Generic[ActionT]):
+    """One episode: ask it for each action in turn, and `reset` it where the environment is reset.
+
+    Made by `BaseClient.episode`. It belongs to one caller: threads do not share it. A policy
+    without memory is asked in the same way, and `act` then does what the client's does.
+
+    .. code-block:: python
+
+        with client.episode() as episode:
+            action = episode.act(observation)
+    """
+
+    def __init__(self, client: BaseClient[Any, ActionT, Any], on_switch: OnSwitch) -> None:
+        self._client = client
+        self._on_switch = on_switch
+        self.reset()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.reset()
+
+    def act(self, observation: Observation, **asking: Unpack[Asking]) -> ActionT:
+        """One action for the next observation of this episode.
+
+        Raises:
+            EpisodeInterruptedError: Another release is served, and this episode cannot go on.
+            PolicyctlError: See `BaseClient.act`. The episode stands where it stood: asking again is safe.
+        """
+        return self._client.act(observation, episode=self, **asking)
+
+    def reset(self) -> None:
+        """Begin anew: from the initial memory, with the release that is served."""
+        self._states: Mapping[str, NDArray[Any]] = {}
+        self._release: Served | None = None
+        self.own_model = ""
+        """The Triton model of the release that the episode began with, once it has to be asked for by its number."""
+        self.own_memory = Memory()
+        """What is known of `own_model`."""
+
+    @property
+    def release(self) -> str | None:
+        """The release that made the memory; None at the beginning."""
+        return None if self._release is None else self._release.release
+
+    def has_left(self, served: Served) -> bool:
+        """Whether `served` is another release than the one that made the memory."""
+        own = self._release
+        return own is not None and own is not served and own.identity != served.identity
+
+    def follow(self, served: Served) -> None:
+        """Another release is served: begin with it where the caller wants that.
+
+        Raises:
+            EpisodeInterruptedError: The episode cannot go on.
+            FinishElsewhere: It goes on under the number of its own release.
+        """
+        if self._on_switch is OnSwitch.RESET:
+            self.reset()
+        elif self._on_switch is OnSwitch.FINISH and not self.own_model:
+            raise FinishElsewhereError(f"{self.release} is to be asked by its number")
+        else:
+            raise interrupted(self.release, f"{served.release} is served now")
+
+    def keep(self, author: Served, outputs: Mapping[str, NDArray[Any]], row: int) -> None:
+        """Remember what `author` gave for `row` of its answer."""
+        self._release = author
+        # A copy, because the array belongs to the caller as part of the action.
+        self._states = {state.input: outputs[state.output][row : row + 1].copy() for state in author.contract.states}
+
+    def states(self, form: Form) -> dict[str, NDArray[Any]]:
+        """What goes with the next request, by the name of its input, each of shape (1, *shape)."""
+        return dict(self._states) if self._release is not None else dict(form.initial)
+
+
+class FinishElsewhereError(ServerError):
+    """The episode goes on under the number of the release that it began with; no caller sees this."""
+
+
+def interrupted(release: str | None, why: str) -> EpisodeInterruptedError:
+    """The error for an episode whose release does not answer any more."""
+    return EpisodeInterruptedError(
+        f"this episode began with release {release}, and {why}",
+        remedy="Take a safe action and reset the episode. policyctl pin keeps a release served under its number.",
+    )
+
+
+def joined(episodes: Sequence[Episode[Any]], form: Form, rows: int) -> dict[str, NDArray[Any]]:
+    """The memories of the rows of a batch, by the name of the input, each of shape (rows, *shape).
+
+    Raises:
+        UsageError: Not one episode a row.
+    """
+    if len(episodes) != rows:
+        raise UsageError(
+            f"{rows} observations and {len(episodes)} episodes", remedy="Give one episode for each row of the batch."
+        )
+    each = [episode.states(form) for episode in episodes]
+    if rows == 1:
+        return each[0]
+    return {name: np.concatenate([states[name] for states in each]) for name in form.initial}
+
+
+def finishing(episodes: Sequence[Episode[Any]], model: str, steps: Generator[Call, Any, T]) -> Generator[Call, Any, T]:
+    """`steps` with every call made to `model`, the number of the release that the episodes began with.
+
+    Raises:
+        EpisodeInterruptedError: It is not served any more.
+    """
+    try:
+        return (yield from _redirected(model, steps))
+    except NotServedError as error:
+        why = "it is not served under its number any more"
+        raise interrupted(next(e.release for e in episodes if e.release), why) from error
+
+
+def _redirected(model: str, steps: Generator[Call, Any, T]) -> Generator[Call, Any, T]:
+    try:
+        call = next(steps)
+        while True:
+            try:
+                reply = yield replace(call, model=model)
+            except ServerError as error:
+                call = steps.throw(error)
+            else:
+                call = steps.send(reply)
+    except StopIteration as done:
+        value: T = done.value
+        return value
