@@ -28,8 +28,8 @@ from policyctl.client import sampling
 from policyctl.domain.contract import ACTION, PARAMETERS, Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.golden import Golden
 from policyctl.domain.parity import Tolerance, compare
+from policyctl_exporters import memory, parity
 from policyctl_exporters import observations as obs
-from policyctl_exporters import parity
 from policyctl_exporters.conduct import unvalidated
 from policyctl_exporters.eager import Graph, graph_of
 from policyctl_exporters.source import Source
@@ -66,11 +66,23 @@ def answered_rows(
         moved = graph.sensitivity(rows, seed=seed) if tolerance is None else 0.0
         allowed = tolerance or parity.fitted(expected, sensitivity=moved)
         groups.append(parity.Rows(kind, rows, expected, allowed))
+    if policy.contract.states:
+        groups.append(_episode(policy, drawn, tolerance))
     groups += far_rows(policy, graph, seed=seed)
     # The graph itself first: a failure here is the graph's, not a format's.
     parity.check("graph", graph, policy.contract, groups)
     drawn = obs.draw(specs, policy.scales, rng, 4 * golden_rows)
+    if policy.contract.states:
+        given = obs.join(given, groups[2].observations)
     return groups, _golden(policy, drawn, given, groups[0].tolerance, golden_rows)
+
+
+def _episode(policy: Source, drawn: obs.Batch, tolerance: Tolerance | None) -> parity.Rows:
+    """The policy's own answers to consecutive steps, each with what it remembered."""
+    steps = memory.steps_of(drawn, policy.contract)
+    rows, expected = memory.episode(policy.reference, policy.contract, steps)
+    moved = memory.drift(policy.reference, policy.contract, steps, expected) if tolerance is None else 0.0
+    return parity.Rows(parity.EPISODE, rows, expected, tolerance or parity.fitted(expected, sensitivity=moved))
 
 
 def _golden(policy: Source, drawn: obs.Batch, given: obs.Batch | None, tolerance: Tolerance, rows: int) -> Golden:
@@ -115,7 +127,7 @@ def _excess(contract: Contract, law: Distribution, group: parity.Rows) -> float:
     if not len(rows[ACTION]):
         return 0.0
     drawn = {**rows, ACTION: _mode(replace(contract, distribution=law), rows)}
-    action = replace(contract, outputs=tuple(s for s in contract.outputs if s.name in drawn))
+    action = replace(contract, outputs=tuple(s for s in contract.outputs if s.name in drawn), states=())
     return next(o.excess for o in compare(action, rows, drawn, group.tolerance).outputs if o.name == ACTION)
 
 

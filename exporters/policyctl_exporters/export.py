@@ -58,6 +58,7 @@ def export_policy(
     code: str | Path | None = None,
     trust_operators: bool = False,
     head: HeadOption = None,
+    states: Mapping[str, str] | None = None,
     feature_names: FeatureNames = None,
     recorded: Any = None,
     tolerance: Tolerance | None = None,
@@ -97,6 +98,8 @@ def export_policy(
             ``action``, ``logits``, ``q_values`` or ``mean``; or what outputs are
             by name, as in ``{"scores": "logits"}``, where ``output`` keeps one
             that the action does not depend on.
+        states: Of an ONNX file, inputs that are memory, each with the output that continues it.
+            Names such as ``h_in`` and ``h_out`` say so themselves.
         feature_names: What the observation's elements are called.
         recorded: Observations from the environment to prove parity on as
             well: an NPZ path, or arrays by input name.
@@ -133,6 +136,7 @@ def export_policy(
         code=code,
         trust_operators=trust_operators,
         head=head,
+        states=states,
         feature_names=feature_names,
     )
 

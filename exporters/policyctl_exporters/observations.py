@@ -12,6 +12,7 @@ one and a half times the cut-off). `answers.far_rows` says which of the rest cou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,8 @@ _FAR_ROWS: Final = 256
 _RECORDED_ROWS: Final = 4096
 _LEAST: Final = -3.0
 _TINY: Final = 1e-3
+_MASK: Final = re.compile(r"(action_?)?masks?")
+_ALLOWED: Final = 0.7
 
 
 def rows_for(contract: Contract) -> int:
@@ -217,6 +220,11 @@ def _largest(dtype: str) -> float:
 
 def _draw(spec: TensorSpec, rng: np.random.Generator, rows: int, scale: Scale | None) -> NDArray[Any]:
     low, high = bounds(spec)
+    if _MASK.fullmatch(spec.name):
+        # Which choices are allowed; one of them always is.
+        allowed = rng.uniform(size=(rows, spec.size)) < _ALLOWED
+        allowed[np.arange(rows), rng.integers(spec.size, size=rows)] = True
+        return np.asarray(allowed.astype(spec.dtype).reshape(rows, *spec.shape))
     if not np.issubdtype(np.dtype(spec.dtype), np.floating):
         return _draw_integers(spec, rng, rows)
     if scale is not None:

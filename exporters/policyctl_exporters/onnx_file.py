@@ -6,9 +6,10 @@ around them, and functions of the model hold more operators: both count.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ class OnnxFile:
     Attributes:
         digest: Of the file; not of weights that lie next to it.
         model: The `onnx.ModelProto`, with all weights inside.
-        session: ONNX Runtime with the unmodified file.
+        session: ONNX Runtime with the unmodified file, or with one more of its tensors as an output.
     """
 
     name: str
@@ -66,6 +67,18 @@ class OnnxFile:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     session: Any
+
+    def with_output(self, tensor: str, name: str) -> OnnxFile:
+        """The file with a float tensor of its graph, of shape (n, size), as one more output called `name`."""
+        import onnx
+
+        from policyctl.sessions.onnxruntime import open_graph
+
+        model = copy.deepcopy(self.model)
+        model.graph.node.append(onnx.helper.make_node("Identity", [tensor], [name]))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, None]))
+        outputs = (*self.outputs, Port(name, "float32", (None, None)))
+        return replace(self, model=model, outputs=outputs, session=open_graph(model.SerializeToString()))
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """All outputs for one feed, by name."""
@@ -212,6 +225,20 @@ def passes_through(model: Any, output: str) -> str | None:
             return None
         output = node.input[0]
     return output if output in input_names(model) else None
+
+
+def drawn_from(model: Any, output: str) -> str | None:
+    """The scores (logarithms, shape (n, choices)) that an output is one draw from; None where nothing is drawn."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    while output in makers:
+        node = makers[output]
+        if node.op_type == "Multinomial":
+            scores: str = node.input[0]
+            return scores
+        if node.op_type not in {*_SHAPING_OPERATORS, "Cast", "Concat"} or (node.op_type == "Concat" and node.input[1:]):
+            return None
+        output = node.input[0]
+    return None
 
 
 def prune(model: Any, outputs: Iterable[str]) -> None:

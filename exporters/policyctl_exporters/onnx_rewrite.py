@@ -33,6 +33,7 @@ class Output:
         high: Likewise.
         scores: The contract's output that the action is chosen by; empty where the output is taken as it is.
         first_choice: What choice 0 of the scores is.
+        axis: Where its batch is, in the file.
     """
 
     spec: TensorSpec
@@ -44,6 +45,7 @@ class Output:
     high: NDArray[np.float32] | None = None
     scores: str = ""
     first_choice: int = 0
+    axis: int = 0
 
     def of(self, rows: NDArray[Any]) -> NDArray[Any]:
         """What the contract promises for rows that the file itself gave, each of the file's own shape."""
@@ -87,6 +89,8 @@ def _reshaped(feed: Feed, rows: str | int) -> bool:
     """Whether an observation with its batch has another rank than the input that it goes to."""
     shape = (*([1] if feed.batched else []), *feed.row)
     wanted = feed.row == feed.spec.shape and (feed.batched or rows == "batch")
+    if feed.axis:
+        return True
     return not wanted and (rows == "batch" or shape != (1, *feed.spec.shape))
 
 
@@ -97,7 +101,10 @@ def _set_inputs(model: Any, feeds: Sequence[Feed], rows: str | int, moved: dict[
     model.graph.input.extend(_value(feed.spec, rows) for feed in feeds)
     model.graph.input.extend(kept)
     for feed in feeds:
-        if _reshaped(feed, rows):
+        if feed.axis:
+            order = [*range(1, feed.axis + 1), 0, *range(feed.axis + 1, len(feed.port.dims))]
+            builder.first_transposed(feed.spec.name, order, moved.get(feed.port.name, feed.port.name))
+        elif _reshaped(feed, rows):
             first = [] if not feed.batched and rows == 1 else [-1 if rows == "batch" else 1]
             inner = moved.get(feed.port.name, feed.port.name)
             builder.first("Reshape", feed.spec.name, np.array([*first, *feed.row], np.int64), inner)
@@ -123,6 +130,12 @@ class _Builder:
 
         self.graph.node.insert(0, onnx.helper.make_node(operator, [given, self._constant(constant)], [result]))
 
+    def first_transposed(self, given: str, order: list[int], result: str) -> None:
+        """Another order of dimensions, before all other nodes."""
+        import onnx
+
+        self.graph.node.insert(0, onnx.helper.make_node("Transpose", [given], [result], perm=order))
+
     def finish(self, output: Output, given: str, rows: str | int, observation: TensorSpec) -> None:
         """The steps from what the file gives to an output of the contract."""
         import onnx
@@ -135,6 +148,9 @@ class _Builder:
         elif output.scores:
             best = self._add("ArgMax", output.scores, axis=1, keepdims=1)
             last = self._add("Add", best, np.array([output.first_choice], np.int64))
+        elif output.axis:
+            rest = [at for at in range(len(output.given)) if at != output.axis]
+            last = self._add("Transpose", last, perm=[output.axis, *rest])
         elif output.given != (1, *shape):
             last = self._add("Reshape", last, np.array([-1 if rows == "batch" else 1, *shape], np.int64))
         if output.dtype != output.spec.dtype and not output.scores:

@@ -1,10 +1,11 @@
 """What each input and output of an ONNX file is for; what has no role is refused by name.
 
 An output that continues an input is memory, and a policy that is served
-without it forgets. It is known by its name (``h_in`` and ``h_out``), or by what
-depends on what: the action on the input, and on the input the output, which is
-of its shape. Somebody who names the input as an observation, or the output as a
-further one, has given it a role.
+without it forgets. It is known by its name (``h_in`` and ``h_out``), or because
+somebody says so. Where only what depends on what hints at it (the action on the
+input, and on the input the output, which is of its shape), nothing is guessed.
+Somebody who names the input as an observation, or the output as a further one,
+has given it a role.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Roles:
         inputs: What stays an observation, in the file's order.
         kind: What that is, one of `HEADS`.
         parameters: Other outputs that the action is chosen by or drawn from, by kind.
+        states: Inputs that are memory, each with the output that continues it.
     """
 
     inputs: tuple[str, ...]
@@ -48,19 +50,30 @@ class Roles:
     kind: str
     parameters: Mapping[str, str]
     further: tuple[str, ...]
+    states: Mapping[str, str]
     notes: tuple[str, ...]
 
 
-def assign(file: OnnxFile, *, head: Head, observed: Set[str], random: Set[str], discrete: bool | None = None) -> Roles:
+def assign(
+    file: OnnxFile,
+    *,
+    head: Head,
+    observed: Set[str],
+    random: Set[str],
+    states: Mapping[str, str],
+    discrete: bool | None = None,
+) -> Roles:
     """Find the role of every tensor.
 
     Args:
         observed: Inputs that the observation space names.
         random: Outputs that differ when the file is asked the same twice.
+        states: Inputs that are memory, each with the output that continues it, as somebody says.
         discrete: Whether the action is; None where nobody said what it is.
 
     Raises:
-        UsageError: Memory, an action that cannot be identified or is random, or tensors that no contract holds.
+        UsageError: Memory that is not certain or is random, an action that cannot be identified
+            or is random, or tensors that no contract holds.
     """
     head.require([port.name for port in file.outputs])
     if strange := [port.name for port in file.inputs if not port.is_tensor]:
@@ -68,17 +81,20 @@ def assign(file: OnnxFile, *, head: Head, observed: Set[str], random: Set[str], 
     known = sources(file.model)
     reach = {port.name: known.get(port.name, frozenset()) for port in file.outputs}
     sorting = _Sorting(file, head, reach, observed, random)
-    outputs = sorting.keep_what_can_be_served()
+    kept = sorting.keep_what_can_be_served()
+    memory = sorting.memory(states)
+    outputs = [name for name in kept if name not in memory.values()]
     named = sorting.named(outputs)
     source, kind = sorting.action(outputs, named, discrete)
     parameters = {kind_: name for kind_, name in named.items() if kind_ in (*HEADS, "log_std") and name != source}
     if kind == "mean" and "log_std" in parameters:
         parameters["mean"] = source
     further = [name for name in outputs if name != source and name not in parameters.values()]
-    sorting.refuse_memory(source, further)
+    sorting.refuse_what_may_be_memory(source, further, memory)
+    further += memory.values()
     served = (source, *parameters.values(), *further)
     inputs = sorting.used_inputs(served)
-    return Roles(inputs, source, kind, parameters, tuple(further), tuple(sorting.notes))
+    return Roles(inputs, source, kind, parameters, tuple(further), memory, tuple(sorting.notes))
 
 
 class _Sorting:
@@ -104,7 +120,6 @@ class _Sorting:
             if reason := self._reason_against(port):
                 self.left_out[port.name] = reason
                 self.notes.append(f"output {port.name} is left out: {reason}")
-        self._refuse_memory_by_name()
         return [port.name for port in self._file.outputs if port.name not in self.left_out]
 
     def _reason_against(self, port: Port) -> str:
@@ -121,17 +136,50 @@ class _Sorting:
             return f"it is the input {given}, and nothing else depends on that"
         return ""
 
-    def _refuse_memory_by_name(self) -> None:
-        pairs = [
-            (port, output)
-            for port in self._file.inputs
-            for output in self._file.outputs
-            if self._may_be_memory(port, output) and _alike(port.name, output.name) and _same_shape(port, output)
-        ]
-        self._refuse(pairs)
+    def memory(self, said: Mapping[str, str]) -> dict[str, str]:
+        """Each input that is memory, with the output that continues it: as somebody says, and as their names say.
 
-    def refuse_memory(self, source: str, further: Sequence[str]) -> None:
-        """Raises: UsageError: A further output continues an input that the action depends on."""
+        Raises:
+            UsageError: Not a pair of this file, two outputs for one input, or memory that is random.
+        """
+        self._require_pairs(said)
+        pairs = dict(said)
+        for port in self._file.inputs:
+            for output in self._file.outputs:
+                if port.name in said or output.name in said.values():
+                    continue
+                if not (self._may_be_memory(port, output) and _alike(port.name, output.name)):
+                    continue
+                if not _same_shape(port, output):
+                    continue
+                if port.name in pairs or output.name in pairs.values():
+                    raise UsageError(
+                        f"{self._file.name} does not say which output continues {port.name}",
+                        remedy=f"Say it: --state {port.name}=OUTPUT.",
+                    )
+                pairs[port.name] = output.name
+        for port_name, output_name in pairs.items():
+            if reason := self.left_out.get(output_name):
+                raise UsageError(
+                    f"{self._file.name}: {output_name}, which continues {port_name}, cannot be served: {reason}",
+                    remedy=f"If {port_name} is an observation, name it in a Dict space.",
+                )
+            self.notes.append(f"{output_name} continues {port_name}: memory, which begins with zeros")
+        return pairs
+
+    def _require_pairs(self, said: Mapping[str, str]) -> None:
+        inputs, outputs = ({p.name: p for p in ports} for ports in (self._file.inputs, self._file.outputs))
+        for port, output in said.items():
+            if port not in inputs or output not in outputs:
+                raise UsageError(
+                    f"{self._file.name} has no state {port}={output}",
+                    remedy=f"Its inputs are {', '.join(inputs)}; its outputs are {', '.join(outputs)}.",
+                )
+            if inputs[port].dtype != outputs[output].dtype or not _same_shape(inputs[port], outputs[output]):
+                raise UsageError(f"{self._file.name}: {output} cannot continue {port}, their shapes or types differ")
+
+    def refuse_what_may_be_memory(self, source: str, further: Sequence[str], memory: Mapping[str, str]) -> None:
+        """Raises: UsageError: A further output seems to continue an input that the action depends on."""
         if len(self._file.inputs) == 1:
             return
         outputs = {port.name: port for port in self._file.outputs}
@@ -139,28 +187,27 @@ class _Sorting:
             (port, outputs[name])
             for port in self._file.inputs
             for name in further
-            if self._may_be_memory(port, outputs[name])
+            if port.name not in memory
+            and self._may_be_memory(port, outputs[name])
             and name.lower() not in _VALUES
             and port.name in self._reach[name]
             and port.name in self._reach[source]
             and _same_shape(port, outputs[name])
         ]
-        self._refuse(pairs)
+        if not pairs:
+            return
+        shown = ", ".join(dict.fromkeys(f"{port.name} -> {output.name}" for port, output in pairs))
+        first, second = pairs[0][0].name, pairs[0][1].name
+        raise UsageError(
+            f"{self._file.name} may have memory ({shown}): served without it, the policy would forget what it saw",
+            remedy=f"If {second} continues {first}: --state {first}={second}. If not: --head {second}={FURTHER},"
+            f" or name {first} in a Dict space.",
+        )
 
     def _may_be_memory(self, port: Port, output: Port) -> bool:
         settled = port.name in self._observed or port.name in self._passed or output.name in self._head.named
         observed = _OBSERVATION.fullmatch(port.name.lower()) or _SEEN.intersection(_words(port.name))
-        return not (settled or observed or _SAYS_ACTION.search(output.name.lower())) and output.dtype == port.dtype
-
-    def _refuse(self, pairs: Sequence[tuple[Port, Port]]) -> None:
-        if not pairs:
-            return
-        shown = ", ".join(dict.fromkeys(f"{port.name} -> {output.name}" for port, output in pairs))
-        raise UsageError(
-            f"{self._file.name} has memory ({shown}): served without it, the policy would forget what it saw",
-            remedy="Policies with memory are not served yet. If an input is an observation all the same, name it in a"
-            f" Dict space, or say --head {pairs[0][1].name}={FURTHER}.",
-        )
+        return not (settled or observed or says_action(output.name)) and output.dtype == port.dtype
 
     def named(self, outputs: Sequence[str]) -> dict[str, str]:
         """Outputs whose kind is said, or is their name; by kind."""
@@ -182,7 +229,7 @@ class _Sorting:
             return named[kind], kind
         if self._head.bare and free:
             return free[0], self._head.bare
-        telling = [name for name in free if _SAYS_ACTION.search(name.lower())]
+        telling = [name for name in free if says_action(name)]
         for choice in ([name for name in telling if "deterministic" in name.lower()], telling):
             if len(choice) == 1:
                 return choice[0], "action"
@@ -212,6 +259,11 @@ class _Sorting:
 def _kept_constants(head: Head) -> tuple[str, ...]:
     """Outputs that may be the same for every observation: a spread often is."""
     return ("log_std", *(name for name, kind in head.named.items() if kind == "log_std"))
+
+
+def says_action(name: str) -> bool:
+    """Whether an output's name says that it is an action."""
+    return _SAYS_ACTION.search(name.lower()) is not None
 
 
 def _same_shape(port: Port, output: Port) -> bool:

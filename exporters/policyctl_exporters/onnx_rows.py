@@ -29,34 +29,36 @@ class Feed:
     """How an observation reaches an input of the file.
 
     Attributes:
-        batched: Whether the input's first dimension is a batch.
+        batched: Whether a dimension of the input is a batch.
+        axis: Which; memory may have its layers first.
     """
 
     port: Port
     spec: TensorSpec
     batched: bool
+    axis: int = 0
 
     @property
     def copies(self) -> int:
         """Rows that the file wants at once: 1, or its fixed batch."""
-        return (self.port.dims[0] or 1) if self.batched else 1
+        return (self.port.dims[self.axis] or 1) if self.batched else 1
 
     @property
     def is_fixed(self) -> bool:
         """Whether the file says how many rows it takes, or knows no batch."""
-        return not self.batched or self.port.dims[0] is not None
+        return not self.batched or self.port.dims[self.axis] is not None
 
     @property
     def row(self) -> tuple[int, ...]:
         """Shape of one row in the file."""
-        dims = self.port.dims[1:] if self.batched else self.port.dims
+        dims = (*self.port.dims[: self.axis], *self.port.dims[self.axis + 1 :]) if self.batched else self.port.dims
         sizes = self.spec.shape if len(dims) == len(self.spec.shape) else (1,) * len(dims)
         return tuple(size if dim is None else dim for dim, size in zip(dims, sizes, strict=True))
 
     def one(self, value: NDArray[Any]) -> NDArray[Any]:
         """One observation of shape `spec.shape`, as the file takes it."""
         row = value.reshape(self.row)
-        return np.ascontiguousarray(np.stack([row] * self.copies)) if self.batched else row
+        return np.ascontiguousarray(np.stack([row] * self.copies, self.axis)) if self.batched else row
 
 
 class Original:
@@ -64,10 +66,11 @@ class Original:
 
     Args:
         feeds: One an input that is fed; other inputs get zeros.
+        axes: Where the batch is in tensors that do not have it first, by name.
     """
 
-    def __init__(self, file: OnnxFile, feeds: Sequence[Feed]) -> None:
-        self.file, self.feeds = file, feeds
+    def __init__(self, file: OnnxFile, feeds: Sequence[Feed], axes: Mapping[str, int]) -> None:
+        self.file, self.feeds, self.axes = file, feeds, axes
         fed = {feed.port.name for feed in feeds}
         self._zeros = {
             port.name: np.zeros([dim or 1 for dim in port.dims], port.dtype)
@@ -107,16 +110,16 @@ class Original:
         found = self.raw(observation)
         copies = max(feed.copies for feed in self.feeds)
         return {
-            port.name: without_batch(np.asarray(found[port.name]), copies)
+            port.name: without_batch(np.asarray(found[port.name]), copies, self.axes.get(port.name, 0))
             for port in self.file.outputs
             if port.is_tensor
         }
 
 
-def without_batch(array: NDArray[Any], copies: int) -> NDArray[Any]:
+def without_batch(array: NDArray[Any], copies: int, axis: int = 0) -> NDArray[Any]:
     """The first row of an output for `copies` rows; the whole where it has no rows."""
     rows = array.ndim > 1 or copies > 1
-    first = array[0] if rows and len(array) == copies else array
+    first = array.take(0, axis) if rows and array.shape[axis] == copies else array
     return first.reshape(first.shape or (1,))
 
 
@@ -142,6 +145,28 @@ def feed_of(port: Port, spec: TensorSpec | None, *, name: str, answers: Sequence
         )
     shape = tuple(dim for dim in row if dim is not None)
     return Feed(port, TensorSpec(name, port.dtype, shape or (1,)), batched)
+
+
+def state_feed(port: Port, *, name: str, axis: int, file: str) -> Feed:
+    """How memory is fed whose batch is dimension `axis`.
+
+    Raises:
+        UsageError: It has an open dimension besides its batch.
+    """
+    batched = len(port.dims) > 1 or None in port.dims
+    row = (*port.dims[:axis], *port.dims[axis + 1 :]) if batched else port.dims
+    if None in row:
+        raise UsageError(f"{file}: the state {port.name} has an open dimension besides its batch: {list(port.dims)}")
+    return Feed(port, TensorSpec(name, port.dtype, tuple(d for d in row if d is not None) or (1,)), batched, axis)
+
+
+def batch_axes(port: Port) -> tuple[int, ...]:
+    """Where the batch of a state may be, the likeliest first; layers may come before it."""
+    if None in port.dims:
+        return (port.dims.index(None),)
+    if len(port.dims) == 3 and port.dims[1] == 1:
+        return (1, 0) if port.dims[0] == 1 else (1,)
+    return (0,)
 
 
 def _is_batched(port: Port, spec: TensorSpec) -> bool:

@@ -8,7 +8,7 @@ written for one row is served in batches where it may be, and else row by row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,19 +16,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution
+from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution, State
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ParityError, UnsupportedError, UsageError, first_line
 from policyctl_exporters import observations as obs
 from policyctl_exporters import onnx_roles, parity
 from policyctl_exporters.heads import law_of
 from policyctl_exporters.normalizer import FLAT
-from policyctl_exporters.onnx_file import OnnxFile, read_onnx, sources
+from policyctl_exporters.onnx_file import RANDOM, OnnxFile, drawn_from, read_onnx, sources
 from policyctl_exporters.onnx_rewrite import Output, rewrite
 from policyctl_exporters.onnx_roles import Roles
-from policyctl_exporters.onnx_rows import Feed, Original, feed_of
+from policyctl_exporters.onnx_rows import Feed, Original, batch_axes, feed_of, state_feed
 from policyctl_exporters.runtimes import by_name
-from policyctl_exporters.source import Arrays, Options, Source
+from policyctl_exporters.source import HEADS, Arrays, Options, Source
 from policyctl_exporters.spaces import (
     OUTPUT_NAMES,
     Observation,
@@ -56,16 +56,52 @@ def open_onnx(path: Path, options: Options) -> Source:
             f"{path.name}: a normalizer cannot be put in front of an ONNX file",
             remedy="Export from the torch policy, or put the normalisation into the ONNX graph.",
         )
-    file = read_onnx(path)
+    file = _with_scores(read_onnx(path), options)
     space = options.observation_space
     observations = () if space is None else observations_of(space, feature_names=options.feature_names)
-    roles, original = _roles(file, observations, options)
+    roles = _roles(file, observations, options)
+    # Where the batch of a state is, a fixed shape does not say: what is right for any number of rows is.
+    tried = [_opened(file, roles, observations, options, axes) for axes in _axes(file, roles)]
+    return next((source for source in tried if source.contract.max_batch is None), tried[-1])
+
+
+def _with_scores(file: OnnxFile, options: Options) -> OnnxFile:
+    """The file with the scores that its only action is drawn from, where it gives no more than the draw."""
+    drawn = {port.name: scores for port in file.outputs if (scores := drawn_from(file.model, port.name))}
+    known = sources(file.model)
+    sure = [port.name for port in file.outputs if RANDOM not in known.get(port.name, ())]
+    if options.head or len(drawn) != 1 or any(onnx_roles.says_action(name) or name in HEADS for name in sure):
+        return file
+    return file.with_output(next(iter(drawn.values())), "logits")
+
+
+def _axes(file: OnnxFile, roles: Roles) -> list[dict[str, int]]:
+    """Where the batch of each state's input and output may be, the likeliest first."""
+    ports = {port.name: port for port in file.inputs}
+    choices = {name: batch_axes(ports[name]) for name in roles.states}
+    count = max((len(axes) for axes in choices.values()), default=1)
+    found = []
+    for number in range(count):
+        axes = {name: each[min(number, len(each) - 1)] for name, each in choices.items()}
+        found.append(axes | {roles.states[name]: axis for name, axis in axes.items()})
+    return found
+
+
+def _opened(
+    file: OnnxFile, roles: Roles, observations: Sequence[Observation], options: Options, axes: Mapping[str, int]
+) -> Source:
+    """The policy, where the batch of its states is as `axes` says."""
+    original = Original(file, _feeds(file, roles, observations, options, axes), axes)
     action, kind = _action_spec(roles, original, options)
     outputs = _outputs(roles, original, action, options)
     specs = tuple(output.spec for output in outputs)
     # Scores of several components do not say where one component ends.
     law = law_of(specs, kind) if kind in (ActionKind.CONTINUOUS, ActionKind.DISCRETE) else Distribution()
-    contract = Contract(tuple(feed.spec for feed in original.feeds), specs, action_kind=kind, distribution=law)
+    names = {f.port.name: f.spec.name for f in original.feeds} | {each.source: each.spec.name for each in outputs}
+    states = tuple(State(names[given], names[after]) for given, after in roles.states.items())
+    contract = Contract(
+        tuple(feed.spec for feed in original.feeds), specs, action_kind=kind, distribution=law, states=states
+    )
 
     def reference(observations: Arrays) -> dict[str, NDArray[Any]]:
         rows = original(observations)
@@ -82,31 +118,40 @@ def open_onnx(path: Path, options: Options) -> Source:
     return _proved(source, original, outputs)
 
 
-def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options) -> tuple[Roles, Original]:
-    """The role of every tensor, and how its observations reach the file; what differs when asked again is random."""
+def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options) -> Roles:
+    """The role of every tensor; what differs when asked again is random."""
     random: set[str] = set()
     keys = {legal_name(observation.key) for observation in observations if observation.key != FLAT}
     observed = {port.name for port in file.inputs if legal_name(port.name) in keys}
     space = options.action_space
     discrete = None if space is None else action_of(space)[0] is not ActionKind.CONTINUOUS
     while True:
-        roles = onnx_roles.assign(file, head=options.head, observed=observed, random=random, discrete=discrete)
-        original = Original(file, _feeds(file, roles, observations, options))
+        roles = onnx_roles.assign(
+            file, head=options.head, observed=observed, random=random, states=options.states or {}, discrete=discrete
+        )
+        axes = _axes(file, roles)[0]
+        original = Original(file, _feeds(file, roles, observations, options, axes), axes)
         more = original.random_outputs() & {roles.source, *roles.parameters.values(), *roles.further}
         if not more:
-            return roles, original
+            return roles
         random |= more
 
 
-def _feeds(file: OnnxFile, roles: Roles, observations: Sequence[Observation], options: Options) -> tuple[Feed, ...]:
+def _feeds(
+    file: OnnxFile, roles: Roles, observations: Sequence[Observation], options: Options, axes: Mapping[str, int]
+) -> tuple[Feed, ...]:
     ports = [port for port in file.inputs if port.name in roles.inputs]
-    specs: Sequence[TensorSpec | None] = [None] * len(ports)
+    given = [port.name for port in ports if port.name not in roles.states]
+    specs: dict[str, TensorSpec] = {}
     if observations:
-        specs = [each.spec for each in pair(observations, [port.name for port in ports], what=file.name)]
+        pairs = pair(observations, given, what=file.name)
+        specs = {name: each.spec for name, each in zip(given, pairs, strict=True)}
     names = unique_names([port.name for port in ports], taken=set(OUTPUT_NAMES), prefix="obs")
     feeds = tuple(
-        feed_of(port, spec, name=name, answers=file.outputs, file=file.name)
-        for port, spec, name in zip(ports, specs, names, strict=True)
+        state_feed(port, name=name, axis=axes[port.name], file=file.name)
+        if port.name in roles.states
+        else feed_of(port, specs.get(port.name), name=name, answers=file.outputs, file=file.name)
+        for port, name in zip(ports, names, strict=True)
     )
     if observations or not options.feature_names:
         return feeds
@@ -174,7 +219,8 @@ def _outputs(roles: Roles, original: Original, action: TensorSpec, options: Opti
     names = unique_names(roles.further, taken=taken, prefix="out")
     for name, source in zip(names, roles.further, strict=True):
         array = rows[source]
-        found.append(output(TensorSpec(name, str(array.dtype), array.shape[1:]), source))
+        axis = original.axes.get(source, 0)
+        found.append(output(TensorSpec(name, str(array.dtype), array.shape[1:]), source, axis=axis))
     return tuple(found)
 
 

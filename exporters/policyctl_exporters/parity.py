@@ -18,6 +18,7 @@ from policyctl.domain.contract import ACTION, PARAMETERS, SCORES, ActionKind, Co
 from policyctl.domain.parity import Comparison, OutputDifference, Tolerance, compare
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ParityError, last_line
+from policyctl_exporters.memory import episode
 from policyctl_exporters.observations import Batch, in_batches, spread, take
 from policyctl_exporters.runtimes import Runner
 
@@ -36,7 +37,10 @@ at 1e-3, so there is room on either side.
 _MARGIN: Final = 8.0
 _STEP: Final = 1e-6
 
-USUAL: Final = ("usual", "edges")
+EPISODE: Final = "episode"
+"""Consecutive steps of a policy with memory; they are also asked one after another, with what was remembered."""
+
+USUAL: Final = ("usual", "edges", EPISODE)
 """Kinds of rows that stay within what environments give; see `Rows`."""
 
 REMEDY: Final = "Leave this format out, or report the policy's layers: the exported graph is wrong."
@@ -103,7 +107,7 @@ class Rows:
     """Observations of one kind, and the policy's answers to them.
 
     Attributes:
-        kind: ``usual`` (drawn and recorded), ``edges``, or ``below N`` for far ones of one magnitude.
+        kind: ``usual`` (drawn and recorded), ``edges``, `EPISODE`, or ``below N`` for far ones of one magnitude.
         observations: By input name, each of shape (n, *shape).
         expected: By output name, likewise.
         tolerance: How far an artifact may be off on these rows.
@@ -140,7 +144,7 @@ class Report:
         """Largest difference by output, on rows of the usual size: far ones have answers of any size."""
         largest: dict[str, float] = {}
         for (kind, _), comparison in self.comparisons.items():
-            for output in comparison.outputs if kind in USUAL else ():
+            for output in comparison.outputs if kind.partition(",")[0] in USUAL else ():
                 largest[output.name] = max(largest.get(output.name, 0.0), output.max_abs)
         return largest
 
@@ -175,7 +179,19 @@ def check(name: str, runner: Runner, contract: Contract, groups: Sequence[Rows])
             if not comparison.agrees:
                 raise _mismatch(name, size, contract, comparison.worst, part, answers)
             comparisons[group.kind, size] = comparison
+        if group.kind == EPISODE:
+            comparisons[f"{EPISODE}, step by step", 1] = _step_by_step(name, runner, contract, group)
     return Report(comparisons)
+
+
+def _step_by_step(name: str, runner: Runner, contract: Contract, group: Rows) -> Comparison:
+    """An artifact that goes on from what it remembered itself, as it is served."""
+    steps = {spec.name: group.observations[spec.name] for spec in contract.environment}
+    rows, answers = episode(lambda inputs: _run(name, runner, contract, inputs, 1), contract, steps)
+    comparison = compare(contract, group.expected, answers, group.tolerance)
+    if not comparison.agrees:
+        raise _mismatch(name, 1, contract, comparison.worst, replace(group, observations=rows), answers)
+    return comparison
 
 
 def worst(reports: Iterable[Report]) -> Report:

@@ -126,6 +126,7 @@ class Options:
     code: Path | None = None
     trust_operators: bool = False
     head: Head = field(default_factory=Head)
+    states: Mapping[str, str] | None = None
     feature_names: FeatureNames = None
 
     @classmethod

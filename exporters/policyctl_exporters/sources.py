@@ -42,9 +42,15 @@ def load_reference(source: Any, **options: Any) -> Answer:
 
     Raises:
         UsageError: The source cannot be read as it is.
-        UnsupportedError: It is of a kind that cannot be exported.
+        UnsupportedError: It is of a kind that cannot be exported, or has memory.
     """
-    return open_source(source, Options.of(**options)).reference
+    policy = open_source(source, Options.of(**options))
+    if policy.contract.states:
+        raise UnsupportedError(
+            f"{policy.algorithm} has memory, and is not played in its own runtime yet",
+            remedy="Evaluate without --reference: parity has compared whole episodes.",
+        )
+    return policy.reference
 
 
 def open_source(source: Any, options: Options) -> Source:

@@ -48,6 +48,7 @@ def sections(contract_json: bytes, golden_npz: bytes, parity_json: bytes) -> dic
             "action_kind": contract.action_kind.value,
             "distribution": contract.distribution.kind.value,
             **({} if contract.max_batch is None else {"max_batch": contract.max_batch}),
+            **({"memory": [f"{s.input} -> {s.output}" for s in contract.states]} if contract.states else {}),
         },
         "behaviour": [{**acted, "evidence": {"file": GOLDEN_FILE, "digest": digest_of(golden_npz)}}],
     }

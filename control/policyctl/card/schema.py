@@ -92,6 +92,7 @@ class Contract(Section):
     action_kind: Text
     distribution: Text
     max_batch: Count | None = Field(None, description="most rows of one inference; left out where there is no limit")
+    memory: list[str] | None = Field(None, description="what it remembers within an episode, INPUT -> OUTPUT")
 
 
 class Framework(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,19 @@ from policyctl.cli import completion, options, signing
 from policyctl.cli.call import Call
 from policyctl.domain.artifacts import Format
 from policyctl.domain.json_values import to_json
+from policyctl.errors import UsageError
 from policyctl.foreign_code import prints_aside
 
 if TYPE_CHECKING:
     from policyctl_exporters import ExportResult
+
+
+def _states(texts: Sequence[str]) -> dict[str, str]:
+    pairs = {text: text.partition("=") for text in texts}
+    for text, (name, _, output) in pairs.items():
+        if not (name and output):
+            raise UsageError(f"--state {text} is not INPUT=OUTPUT", remedy="For example: --state h_in=h_out")
+    return {name: output for name, _, output in pairs.values()}
 
 
 @options.command()
@@ -84,6 +94,14 @@ def export(
             " NAME=KIND, also log_std, or output for one that the action does not depend on; repeatable."
         ),
     ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=OUTPUT",
+            help="The input of an ONNX file that is memory, and the output that continues it; repeatable."
+            " Names such as h_in and h_out say so themselves.",
+        ),
+    ] = None,
     feature: Annotated[
         list[str] | None, typer.Option(help="What an element of the observation is called; repeatable, in order.")
     ] = None,
@@ -117,6 +135,7 @@ def export(
         policyctl export ppo.zip --normalizer vecnormalize.pkl --trust-pickle -o build/walker
         policyctl export policy.onnx -o build/walker
         policyctl export walk.onnx --head mlp_output=action -o build/walk
+        policyctl export lstm.onnx --state memory=carry -o build/lstm
         policyctl export mypackage.policies:make --env Pendulum-v1 -o build/pendulum
         policyctl export walk.py:make --observation 47 --action 12:-1..1 -o build/walk
         policyctl export walk.pt --observation 47 --action 12:-1..1 -o build/walk
@@ -138,6 +157,7 @@ def export(
         "code": code,
         "trust_operators": trust_operators,
         "head": head or None,
+        "states": _states(state or ()),
         "feature_names": feature or None,
         "recorded": recorded,
         "tolerance": Tolerance(**allowed) if allowed else None,

@@ -86,7 +86,7 @@ class Episode(Generic[ActionT]):
         return self._client.act(observation, episode=self, **asking)
 
     def reset(self) -> None:
-        """Begin anew: from the initial memory, with the release that is served."""
+        """Begin again: from the initial memory, with the release that is served."""
         self._states: Mapping[str, NDArray[Any]] = {}
         self._release: Served | None = None
         self.own_model = ""
@@ -96,7 +96,7 @@ class Episode(Generic[ActionT]):
 
     @property
     def release(self) -> str | None:
-        """The release that made the memory; None at the beginning."""
+        """The release that made the memory; None at the beginning, and for a policy without memory."""
         return None if self._release is None else self._release.release
 
     def has_left(self, served: Served) -> bool:
@@ -109,7 +109,7 @@ class Episode(Generic[ActionT]):
 
         Raises:
             EpisodeInterruptedError: The episode cannot go on.
-            FinishElsewhere: It goes on under the number of its own release.
+            FinishElsewhereError: It goes on under the number of the release that it began with.
         """
         if self._on_switch is OnSwitch.RESET:
             self.reset()
@@ -119,7 +119,9 @@ class Episode(Generic[ActionT]):
             raise interrupted(self.release, f"{served.release} is served now")
 
     def keep(self, author: Served, outputs: Mapping[str, NDArray[Any]], row: int) -> None:
-        """Remember what `author` gave for `row` of its answer."""
+        """Remember what `author` gave for `row` of its answer; nothing of a policy without memory."""
+        if not author.contract.states:
+            return
         self._release = author
         # A copy, because the array belongs to the caller as part of the action.
         self._states = {state.input: outputs[state.output][row : row + 1].copy() for state in author.contract.states}

@@ -83,9 +83,8 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
         sampling.check_seed(question.seed)
     served = memory.current or (yield from learn(model, memory))
     for last in _IS_LAST_ROUND:
-        for episode in question.episodes:
-            if episode.has_left(served):
-                episode.follow(served)
+        if question.episodes:
+            served = yield from _followed(model, memory, question.episodes, served)
         try:
             form = served.form(deterministic=question.deterministic, outputs=question.outputs)
             infer = _plan(served, form, question)
@@ -121,7 +120,7 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
                 memory.agreement.replace(author)
             question.author = author
             return action
-        served = author if author is not None and left else (yield from learn(model, memory))
+        served = yield from learn(model, memory)
     if author is None:
         raise UnknownReleaseError(
             f"{model}: slot {answer.slot} answered, and no release is known for it (known: {dict(served.releases)})",
@@ -140,6 +139,20 @@ def learn(model: str, memory: Memory, slot: int | None = None) -> Generator[Call
     served = Served.from_config(model, config)
     memory.remember(model, served)
     return served
+
+
+def _followed(
+    model: str, memory: Memory, episodes: Sequence[Episode[Any]], served: Served
+) -> Generator[Call, Any, Served]:
+    """What is to be asked, where an episode began with another release than `served`."""
+    if not any(episode.has_left(served) for episode in episodes):
+        return served
+    # What this client knows may be out of date, and an episode is not given up for that.
+    fresh = yield from learn(model, memory)
+    for episode in episodes:
+        if episode.has_left(fresh):
+            episode.follow(fresh)
+    return fresh
 
 
 def _known_author(memory: Memory, answer: Answer) -> Served | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from policyctl.client.action import needed_outputs
 from policyctl.client.observation import Input, inputs_of
 from policyctl.domain.contract import Contract
+from policyctl.domain.memory import initial_states
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ServerError, UsageError
 
@@ -57,7 +58,7 @@ class Form:
         fetched = tuple(specs[name] for name in dict.fromkeys(wanted))
         names = tuple(spec.name for spec in fetched)
         dtypes = tuple(np.dtype(spec.dtype) for spec in fetched)
-        return cls(inputs_of(contract), names, fetched, dtypes, _initial(contract))
+        return cls(inputs_of(contract), names, fetched, dtypes, initial_states(contract))
 
     def check(self, outputs: Mapping[str, NDArray[Any]], rows: int) -> None:
         """Hold an answer of so many rows against the contract.
@@ -73,13 +74,3 @@ class Form:
                     f"output {spec.name} is {what}, the contract says {spec.dtype}{(rows, *spec.shape)}",
                     remedy="The server's files are not what was published: policyctl verify",
                 )
-
-
-def _initial(contract: Contract) -> dict[str, NDArray[Any]]:
-    specs = {spec.name: spec for spec in contract.observations}
-    return {
-        state.input: np.broadcast_to(
-            np.asarray(state.initial, specs[state.input].dtype).reshape(-1), (specs[state.input].size,)
-        ).reshape(1, *specs[state.input].shape)
-        for state in contract.states
-    }

@@ -189,6 +189,7 @@ def _contract(card: Card) -> Iterator[tuple[str, Any]]:
         yield "action", contract.action_kind
         yield "drawn from", contract.distribution
         yield "rows at once", contract.max_batch
+        yield from (("memory", pair) for pair in contract.memory or ())
 
 
 def _training(card: Card) -> Iterator[tuple[str, Any]]:

@@ -53,6 +53,7 @@ def rollout(
     max_parallel: int = 64,
     log_actions: bool = False,
     max_steps: int | None = None,
+    on_rows: Callable[[list[int]], None] | None = None,
 ) -> RolloutResult:
     """Play one episode for each seed.
 
@@ -65,6 +66,7 @@ def rollout(
         max_parallel: Most environments at a time; the batch is kept full while
             there are seeds left.
         max_steps: End each episode there; None leaves it to the environment.
+        on_rows: Called before each `act` with the index of the episode that each row belongs to; for memory.
 
     Raises:
         UsageError: There is no such environment, its spaces are not served, or its own code fails.
@@ -82,6 +84,8 @@ def rollout(
             stack.callback(env.close)
             running.append(_Episode.begin(env, *waiting.popleft()))
         while running:
+            if on_rows is not None:
+                on_rows([episode.index for episode in running])
             actions = act(_batch(running))
             if len(actions) != len(running):
                 raise UsageError(f"act gave {len(actions)} actions for {len(running)} observations")

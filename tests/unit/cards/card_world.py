@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ class FakeClient:
     def served(self) -> SimpleNamespace:
         return SimpleNamespace(contract=CONTRACT)
 
-    def act_batch(self, observations: np.ndarray) -> SimpleNamespace:
+    def act_batch(self, observations: np.ndarray, *, episodes: Sequence[object] = ()) -> SimpleNamespace:
         self._asked += 1
         value = np.full((len(observations), 1), self._asked % 2, dtype=np.float32)
         return SimpleNamespace(value=value, release=self.releases[self._asked % len(self.releases)])

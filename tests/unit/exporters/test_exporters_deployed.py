@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters import export_policy
+from policyctl_exporters.memory import episode
 from policyctl_exporters.runtimes import runners
 
 DEPLOYED = Path(__file__).resolve().parents[4] / "shared" / "policies-real"
@@ -70,10 +71,17 @@ def _one_by_one(run: Any, rows: dict[str, Any]) -> dict[str, Any]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def test_a_deployed_policy_with_memory_is_refused_by_name(deployed: Path, tmp_path: Path) -> None:
-    """Its action is drawn from scores of an LSTM, whose state it takes and gives."""
-    with pytest.raises(UsageError, match="recurrent_in -> recurrent_out"):
-        export_policy(deployed / "mla_hallway.onnx", tmp_path / "out")
+def test_a_deployed_policy_with_memory_answers_as_in_its_own_runtime(deployed: Path, tmp_path: Path) -> None:
+    """Its action is drawn from scores of an LSTM: fifty steps, each from what the artifact itself remembered."""
+    result = export_policy(deployed / "mla_hallway.onnx", tmp_path / "out")
+    assert [(state.input, state.output) for state in result.contract.states] == [("recurrent_in", "recurrent_out")]
+    with np.load(deployed / "mla_hallway.onnx.npz") as steps:
+        rows = {s.name: steps[f"in.{s.name}"].reshape(-1, *s.shape) for s in result.contract.environment}
+        right = steps["out.recurrent_out"].reshape(50, 1, 128)
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            _, answers = episode(run, result.contract, rows)
+            np.testing.assert_allclose(answers["recurrent_out"], right, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["godot_BallChase_BallChase", "tron_policy"])

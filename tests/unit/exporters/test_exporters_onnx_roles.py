@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,19 @@ from gymnasium import spaces
 from onnx import helper
 from onnx_graphs import LINEAR, model, node, port, save
 
+from policyctl.domain.contract import DistributionKind
 from policyctl.errors import UsageError
 from policyctl_exporters import export_policy
-from policyctl_exporters.onnx_file import read_onnx
-from policyctl_exporters.onnx_roles import assign
+from policyctl_exporters.onnx_file import OnnxFile, read_onnx
+from policyctl_exporters.onnx_roles import Roles, assign
 from policyctl_exporters.source import Head
 
 OBS = {"obs": ["n", 4]}
 ACTION = {"action": ["n", 2]}
+
+
+def roles_of(file: OnnxFile, head: Any = None, discrete: bool | None = None) -> Roles:
+    return assign(file, head=Head.of(head), observed=set(), random=set(), states={}, discrete=discrete)
 
 
 def recurrent(folder: Path, taken: str, given: str, *, size: int = 2) -> Path:
@@ -35,13 +41,11 @@ def recurrent(folder: Path, taken: str, given: str, *, size: int = 2) -> Path:
 
 
 @pytest.mark.case
-def test_a_file_with_memory_is_refused_by_the_names_of_its_memory(case: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_memory_of_a_file_is_part_of_its_contract(case: Callable[[str], Path], tmp_path: Path) -> None:
     """A recurrent policy whose states vanished would forget, and nothing would show it."""
-    with pytest.raises(UsageError, match="has memory") as refusal:
-        export_policy(case("onnx_state_dropped") / "rec_bh.onnx", tmp_path / "out")
-    assert "h_in -> h_out" in refusal.value.problem
-    assert "c_in -> c_out" in refusal.value.problem
-    assert not (tmp_path / "out").exists()
+    result = export_policy(case("onnx_state_dropped") / "rec_bh.onnx", tmp_path / "out", formats=["onnx"])
+    assert {(state.input, state.output) for state in result.contract.states} == {("h_in", "h_out"), ("c_in", "c_out")}
+    assert [spec.name for spec in result.contract.environment] == ["obs"]
 
 
 @pytest.mark.parametrize(
@@ -55,26 +59,75 @@ def test_a_file_with_memory_is_refused_by_the_names_of_its_memory(case: Callable
         ("hx", "new_hx"),
         ("rnnState", "rnnStateOut"),
         ("obs_history", "obs_history_out"),
-        ("memory", "carry"),
     ],
 )
-def test_memory_is_known_by_its_name_or_by_what_depends_on_it(tmp_path: Path, taken: str, given: str) -> None:
-    """Also where the names say nothing (the last): the action depends on it, and it comes back in the same shape."""
-    with pytest.raises(UsageError, match=f"{taken} -> {given}"):
-        export_policy(recurrent(tmp_path, taken, given), tmp_path / "out")
+def test_memory_is_known_by_its_name(tmp_path: Path, taken: str, given: str) -> None:
+    """An input and an output whose names differ in a direction alone."""
+    file = read_onnx(recurrent(tmp_path, taken, given))
+    assert roles_of(file).states == {taken: given}
 
 
-def test_memory_that_is_laid_out_another_way_is_known_too(tmp_path: Path) -> None:
-    """Layers first, as torch has them: the batch is the second dimension."""
+def test_what_may_be_memory_is_served_once_somebody_says_what_it_is(tmp_path: Path) -> None:
+    """The action depends on it, and it comes back in the same shape: nothing is guessed."""
+    source = recurrent(tmp_path, "memory", "carry")
+    with pytest.raises(UsageError, match=r"may have memory \(memory -> carry\)") as refusal:
+        export_policy(source, tmp_path / "out")
+    assert "--state memory=carry" in refusal.value.remedy
+    (state,) = export_policy(source, tmp_path / "out", states={"memory": "carry"}).contract.states
+    assert (state.input, state.output) == ("memory", "carry")
+    with pytest.raises(UsageError, match="has no state memory=other") as refusal:
+        export_policy(source, tmp_path / "other", states={"memory": "other"})
+    assert "its outputs are action, carry" in refusal.value.remedy
+    with pytest.raises(UsageError, match="carry cannot continue obs"):
+        export_policy(source, tmp_path / "other", states={"obs": "carry"})
+
+
+@pytest.mark.parametrize("batch", ["n", 1])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_memory_that_has_its_layers_first_gets_its_batch_first(tmp_path: Path, layers: int, batch: str | int) -> None:
+    """As torch lays it out; also in a file for one row, which is then right for any number."""
     nodes = [
         node("MatMul", ["obs", "w"], ["seen"]),
         node("Add", ["h_in", "seen"], ["h_out"]),
-        node("Squeeze", ["h_out", "zero"], ["action"]),
+        node("ReduceSum", ["h_out", "zero"], ["action"], keepdims=0),
     ]
-    ports = {**OBS, "h_in": [1, "n", 2]}, {**ACTION, "h_out": [1, "n", 2]}
+    ports = {"obs": [batch, 4], "h_in": [layers, batch, 2]}, {"action": [batch, 2], "h_out": [layers, batch, 2]}
     source = save(tmp_path, nodes, *ports, weights={"zero": np.array([0])})
-    with pytest.raises(UsageError, match="h_in -> h_out"):
+    result = export_policy(source, tmp_path / "out", formats=["onnx"])
+    assert {spec.name: spec.shape for spec in result.contract.observations} == {"obs": (4,), "h_in": (layers, 2)}
+    assert result.contract.max_batch is None
+
+
+def test_steps_are_compared_one_after_another(tmp_path: Path) -> None:
+    """Each with what the artifact itself remembered; the report says how far the whole episode is off."""
+    result = export_policy(recurrent(tmp_path, "h_in", "h_out"), tmp_path / "out", formats=["onnx", "openvino"])
+    evidence = json.loads((tmp_path / "out" / "parity.json").read_text())
+    for form in evidence["formats"].values():
+        (steps,) = [each for each in form["comparisons"] if each["kind"] == "episode, step by step"]
+        assert steps["rows"] == 50
+    assert all(parity.max_abs["h_out"] < 1e-4 for parity in result.parity)
+
+
+def test_memory_that_is_drawn_is_refused(tmp_path: Path) -> None:
+    """No two episodes would agree."""
+    nodes = [LINEAR, node("RandomNormalLike", ["h_in"], ["h_out"])]
+    source = save(tmp_path, nodes, {**OBS, "h_in": ["n", 2]}, {**ACTION, "h_out": ["n", 2]})
+    with pytest.raises(UsageError, match="h_out, which continues h_in, cannot be served: it is random"):
         export_policy(source, tmp_path / "out")
+
+
+def test_scores_that_the_only_action_is_drawn_from_are_served(tmp_path: Path) -> None:
+    """The action is then the likeliest choice, and who asks may draw another."""
+    nodes = [
+        node("MatMul", ["obs", "w"], ["scores"]),
+        node("LogSoftmax", ["scores"], ["logs"]),
+        node("Multinomial", ["logs"], ["drawn"], dtype=7),
+        node("Identity", ["drawn"], ["discrete_actions"]),
+    ]
+    source = save(tmp_path, nodes, OBS, [port("discrete_actions", ["n", 1], "int64")])
+    contract = export_policy(source, tmp_path / "out", formats=["onnx"]).contract
+    assert [spec.name for spec in contract.outputs] == ["action", "logits"]
+    assert contract.distribution.kind is DistributionKind.CATEGORICAL
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -224,7 +277,7 @@ def test_the_action_is_found_by_name_or_by_what_was_said(
     """What a file gives next to the action is kept under its own name."""
     nodes = [node("MatMul", ["obs", "w"], [name]) for name in names]
     file = read_onnx(save(tmp_path, nodes, OBS, {name: ["n", 2] for name in names}))
-    roles = assign(file, head=Head.of(head), observed=set(), random=set())
+    roles = roles_of(file, head)
     assert (roles.source, roles.kind) == (source, kind)
     rest = {name for name in names if name != source}
     assert set(roles.further) | set(roles.parameters.values()) == rest
@@ -234,9 +287,9 @@ def test_the_action_is_found_by_name_or_by_what_was_said(
 def test_a_single_output_is_what_the_action_space_makes_it(tmp_path: Path, discrete: bool, kind: str) -> None:
     """As for modules: scores of a discrete space, the action of another; without a space it has to be said."""
     file = read_onnx(save(tmp_path, [node("MatMul", ["obs", "w"], ["y"])], OBS, {"y": ["n", 2]}))
-    assert assign(file, head=Head.of(None), observed=set(), random=set(), discrete=discrete).kind == kind
+    assert roles_of(file, discrete=discrete).kind == kind
     with pytest.raises(UsageError, match="no output is called 'action', it gives y"):
-        assign(file, head=Head.of(None), observed=set(), random=set())
+        roles_of(file)
 
 
 @pytest.mark.parametrize(

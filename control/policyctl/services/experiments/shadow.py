@@ -26,7 +26,7 @@ from policyctl.domain.manifest import digest_of
 from policyctl.domain.names import check_alias
 from policyctl.domain.recording import LARGEST_BYTES, Recording
 from policyctl.domain.verdict import GateResult, Verdict
-from policyctl.errors import PolicyctlError, UsageError
+from policyctl.errors import PolicyctlError, UnsupportedError, UsageError
 from policyctl.gates import behaviour as behaviour_gate
 from policyctl.gates import replay as replay_gate
 from policyctl.measuring.environments import Environment
@@ -238,6 +238,10 @@ def _played(
 
 
 def _player(ask: ServedSlot, contract: Any, until: float) -> Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]:
+    if contract.states:
+        raise UnsupportedError(
+            "the behaviour gate does not play policies with memory yet", remedy="Judge it by policyctl evaluate."
+        )
     action, inputs = contract.action.name, inputs_of(contract)
 
     def act(given: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

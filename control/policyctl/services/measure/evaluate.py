@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.card.figures import EVALUATION
-from policyctl.client import PolicyClient
+from policyctl.client import Action, Episode, PolicyClient
 from policyctl.domain.actions import Behaviour, describe
 from policyctl.domain.contract import Contract
 from policyctl.domain.images import laid_out
@@ -113,9 +113,15 @@ def evaluate(
     releases: set[str] = set()
     with PolicyClient(check_model_name(model), url=url, protocol=protocol, alias=alias, deadline_s=10.0) as client:
         contract = client.served().contract
+        own: dict[int, Episode[Action]] = {}
+        rows: list[Episode[Action]] = []  # none for a policy without memory
+
+        def begin(indices: list[int]) -> None:
+            if contract.states:
+                rows[:] = [own.setdefault(index, client.episode()) for index in indices]
 
         def act(observations: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-            answer = client.act_batch(observation_for(contract, observations))
+            answer = client.act_batch(observation_for(contract, observations), episodes=rows)
             releases.add(answer.release)
             return np.asarray(answer.value)
 
@@ -123,7 +129,7 @@ def evaluate(
             with control.working(
                 f"Running {episodes} episodes of {env.description} against {served_name(model, alias)}"
             ) as note:
-                served = rollout(env, counting(act, note), seeds, log_actions=keep)
+                served = rollout(env, counting(act, note), seeds, log_actions=keep, on_rows=begin)
             eager = None
             if reference is not None:
                 with control.working(f"Running the reference on the same {episodes} seeds") as note:
@@ -140,9 +146,9 @@ def observation_for(contract: Contract, given: Mapping[str, NDArray[Any]]) -> ND
     Args:
         given: By name, each of shape (n, *shape).
     """
-    if len(contract.observations) == len(given) == 1:
-        return laid_out(next(iter(given.values())), contract.observations[0].shape)
-    shapes = {spec.name: spec.shape for spec in contract.observations}
+    if len(contract.environment) == len(given) == 1:
+        return laid_out(next(iter(given.values())), contract.environment[0].shape)
+    shapes = {spec.name: spec.shape for spec in contract.environment}
     return {name: laid_out(values, shapes.get(name, ())) for name, values in given.items()}
 
 

@@ -1,0 +1,57 @@
+"""A policy with memory, asked step by step: each step gets what the last one gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from policyctl.domain.contract import Contract
+from policyctl.domain.memory import initial_states
+from policyctl_exporters.observations import Batch, join, take
+
+_STEPS = 50
+_LAST_DIGIT = 1e-6
+
+
+def episode(answer: Callable[[Batch], Batch], contract: Contract, observations: Batch) -> tuple[Batch, Batch]:
+    """Play one episode.
+
+    Args:
+        answer: A policy with `contract`, from inputs to all outputs.
+        contract: Says what is remembered.
+        observations: What the environment gives at each step, by name, each of shape (steps, *shape).
+
+    Returns:
+        Every input of each step, memory included, and every output; by name, each of shape (steps, *shape).
+    """
+    memory: Batch = dict(initial_states(contract))
+    inputs, outputs = [], []
+    for step in range(len(next(iter(observations.values())))):
+        inputs.append(take(observations, slice(step, step + 1)) | memory)
+        outputs.append(answer(inputs[-1]))
+        memory = {state.input: outputs[-1][state.output] for state in contract.states}
+    return join(*inputs), join(*outputs)
+
+
+def steps_of(drawn: Batch, contract: Contract) -> Batch:
+    """What the environment gives, of rows that hold every input; `_STEPS` at most."""
+    return {spec.name: drawn[spec.name][:_STEPS] for spec in contract.environment}
+
+
+def drift(answer: Callable[[Batch], Batch], contract: Contract, observations: Batch, outputs: Batch) -> float:
+    """How far an episode moves where observations differ in their last digits, as runtimes differ.
+
+    Source: the same idea as `eager.EagerGraph.sensitivity`, over time instead of layers.
+    """
+    nudged = {
+        name: (array * (1 + _LAST_DIGIT)).astype(array.dtype) if array.dtype.kind == "f" else array
+        for name, array in observations.items()
+    }
+    _, moved = episode(answer, contract, nudged)
+    largest = 0.0
+    for name, array in outputs.items():
+        if array.dtype.kind == "f":
+            both = np.isfinite(array) & np.isfinite(moved[name])
+            largest = max(largest, float(np.abs(moved[name][both] - array[both]).max(initial=0.0)))
+    return largest

@@ -1,0 +1,214 @@
+"""Policies with memory on the real server: episodes go on from what their own release remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from embedded import Embedded, embedded, wait_for
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from policyctl.client import AsyncPolicyClient, EpisodeInterruptedError, PolicyClient
+from policyctl.errors import ServerError
+from policyctl_exporters import export_policy
+
+pytestmark = pytest.mark.server
+
+OBSERVED, REMEMBERED = 3, 4
+
+
+@dataclass
+class Recurrent:
+    """A policy whose memory mixes what it saw with what it remembers; computed here as in its file."""
+
+    seed: int
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        self.seen = rng.standard_normal((OBSERVED, REMEMBERED)).astype(np.float32)
+        self.kept = (0.4 * rng.standard_normal((REMEMBERED, REMEMBERED))).astype(np.float32)
+
+    def step(self, memory: NDArray[Any], observation: NDArray[Any]) -> NDArray[Any]:
+        """The memory after one step; the action is its first two numbers."""
+        return np.asarray(np.tanh(observation @ self.seen + memory @ self.kept))
+
+    def export(self, folder: Path) -> Path:
+        """Write the file, with layers before the batch as torch has them, and export it."""
+        nodes = [
+            helper.make_node("Squeeze", ["h_in", "zero"], ["h"]),
+            helper.make_node("MatMul", ["obs", "seen"], ["a"]),
+            helper.make_node("MatMul", ["h", "kept"], ["b"]),
+            helper.make_node("Add", ["a", "b"], ["c"]),
+            helper.make_node("Tanh", ["c"], ["d"]),
+            helper.make_node("Unsqueeze", ["d", "zero"], ["h_out"]),
+            helper.make_node("Gather", ["d", "two"], ["action"], axis=1),
+        ]
+
+        def port(name: str, shape: list[Any]) -> Any:
+            return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+        weights = {"seen": self.seen, "kept": self.kept, "zero": np.array([0]), "two": np.array([0, 1])}
+        graph = helper.make_graph(
+            nodes,
+            "recurrent",
+            [port("obs", ["n", OBSERVED]), port("h_in", [1, "n", REMEMBERED])],
+            [port("action", ["n", 2]), port("h_out", [1, "n", REMEMBERED])],
+            [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        )
+        path = folder / f"recurrent{self.seed}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        return export_policy(path, folder / f"exported{self.seed}", golden_rows=16).output
+
+
+POLICIES = {"1.0.0": Recurrent(1), "1.1.0": Recurrent(2)}
+
+
+@dataclass
+class Watched:
+    """An episode next to what its release should remember."""
+
+    episode: Any
+    rng: np.random.Generator
+    release: str | None = None
+
+    def look(self) -> NDArray[Any]:
+        """The next observation."""
+        self.observation = self.rng.standard_normal(OBSERVED).astype(np.float32)
+        return self.observation
+
+    def check(self, value: Any, release: str) -> None:
+        """Hold an answer against what `release` computes from its own memory."""
+        if release != self.release:
+            self.release, self.memory = release, np.zeros(REMEMBERED, np.float32)
+        self.memory = POLICIES[release].step(self.memory, self.observation)
+        np.testing.assert_allclose(value, self.memory[:2], rtol=0, atol=2e-5)
+
+    def play(self, steps: int) -> None:
+        for _ in range(steps):
+            action = self.episode.act(self.look(), deadline_s=30.0)
+            self.check(action.value, action.release)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    folder = tmp_path_factory.mktemp("memory")
+    with embedded(folder) as running:
+        for release, policy in POLICIES.items():
+            running.run("publish", str(policy.export(folder)), "--model", "walker", "--release", release)
+        running.start()
+        running.run("promote", "walker", "1.0.0", "--format", "openvino")
+        yield running
+
+
+def client_of(server: Embedded, protocol: str = "grpc", **options: Any) -> PolicyClient:
+    return PolicyClient("walker", url=server.endpoint[protocol], protocol=protocol, **options)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options"), [("grpc", {}), ("http", {}), ("grpc", {"shared_memory": True})], ids=str
+)
+def test_two_callers_in_turn_do_not_mix_their_memories(server: Embedded, protocol: str, options: Any) -> None:
+    """Each answer is that of a policy that saw this caller alone; rows of a batch are reset apart."""
+    with client_of(server, protocol, **options) as client:
+        callers = [Watched(client.episode(), np.random.default_rng(seed)) for seed in range(2)]
+        for _ in range(10):
+            for caller in callers:
+                caller.play(1)
+        rows = [Watched(client.episode(), np.random.default_rng(seed)) for seed in range(5)]
+        for step in range(12):
+            looked = np.stack([row.look() for row in rows])
+            if step % 4 == 3:
+                rows[step % 5].episode.reset()
+                rows[step % 5].release = None
+            action = client.act_batch(looked, episodes=[row.episode for row in rows], deadline_s=30.0)
+            for row, value in zip(rows, action.value, strict=True):
+                row.check(value, action.release)
+
+
+def test_the_asyncio_client_carries_memory_too(server: Embedded) -> None:
+    """Over both protocols."""
+
+    async def play(protocol: str) -> None:
+        async with AsyncPolicyClient("walker", url=server.endpoint[protocol], protocol=protocol) as client:
+            watched = Watched(client.episode(), np.random.default_rng(3))
+            for _ in range(5):
+                action = await watched.episode.act(watched.look(), deadline_s=30.0)
+                watched.check(action.value, action.release)
+
+    for protocol in ("grpc", "http"):
+        asyncio.run(play(protocol))
+
+
+def test_episodes_finish_with_their_own_release_or_begin_again_under_promotions(server: Embedded) -> None:
+    """Eight at once while the alias moves: no answer comes from the memory of another release, no episode is lost."""
+    over = False
+
+    def play(index: int) -> tuple[int, int]:
+        finishes, answers, switches = index % 2 == 0, 0, 0
+        with client_of(server, "http" if index % 4 < 2 else "grpc") as client:
+            watched = Watched(client.episode(on_switch="finish" if finishes else "reset"), np.random.default_rng(index))
+            while not over:
+                before = watched.release
+                watched.play(1)
+                answers += 1
+                if before not in (None, watched.release):
+                    assert not finishes
+                    switches += 1
+                if finishes and answers % 50 == 0:
+                    watched.episode.reset()
+                    watched.release = None
+        return answers, switches
+
+    for release in POLICIES:
+        server.run("pin", "walker", release)
+    with ThreadPoolExecutor(8) as pool:
+        playing = [pool.submit(play, index) for index in range(8)]
+        try:
+            for move in (["promote", "walker", "1.1.0"], ["rollback", "walker"]) * 2:
+                server.run(*move)
+        finally:
+            over = True
+        results = [each.result() for each in playing]
+    assert all(answers > 0 for answers, _ in results)
+    assert sum(switches for _, switches in results) > 0
+    for release in POLICIES:
+        server.run("unpin", "walker", release)
+
+
+def test_an_episode_whose_release_is_gone_is_interrupted(server: Embedded) -> None:
+    """By an error that is a `ServerError`, so that a loop takes its safe action; a reset begins with what is served."""
+    with client_of(server) as client:
+        watched = Watched(client.episode(), np.random.default_rng(0))
+        watched.play(2)
+        server.run("promote", "walker", "1.1.0")
+        try:
+            with pytest.raises(EpisodeInterruptedError, match=r"began with release 1\.0\.0") as caught:
+                watched.episode.act(watched.look(), deadline_s=30.0)
+            assert isinstance(caught.value, ServerError)
+            watched.episode.reset()
+            watched.play(2)
+            assert watched.release == "1.1.0"
+        finally:
+            server.run("rollback", "walker")
+
+
+def test_a_killed_server_loses_no_episode(server: Embedded) -> None:
+    """The memory is the caller's: the next server goes on from it."""
+    with client_of(server, "http") as client:
+        watched = Watched(client.episode(), np.random.default_rng(0))
+        watched.play(5)
+        pid = server.endpoint["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: server._endpoint_path.exists() and server.endpoint["pid"] != pid, every_s=0.3)
+        wait_for(lambda: server.answered_by() == "1.0.0", every_s=0.3)
+        watched.play(5)
