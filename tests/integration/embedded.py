@@ -140,8 +140,14 @@ class Embedded(BackgroundServer):
         """Publish the policy of `seed` as `release` of walker."""
         self.run("publish", str(exported(seed, inputs)), "--model", "walker", "--release", release)
 
-    def answered_by(self, alias: str = "production") -> str | None:
-        """The release that answers an inference now."""
+    def answered_by(self, alias: str = "production") -> str:
+        """The release that answers an inference; on a busy machine the first question may get no answer in time."""
+        found: list[str | None] = []
+        wait_for(lambda: found.append(self.answers(alias)) or found[-1])
+        return str(found[-1])
+
+    def answers(self, alias: str = "production") -> str | None:
+        """The release that answers an inference now; None where nothing does in the time that `status` allows."""
         (row,) = [a for a in self.json("status")["aliases"] if a["alias"] == alias]
         return row["answers"]
 

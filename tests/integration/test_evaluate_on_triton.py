@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from embedded import Embedded, embedded, needs_guard
 
-pytestmark = [pytest.mark.server, needs_guard]
+pytestmark = [pytest.mark.server, pytest.mark.long, needs_guard]  # a policy of images is trained first
 
 ENVIRONMENT = '''
 import os

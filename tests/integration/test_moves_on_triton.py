@@ -158,7 +158,7 @@ def _the_start_refuses(server: Embedded) -> None:
     server.start()
     assert "REFUSED walker" in server.log_text
     assert "model.bin" in server.log_text
-    assert server.answered_by() is None
+    assert server.answers() is None
 
 
 def test_a_config_edited_by_hand_is_put_back_at_start(server) -> None:

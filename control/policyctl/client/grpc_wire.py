@@ -42,8 +42,10 @@ CHANNEL: Final = (
     ("grpc.enable_retries", 0),
     # gRPC waits up to two minutes before it looks for a server that was away.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # In spite of its name, how long one attempt to connect may take: a busy server needs its time for the handshake.
+    # Source: https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md (MIN_CONNECT_TIMEOUT)
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # Clients of one process would share one connection, and its limits.
     ("grpc.use_local_subchannel_pool", 1),
 )

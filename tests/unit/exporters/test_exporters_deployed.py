@@ -39,6 +39,10 @@ TORCHSCRIPT = ("booster_T1", "rlsar_b2", "rlsar_himloco")
 """TorchScript files that answer any number of rows."""
 
 
+SLOW_ONES, SLOW = ("asap_cr7", "mla_sorter"), pytest.mark.long
+"""They take many seconds each."""
+
+
 @pytest.fixture
 def deployed() -> Path:
     """The folder of real policies, which is not part of the repository."""
@@ -47,7 +51,7 @@ def deployed() -> Path:
     return DEPLOYED
 
 
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) if name in SLOW_ONES else name for name in SERVED])
 def test_a_deployed_policy_answers_as_in_its_own_runtime(deployed: Path, tmp_path: Path, name: str) -> None:
     """Fifty steps of its author's runtime, one by one and in one batch, in every way of serving it."""
     head, outputs = SERVED[name]
@@ -94,7 +98,10 @@ def test_a_deployed_policy_without_a_telling_name_asks_which_output_acts(
     assert "--head NAME=KIND" in refusal.value.remedy
 
 
-@pytest.mark.parametrize(("name", "rows_an_inference"), [*dict.fromkeys(TORCHSCRIPT, None).items(), ("rlsar_l4w4", 1)])
+@pytest.mark.parametrize(
+    ("name", "rows_an_inference"),
+    [*dict.fromkeys(TORCHSCRIPT, None).items(), pytest.param("rlsar_l4w4", 1, marks=SLOW)],
+)
 def test_a_deployed_torchscript_policy_answers_as_in_its_own_runtime(
     deployed: Path, tmp_path: Path, name: str, rows_an_inference: int | None
 ) -> None:
