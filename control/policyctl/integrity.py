@@ -1,7 +1,8 @@
 """Read a release from disk and hold every byte against its manifest.
 
-The one reader of releases: `verify`, promotion, server start, the scrub and the
-backends inside Triton all call it, so there is one notion of intact. It follows
+The one reader of releases in Python: `verify`, promotion, server start, the scrub
+and the Python-based backends inside Triton call it. The native backend has its
+own in C++, which tests hold against this one. It follows
 no link and opens each file once. It compares sizes with the manifest before it
 reads, so a sparse file costs neither time nor memory. `read_release` hands out
 exactly the bytes that it hashed, so nothing that changes on disk afterwards can be served;

@@ -13,9 +13,10 @@ from policyctl.domain.contract import Contract
 from policyctl.errors import ParityError, PolicyctlError, UnsupportedError, last_line
 from policyctl_exporters import parity, writers
 from policyctl_exporters.parity import Report
-from policyctl_exporters.runtimes import runners, write_plan
+from policyctl_exporters.runtimes import runners
 from policyctl_exporters.source import Source
 from policyctl_exporters.steps import Steps
+from policyctl_exporters.tensorrt_plan import write_plan
 
 _BY_ONNX: Final = frozenset({Format.ONNX, Format.OPENVINO, Format.TENSORRT})
 """Formats that are written as ONNX, or made of it."""

@@ -32,11 +32,11 @@ from policyctl_exporters import parity
 from policyctl_exporters.answers import answered_rows, with_proved_law
 from policyctl_exporters.artifacts import ExportResult, FormatParity, IncompleteExportError, write_artifacts
 from policyctl_exporters.folders import check_output, whole_folder
-from policyctl_exporters.runtimes import require_tensorrt
 from policyctl_exporters.source import HeadOption, Options, Source
 from policyctl_exporters.sources import open_source
 from policyctl_exporters.spaces import FeatureNames
 from policyctl_exporters.steps import LIMIT_S, Steps
+from policyctl_exporters.tensorrt_plan import require_tensorrt
 
 DEFAULT_FORMATS: Final = (Format.ONNX, Format.OPENVINO, Format.TORCHSCRIPT)
 """What a torch policy is exported to; an ONNX file, to the first two."""

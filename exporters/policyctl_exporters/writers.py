@@ -1,6 +1,6 @@
 """Write the artifacts of a graph, each from the one before it where that is how it is made.
 
-ONNX and TorchScript come from the torch graph; OpenVINO and TensorRT come from
+ONNX and TorchScript come from the torch graph; OpenVINO and TensorRT (`tensorrt_plan`) come from
 ONNX. No file names a folder of the machine that it was written on. OpenVINO
 and TorchScript number what has no name with counters that never start again:
 here such names are replaced, so a second export has the same bytes.

@@ -24,7 +24,7 @@ from embedded import PATIENCE_S, Embedded, exported, wait_for
 from policyctl.adapters import endpoint as endpoints
 from policyctl.domain.artifacts import Format
 from policyctl.domain.verdict import Verdict
-from policyctl.services.moves.golden_question import probe
+from policyctl.services.golden_questions import probe
 from policyctl.services.releases.publish import publish
 from policyctl.services.rollout.promote import promote
 from policyctl.services.show.status import status

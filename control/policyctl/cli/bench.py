@@ -64,7 +64,7 @@ def bench(
         str | None, typer.Option("--batch", "-b", help="Observations a request, 1,8,64 for three.")
     ] = None,
     interval_ms: Annotated[int | None, typer.Option(help="Length of each of a point's three windows.", min=100)] = None,
-    warmup: Annotated[int | None, typer.Option(help="Requests before each point.", min=0)] = None,
+    warmup: Annotated[int | None, typer.Option(help="Requests before each point of the closed loop.", min=0)] = None,
     time_limit_s: Annotated[
         float | None, typer.Option("--time-limit", metavar="SECONDS", help="Seconds for everything together.", min=1)
     ] = None,

@@ -121,7 +121,7 @@ def probe(
         policyctl probe
         policyctl probe walker --alias production --json
     """
-    from policyctl.services.moves.golden_question import probe as service
+    from policyctl.services.golden_questions import probe as service
 
     found = service(call.control(), model=model, alias=alias)
     if not found:

@@ -141,7 +141,9 @@ class PerfAnalyzer:
             arguments += ["--concurrency-range", f"{int(point.level)}:{int(point.level)}:1"]
         else:
             arguments += ["--request-rate-range", f"{point.level:g}:{point.level:g}:1"]
-        if load.warmup_requests:
+        # At a rate, perf_analyzer 2.51 sometimes waits for ever for the threads of its warm-up
+        # (LoadManager::WaitForWarmupAndCleanup), while the server waits for requests.
+        if load.warmup_requests and point.mode is LoadMode.CONCURRENCY:
             arguments += ["--warmup-request-count", str(load.warmup_requests)]
         arguments += ["--input-data", str(self.data)]
         if point.shared_memory is not SharedMemory.NONE:

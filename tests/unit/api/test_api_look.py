@@ -13,8 +13,8 @@ from api_world import WALKER, ApiWorld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyctl.services import golden_questions as question
 from policyctl.services.integrity.scrub import FILE, ScrubState, Wrong
-from policyctl.services.moves import golden_question as question
 from policyctl.services.rollout.promote import promote
 from policyctl.services.show import health
 

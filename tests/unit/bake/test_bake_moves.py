@@ -259,7 +259,7 @@ def test_a_release_that_is_not_intact_is_no_reason_to_fail(world, monkeypatch) -
     def damaged(*_):
         raise IntegrityError("damaged")
 
-    monkeypatch.setattr("policyctl.services.moves.golden_question.read_question", damaged)
+    monkeypatch.setattr("policyctl.services.golden_questions.read_question", damaged)
     moved = to(world, then=Then.KEEP)
     assert moved.bake.verdict is Verdict.INCONCLUSIVE
     assert "golden probes" in moved.bake.reason

@@ -266,9 +266,7 @@ def test_an_interrupt_exits_with_130_and_says_what_is_served(served_world, run, 
 
 def test_an_interrupted_move_says_who_carries_it_on(served_world, run, monkeypatch) -> None:
     """The journal knows it; the server finishes or reverts it."""
-    from policyctl.services.moves import mover as moves
-
-    monkeypatch.setattr(moves.Mover, "certify", _interrupt)
+    monkeypatch.setattr("policyctl.services.moves.mover.require_certified", _interrupt)
     stopped = run("promote", "walker", "1.1.0")
     assert stopped.code == 130
     assert "Interrupted.\nThe promotion of walker" in stopped.err

@@ -325,15 +325,13 @@ def test_status_explains_conflicts(served) -> None:
 
 def test_status_explains_what_is_being_switched(served, monkeypatch) -> None:
     """Who moves what, how far it came, who answers meanwhile, and what happens if they died."""
-    from policyctl.services.moves import mover as moves
-
     seen = []
 
     def look(*_: object) -> None:
         seen.append([n.words for n in status(served.control).notes if n.about == "switching"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(moves.Mover, "_certify", look)
+    monkeypatch.setattr("policyctl.services.moves.mover.require_certified", look)
     with pytest.raises(KeyboardInterrupt):
         _promote(served, "1.1.0")
     ((words,),) = seen

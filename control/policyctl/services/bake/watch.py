@@ -31,7 +31,7 @@ from policyctl.domain.probes import AliasKey, ProbeOutcome
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.bake.tails import Tails
 from policyctl.services.control import Control
-from policyctl.services.moves.golden_question import Questions
+from policyctl.services.golden_questions import Questions
 
 OWN: Final = "Triton's statistics, read by this process"
 PROBES_A_LOOK: Final = 5

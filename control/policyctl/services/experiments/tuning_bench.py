@@ -22,7 +22,7 @@ from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.experiments.tuning_space import Choice, Space, space
 from policyctl.services.measure.performance import bursts_of
 from policyctl.services.moves.candidate import loaded
-from policyctl.services.moves.mover import Mover
+from policyctl.services.moves.certify import certify
 from policyctl.services.moves.recovery import recover
 from policyctl.services.moves.validate import place
 from policyctl.serving.hardware import detect
@@ -138,7 +138,7 @@ class Bench:
             placement = self.placement(choice)
             seen: list[Round] = []
             with loaded(control, client, state, self.opened, placement) as candidate:
-                certified = Mover(control, client).certify(self.model, candidate.ask.served, placement)
+                certified = certify(control, client, self.opened, candidate.ask.served, placement)
                 if certified.verdict is not Verdict.PASSED:
                     raise ServerError(f"not certified: {certified.reason}")
                 with (

@@ -14,7 +14,7 @@ from policyctl.domain.state import AliasState
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import GateError, IntegrityError, PolicyctlError, ServerError
 from policyctl.services.control import Control, open_release
-from policyctl.services.moves.mover import Mover, certified_body
+from policyctl.services.moves.certify import certified_body, certify
 from policyctl.services.trust.signatures import require_signed
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def load_alias(
         repository.stamp(served, placement.slot)
     client.load(served, placement.slot)
     try:
-        result = Mover(control, client, opened).certify(model, served, placement)
+        result = certify(control, client, opened, served, placement)
     except IntegrityError:
         client.unload(served)  # nobody knows what a backend of NVIDIA's has read
         raise

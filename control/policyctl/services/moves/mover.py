@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from policyctl import correlation
-from policyctl.adapters.pbtxt import identity, max_batch_size
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.triton import LoadUnderWayError, Triton
 from policyctl.domain import moves
@@ -34,13 +33,10 @@ from policyctl.domain.moves import (
     Withdraw,
     Write,
 )
-from policyctl.domain.verdict import GateResult, Verdict
-from policyctl.errors import GateError, MoveError, PolicyctlError
-from policyctl.gates import golden as golden_gate
-from policyctl.integrity import read_release
-from policyctl.services.control import Control, OpenRelease, asker, open_release
-from policyctl.services.evidence import record_gate
+from policyctl.errors import MoveError, PolicyctlError
+from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.moves.abort_flag import abort_requested, clear_abort
+from policyctl.services.moves.certify import certified_body, require_certified
 
 _LOGGER: Final = "policyctl.move"
 
@@ -146,7 +142,8 @@ class Mover:
                 self.control.tell(f"Loading {served} ...", logger=_LOGGER, served=served, slot=slot)
                 self.client.load(served, slot, interrupt=interrupt)
             case Certify(served, placement):
-                self._certify(move, served, placement)
+                opened = self._open(move.model, placement)
+                require_certified(self.control, self.client, move, opened, served, placement)
             case Withdraw(served) if served == move.candidate:
                 withdraw_candidate(self.control, self.client, served)
             case Withdraw(served):
@@ -155,46 +152,8 @@ class Mover:
             case Prune(served, slot):
                 self._repository.prune(served, slot)
 
-    def _certify(self, move: Move, served: str, placement: Placement) -> None:
-        result = self.certify(move.model, served, placement)
-        level = LogLevel.INFO if result.verdict is Verdict.PASSED else LogLevel.ERROR
-        self.control.tell(
-            f"{served}: {result.reason}.", level=level, logger=_LOGGER, served=served, slot=placement.slot
-        )
-        if served == move.candidate:
-            record_gate(self.control, self._open(move.model, placement).published, result)
-        if result.verdict is not Verdict.PASSED:
-            raise GateError(
-                f"{served} slot {placement.slot} is not certified ({result.verdict}): {result.reason}",
-                remedy=f"Look at the evidence: policyctl validate {move.model} {placement.release}",
-            )
-
     def _log(self, level: LogLevel, words: str, **fields: Any) -> None:
         self.control.log.write(level, words, logger=_LOGGER, **fields)
-
-    def certify(self, model: str, served: str, placement: Placement) -> GateResult:
-        """Ask `served` for the golden set of the placement's release.
-
-        Backends that are not ours do not hold what they read against the manifest,
-        so it is read again now: what is right after they read it was right then,
-        unless somebody changed it and changed it back.
-
-        Raises:
-            IntegrityError: A file is not what was published.
-        """
-        opened = self._open(model, placement)
-        if not self.client.endpoint.verifies:
-            read_release(
-                self._repository.served_slot(served, placement.slot), expected_digest=placement.manifest_digest
-            )
-        return golden_gate.run(
-            opened.contract,
-            opened.golden,
-            asker(self.client, served),
-            slot=placement.slot,
-            # What this placement is served with: the settings may have changed since it was promoted.
-            max_batch_size=max(1, max_batch_size(placement.config)),
-        )
 
     def _open(self, model: str, placement: Placement) -> OpenRelease:
         opened = self.opened
@@ -299,17 +258,6 @@ def withdraw_candidate(control: Control, client: Triton, served: str) -> None:
         control.tell(words, level=LogLevel.WARNING, logger=_LOGGER, served=served)
     else:
         control.repository.withdraw(served)
-
-
-def certified_body(client: Triton, model: str, placement: Placement) -> dict[str, Any]:
-    """What the journal keeps of a certification."""
-    return {
-        "server": client.endpoint.server_id,
-        "model": model,
-        "release": placement.release,
-        "manifest_digest": placement.manifest_digest,
-        "config_digest": identity(placement.config),
-    }
 
 
 def _ms(since: float) -> float:

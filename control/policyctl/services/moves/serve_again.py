@@ -9,7 +9,7 @@ from policyctl.domain.moves import Move
 from policyctl.domain.verdict import Verdict
 from policyctl.services.control import Control, OpenRelease
 from policyctl.services.moves.aliases import load_alias
-from policyctl.services.moves.mover import Mover
+from policyctl.services.moves.certify import certify
 
 
 def names_already(move: Move) -> bool:
@@ -19,7 +19,7 @@ def names_already(move: Move) -> bool:
 
 def serve_again(control: Control, client: Triton, move: Move, opened: OpenRelease) -> bool:
     """Load what an alias names already, where the server does not answer by it; says whether it had to."""
-    certified = Mover(control, client, opened).certify(move.model, move.served, move.target)
+    certified = certify(control, client, opened, move.served, move.target)
     if certified.verdict is Verdict.PASSED:
         return False
     words = f"{move.alias} names {move.target.release}, but does not answer by it: {certified.reason}."

@@ -19,8 +19,8 @@ from policyctl.gates import golden, integrity, parity
 from policyctl.services.control import Control, OpenRelease, open_release, preferred_format, select_release
 from policyctl.services.evidence import record_gate
 from policyctl.services.moves.candidate import Check, loaded
+from policyctl.services.moves.certify import certify
 from policyctl.services.moves.measurement_lock import measuring
-from policyctl.services.moves.mover import Mover
 from policyctl.services.moves.recovery import recover
 from policyctl.services.moves.serving_options import serving_options
 
@@ -170,7 +170,7 @@ def _ask_candidate(
     certified = None
     try:
         with loaded(control, client, state, opened, placement) as candidate:
-            certified = Mover(control, client, opened).certify(opened.published.model, candidate.ask.served, placement)
+            certified = certify(control, client, opened, candidate.ask.served, placement)
             yield certified
             for name, check in checks:
                 if certified.verdict is Verdict.PASSED:

@@ -30,9 +30,9 @@ from policyctl.domain.names import served_name
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control
+from policyctl.services.golden_questions import Questions
 from policyctl.services.integrity.journal import at
 from policyctl.services.integrity.scrub import last_state
-from policyctl.services.moves.golden_question import Questions
 
 ASK_TIMEOUT_S: Final = 2.0
 """For one question."""

@@ -185,7 +185,7 @@ def _aliases(
     detail: str = "",
 ) -> tuple[AliasStatus, ...]:
     if client is not None:
-        from policyctl.services.moves.golden_question import Questions  # late: it needs numpy
+        from policyctl.services.golden_questions import Questions  # late: it needs numpy
 
         questions = Questions(control)
     found = []

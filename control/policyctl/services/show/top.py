@@ -27,7 +27,7 @@ from policyctl.domain.probes import ProbeOutcome
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import IntegrityError, PolicyctlError, ServerError
 from policyctl.services.control import Control
-from policyctl.services.moves.golden_question import GoldenAnswer, Questions
+from policyctl.services.golden_questions import GoldenAnswer, Questions
 
 TIMEOUT_S = 2.0
 

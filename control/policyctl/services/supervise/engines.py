@@ -17,13 +17,12 @@ from typing import Any, Final, TypeAlias
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton_calls import server_name
 from policyctl.domain.choices import Engine as Kind
-from policyctl.domain.log_event import LogLevel
 from policyctl.domain.recommendations import pools
-from policyctl.errors import UnsupportedError
 from policyctl.services.control import Control
 from policyctl.services.machine.hardware import announce
 from policyctl.services.supervise.external import ExternalEngine, Manner, external
 from policyctl.services.supervise.leftovers import trace_folder
+from policyctl.services.supervise.without_guard import answers_http, require_guard
 from policyctl.serving import triton_guard
 from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.container import TritonContainer, connect, require_image
@@ -34,7 +33,7 @@ from policyctl.serving.native import choose
 from policyctl.serving.ports import free_ports
 from policyctl.serving.preflight import PORT_OPTIONS, preflight, require
 from policyctl.serving.process import TritonProcess
-from policyctl.settings import ContainerBackends, HttpMode, ServerSettings
+from policyctl.settings import ContainerBackends, ServerSettings
 
 OURS_VERIFY: Final = "policyctl"
 """`Endpoint.backends` where the backends hold what they load against the manifest."""
@@ -140,12 +139,14 @@ def _embedded(control: Control, api_key: str) -> Launch:
     native = control.settings.serving.native
     wanted = dict(zip(PORT_OPTIONS, (*ports, settings.control_metrics_port), strict=True))
     own = {option: port for option, port in wanted.items() if port}
-    _require_guard(control)
+    require_guard(control)
     require(preflight(repository=control.repository.root, host=settings.host, ports=own, native=native))
     announce(control)
     choice = choose(native)
     control.tell(f"OpenVINO backend: {choice.summary}. {choice.remedy}".rstrip())
-    options = _options(control, ports, None, api_key=api_key, gpu=True, native=choice.backend, http=_http(control))
+    options = _options(
+        control, ports, None, api_key=api_key, gpu=True, native=choice.backend, http=answers_http(control)
+    )
 
     def launch(on_log: OnLog) -> OwnEngine:
         process = TritonProcess(options, on_log=on_log)
@@ -207,37 +208,6 @@ def _options(
         **_pools(settings, gpu=gpu),
         **more,
     )
-
-
-def _http(control: Control) -> bool:
-    """Whether the embedded Triton answers HTTP; says what can end it where its guard is not built."""
-    mode = control.settings.server.http
-    if triton_guard.find() is not None:
-        return mode is not HttpMode.OFF
-    control.tell(
-        "WARNING the guard of this Triton is not built: a client can end the server for everybody, by cancelling gRPC"
-        " calls or by cutting short the memory that it shares. Build the guard: make native (needs g++).",
-        level=LogLevel.WARNING,
-    )
-    if mode is HttpMode.ON:
-        control.tell(
-            "WARNING server.http is on without the guard: any web page that is opened on this machine can end the"
-            " server with one request.",
-            level=LogLevel.WARNING,
-        )
-    elif mode is HttpMode.AUTO:
-        control.tell("HTTP is off: without the guard, one request can end the server. gRPC serves.")
-    return mode is HttpMode.ON
-
-
-def _require_guard(control: Control) -> None:
-    """Spans are of every request that brings a context, whatever the rate: the embedded Triton needs its guard."""
-    chosen = control.settings.tracing
-    if chosen.endpoint and not chosen.unguarded and triton_guard.find() is None:
-        raise UnsupportedError(
-            "the embedded Triton can crash where it sends spans, and the guard that prevents it is not built",
-            remedy=triton_guard.REMEDY,
-        )
 
 
 def _spans(control: Control) -> Spans | None:

@@ -28,9 +28,9 @@ from policyctl.domain.probes import AliasKey, ProbeOutcome
 from policyctl.domain.state import AliasState
 from policyctl.errors import BusyError, IntegrityError, PolicyctlError
 from policyctl.services.control import Control, OpenRelease, open_release
+from policyctl.services.golden_questions import Question, Questions, ask_golden
 from policyctl.services.integrity.known_journal import KnownJournal
 from policyctl.services.moves.aliases import WrongAnswersError, load_alias
-from policyctl.services.moves.golden_question import Question, Questions, ask_golden
 from policyctl.services.observed import Observed
 
 FAILURES_BEFORE_RELOAD: Final = 2
