@@ -128,29 +128,6 @@ def test_a_server_that_stands_still_holds_nothing_up(served: Embedded) -> None:
     wait_for(lambda: served.answered_by() == "1.0.0")
 
 
-def test_a_perf_analyzer_that_stands_still_is_run_again(served: Embedded, monkeypatch) -> None:
-    """Once a point, as long as the server answers and the time limit allows it."""
-    from policyctl.measuring.perf_analyzer import OverTimeError, PerfAnalyzer
-
-    limits: list[float] = []
-
-    def measure(tool, load):
-        limits.append(load.time_limit_s)
-        if len(limits) == 1:
-            raise OverTimeError("perf_analyzer did not end in time")
-        return analyze(tool, load)
-
-    analyze = PerfAnalyzer.measure
-    monkeypatch.setattr(PerfAnalyzer, "measure", measure)
-    assert len(served.json("bench", "walker", "-c", "1", *SHORT)["points"]) == 1
-    assert len(limits) == 2
-    limits.clear()
-    assert "did not end in time" in refused(
-        served.run("bench", "walker", "-c", "1", *SHORT, "--time-limit", "5", "--json", check=False)
-    )
-    assert len(limits) == 1
-
-
 def test_a_server_that_stands_still_beforehand_is_told_at_once(served: Embedded) -> None:
     """Before anything is measured, whatever the limit is."""
     begin = time.monotonic()

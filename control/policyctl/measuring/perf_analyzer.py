@@ -40,10 +40,6 @@ _EXPORT_BYTES = 1 << 14
 _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 
 
-class OverTimeError(ServerError):
-    """perf_analyzer did not end within its time limit."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What to ask of which model.
@@ -106,9 +102,8 @@ class PerfAnalyzer:
         """Measure one load.
 
         Raises:
-            OverTimeError: The time limit was reached.
-            ServerError: The server refused, broke off or did not answer in time;
-                with what perf_analyzer said last.
+            ServerError: The server refused, broke off or did not answer in time,
+                or the time limit was reached; with what perf_analyzer said last.
             UnsupportedError: perf_analyzer cannot run on this machine.
         """
         until = time.monotonic() + load.time_limit_s
@@ -171,7 +166,7 @@ class PerfAnalyzer:
 def _check(finished: Finished, load: Load, report: Path) -> None:
     place = f"{load.point.mode} {load.point.level:g} of {load.model}"
     if finished.timed_out:
-        raise OverTimeError(
+        raise ServerError(
             f"perf_analyzer did not end in time at {place} ({finished.duration_s:.1f} s){_said(finished)}",
             remedy="Is the server stopped or overloaded? Otherwise give more time (--time-limit).",
         )

@@ -25,7 +25,7 @@ from policyctl.domain.protocol import Protocol
 from policyctl.errors import PolicyctlError, ServerError, UsageError
 from policyctl.measuring.measurement import LoadMode, Measurement, Point, SharedMemory
 from policyctl.measuring.memory_trace import MemorySample, sampled
-from policyctl.measuring.perf_analyzer import WINDOWS, Load, OverTimeError, PerfAnalyzer
+from policyctl.measuring.perf_analyzer import WINDOWS, Load, PerfAnalyzer
 from policyctl.measuring.profiles import Profile, plan, plan_rates, point_limit_s
 from policyctl.measuring.result import BenchResult
 from policyctl.services import kept_results
@@ -194,14 +194,7 @@ class _Points:
         )
         words = f"Measuring {len(self.measured) + 1} of {count}: {point.describe()}"
         with self.control.working(words, at_most_s=limit_s):
-            try:
-                self.measured.append(tool.measure(load))
-            except OverTimeError:
-                if self.until - time.monotonic() < limit_s:
-                    raise
-                # perf_analyzer itself stands still at times, on a busy machine. A server that answers is asked again.
-                self.ask_once()
-                self.measured.append(tool.measure(load))
+            self.measured.append(tool.measure(load))
 
     def _reached(self) -> dict[tuple[Protocol, SharedMemory], float]:
         """The closed loop's best requests a second at the first batch size."""
