@@ -11,7 +11,7 @@ from test_serving_process_parts import INSTALL
 
 from policyctl.errors import UnsupportedError
 from policyctl.services.experiments.record import RecordOptions, _Session
-from policyctl.services.supervise import engines
+from policyctl.services.supervise import without_guard
 from policyctl.serving import triton_guard
 from policyctl.serving.checks import Status
 from policyctl.serving.checks import triton_guard as check
@@ -72,7 +72,7 @@ def test_spans_are_refused_where_they_could_crash_the_server(tmp_path: Path) -> 
 
     def asked(**tracing: object) -> None:
         settings = load(repository=tmp_path, tracing=tracing)
-        engines._require_guard(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
+        without_guard.require_guard(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
 
     with pytest.raises(UnsupportedError, match="can crash") as caught:
         asked(endpoint="http://127.0.0.1:4318/v1/traces")
@@ -123,7 +123,7 @@ def test_http_is_off_where_one_request_could_end_the_server(
     lines: list[str] = []
     settings = load(repository=tmp_path, server={"http": mode})
     control = SimpleNamespace(settings=settings, tell=lambda text, level=None: lines.append(text))
-    assert engines._http(control) is on  # type: ignore[arg-type]
+    assert without_guard.answers_http(control) is on  # type: ignore[arg-type]
     warned = " ".join(lines)
     assert ("make native" in warned) is not built
     assert ("web page" in warned) is (on and not built)
