@@ -42,7 +42,7 @@ def steps_of(drawn: Batch, contract: Contract) -> Batch:
 def drift(answer: Callable[[Batch], Batch], contract: Contract, observations: Batch, outputs: Batch) -> float:
     """How far an episode moves where observations differ in their last digits, as runtimes differ.
 
-    Source: the same idea as `eager.EagerGraph.sensitivity`, over time instead of layers.
+    Source: the same idea as `eager.Graph.sensitivity`, over time instead of layers.
     """
     nudged = {
         name: (array * (1 + _LAST_DIGIT)).astype(array.dtype) if array.dtype.kind == "f" else array

@@ -103,11 +103,12 @@ def _set_inputs(model: Any, feeds: Sequence[Feed], rows: str | int, moved: dict[
     for feed in feeds:
         if feed.axis:
             order = [*range(1, feed.axis + 1), 0, *range(feed.axis + 1, len(feed.port.dims))]
-            builder.first_transposed(feed.spec.name, order, moved.get(feed.port.name, feed.port.name))
+            builder.first("Transpose", [feed.spec.name], moved.get(feed.port.name, feed.port.name), perm=order)
         elif _reshaped(feed, rows):
             first = [] if not feed.batched and rows == 1 else [-1 if rows == "batch" else 1]
             inner = moved.get(feed.port.name, feed.port.name)
-            builder.first("Reshape", feed.spec.name, np.array([*first, *feed.row], np.int64), inner)
+            shape = builder.constant(np.array([*first, *feed.row], np.int64))
+            builder.first("Reshape", [feed.spec.name, shape], inner)
 
 
 def _value(spec: TensorSpec, rows: str | int) -> Any:
@@ -124,17 +125,11 @@ class _Builder:
     graph: Any
     used: set[str] = field(default_factory=set)
 
-    def first(self, operator: str, given: str, constant: NDArray[Any], result: str) -> None:
+    def first(self, operator: str, inputs: Sequence[str], result: str, **attributes: Any) -> None:
         """A node before all others."""
         import onnx
 
-        self.graph.node.insert(0, onnx.helper.make_node(operator, [given, self._constant(constant)], [result]))
-
-    def first_transposed(self, given: str, order: list[int], result: str) -> None:
-        """Another order of dimensions, before all other nodes."""
-        import onnx
-
-        self.graph.node.insert(0, onnx.helper.make_node("Transpose", [given], [result], perm=order))
+        self.graph.node.insert(0, onnx.helper.make_node(operator, inputs, [result], **attributes))
 
     def finish(self, output: Output, given: str, rows: str | int, observation: TensorSpec) -> None:
         """The steps from what the file gives to an output of the contract."""
@@ -170,12 +165,13 @@ class _Builder:
 
         inputs = [first]
         if second is not None:
-            inputs.append(second if isinstance(second, str) else self._constant(second))
+            inputs.append(second if isinstance(second, str) else self.constant(second))
         result = self._fresh(f"{ACTION}__{operator.lower()}")
         self.graph.node.append(onnx.helper.make_node(operator, inputs, [result], **attributes))
         return result
 
-    def _constant(self, value: NDArray[Any]) -> str:
+    def constant(self, value: NDArray[Any]) -> str:
+        """The name of a constant of the graph."""
         import onnx
 
         name = self._fresh(f"{ACTION}__constant")

@@ -61,8 +61,11 @@ def open_onnx(path: Path, options: Options) -> Source:
     observations = () if space is None else observations_of(space, feature_names=options.feature_names)
     roles = _roles(file, observations, options)
     # Where the batch of a state is, a fixed shape does not say: what is right for any number of rows is.
-    tried = [_opened(file, roles, observations, options, axes) for axes in _axes(file, roles)]
-    return next((source for source in tried if source.contract.max_batch is None), tried[-1])
+    for axes in _axes(file, roles):
+        source = _opened(file, roles, observations, options, axes)
+        if source.contract.max_batch is None:
+            break
+    return source
 
 
 def _with_scores(file: OnnxFile, options: Options) -> OnnxFile:

@@ -134,9 +134,8 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
             timing=timing,
             outputs=tuple(outputs),
             traceparent=trace_context.chosen(traceparent),
+            episodes=() if episode is None else (episode,),
         )
-        if episode is not None:
-            question.episodes = (episode,)
         return self._answer(question, deadline_s)
 
     def act_batch(
@@ -168,8 +167,8 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
             timing=timing,
             outputs=tuple(outputs),
             traceparent=trace_context.chosen(traceparent),
+            episodes=episodes,
         )
-        question.episodes = episodes
         return self._answer(question, deadline_s)
 
     def episode(self, *, on_switch: str | OnSwitch = OnSwitch.FINISH) -> Episode[ActionT]:

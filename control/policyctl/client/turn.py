@@ -39,9 +39,9 @@ def turn(model: str, memory: Memory, question: Question) -> Generator[Call, Any,
                 episode.own_model = served_name(split_served_name(model)[0], episode.release)
         parts = yield from _ask(model, memory, question)
     for rows, part, action in parts:
+        outputs = action.outputs if question.batched else {n: a[None] for n, a in action.outputs.items()}
         for at, row in enumerate(rows):
             if part.author is not None:
-                outputs = action.outputs if question.batched else {n: a[None] for n, a in action.outputs.items()}
                 question.episodes[row].keep(part.author, outputs, at)
     return parts[0][2] if len(parts) == 1 else _merged(parts)
 
