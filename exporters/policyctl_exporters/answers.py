@@ -162,9 +162,12 @@ def far_rows(policy: Source, graph: Graph, *, seed: int) -> list[parity.Rows]:
 
     The tolerance is the widest that parity knows, whatever the caller allows on
     usual rows: a lost branch changes an action by its own size, rounding does not.
+    Memory is that of an episode's beginning: no environment gives it, so only the policy makes it far.
     """
     rng = np.random.default_rng([seed, 1])
-    rows, expected = obs.answered(policy.reference, obs.wide(policy.contract.observations, rng))
+    rows, expected = obs.answered(
+        policy.reference, memory.begun(obs.wide(policy.contract.environment, rng), policy.contract)
+    )
     if not expected:
         return []
     largest = _largest({name: values for name, values in expected.items() if name in (ACTION, *PARAMETERS)})

@@ -67,7 +67,9 @@ _LIBRARIES: Final = {
 }
 _INFO: Final = re.compile(r"- ([^:\n]+): (\S{1,60})")
 _PACKAGES: Final = ("stable_baselines3", "sb3_contrib")
-_MODULES: Final = {name.lower(): name for name in ("DQN", "SAC", "TD3", "QRDQN", "TQC", "CrossQ", "ARS")}
+_MODULES: Final = {name.lower(): name for name in ("DQN", "SAC", "TD3", "QRDQN", "TQC", "CrossQ", "ARS")} | {
+    "recurrent": "RecurrentPPO"
+}
 
 
 @dataclass(frozen=True, slots=True)

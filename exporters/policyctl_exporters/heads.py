@@ -22,6 +22,7 @@ from policyctl.domain.contract import (
     Contract,
     Distribution,
     DistributionKind,
+    State,
     Transform,
 )
 from policyctl.domain.tensor import DTYPES, TensorSpec
@@ -44,6 +45,8 @@ class Outputs:
             stands there only if the policy gives it.
         source: Name of what the action is made of.
         law: What the names promise; an export holds it against the answers.
+        inputs: What the policy takes behind its observations.
+        states: Which of `inputs` are memory.
     """
 
     specs: tuple[TensorSpec, ...]
@@ -51,11 +54,13 @@ class Outputs:
     source: str
     kind: ActionKind
     law: Distribution
+    inputs: tuple[TensorSpec, ...] = ()
+    states: tuple[State, ...] = ()
 
     def contract(self, observations: Sequence[Observation], *, batches: bool) -> Contract:
         """The contract of a policy that gives these for `observations`; `batches` where it answers several at once."""
-        specs, limit = tuple(obs.spec for obs in observations), None if batches else 1
-        return Contract(specs, self.specs, action_kind=self.kind, distribution=self.law, max_batch=limit)
+        taken, limit = (*(obs.spec for obs in observations), *self.inputs), None if batches else 1
+        return Contract(taken, self.specs, self.kind, self.law, max_batch=limit, states=self.states)
 
 
 class OutputGraph(nn.Module):

@@ -34,6 +34,12 @@ def episode(answer: Callable[[Batch], Batch], contract: Contract, observations: 
     return join(*inputs), join(*outputs)
 
 
+def begun(rows: Batch, contract: Contract) -> Batch:
+    """Rows of what the environment gives, each with the memory that an episode begins with."""
+    count = len(next(iter(rows.values())))
+    return rows | {name: np.repeat(array, count, axis=0) for name, array in initial_states(contract).items()}
+
+
 def steps_of(drawn: Batch, contract: Contract) -> Batch:
     """What the environment gives, of rows that hold every input; `_STEPS` at most."""
     return {spec.name: drawn[spec.name][:_STEPS] for spec in contract.environment}

@@ -12,22 +12,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from policyctl.domain.contract import ACTION, ActionKind, Distribution, DistributionKind, Transform
+from policyctl.domain.contract import ACTION, ActionKind, Distribution, DistributionKind, State, Transform
 from policyctl.domain.images import TO_CHANNELS_FIRST
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError
 from policyctl_exporters.heads import Outputs, chooser, finish_of, law_of
 from policyctl_exporters.layers import Normalize, OneHot, Permute, Scale
 from policyctl_exporters.normalizer import FLAT, Normalizer
-from policyctl_exporters.spaces import Observation, action_of
+from policyctl_exporters.spaces import Observation, action_of, unique_names
 
-SUPPORTED = "PPO, A2C, TRPO, DQN, QR-DQN, SAC, TD3, DDPG, TQC, CrossQ and ARS"
+SUPPORTED = "PPO, RecurrentPPO, A2C, TRPO, DQN, QR-DQN, SAC, TD3, DDPG, TQC, CrossQ and ARS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,9 @@ class _Head:
 _Parts = tuple[nn.Module, Any, nn.Module, _Head]
 """Features extractor, what preprocesses for it, layers up to the head, and the head."""
 
+_LSTM_STATE = ("lstm_h", "lstm_c")
+"""What the contract calls the hidden and the cell state of an LSTM, unless an observation has that name."""
+
 
 class _Answer(nn.Module):
     """What the policy gives, by name, from raw observations in the contract's order."""
@@ -63,11 +66,32 @@ class _Answer(nn.Module):
         self.encoders = nn.ModuleList(encoders)
         self.extractor, self.body, self.head = extractor, body, nn.ModuleDict(nets)
 
-    def forward(self, *observations: Tensor) -> dict[str, Tensor]:
-        encoded = [encoder(x) for encoder, x in zip(self.encoders, observations, strict=True)]
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        count = len(self.keys)
+        encoded = [encoder(x) for encoder, x in zip(self.encoders, inputs[:count], strict=True)]
         flat = self.keys == [FLAT]
-        features = self.body(self.extractor(encoded[0] if flat else dict(zip(self.keys, encoded, strict=True))))
-        return {name: net(features) for name, net in self.head.items()}
+        features = self.extractor(encoded[0] if flat else dict(zip(self.keys, encoded, strict=True)))
+        states: dict[str, Tensor] = {}
+        if isinstance(self.body, _LstmStep):
+            features, states = self.body(features, *inputs[count:])
+        else:
+            features = self.body(features)
+        return {name: net(features) for name, net in self.head.items()} | states
+
+
+class _LstmStep(nn.Module):
+    """One step of an LSTM, whose state is batch first as in a contract, and the layers behind it."""
+
+    def __init__(self, lstm: nn.LSTM, body: nn.Module) -> None:
+        super().__init__()
+        self.lstm, self.body = lstm, body
+
+    def forward(self, features: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the head takes, shape (n, size), and the state after the step, each of shape (n, layers, size)."""
+        before = hidden.transpose(0, 1).contiguous(), cell.transpose(0, 1).contiguous()
+        latent, after = self.lstm(features.unsqueeze(0), before)
+        states = {name: x.transpose(0, 1) for name, x in zip(_LSTM_STATE, after, strict=True)}
+        return self.body(latent.squeeze(0)), states
 
 
 class _ConstantSpread(nn.Module):
@@ -135,11 +159,32 @@ def build_answer(
         policy: On the CPU, in evaluation mode; its layers are shared, not copied.
     """
     extractor, preprocessed, body, head = _parts(policy)
+    outputs = _remembering(head.outputs, body.lstm, observations) if isinstance(body, _LstmStep) else head.outputs
     own = getattr(policy.observation_space, "spaces", {FLAT: policy.observation_space})
     images = bool(preprocessed.normalize_images)
     encoders = [_encoder(obs, own[obs.key], normalizer, images=images) for obs in observations]
     answer = _Answer([obs.key for obs in observations], encoders, extractor, body, head.nets)
-    return answer.eval(), head.outputs, head.finish
+    return answer.eval(), outputs, head.finish
+
+
+def _remembering(outputs: Outputs, lstm: nn.LSTM, observations: Sequence[Observation]) -> Outputs:
+    """`outputs` with the state of the actor's LSTM, as pairs of an input and the output that continues it."""
+    taken = {*(obs.spec.name for obs in observations), *(spec.name for spec in outputs.specs)}
+    before = unique_names(_LSTM_STATE, taken=taken, prefix="policy")
+    after = unique_names([f"{name}_out" for name in before], taken=taken, prefix="policy")
+    shape = (lstm.num_layers, lstm.hidden_size)
+
+    def tensors(hidden: str, cell: str) -> tuple[TensorSpec, ...]:
+        # What an LSTM gives out lies between -1 and 1; its cell is not bounded.
+        return TensorSpec(hidden, "float32", shape, -1.0, 1.0), TensorSpec(cell, "float32", shape)
+
+    return replace(
+        outputs,
+        specs=(*outputs.specs, *tensors(*after)),
+        keys={**outputs.keys, **dict(zip(after, _LSTM_STATE, strict=True))},
+        inputs=tensors(*before),
+        states=tuple(State(first, second) for first, second in zip(before, after, strict=True)),
+    )
 
 
 def _encoder(observation: Observation, own: Any, normalizer: Normalizer | None, *, images: bool) -> nn.Module:
@@ -168,7 +213,9 @@ def _parts(policy: Any) -> _Parts:
     from stable_baselines3.td3.policies import TD3Policy
 
     names = [base.__name__ for base in type(policy).__mro__]
-    if isinstance(policy, ActorCriticPolicy) and not hasattr(policy, "lstm_actor"):
+    if "RecurrentActorCriticPolicy" in names:
+        return _recurrent(policy)
+    if isinstance(policy, ActorCriticPolicy):
         return _actor_critic(policy)
     if isinstance(policy, SACPolicy) or not {"TQCPolicy", "CrossQPolicy"}.isdisjoint(names):
         return _squashed_gaussian(policy)
@@ -182,9 +229,8 @@ def _parts(policy: Any) -> _Parts:
         return _values(policy, net, mean)
     if "ARSPolicy" in names:
         return _ars(policy)
-    why = " (it keeps a hidden state between steps)" if hasattr(policy, "lstm_actor") else ""
     raise UnsupportedError(
-        f"policies of class {type(policy).__name__} cannot be exported{why}",
+        f"policies of class {type(policy).__name__} cannot be exported",
         remedy=f"Policies of {SUPPORTED} can; or wrap the network in a torch.nn.Module and export that.",
     )
 
@@ -219,6 +265,20 @@ def _actor_critic(policy: Any) -> _Parts:
     else:
         raise UnsupportedError(f"{type(policy).__name__} draws from {kind.__name__}, which is not known here")
     return policy.pi_features_extractor, policy, body, head
+
+
+def _recurrent(policy: Any) -> _Parts:
+    """The actor alone: what the critic is made of, and remembers, has no part in the action."""
+    _unchanged(policy, "_process_sequence")
+    lstm = policy.lstm_actor
+    if lstm.batch_first or lstm.bidirectional or lstm.proj_size:
+        raise UnsupportedError(
+            f"{type(policy).__name__} has an LSTM that is batch_first, bidirectional or projected,"
+            " which sb3-contrib does not run on several episodes",
+            remedy="Train it without these lstm_kwargs.",
+        )
+    extractor, preprocessed, body, head = _actor_critic(policy)
+    return extractor, preprocessed, _LstmStep(lstm, body), head
 
 
 def _sde_spread(actor: Any) -> nn.Module:

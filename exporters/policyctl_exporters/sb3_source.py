@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION
+from policyctl.domain.contract import ACTION, State
 from policyctl.errors import UsageError
 from policyctl_exporters.archive_file import of_live
 from policyctl_exporters.conduct import examine
 from policyctl_exporters.eager import EagerGraph
 from policyctl_exporters.heads import OutputGraph
 from policyctl_exporters.last_observations import LastObservations, Proof, family_of
+from policyctl_exporters.memory import begun
 from policyctl_exporters.normalization import choose
 from policyctl_exporters.normalizer import FLAT, Normalizer, arrays_of
 from policyctl_exporters.observations import few
@@ -98,21 +99,23 @@ def _source(trained: Trained, options: Options, *, own: Any = None, environment:
     observations = observations_of(space, normalizer=choice.normalizer, feature_names=options.feature_names)
     answer, outputs, finish = build_answer(policy, observations, choice.normalizer)
     scales = scales_of(observations, choice.normalizer)
-    rows = [torch.from_numpy(values) for values in few([obs.spec for obs in observations], scales).values()]
+    specs = [*(obs.spec for obs in observations), *outputs.inputs]
+    rows = [torch.from_numpy(values) for values in few(specs, scales).values()]
     conduct = examine(answer, rows, name=trained.algorithm)
     contract = outputs.contract(observations, batches=conduct.batches)
+    own_rows = trained.seen.raw_rows(observations)
     eager, graph = (OutputGraph(part, outputs, finish) for part in (answer, conduct.module))
     return Source(
         kind="sb3",
         algorithm=trained.algorithm,
         contract=contract,
-        reference=_reference(policy, observations, choice.normalizer, EagerGraph(eager, contract)),
+        reference=_reference(policy, observations, choice.normalizer, EagerGraph(eager, contract), contract.states),
         graph=graph,
         scales=scales,
         clip_obs=choice.normalizer.clip_obs if choice.normalizer else None,
         file=trained.file,
         normalizer_file=choice.file,
-        own_rows=trained.seen.raw_rows(observations),
+        own_rows=None if own_rows is None else begun(own_rows, contract),
         trust_operators=options.trust_operators,
         notes=(*choice.notes, *notes, *conduct.notes),
         training=trained.training,
@@ -167,20 +170,27 @@ def _detached(policy: Any) -> Any:
 
 
 def _reference(
-    policy: Any, observations: Sequence[Observation], normalizer: Normalizer | None, eager: EagerGraph
+    policy: Any,
+    observations: Sequence[Observation],
+    normalizer: Normalizer | None,
+    eager: EagerGraph,
+    states: Sequence[State],
 ) -> Answer:
     """``policy.predict(vec_normalize.normalize_obs(raw), deterministic=True)``: the libraries' own code.
 
-    So an error in the graph cannot hide. All outputs but the action come from the graph.
+    So an error in the graph cannot hide. Memory comes from ``predict`` as well; all other outputs from the graph.
     """
     normalize = _vec_normalize(normalizer).normalize_obs if normalizer else lambda raw: raw
 
     def answer(given: Arrays) -> dict[str, NDArray[Any]]:
         raw: Any = {obs.key: obs.from_served(given[obs.spec.name]) for obs in observations}
         outputs = eager(given)
-        action, _ = policy.predict(normalize(raw.get(FLAT, raw)), deterministic=True)
+        # The library has layers before the batch.
+        state = tuple(given[state.input].swapaxes(0, 1) for state in states) or None
+        action, after = policy.predict(normalize(raw.get(FLAT, raw)), state=state, deterministic=True)
         expected = outputs[ACTION]
-        return {**outputs, ACTION: np.asarray(action).reshape(expected.shape).astype(expected.dtype)}
+        kept = {s.output: np.ascontiguousarray(x.swapaxes(0, 1)) for s, x in zip(states, after or (), strict=True)}
+        return {**outputs, **kept, ACTION: np.asarray(action).reshape(expected.shape).astype(expected.dtype)}
 
     return answer
 

@@ -10,7 +10,7 @@ import exporter_models as models
 import numpy as np
 import pytest
 from gymnasium import spaces
-from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 
 from policyctl.domain.artifacts import Format
@@ -187,7 +187,6 @@ def test_discrete_actions_count_as_predict_counts_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "actions", "policy"),
     [
-        (RecurrentPPO, spaces.Discrete(2), "MlpLstmPolicy"),
         (MaskablePPO, spaces.Discrete(2), "MlpPolicy"),
     ],
 )
