@@ -388,6 +388,13 @@ class Settings(Group):
         return value
 
     lock_wait_s: float = Field(2.0, ge=0, description="how long to wait for another writer", json_schema_extra=_COMMAND)
+    drain_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="how long at most a promotion keeps an incumbent with memory reachable; 0: not at all",
+        json_schema_extra=_COMMAND,
+    )
     server: ServerSettings = ServerSettings()
     docker: DockerSettings = DockerSettings()
     serving: ServingSettings = ServingSettings()

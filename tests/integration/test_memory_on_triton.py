@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from embedded import Embedded, embedded, wait_for
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from harness.background_server import COMMAND
 from policyctl.client import AsyncPolicyClient, EpisodeInterruptedError, PolicyClient
 from policyctl.errors import ServerError
 from policyctl_exporters import export_policy
@@ -149,8 +151,12 @@ def test_the_asyncio_client_carries_memory_too(server: Embedded) -> None:
         asyncio.run(play(protocol))
 
 
-def test_episodes_finish_with_their_own_release_or_begin_again_under_promotions(server: Embedded) -> None:
-    """Eight at once while the alias moves: no answer comes from the memory of another release, no episode is lost."""
+@pytest.mark.parametrize("turns", [1, pytest.param(15, marks=pytest.mark.long)])
+def test_episodes_finish_with_their_own_release_or_begin_again_under_promotions(server: Embedded, turns: int) -> None:
+    """Eight at once while the alias moves: no answer comes from the memory of another release, no episode is lost.
+
+    The release before stays reachable for them, and is served no more when the move has ended.
+    """
     over = False
 
     def play(index: int) -> tuple[int, int]:
@@ -169,20 +175,40 @@ def test_episodes_finish_with_their_own_release_or_begin_again_under_promotions(
                     watched.release = None
         return answers, switches
 
-    for release in POLICIES:
-        server.run("pin", "walker", release)
     with ThreadPoolExecutor(8) as pool:
         playing = [pool.submit(play, index) for index in range(8)]
         try:
-            for move in (["promote", "walker", "1.1.0"], ["rollback", "walker"]) * 2:
-                server.run(*move)
+            for move in (["promote", "walker", "1.1.0"], ["rollback", "walker", "--drain", "60s"]) * turns:
+                drain = server.json(*move)["drain"]
+                assert drain["over"], drain
         finally:
             over = True
         results = [each.result() for each in playing]
     assert all(answers > 0 for answers, _ in results)
     assert sum(switches for _, switches in results) > 0
-    for release in POLICIES:
-        server.run("unpin", "walker", release)
+    assert {alias["alias"] for alias in server.json("status")["aliases"]} == {"production"}
+
+
+def test_a_promotion_that_is_killed_while_it_drains_leaves_nothing_behind(server: Embedded) -> None:
+    """The episode goes on with its release, and the server ends the drain when the episode is over."""
+
+    def aliases() -> dict[str, str]:
+        return {alias["alias"]: alias["release"] for alias in server.json("status")["aliases"]}
+
+    with client_of(server) as client:
+        watched = Watched(client.episode(), np.random.default_rng(0))
+        watched.play(1)
+        environment = {**os.environ, "POLICYCTL_REPOSITORY": str(server.root)}
+        command = subprocess.Popen([*COMMAND, "promote", "walker", "1.1.0", "--drain", "10m"], env=environment)
+        try:
+            wait_for(lambda: aliases() == {"production": "1.1.0", "1.0.0": "1.0.0"}, every_s=0.3)
+        finally:
+            command.kill()
+            command.wait()
+        watched.play(20)
+        assert watched.release == "1.0.0"
+    wait_for(lambda: server.control.repository.journal.state().alias("walker", "1.0.0") is None, every_s=0.3)
+    server.run("rollback", "walker")
 
 
 def test_an_episode_whose_release_is_gone_is_interrupted(server: Embedded) -> None:
@@ -190,7 +216,7 @@ def test_an_episode_whose_release_is_gone_is_interrupted(server: Embedded) -> No
     with client_of(server) as client:
         watched = Watched(client.episode(), np.random.default_rng(0))
         watched.play(2)
-        server.run("promote", "walker", "1.1.0")
+        server.run("promote", "walker", "1.1.0", "--drain", "0")
         try:
             with pytest.raises(EpisodeInterruptedError, match=r"began with release 1\.0\.0") as caught:
                 watched.episode.act(watched.look(), deadline_s=30.0)

@@ -11,12 +11,15 @@ import typer
 
 from policyctl.cli import completion, options
 from policyctl.cli.call import Call
+from policyctl.cli.values import seconds
 from policyctl.domain.bake import Then
 from policyctl.domain.names import PRODUCTION
 from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
     from policyctl.services.rollout.request import Wanted
+
+_LONGEST_DRAIN_S = 3600.0
 
 
 @options.command("wait", "repository", "url")
@@ -45,6 +48,14 @@ def promote(
     breaking: Annotated[
         bool, typer.Option("--breaking", help="Promote a release whose contract breaks that of the one it replaces.")
     ] = False,
+    drain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Keep the release before reachable so long at most, for episodes that began on it; 0 for not."
+            " [default: 30s where it has memory; env: POLICYCTL_DRAIN_S]",
+        ),
+    ] = None,
     dry_run: options.DryRun = False,
 ) -> None:
     """Move an alias to a release without losing a request.
@@ -65,6 +76,7 @@ def promote(
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
         policyctl promote walker 1.1.0 --bake 300 --on-inconclusive keep
         policyctl promote walker 2.0.0 --breaking --reason "all robots have the fourth sensor"
+        policyctl promote walker 1.2.0 --drain 60s
     """
     if no_bake and bake:
         raise UsageError("--bake and --no-bake are given", remedy="Give one of them.")
@@ -79,6 +91,7 @@ def promote(
         gates=options.gate_names(gates),
         bake=BakeRequest(for_s=bake, on_inconclusive=on_inconclusive, end=no_bake) if asks else None,
         breaking=breaking,
+        drain_s=_drain(drain),
         dry_run=dry_run,
         lock_wait_s=call.wait,
     )
@@ -99,6 +112,14 @@ def rollback(
     ] = None,
     alias: options.Alias = PRODUCTION,
     reason: options.Reason = "",
+    drain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Keep the release that is left reachable so long at most, for episodes that began on it."
+            " [default: not at all]",
+        ),
+    ] = None,
     dry_run: options.DryRun = False,
 ) -> None:
     """Move an alias back to an earlier release. No gate is asked.
@@ -106,11 +127,23 @@ def rollback(
     Examples:
         policyctl rollback walker --reason "falls on ice"
         policyctl rollback walker --to 0.9.2
+        policyctl rollback walker --drain 30s
     """
     from policyctl.services.rollout.request import RollbackRequest
 
-    wanted = RollbackRequest(to=to, alias=alias, reason=reason, dry_run=dry_run, lock_wait_s=call.wait)
+    wanted = RollbackRequest(
+        to=to, alias=alias, reason=reason, drain_s=_drain(drain), dry_run=dry_run, lock_wait_s=call.wait
+    )
     _carry_out(call, model, wanted)
+
+
+def _drain(text: str | None) -> float | None:
+    """How long a drain lasts at most, in seconds; None where nobody said."""
+    if text is None:
+        return None
+    if (drain_s := seconds("--drain", text, example="30s", or_none=True)) > _LONGEST_DRAIN_S:
+        raise UsageError(f"--drain {text} is longer than an hour", remedy="Pin the release instead: policyctl pin")
+    return drain_s
 
 
 @options.command("repository", "url")

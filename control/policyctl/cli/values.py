@@ -112,9 +112,9 @@ def _limits(least: float | None, most: float | None, value: float) -> str:
     return f"at most {most:g}" if most is not None and value > most else ""
 
 
-def seconds(option: str, text: str, *, example: str) -> float:
-    """``90``, ``90s``, ``10m``, ``1.5h``, ``5ms`` in seconds."""
+def seconds(option: str, text: str, *, example: str, or_none: bool = False) -> float:
+    """``90``, ``90s``, ``10m``, ``1.5h``, ``5ms`` in seconds; 0 where it may be none."""
     match = _DURATION.fullmatch(text.strip())
-    if match is None or float(match[1]) <= 0:
+    if match is None or (float(match[1]) <= 0 and not or_none):
         raise UsageError(f"{option} {text!r} is not a length of time", remedy=f"For example {option} {example}.")
     return float(match[1]) * _SECONDS[match[2]]

@@ -135,7 +135,7 @@ class _Folding:
         before = self.aliases.pop(key, None)
         if move.kind is not MoveKind.REMOVAL:
             trail = _trail(() if before is None else before.trail, move)
-            self.aliases[key] = AliasState(placement=move.target, since=record.time, trail=trail)
+            self.aliases[key] = AliasState(move.target, record.time, trail, move.drain_s)
 
 
 def _published(record: Record) -> PublishedRelease:

@@ -101,6 +101,7 @@ class Move:
         target: What it is to name; of a removal, what it named last.
         reason: Why, in the words of the person who asked.
         bake: What is owed once the alias is switched; None for nothing.
+        drain_s: Of a pin that ends by itself: how long at most it is served; None for a pin that stays.
     """
 
     id: str
@@ -111,6 +112,7 @@ class Move:
     target: Placement
     reason: str = ""
     bake: Baking | None = field(default=None, metadata=OMIT_DEFAULT)
+    drain_s: float | None = field(default=None, metadata=OMIT_DEFAULT)
 
     @property
     def served(self) -> str:

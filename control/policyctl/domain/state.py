@@ -42,11 +42,13 @@ class AliasState:
         since: When it was switched there.
         trail: The releases it came by, oldest first, the named one last. A
             rollback without a target goes to the last but one.
+        drain_s: Of a pin that ends by itself: how long at most it is served after the move that it is for.
     """
 
     placement: Placement
     since: str
     trail: tuple[Placement, ...]
+    drain_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

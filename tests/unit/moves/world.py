@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +55,8 @@ def golden(seed: int, rows: int = 5, *, contract: Contract = CONTRACT) -> Golden
     """A golden set that no other seed's release answers."""
     rng = np.random.default_rng(seed)
     return Golden(
-        {"observation": rng.normal(size=(rows, *contract.observations[0].shape)).astype(np.float32)},
-        {"action": rng.normal(size=(rows, 1)).astype(np.float32)},
+        {spec.name: rng.normal(size=(rows, *spec.shape)).astype(np.float32) for spec in contract.observations},
+        {spec.name: rng.normal(size=(rows, *spec.shape)).astype(np.float32) for spec in contract.outputs},
         Tolerance(),
     )
 
@@ -85,10 +86,19 @@ class FileServer:
         """Loads that never end once they have begun."""
         self.loading: dict[str, int] = {}
         self.calls: list[str] = []
+        self.answers = Counter[str]()
 
     def close(self) -> None: ...
 
     def require_live(self) -> None: ...
+
+    def require_sees(self, folder: str) -> None: ...
+
+    def repository(self) -> str:
+        return Repository(self.root).id
+
+    def answered(self, name: str) -> int:
+        return self.answers[name]
 
     def is_live(self) -> bool:
         return True
@@ -150,15 +160,16 @@ class FileServer:
             known = Golden.from_bytes(read_file(folder / GOLDEN_FILE), contract)
         except IntegrityError as error:  # the real one has them in memory
             raise ServerError(error.problem) from error
-        (spec,) = contract.observations
-        rows = []
+        spec, golden_rows = contract.observations[0], []
         for row in observations[spec.name]:
             (match,) = np.nonzero((known.observations[spec.name] == row).all(axis=1))
-            rows.append(known.outputs["action"][match[0]] if len(match) else np.full(1, 9.0, np.float32))
-        answer = np.stack(rows)
+            golden_rows.append(match[0] if len(match) else -1)
+        answer = {key: values[golden_rows] for key, values in known.outputs.items()}
+        answer["action"][np.array(golden_rows) < 0] = 9.0
         if (name, serving) in self.wrong_slots:
-            answer = answer + 1.0
-        return Answer(serving, {"action": answer})
+            answer["action"] += 1.0
+        self.answers[name] += 1
+        return Answer(serving, answer)
 
 
 def supervising(repository: Repository) -> BinaryIO:

@@ -12,12 +12,19 @@ from policyctl.adapters.pbtxt import identity, max_batch_size
 from policyctl.adapters.triton import Triton
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Move, Placement
+from policyctl.domain.state import State
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.errors import GateError
 from policyctl.gates import golden as golden_gate
 from policyctl.integrity import read_release
 from policyctl.services.control import Control, OpenRelease, asker
 from policyctl.services.evidence import record_gate
+
+
+def is_certified_here(state: State, client: Triton, model: str, placement: Placement) -> bool:
+    """Whether this run of the server has certified a release before, in this format and configuration."""
+    server = client.endpoint.server_id
+    return bool(server) and (server, model, placement.manifest_digest, identity(placement.config)) in state.certified
 
 
 def require_certified(

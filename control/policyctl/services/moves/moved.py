@@ -20,6 +20,35 @@ from policyctl.services.moves.recovery import Recovered
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """How the release before stayed reachable for its episodes.
+
+    Attributes:
+        release: Which release.
+        served: Its Triton model.
+        limit_s: How long at most, in seconds after the move.
+        waited_s: How long it was waited for, in seconds.
+        over: Whether it is served no more.
+    """
+
+    release: str
+    served: str
+    limit_s: float
+    waited_s: float
+    over: bool
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        if self.over:
+            return f"{self.served} answered its episodes for {self.waited_s:g} s more, and is not served any more."
+        return (
+            f"{self.served} should have ended after {self.limit_s:g} s and is still served;"
+            " the server ends it. See: policyctl status"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """What a promotion, a rollback, a pin or a removal did, or would do.
 
@@ -31,6 +60,7 @@ class Moved:
         timings: How long the parts took; None for a dry run.
         recovered: What an earlier crash had left and was done about it.
         bake: How the watch after the switch ended; None where there was none.
+        drain: How the release before stayed reachable; None where it did not.
         differences: How the target's contract differs from the incumbent's.
     """
 
@@ -41,12 +71,14 @@ class Moved:
     timings: Timings | None = None
     recovered: Recovered | None = None
     bake: Baked | None = None
+    drain: Drained | None = None
     differences: tuple[Difference, ...] = ()
 
     @property
     def words(self) -> str:
         """For people."""
-        parts = [self._words, self._differences, "" if self.bake is None else self.bake.words]
+        drain, bake = "" if self.drain is None else self.drain.words, "" if self.bake is None else self.bake.words
+        parts = [self._words, self._differences, drain, bake]
         between = "\n" if self.steps else " "
         return between.join(part for part in parts if part)
 
@@ -122,6 +154,7 @@ class Moved:
             "timings": to_json(self.timings),
             "recovered": None if self.recovered is None else self.recovered.words,
             "bake": to_json(self.bake),
+            "drain": to_json(self.drain),
             "breaking": breaking.is_breaking(self.differences),
             "differences": to_json(self.differences),
         }

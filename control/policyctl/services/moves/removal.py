@@ -8,7 +8,7 @@ from policyctl.domain.names import check_model_name, is_pin
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import UsageError
 from policyctl.services.control import Control, operation
-from policyctl.services.moves.moved import Moved, describe, fresh_move_id
+from policyctl.services.moves.moved import Moved, describe, new_move
 from policyctl.services.moves.mover import Timings, execute
 from policyctl.services.moves.recovery import recover
 
@@ -51,20 +51,21 @@ def unserve(
         recovered = None if dry_run else recover(control, client, model)
         if recovered is not None and _is_this(recovered.move, model, alias) and recovered.finished:
             return Moved(recovered.move, changed=True, timings=Timings(), recovered=recovered)
-        named = require_served(control.repository.journal.state(), model, alias)
-        move = Move(
-            id=move_id or fresh_move_id(),
-            kind=MoveKind.REMOVAL,
-            model=model,
-            alias=alias,
-            incumbent=named.placement,
-            target=named.placement,
-            reason=reason,
-        )
+        move = removal(control.repository.journal.state(), model, alias, reason=reason, move_id=move_id)
         if dry_run:
             return Moved(move, changed=True, steps=describe(moves.plan(move)))
         timings = execute(control, client, move)
     return Moved(move, changed=True, timings=timings, recovered=recovered)
+
+
+def removal(state: State, model: str, alias: str, *, reason: str, move_id: str = "") -> Move:
+    """The move that takes an alias out of service; it has not begun.
+
+    Raises:
+        UsageError: It is not served; names those that are.
+    """
+    placement = require_served(state, model, alias).placement
+    return new_move(state, MoveKind.REMOVAL, model, alias, placement, reason, move_id)
 
 
 def _is_this(move: Move, model: str, alias: str) -> bool:

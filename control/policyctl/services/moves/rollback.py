@@ -6,8 +6,7 @@ import time
 from dataclasses import replace
 
 from policyctl.adapters import lock
-from policyctl.adapters.pbtxt import identity, with_releases
-from policyctl.adapters.triton import Triton
+from policyctl.adapters.pbtxt import with_releases
 from policyctl.domain import moves
 from policyctl.domain.moves import MoveKind, Placement
 from policyctl.domain.names import check_model_name, check_movable_alias
@@ -15,7 +14,9 @@ from policyctl.domain.state import State
 from policyctl.errors import BusyError
 from policyctl.services.control import Control, OpenRelease, open_release, operation, select_release
 from policyctl.services.moves.abort_flag import request_abort
+from policyctl.services.moves.certify import is_certified_here
 from policyctl.services.moves.contract_change import shown_differences
+from policyctl.services.moves.drain import Drain
 from policyctl.services.moves.moved import Moved, describe, new_move
 from policyctl.services.moves.mover import Timings, execute
 from policyctl.services.moves.recovery import Recovered, recover, take_back_unfinished
@@ -35,6 +36,7 @@ def rollback(
     dry_run: bool = False,
     move_id: str = "",
     baking: str = "",
+    drain_s: float | None = None,
 ) -> Moved:
     """Move `alias` back to the release before, or to `to`. No gate is asked; a signature is, where it is required.
 
@@ -52,6 +54,7 @@ def rollback(
         reason: Why, kept in the journal.
         dry_run: Say what would be done; changes nothing.
         move_id: Names the move in the journal; empty for a fresh one.
+        drain_s: How long at most the release that is left stays reachable under its number; None or 0 for not.
         baking: Only while the bake of this promotion is open, that is, while nobody has moved the alias since.
 
     Raises:
@@ -90,10 +93,13 @@ def rollback(
             return Moved(move, changed=False, loaded_again=again, recovered=recovered)
         changes = shown_differences(move.incumbent, opened.contract)
         moved = Moved(move, changed=True, recovered=recovered, differences=changes)
-        certified_here = _certified_here(state, client, model, target)
+        certified_here = is_certified_here(state, client, model, target)
+        drain = Drain.of(control, client, state, move, drain_s)
         if dry_run:
-            return replace(moved, steps=describe(moves.plan(move, certified_here=certified_here)))
-        return replace(moved, timings=execute(control, client, move, opened=opened, certified_here=certified_here))
+            return replace(moved, steps=drain.steps + describe(moves.plan(move, certified_here=certified_here)))
+        with drain.during(move):
+            timings = execute(control, client, move, opened=opened, certified_here=certified_here)
+    return replace(moved, timings=timings, drain=drain.wait())
 
 
 @operation("abort")
@@ -153,8 +159,3 @@ def _target(control: Control, state: State, opened: OpenRelease, earlier: Placem
 def _is_this_rollback(recovered: Recovered, model: str, alias: str) -> bool:
     move = recovered.move
     return recovered.finished and (move.kind, move.model, move.alias) == (MoveKind.ROLLBACK, model, alias)
-
-
-def _certified_here(state: State, client: Triton, model: str, target: Placement) -> bool:
-    server = client.endpoint.server_id
-    return bool(server) and (server, model, target.manifest_digest, identity(target.config)) in state.certified

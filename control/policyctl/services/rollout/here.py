@@ -149,9 +149,19 @@ def _act(control: Control, request: AliasRequest, move: str) -> Moved | str:
                 move_id=move,
                 bake=wanted.bake is None or not wanted.bake.end,
                 breaking=wanted.breaking,
+                drain_s=wanted.drain_s,
             )
-        case RollbackRequest(to=to, alias=alias, reason=reason, dry_run=dry_run):
-            return rollback(control, model=model, alias=alias, to=to, reason=reason, dry_run=dry_run, move_id=move)
+        case RollbackRequest() as wanted:
+            return rollback(
+                control,
+                model=model,
+                alias=wanted.alias,
+                to=wanted.to,
+                reason=wanted.reason,
+                dry_run=wanted.dry_run,
+                move_id=move,
+                drain_s=wanted.drain_s,
+            )
         case RemovalRequest(alias=alias, reason=reason, dry_run=dry_run):
             return unserve(control, model=model, alias=alias, reason=reason, dry_run=dry_run, move_id=move)
         case AbortRequest(dry_run=True):

@@ -18,9 +18,11 @@ from policyctl.domain.contract import Contract
 from policyctl.domain.moves import Move, MoveKind, Placement
 from policyctl.domain.names import check_alias, check_model_name, check_movable_alias, is_pin, pin_name
 from policyctl.domain.probes import AliasKey
+from policyctl.domain.state import State
 from policyctl.services.control import Control, OpenRelease, open_release, operation, select_release
 from policyctl.services.machine.memory_headroom import require_room
 from policyctl.services.moves.contract_change import require_compatible
+from policyctl.services.moves.drain import Drain
 from policyctl.services.moves.moved import Moved, describe, fresh_move_id, incumbent_of, new_move
 from policyctl.services.moves.mover import execute
 from policyctl.services.moves.recovery import recover
@@ -47,6 +49,7 @@ def promote(
     move_id: str = "",
     bake: bool = True,
     breaking: bool = False,
+    drain_s: float | None = None,
 ) -> Moved:
     """Move `alias` of `model` to `release`, losing no request, and watch it there as the settings' bake says.
 
@@ -65,6 +68,8 @@ def promote(
         move_id: Names the move in the journal, where the caller finds it by this id; empty for a fresh one.
         bake: Whether to watch it after the switch, as the settings say.
         breaking: Whether its contract may break the incumbent's, so that clients of that get no action from it.
+        drain_s: How long at most the incumbent stays reachable under its number, for episodes that began on it;
+            0 for not. None for the settings', where the incumbent has memory.
 
     Raises:
         UsageError: No such release, alias or format.
@@ -80,7 +85,7 @@ def promote(
     release = select_release(control, model, release)
     if alias != pin_name(release):
         check_movable_alias(alias)
-    wanted = _Promotion(model, release, alias, format, reason, move_id or fresh_move_id(), bake, breaking)
+    wanted = _Promotion(model, release, alias, format, reason, move_id or fresh_move_id(), bake, breaking, drain_s)
     opened = wanted.open(control)
     chosen = control.settings.gates.promote_with if gates is None else gates
     if chosen and not dry_run:
@@ -94,14 +99,17 @@ def promote(
     doing, stop = f"promote {model} {release} to {alias}", f"policyctl abort {model}"
     with control.repository.writer(doing, wait_s=control.settings.lock_wait_s, stop=stop), control.triton() as client:
         recovered = None if dry_run else recover(control, client, model)
-        moved = wanted.carry_out(control, client, opened, watched, dry_run=dry_run)
+        moved, drain = wanted.carry_out(control, client, opened, watched, dry_run=dry_run)
         owed = control.repository.journal.state().bakes.get((model, alias))
     moved = replace(moved, recovered=recovered)
+    # A supervisor ends the drain while the release bakes; where none is, nobody else does.
+    if drain is not None and not client.endpoint.supervisor:
+        moved = replace(moved, drain=drain.wait())
     if bake and owed is not None and not dry_run:
         from policyctl.services.bake.run import carry_out
 
-        return replace(moved, bake=carry_out(control, (model, alias), owed.move.id))
-    return moved
+        moved = replace(moved, bake=carry_out(control, (model, alias), owed.move.id))
+    return moved if drain is None or moved.drain is not None else replace(moved, drain=drain.wait())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,7 @@ class _Promotion:
     move_id: str
     bake: bool
     breaking: bool
+    drain_s: float | None
 
     @property
     def _key(self) -> AliasKey:
@@ -150,27 +159,36 @@ class _Promotion:
 
     def carry_out(
         self, control: Control, client: Triton, opened: OpenRelease, watched: Watched | None, *, dry_run: bool
-    ) -> Moved:
-        """Move the alias, or say how; the caller holds the writer lock."""
+    ) -> tuple[Moved, Drain | None]:
+        """Move the alias, or say how; the caller holds the writer lock, and waits for the drain without it."""
         state = control.repository.journal.state()
         published = state.release(self.model, self.release)
         require_signed(control, state, published)
         target = place(control, state, opened, self.format)
         kind = MoveKind.PIN if is_pin(self.alias) else MoveKind.PROMOTION
         move = new_move(state, kind, self.model, self.alias, target, self.reason, self.move_id)
-        if names_already(move):
-            return self._stay(control, client, opened, move, dry_run=dry_run)
+        if names_already(move) and not self._drains(state):
+            return self._stay(control, client, opened, move, dry_run=dry_run), None
         changes = self._require_compatible(move.incumbent, opened.contract)
         require_room(control, client, state, move, opened)
         require_offline(control, state, opened, record=not dry_run)
         moved = Moved(move, changed=True, differences=changes)
+        drain = Drain.of(control, client, state, move, self.drain_s)
         if dry_run:
             from policyctl.services.bake.run import steps
 
-            return replace(moved, steps=(*describe(moves.plan(move)), *steps(control, self._key)))
+            planned = (*drain.steps, *describe(moves.plan(move)), *steps(control, self._key))
+            return replace(moved, steps=planned), None
         if watched is not None:
             move = replace(move, bake=watched.for_move(move.incumbent))
-        return replace(moved, move=move, timings=execute(control, client, move, opened=opened))
+        with drain.during(move):
+            timings = execute(control, client, move, opened=opened)
+        return replace(moved, move=move, timings=timings), drain
+
+    def _drains(self, state: State) -> bool:
+        """Whether the alias is a pin that ends by itself: who pins it for good moves it, to the same release."""
+        named = state.alias(*self._key)
+        return named is not None and named.drain_s is not None
 
     def _stay(self, control: Control, client: Triton, opened: OpenRelease, move: Move, *, dry_run: bool) -> Moved:
         """The alias names the release already: see that it answers, and end a bake where none is wanted."""

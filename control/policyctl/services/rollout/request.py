@@ -31,6 +31,18 @@ Selector = Annotated[
 ]
 Alias = Annotated[str, Field(min_length=1, max_length=64, description="which alias")]
 
+DrainSeconds = Annotated[
+    float | None,
+    Field(
+        strict=True,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="seconds at most that the release before stays reachable under its number, for episodes that"
+        " began on it; 0 for not",
+    ),
+]
+
 
 def _body(*examples: dict[str, Any]) -> ConfigDict:
     """How a class of requests is read from JSON: unknown fields are refused."""
@@ -130,16 +142,18 @@ class PromotionRequest(ServingRequest):
             description="promote it although its contract breaks the incumbent's, whose clients then get no action",
         ),
     ] = False
+    drain_s: DrainSeconds = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackRequest(MoveRequest):
-    """Move an alias back to the release before, or to an earlier one."""
+    """Move an alias back to the release before, or to an earlier one; it drains only where that is asked for."""
 
     __pydantic_config__ = _body({"reason": "slips on wet tiles"}, {"to": "1.0.0"})
     kind = OperationKind.ROLLBACK
     to: Annotated[Selector | None, Field(description="the release to go back to; else the one before")] = None
     alias: Alias = PRODUCTION
+    drain_s: DrainSeconds = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ class About(StrEnum):
 
     SWITCHING = "switching"
     BAKE = "bake"
+    DRAIN = "drain"
     CONFLICT = "conflict"
     MEMORY = "memory"
 
@@ -62,8 +63,14 @@ def explain(
         Note(About.SWITCHING, m, _switching(u)) for m, u in sorted(state.unfinished.items()) if model in {None, m}
     ]
     found += [Note(About.BAKE, m, _baking(o)) for (m, _), o in sorted(state.bakes.items()) if model in {None, m}]
-    for name in sorted({m for m, _ in state.aliases if model in {None, m}}):
-        served = {alias: named for (m, alias), named in sorted(state.aliases.items()) if m == name}
+    found += [
+        Note(About.DRAIN, m, _draining(served_name(m, alias), named))
+        for (m, alias), named in sorted(state.aliases.items())
+        if named.drain_s is not None and model in {None, m}
+    ]
+    lasting = {key: named for key, named in sorted(state.aliases.items()) if named.drain_s is None}
+    for name in sorted({m for m, _ in lasting if model in {None, m}}):
+        served = {alias: named for (m, alias), named in lasting.items() if m == name}
         found += [Note(About.CONFLICT, name, said) for said in _contracts(state, name, served)]
         found += [Note(About.CONFLICT, name, said) for said in _twice(name, served)]
     if left is not None:
@@ -92,6 +99,13 @@ def _baking(found: OpenBake) -> str:
         return f"{said}: {found.verdict} ({found.reason}). Its rollback is owed."
     return f"{said}; it may be rolled back by itself. To keep it: policyctl promote {move.model}" + (
         f" {move.target.release} --alias {move.alias} --no-bake"
+    )
+
+
+def _draining(served: str, named: AliasState) -> str:
+    return (
+        f"{served} drains since {utc_text(named.since)}: it answers the episodes that began on it, for"
+        f" {named.drain_s:g} s at most after the move. Then it is served no more."
     )
 
 

@@ -155,7 +155,9 @@ class Sampler:
         rows = []
         for key, named in sorted(state.aliases.items()):
             if self.model in {None, key[0]}:
-                said = None if client is None else self._questions.ask(client, key, named.placement, self._looks)
+                said = None
+                if client is not None and named.drain_s is None:  # a drain ends when nobody asks it
+                    said = self._questions.ask(client, key, named.placement, self._looks)
                 probe = "" if said is None or not said.asked else said.outcome.value
                 if client is not None and probe == ProbeOutcome.FAILED and not client.is_live():
                     probe = "no server"
@@ -252,11 +254,13 @@ def _between(before: Counters, now: Counters, span_s: float) -> dict[str, Any]:
 
 
 def _moving(state: State, key: tuple[str, str]) -> str:
-    """What is being done to an alias: a move, or a bake."""
+    """What is being done to an alias: a move, a drain, or a bake."""
     if (unfinished := state.moving(*key)) is not None:
         kind = unfinished.move.kind
         target = "" if kind is MoveKind.REMOVAL else f" to {unfinished.move.target.release}"
         return f"{kind}{target}: {unfinished.phase}"
+    if (named := state.alias(*key)) is not None and named.drain_s is not None:
+        return f"drains, for {named.drain_s:g} s at most"
     found = state.bakes.get(key)
     if found is None or found.move.bake is None:
         return ""

@@ -106,6 +106,10 @@ class Prober:
                 self._put_right(key, state, health)
         return True
 
+    def asked(self, key: AliasKey) -> int:
+        """How often it has asked an alias."""
+        return self._health[key].asked if key in self._health else 0
+
     def ask(self, key: AliasKey, state: AliasState, health: Health) -> ProbeOutcome | None:
         """Ask an alias for the next row of its golden set; None while that cannot be read."""
         question = self._question(key, state)

@@ -37,6 +37,7 @@ from policyctl.services.integrity.known_journal import KnownJournal
 from policyctl.services.integrity.scrub import Scrubber
 from policyctl.services.log import folder
 from policyctl.services.logs.server_log import LiveLevels, TritonLog, serving
+from policyctl.services.moves.drain import Drains
 from policyctl.services.moves.stuck_loads import StuckLoads
 from policyctl.services.observed import Observed
 from policyctl.services.supervise.announcement import Announcement
@@ -176,7 +177,7 @@ class Supervisor:
     def _watch(self, engine: Engine, client: Triton, levels: LiveLevels, announcement: Announcement) -> None:
         """Return when the server has to be stopped, or has ended."""
         prober = Prober(self.control, client, self.observed, self._known)
-        loads = StuckLoads(self.control, client)
+        loads, drains = StuckLoads(self.control, client), Drains(self.control, client, prober.asked)
         sweep_at, probe_at = 0.0, time.monotonic()
         while not self.stop.wait(min(LOOK_INTERVAL_S, max(0.0, probe_at - time.monotonic()))):
             if not engine.is_running(self._served()):
@@ -191,6 +192,7 @@ class Supervisor:
             client.load_timeout_s = self.control.settings.server.load_timeout_s
             self._recover_if_left(client)
             settle_if_left(self.control, client)
+            drains.look(self._known.state())
             if (why := loads.look()) and engine.manner.ours:
                 self._tell(f"{why}; it is stopped and started again.", LogLevel.ERROR)
                 return

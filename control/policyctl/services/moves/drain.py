@@ -1,0 +1,203 @@
+"""Drain: after a move, the release before stays reachable until the episodes that began on it are over.
+
+A policy with memory plays an episode to its end on the release that began it
+(`client.episode`), under the release's own number. So a drain is a pin with an
+end: it is made before the alias moves and removed when nobody has asked it for a
+while, or when its limit has passed. The supervisor of the server removes it, so
+a command that is killed leaves nothing behind; where nobody supervises the
+server, the command does it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from policyctl.adapters import lock
+from policyctl.adapters.triton import Triton
+from policyctl.domain import moves
+from policyctl.domain.log_event import LogLevel
+from policyctl.domain.moves import Move, MoveKind
+from policyctl.domain.names import pin_name, served_name
+from policyctl.domain.probes import AliasKey
+from policyctl.domain.state import AliasState, State
+from policyctl.errors import BusyError, PolicyctlError
+from policyctl.services.control import Control, open_release
+from policyctl.services.machine.memory_headroom import require_room
+from policyctl.services.moves.certify import is_certified_here
+from policyctl.services.moves.moved import Drained, describe, new_move
+from policyctl.services.moves.mover import execute
+from policyctl.services.moves.removal import removal, unserve
+from policyctl.services.releases.numbers import contracts_of
+
+REST_S: Final = 5.0
+"""What nobody has asked for so long has no episode left."""
+_GRACE_S: Final = 15.0
+"""How long after its limit a command waits for the supervisor to end a drain."""
+_LOOK_S: Final = 0.25
+_LOGGER: Final = "policyctl.drain"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """What keeps the release before reachable during one move; nothing where `pin` is None."""
+
+    control: Control
+    client: Triton
+    pin: Move | None
+    certified_here: bool = False
+
+    @classmethod
+    def of(cls, control: Control, client: Triton, state: State, move: Move, wanted_s: float | None) -> Drain:
+        """The drain of `move`.
+
+        Args:
+            wanted_s: Seconds at most; 0 for none. None for the settings', where the incumbent of a promotion
+                has memory, and for none otherwise.
+        """
+        incumbent = move.incumbent
+        if incumbent is None or incumbent.release == move.target.release:
+            return cls(control, client, None)
+        if wanted_s is None:
+            remembers = move.kind is MoveKind.PROMOTION and contracts_of(state, move.model)(incumbent.release).states
+            wanted_s = control.settings.drain_s if remembers else 0.0
+        alias = pin_name(incumbent.release)
+        there = state.alias(move.model, alias)
+        if not wanted_s or (there is not None and there.drain_s is None):
+            return cls(control, client, None)  # not wanted, or somebody pinned it for good
+        reason = f"drains for at most {wanted_s:g} s after the {move.words}"
+        pin = replace(new_move(state, MoveKind.PIN, move.model, alias, incumbent, reason), drain_s=wanted_s)
+        return cls(control, client, pin, is_certified_here(state, client, move.model, incumbent))
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What comes before the steps of the move, in words."""
+        return () if self.pin is None else describe(moves.plan(self.pin, certified_here=self.certified_here))
+
+    @contextmanager
+    def during(self, move: Move) -> Iterator[None]:
+        """Pin the incumbent before the block moves the alias; take the pin back where that fails.
+
+        A rollback ends harm, so it goes on without the drain where that cannot be had.
+
+        Raises:
+            PolicyctlError: The incumbent of a promotion cannot be pinned; nothing was changed.
+        """
+        pinned = False
+        try:
+            pinned = self._begin()
+        except PolicyctlError as error:
+            if move.kind is not MoveKind.ROLLBACK:
+                error.remedy = f"To interrupt the episodes that began on it instead: --drain 0. {error.remedy}"
+                raise
+            self.control.tell(f"Episodes are interrupted: {error.problem}.", level=LogLevel.WARNING, logger=_LOGGER)
+        try:
+            yield
+        except PolicyctlError:
+            if pinned and self.pin is not None:
+                state = self.control.repository.journal.state()
+                back = removal(state, self.pin.model, self.pin.alias, reason="the move that it was for failed")
+                execute(self.control, self.client, back)
+            raise
+
+    def _begin(self) -> bool:
+        if self.pin is None:
+            return False
+        control, client, state = self.control, self.client, self.control.repository.journal.state()
+        opened = open_release(control.repository, state.release(self.pin.model, self.pin.target.release))
+        require_room(control, client, state, self.pin, opened)
+        execute(control, client, self.pin, opened=opened, certified_here=self.certified_here)
+        return True
+
+    def wait(self) -> Drained | None:
+        """Return when the drain has ended, or some time after it should have; the caller holds no lock.
+
+        Where nobody supervises the server, the drain is ended here.
+        """
+        if self.pin is None or self.pin.drain_s is None:
+            return None
+        key, limit_s, began = (self.pin.model, self.pin.alias), self.pin.drain_s, time.monotonic()
+        alone, over = not self.client.endpoint.supervisor, False
+        with (
+            self.control.working(f"{self.pin.served} answers its episodes on", at_most_s=limit_s),
+            ExitStack() as stack,
+        ):
+            drains = Drains(self.control, stack.enter_context(self.control.triton())) if alone else None
+            while not over and time.monotonic() - began < limit_s + _GRACE_S:
+                state = self.control.repository.journal.state()
+                named = state.alias(*key)
+                over = named is None or named.drain_s is None
+                if not over and drains is not None:
+                    drains.look(state)
+                time.sleep(0.0 if over else _LOOK_S)
+        return Drained(self.pin.target.release, self.pin.served, limit_s, round(time.monotonic() - began, 1), over)
+
+
+@dataclass(slots=True)
+class _Seen:
+    since: str
+    count: int
+    began: float
+    changed: float
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class Drains:
+    """Ends the drains of one server.
+
+    Attributes:
+        control: The control plane.
+        client: The server.
+        probes: How often an alias was asked by the server's own prober.
+        clock: Seconds, monotonic.
+    """
+
+    control: Control
+    client: Triton
+    probes: Callable[[AliasKey], int] = lambda key: 0
+    clock: Callable[[], float] = time.monotonic
+    _seen: dict[AliasKey, _Seen] = field(default_factory=dict)
+
+    def look(self, state: State) -> None:
+        """End every drain that nobody has asked for a while, or whose limit has passed."""
+        drained = {key: named for key, named in state.aliases.items() if named.drain_s is not None}
+        self._seen = {key: seen for key, seen in self._seen.items() if key in drained}
+        for key, named in drained.items():
+            # Its time begins with the end of the move that it is for.
+            if key[0] in state.unfinished or lock.is_held(self.control.repository.lock_path):
+                continue
+            try:
+                if why := self._over(key, named):
+                    unserve(self.control, model=key[0], alias=key[1], reason=why)
+                    self._tell(key, f"{served_name(*key)} is drained: {why}.")
+            except BusyError:
+                continue  # the next look is soon
+            except PolicyctlError as error:
+                self._failed(key, error)
+
+    def _over(self, key: AliasKey, named: AliasState) -> str:
+        """Why a drain is over; empty while it is not."""
+        count, now = self.client.answered(served_name(*key)) - self.probes(key), self.clock()
+        seen = self._seen.get(key)
+        if seen is None or seen.since != named.since:
+            seen = self._seen[key] = _Seen(named.since, count, now, now)
+        if count != seen.count:
+            seen.count, seen.changed = count, now
+        if now - seen.changed >= REST_S:
+            return f"nobody has asked it for {REST_S:g} s"
+        if named.drain_s is not None and now - seen.began >= named.drain_s:
+            return f"its limit of {named.drain_s:g} s has passed"
+        return ""
+
+    def _failed(self, key: AliasKey, error: PolicyctlError) -> None:
+        seen = self._seen.get(key)
+        if seen is not None and not seen.failed:
+            seen.failed = True
+            self._tell(key, f"The drain of {served_name(*key)} cannot be ended: {error.problem}", LogLevel.WARNING)
+
+    def _tell(self, key: AliasKey, words: str, level: LogLevel = LogLevel.INFO) -> None:
+        self.control.tell(words, level=level, logger=_LOGGER, model=key[0], alias=key[1])
