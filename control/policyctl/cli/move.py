@@ -75,8 +75,8 @@ def promote(
         policyctl promote walker staging
         policyctl promote walker 1.1.0 --gates service_level,non_inferiority
         policyctl promote walker 1.1.0 --bake 300 --on-inconclusive keep
-        policyctl promote walker 2.0.0 --breaking --reason "all robots have the fourth sensor"
         policyctl promote walker 1.2.0 --drain 60s
+        policyctl promote walker 2.0.0 --breaking --reason "all robots have the fourth sensor"
     """
     if no_bake and bake:
         raise UsageError("--bake and --no-bake are given", remedy="Give one of them.")

@@ -8,6 +8,7 @@ import pytest
 from test_cli_help import EVERY, examples
 from world import WIDER, World, write_export
 
+from policyctl.services.moves import drain
 from policyctl.services.rollout.promote import promote
 from policyctl.services.trust.store import keygen as generate
 
@@ -71,6 +72,8 @@ def prepared(world: World, monkeypatch, tmp_path) -> None:
     promote(world.control, model="walker", release="1.1.0", alias="production")
     write_export(tmp_path / "build" / "walker", 2)
     generate(tmp_path / "alice-2027.pem", passphrase="")
+    monkeypatch.setattr(drain, "REST_S", 0.0)
+    object.__setattr__(world.server.endpoint, "supervisor", "")  # so that commands end their drains themselves
     monkeypatch.setenv("POLICYCTL_REPOSITORY", str(world.root))
     monkeypatch.setenv("POLICYCTL_INTEGRITY__PASSPHRASE", "correct horse")
     monkeypatch.setenv("POLICYCTL_GATES__VALIDATE_WITH", "[]")
