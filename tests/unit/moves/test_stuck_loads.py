@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import nullcontext
 
 import pytest
 
+from policyctl.adapters import lock
+from policyctl.adapters.repository import Repository
 from policyctl.errors import MoveError, ServerError
 from policyctl.services.moves import stuck_loads
 from policyctl.services.moves.abort_flag import request_abort
@@ -121,6 +125,29 @@ def test_an_open_move_is_aborted_by_name(two) -> None:
         abort(two.control, model="other")
     two.server.loading.clear()
     assert "Reverted" in abort(two.control, model="other")
+
+
+def test_an_abort_waits_for_the_server_that_ends_the_load(two, monkeypatch) -> None:
+    """The move has let go of the writer lock, and the supervisor holds it for a moment before the abort does."""
+    two.server.endless = {("other", 1)}
+    with pytest.raises(MoveError):
+        _promote(two, "other", "1.0.0")
+    two.server.loading.clear()
+    holds, asked = threading.Event(), threading.Event()
+
+    def end_the_load() -> None:
+        with Repository(two.root).writer("end of abandoned loads"):
+            holds.set()
+            asked.wait(300)
+            time.sleep(0.1)
+
+    supervisor = threading.Thread(target=end_the_load)
+    supervisor.start()
+    assert holds.wait(300)
+    is_held, writers = lock.is_held, two.control.repository.lock_path
+    monkeypatch.setattr(lock, "is_held", lambda path: asked.set() if path == writers else is_held(path))
+    assert "Reverted" in abort(two.control, model="other")
+    supervisor.join()
 
 
 class Clock:

@@ -123,7 +123,8 @@ def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
         if time.monotonic() >= deadline:
             raise BusyError(f"{lock.holder(repository.lock_path)} did not stop within {wait_s:.0f} s")
         time.sleep(0.02)
-    with repository.writer(f"abort {model}"), control.triton() as client:
+    # The server may hold it for a moment, to end the load that the move had waited for.
+    with repository.writer(f"abort {model}", wait_s=max(0.0, deadline - time.monotonic())), control.triton() as client:
         left = repository.journal.state().unfinished.get(model)
         if left is not None and left.move.id == unfinished.move.id:
             take_back_unfinished(control, client, left)
