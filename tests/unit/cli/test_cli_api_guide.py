@@ -19,7 +19,7 @@ def shell(run, monkeypatch):
     """Run one line as a shell would: our command in this process, assignments kept, everything else by bash."""
 
     def bash(line: str) -> str:
-        done = subprocess.run(["bash", "-euc", line], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(["bash", "-euc", line], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

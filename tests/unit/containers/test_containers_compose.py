@@ -297,7 +297,7 @@ def test_the_dockerfile_agrees_with_the_project(parse) -> None:
 
 
 def _said(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def _tool(name: str) -> str:

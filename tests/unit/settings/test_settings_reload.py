@@ -65,7 +65,7 @@ def test_a_changed_file_is_taken_over_and_announced() -> None:
     serving.write(FIRST.replace("600", "60"))
     assert (serving.settings.scrub.pause_s, serving.counts) == (60.0, (1, 0, 0))
     assert serving.said == ["Settings reloaded: scrub.pause_s 600.0 -> 60.0 (policyctl.yaml:3)."]
-    assert abs(serving.reloader.counts.last_applied_s - time.time()) < 10
+    assert abs(serving.reloader.counts.last_applied_s - time.time()) < 300
     for _ in range(5):
         serving.reloader.look()
     assert serving.counts == (1, 0, 0)
