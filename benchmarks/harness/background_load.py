@@ -24,7 +24,7 @@ from harness.load_rows import Expected
 from policyctl.errors import ServerError, UsageError
 
 _BENCHMARKS = Path(__file__).parents[1]
-_STOP_S = 10.0
+_STOP_S = 60.0
 _READY = "ready"
 
 
@@ -41,7 +41,7 @@ class BackgroundLoad:
     """
 
     def __init__(
-        self, options: LoadOptions, expected: Mapping[str, Expected], *, ready_timeout_s: float = 15.0
+        self, options: LoadOptions, expected: Mapping[str, Expected], *, ready_timeout_s: float = 120.0
     ) -> None:
         if not expected:
             raise UsageError("a load needs the golden set of at least one release")

@@ -95,8 +95,9 @@ class _Client:
         self._due = 0.0
 
     def run(self, stop: threading.Event) -> None:
+        """Ask until `stop` is set, and once in any case: a load that is stopped at once says how it was answered."""
         options, self._due = self._options, time.monotonic()
-        while not stop.is_set():
+        while True:
             # A client works by the contract of the first release that it met: for another one, another client.
             with (
                 contextlib.suppress(IncompatibleReleaseError),
@@ -109,11 +110,13 @@ class _Client:
                 ) as client,
             ):
                 self._keep_asking(client, stop)
+            if stop.is_set():
+                return
 
     def _keep_asking(self, client: PolicyClient, stop: threading.Event) -> None:
         rate = self._options.rate_per_client
         interval_s = 0.0 if rate is None else 1.0 / rate
-        while not stop.is_set():
+        while True:
             if self._ask(client):
                 self._due += interval_s
                 # A client that fell behind does not catch up in a burst.
@@ -123,6 +126,8 @@ class _Client:
             else:
                 # A refused connection takes no time: do not spin on it.
                 stop.wait(_PAUSE_AFTER_ERROR_S)
+            if stop.is_set():
+                return
 
     def _ask(self, client: PolicyClient) -> bool:
         pool = self._rows.pools[self._pool]

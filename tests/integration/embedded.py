@@ -136,6 +136,13 @@ class Embedded(BackgroundServer):
         shared_memory.cleanup_stale(self.root)
         return not self.memory_left()
 
+    @property
+    def triton(self) -> int | None:
+        """The process id of the announced tritonserver; None while there is none."""
+        with suppress(FileNotFoundError):
+            return int(self.endpoint["pid"])
+        return None
+
     def publish(self, release: str, seed: int, *, inputs: int = 4) -> None:
         """Publish the policy of `seed` as `release` of walker."""
         self.run("publish", str(exported(seed, inputs)), "--model", "walker", "--release", release)
@@ -158,6 +165,15 @@ def runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def is_measuring(process: psutil.Process) -> bool:
+    """Whether `process` runs perf_analyzer now."""
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it may end while one looks
+            if child.name() == "perf_analyzer":
+                return True
+    return False
 
 
 def wait_for(condition: Callable[[], object], *, every_s: float = 0.05) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from toy_triton import SLEEP_S, SLEEPY, ToyModel, ToyTriton, discrete_contract, toy_triton
+from embedded import PATIENCE_S
+from toy_triton import HELD, ToyModel, ToyTriton, discrete_contract, toy_triton
 
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton import Triton
-from policyctl.client import AsyncPolicyClient, DeadlineError, PolicyClient, regions
+from policyctl.client import AsyncPolicyClient, DeadlineError, PolicyClient, grpc_memory, regions
 from policyctl.errors import UnsupportedError
 from policyctl.services.supervise.leftovers import sweep
 
@@ -55,7 +56,10 @@ def registered(url: str) -> set[str]:
 def test_answers_are_those_that_come_over_the_wire(url: str) -> None:
     """Alone and in batches, drawn or not, with more outputs: to the last bit the same, and from the same release."""
     rows = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
-    with PolicyClient("walker", url=url) as wire, PolicyClient("walker", url=url, shared_memory=True) as memory:
+    with (
+        PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as wire,
+        PolicyClient("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S) as memory,
+    ):
         for ask in (
             lambda c: c.act(SECOND, outputs=["logits"]),
             lambda c: c.act_batch(rows, outputs=["logits"]),
@@ -74,7 +78,7 @@ def test_answers_are_those_that_come_over_the_wire(url: str) -> None:
 
 def test_closing_leaves_nothing_on_either_side(url: str) -> None:
     """The server knows no region any more, and no file is left."""
-    client = PolicyClient("walker", url=url, shared_memory=True)
+    client = PolicyClient("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S)
     client.act(SECOND)
     assert set(mine()) <= registered(url)
     client.close()
@@ -84,17 +88,22 @@ def test_closing_leaves_nothing_on_either_side(url: str) -> None:
 
 @pytest.mark.parametrize("kind", [PolicyClient, AsyncPolicyClient])
 def test_closing_waits_for_a_request_that_still_has_a_region(
-    url: str, kind: type[PolicyClient | AsyncPolicyClient]
+    server: ToyTriton, url: str, kind: type[PolicyClient | AsyncPolicyClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton refuses to forget a region that is in use: it is asked again until it is not."""
+    monkeypatch.setattr(grpc_memory, "_UNREGISTER_S", PATIENCE_S)
 
     async def leave() -> None:
-        client = kind("walker", url=url, shared_memory=True)
-        with pytest.raises(DeadlineError):
-            if isinstance(asked := client.act([SLEEPY, 0.0, 0.0, 0.0], deadline_s=SLEEP_S * 0.7), Awaitable):
-                await asked
-        if (closed := client.close()) is not None:
-            await closed
+        client = kind("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S)
+        with server.holding() as let_go:
+            with pytest.raises(DeadlineError):
+                if isinstance(asked := client.act([HELD, 0.0, 0.0, 0.0], deadline_s=0.5), Awaitable):
+                    await asked
+            later = threading.Timer(0.3, let_go)
+            later.start()
+            if (closed := client.close()) is not None:
+                await closed
+            later.join()
 
     asyncio.run(leave())
     assert not [name for name in registered(url) if name.startswith(f"{regions.PREFIX}{os.getpid()}-")]
@@ -108,7 +117,7 @@ def test_threads_that_share_a_client_never_get_each_others_answers(url: str) -> 
         row = np.eye(4)[choice]
         wrong.extend((choice, v) for v in (client.act(row).value for _ in range(200)) if v != 5 + choice)
 
-    with PolicyClient("walker", url=url, shared_memory=True) as client:
+    with PolicyClient("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S) as client:
         threads = [threading.Thread(target=ask, args=(client, index % 3)) for index in range(6)]
         for thread in threads:
             thread.start()
@@ -120,20 +129,20 @@ def test_threads_that_share_a_client_never_get_each_others_answers(url: str) -> 
 
 def test_a_server_that_knows_the_region_no_more_is_told_again(url: str) -> None:
     """A server that was started anew has no regions: the same call is answered all the same."""
-    with PolicyClient("walker", url=url, shared_memory=True) as client:
+    with PolicyClient("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S) as client:
         client.act(SECOND)
         with triton_grpc.InferenceServerClient(url) as other:
             other.unregister_system_shared_memory()
         assert client.act(SECOND).value == 6
 
 
-def test_an_answer_that_comes_too_late_spoils_no_later_one(url: str) -> None:
+def test_an_answer_that_comes_too_late_spoils_no_later_one(server: ToyTriton, url: str) -> None:
     """The region of a call that timed out is not used again while the server may still write to it."""
-    with PolicyClient("walker", url=url, shared_memory=True) as client:
+    with PolicyClient("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S) as client:
         client.act(SECOND)
-        with pytest.raises(DeadlineError):
-            client.act([SLEEPY, 0.0, 0.0, 0.0], deadline_s=SLEEP_S / 4)
-        assert [client.act(np.eye(4)[i], deadline_s=10).value for i in (0, 1, 2, 1)] == [5, 6, 7, 6]
+        with server.holding(), pytest.raises(DeadlineError):
+            client.act([HELD, 0.0, 0.0, 0.0], deadline_s=0.25)
+        assert [client.act(np.eye(4)[i]).value for i in (0, 1, 2, 1)] == [5, 6, 7, 6]
         assert len(mine()) == 2
     assert mine() == []
 
@@ -147,7 +156,7 @@ def test_a_swap_that_changes_the_contract_is_survived(server: ToyTriton, url: st
         contracts={2: discrete_contract(more=True)},
     )
     server.serve("moving", model, 1)
-    with PolicyClient("moving", url=url, shared_memory=True) as client:
+    with PolicyClient("moving", url=url, shared_memory=True, deadline_s=PATIENCE_S) as client:
         seen = []
         for slot in (1, 2, 1):
             server.serve("moving", model, slot)
@@ -160,7 +169,7 @@ def test_asyncio_has_it_too(url: str) -> None:
     """Many calls at once share the client's regions and get their own answers."""
 
     async def ask() -> list[object]:
-        async with AsyncPolicyClient("walker", url=url, shared_memory=True) as client:
+        async with AsyncPolicyClient("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S) as client:
             found = await asyncio.gather(*(client.act(np.eye(4)[i % 3]) for i in range(60)))
             return [action.value for action in found]
 
@@ -174,7 +183,7 @@ def test_a_server_that_cannot_open_the_memory_is_named(
     """As from another machine or container: the error says what shared memory needs."""
     monkeypatch.setattr(regions.Regions.__init__, "__defaults__", (tmp_path,))
     with (
-        PolicyClient("walker", url=url, shared_memory=True) as client,
+        PolicyClient("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S) as client,
         pytest.raises(UnsupportedError, match="cannot open this client's shared memory"),
     ):
         client.act(SECOND)
@@ -185,7 +194,7 @@ def test_what_a_killed_client_left_is_swept(url: str) -> None:
     code = f"""
         import os, signal
         from policyctl.client import PolicyClient
-        client = PolicyClient("walker", url={url!r}, shared_memory=True)
+        client = PolicyClient("walker", url={url!r}, shared_memory=True, deadline_s={PATIENCE_S})
         client.act([0.0, 1.0, 0.0, 0.0])
         print(next(iter(client._transport._shared.regions.all())).name, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -194,7 +203,7 @@ def test_what_a_killed_client_left_is_swept(url: str) -> None:
     left = done.stdout.strip()
     assert left in registered(url), done.stderr
     control = Triton(Endpoint(http="", grpc=url, metrics="", api_key="", server_id="", pid=0, supervisor_pid=0))
-    with PolicyClient("walker", url=url, shared_memory=True) as living:
+    with PolicyClient("walker", url=url, shared_memory=True, deadline_s=PATIENCE_S) as living:
         living.act(SECOND)
         assert left in sweep(control)
         assert left not in registered(url)

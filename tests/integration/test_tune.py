@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from embedded import PATIENCE_S, Embedded, wait_for
+from embedded import PATIENCE_S, Embedded, is_measuring, wait_for
 
 from harness.background_server import COMMAND
 from policyctl.adapters.pbtxt import options_of
@@ -31,7 +31,7 @@ def test_a_bounded_search_moves_nothing_and_is_resumed(served: Embedded, tmp_pat
     arguments = ["tune", "walker", "--p99-limit", "1000ms", "--clients", "2", "--resume", str(file), "--gain", "9"]
     began = time.monotonic()
     first = served.json(*arguments, "--time", "55s")
-    assert time.monotonic() - began < 55 + 25
+    assert time.monotonic() - began < 55 + 60
     assert first["trials"] and first["batches"]
     assert any(trial["log_gain"] is not None for trial in first["trials"])
     assert first["winner"] is None  # nobody is ten times as good
@@ -46,7 +46,7 @@ def test_what_was_kept_is_served_by_the_next_promotion_and_forgotten_on_demand(s
     from policyctl.services.moves import serving_options as tuned
 
     control = served.control
-    with control.repository.writer("test"):
+    with control.repository.writer("test", wait_s=PATIENCE_S):
         tuned.keep(control, "walker", {"max_queue_delay_us": 50, "preferred_batch_sizes": [4]}, reason="test")
     assert options_of(config(served)).max_queue_delay_us == 0
     assert served.json("promote", "walker", "1.0.0")["changed"]
@@ -63,8 +63,7 @@ def test_an_interrupt_leaves_the_incumbent_serving_and_no_candidate(served: Embe
     command = [*COMMAND, "tune", "walker", "--time", "60s", "--repository", str(served.root)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(repository.candidates)
-    measures = psutil.Process(process.pid)
-    wait_for(lambda: any(child.name() == "perf_analyzer" for child in measures.children(recursive=True)))
+    wait_for(lambda: is_measuring(psutil.Process(process.pid)))
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said

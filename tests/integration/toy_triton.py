@@ -3,7 +3,8 @@
 The policy is ``logits = observation @ weights`` (discrete) or ``action =
 observation @ weights`` (continuous), with one set of weights a slot, so a test
 can tell from an answer which slot gave it. An observation whose first element
-is `SLEEPY` is answered `SLEEP_S` late.
+is `SLEEPY` is answered `SLEEP_S` late; one whose first element is `HELD`, when
+`ToyTriton.holding` lets it go.
 
 Everything that a test may do to a server is here: swap the served slot, kill
 it, stop and continue it. Leaving the context ends every process and removes
@@ -39,11 +40,12 @@ from policyctl.serving.ports import free_ports
 
 SLEEPY = 999.0
 SLEEP_S = 1.0
+HELD = 998.0
 MAX_BATCH = 16
 _TYPES = {"float32": "TYPE_FP32", "float64": "TYPE_FP64", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
 
 _BACKEND = f"""
-import json, time
+import json, os, time
 import numpy as np
 import triton_python_backend_utils as pb
 
@@ -62,6 +64,8 @@ class TritonPythonModel:
         x = pb.get_input_tensor_by_name(request, name).as_numpy().astype(np.float32)
         if x.ravel()[0] == {SLEEPY}:
             time.sleep({SLEEP_S})
+        while x.ravel()[0] == {HELD} and not os.path.exists("@GATE@"):
+            time.sleep(0.005)
         y = x.reshape(len(x), -1) @ self.weights
         found = {{"mean": y, "action": y, "log_std": np.full_like(y, -1.0), "logits": y}}
         if self.contract["action_kind"] == "discrete":
@@ -137,6 +141,7 @@ class ToyTriton:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._gate = folder / "gate"
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
         self._prefix = f"toy{uuid.uuid4().hex[:8]}_"
         self._process: subprocess.Popen[bytes] | None = None
@@ -234,6 +239,21 @@ class ToyTriton:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Callable[[], None]]:
+        """Requests that are `HELD` are not answered until the block ends, or calls what it gets."""
+        self._gate.unlink(missing_ok=True)
+        try:
+            yield self._gate.touch
+        finally:
+            self._gate.touch()
+
+    def answered(self, name: str, slot: int) -> int:
+        """How many requests this slot has answered since it was loaded."""
+        with contextlib.closing(triton.InferenceServerClient(self.grpc_url)) as client:
+            (found,) = client.get_inference_statistics(name, str(slot)).model_stats
+        return int(found.inference_stats.success.count)
+
     def close(self) -> None:
         """End every process and remove every shared memory region."""
         if self._process is not None:
@@ -273,7 +293,7 @@ class ToyTriton:
         stub = source / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
         shutil.copy(stub / "triton_python_backend_stub", python)
         (python / "triton_python_backend_stub").chmod(0o755)
-        (toy / "model.py").write_text(_BACKEND, encoding="utf-8")
+        (toy / "model.py").write_text(_BACKEND.replace("@GATE@", str(self._gate)), encoding="utf-8")
 
 
 def _config(name: str, model: ToyModel, slot: int) -> str:
