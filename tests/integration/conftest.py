@@ -25,10 +25,15 @@ _RUN = "PYTEST_XDIST_TESTRUNUID"
 
 @pytest.fixture(scope="session", autouse=True)
 def _settings_of_all() -> Iterator[None]:
-    """Servers probe five times a second, and answer HTTP also where no compiler built their guard."""
+    """Servers probe five times a second, and answer HTTP also where no compiler built their guard.
+
+    Commands have time for each request of theirs, also on a busy machine.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLICYCTL_PROBER__INTERVAL_S", "0.2")
         patch.setenv("POLICYCTL_SERVER__HTTP", "on")
+        patch.setenv("POLICYCTL_SERVER__TIMEOUT_S", "60")
+        patch.setenv("POLICYCTL_LOCK_WAIT_S", "60")
         yield
 
 

@@ -59,7 +59,7 @@ class Somebody:
     def start(self) -> None:
         self.process = TritonProcess(self.options)
         self.process.start()
-        self.process.wait_live(30)
+        self.process.wait_live(PATIENCE_S)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -115,7 +115,7 @@ def test_somebody_elses_triton_is_brought_up_waited_for_and_brought_up_again(ser
         first = _next_run(server)
         promote(server.control, model="walker", release="1.0.0", alias="production")
         assert status(server.control).engine == "external"
-        assert _answers(server)
+        wait_for(lambda: _answers(server))
 
         server.process.send_signal(signal.SIGSTOP)
         other.kill()
@@ -123,13 +123,13 @@ def test_somebody_elses_triton_is_brought_up_waited_for_and_brought_up_again(ser
         server.process.send_signal(signal.SIGCONT)
         second = _next_run(server, first)
         assert "Somebody restarted the server" in server.log_text
-        assert _answers(server)
+        wait_for(lambda: _answers(server))
 
         other.kill()
         wait_for(lambda: "policyctl did not start it" in server.log_text)
         other.start()
         _next_run(server, first, second)
-        assert _answers(server)
+        wait_for(lambda: _answers(server))
         assert other.process is not None
         assert server.stop() == 0
         assert other.process.is_running()
@@ -199,11 +199,11 @@ def test_what_is_sent_to_docker_serves_and_is_replaced_when_it_dies(server, engi
     server.start()
     promote(server.control, model="walker", release="1.0.0", alias="production")
     (row,) = status(server.control).aliases
-    assert (row.format, row.answers) == (Format.ONNX.value, "1.0.0")
+    assert (row.format, server.answered_by()) == (Format.ONNX.value, "1.0.0")
     first = engine.only.id
     engine.end(engine.only, ExitCode=139)
     wait_for(lambda: engine.containers and first not in engine.containers and _run_id(server))
-    assert _answers(server)
+    wait_for(lambda: _answers(server))
     assert "The container has ended" in server.log_text
     assert server.stop() == 0
     assert not engine.containers

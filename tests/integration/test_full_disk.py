@@ -82,8 +82,8 @@ def test_a_server_starts_and_serves_on_a_disk_that_is_full(small: Embedded) -> N
     ports = {"http_port": http, "grpc_port": grpc}
     small.begin(*(f"--{name.replace('_', '-')}={address.rpartition(':')[2]}" for name, address in ports.items()))
     wait_for(lambda: "Ready: 1 served" in small.log_text.rpartition("do not find the server")[2])
-    assert _answers(grpc)
+    wait_for(lambda: _answers(grpc))
     refused = small.run("publish", str(exported(2)), "--model", "walker", "--release", "1.1.0", check=False)
     assert (refused.returncode, "No space left" in refused.stderr) == (2, True)
-    assert _answers(grpc)
+    wait_for(lambda: _answers(grpc))
     assert small.stop() == 0

@@ -276,8 +276,8 @@ def test_the_servers_own_memory_is_no_region(served: Embedded) -> None:
 def test_shared_memory_of_honest_clients_serves(served: Embedded) -> None:
     """The guard lets their regions be."""
     with (
-        PolicyClient("walker", url=served.endpoint["grpc"], shared_memory=True, deadline_s=30) as sharing,
-        PolicyClient("walker", url=served.endpoint["grpc"], deadline_s=30) as plain,
+        PolicyClient("walker", url=served.endpoint["grpc"], shared_memory=True, deadline_s=PATIENCE_S) as sharing,
+        PolicyClient("walker", url=served.endpoint["grpc"], deadline_s=PATIENCE_S) as plain,
     ):
         for observation in np.random.default_rng(1).uniform(-1, 1, (20, 4)):
             assert np.array_equal(sharing.act(observation).value, plain.act(observation).value)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from embedded import Embedded, embedded
+from embedded import PATIENCE_S, Embedded, embedded
 from tritonclient.utils import InferenceServerException
 
 from policyctl.client import PolicyClient
@@ -50,14 +50,14 @@ def test_a_cell_that_is_none_gets_no_action_and_hurts_nobody_else(served: Embedd
             tensor = triton.InferInput("observation", [1, 1], "INT64")
             tensor.set_data_from_numpy(np.array([[cell]]))
             try:
-                answer = client.infer(f"lake.{name}", [tensor], client_timeout=30.0)
+                answer = client.infer(f"lake.{name}", [tensor], client_timeout=PATIENCE_S)
             except InferenceServerException as error:
                 return str(error.message())
             return int(answer.as_numpy("action")[0, 0])
 
         with ThreadPoolExecutor(len(cells)) as pool:
             answers = dict(zip(cells, pool.map(ask, cells), strict=True))
-    with PolicyClient("lake", alias=name, url=served.endpoint["grpc"], deadline_s=30) as client:
+    with PolicyClient("lake", alias=name, url=served.endpoint["grpc"], deadline_s=PATIENCE_S) as client:
         for cell, answer in answers.items():
             if 0 <= cell < CELLS:
                 assert answer == client.act(cell).value
@@ -69,7 +69,7 @@ def test_a_cell_that_is_none_gets_no_action_and_hurts_nobody_else(served: Embedd
 
 def test_a_batch_of_which_one_row_is_wrong_is_refused_by_its_row(served: Embedded) -> None:
     """One request is answered as a whole or not at all."""
-    with PolicyClient("lake", alias="openvino", url=served.endpoint["grpc"], deadline_s=30) as client:
+    with PolicyClient("lake", alias="openvino", url=served.endpoint["grpc"], deadline_s=PATIENCE_S) as client:
         assert client.act_batch([0, 15]).value.shape == (2,)
         with pytest.raises(UsageError, match=r"row 1: observation\[0\] is 16"):
             client.act_batch([0, 16])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from embedded import Embedded, embedded, wait_for
+from embedded import PATIENCE_S, Embedded, embedded, wait_for
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -97,7 +97,7 @@ class Watched:
 
     def play(self, steps: int) -> None:
         for _ in range(steps):
-            action = self.episode.act(self.look(), deadline_s=30.0)
+            action = self.episode.act(self.look(), deadline_s=PATIENCE_S)
             self.check(action.value, action.release)
 
 
@@ -132,7 +132,7 @@ def test_two_callers_in_turn_do_not_mix_their_memories(server: Embedded, protoco
             if step % 4 == 3:
                 rows[step % 5].episode.reset()
                 rows[step % 5].release = None
-            action = client.act_batch(looked, episodes=[row.episode for row in rows], deadline_s=30.0)
+            action = client.act_batch(looked, episodes=[row.episode for row in rows], deadline_s=PATIENCE_S)
             for row, value in zip(rows, action.value, strict=True):
                 row.check(value, action.release)
 
@@ -144,7 +144,7 @@ def test_the_asyncio_client_carries_memory_too(server: Embedded) -> None:
         async with AsyncPolicyClient("walker", url=server.endpoint[protocol], protocol=protocol) as client:
             watched = Watched(client.episode(), np.random.default_rng(3))
             for _ in range(5):
-                action = await watched.episode.act(watched.look(), deadline_s=30.0)
+                action = await watched.episode.act(watched.look(), deadline_s=PATIENCE_S)
                 watched.check(action.value, action.release)
 
     for protocol in ("grpc", "http"):
@@ -219,7 +219,7 @@ def test_an_episode_whose_release_is_gone_is_interrupted(server: Embedded) -> No
         server.run("promote", "walker", "1.1.0", "--drain", "0")
         try:
             with pytest.raises(EpisodeInterruptedError, match=r"began with release 1\.0\.0") as caught:
-                watched.episode.act(watched.look(), deadline_s=30.0)
+                watched.episode.act(watched.look(), deadline_s=PATIENCE_S)
             assert isinstance(caught.value, ServerError)
             watched.episode.reset()
             watched.play(2)
@@ -235,6 +235,6 @@ def test_a_killed_server_loses_no_episode(server: Embedded) -> None:
         watched.play(5)
         pid = server.endpoint["pid"]
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: server._endpoint_path.exists() and server.endpoint["pid"] != pid, every_s=0.3)
+        wait_for(lambda: server.triton not in {None, pid}, every_s=0.3)
         wait_for(lambda: server.answered_by() == "1.0.0", every_s=0.3)
         watched.play(5)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from embedded import Embedded, exported
+from embedded import PATIENCE_S, Embedded, exported
 
 from harness.background_load import BackgroundLoad
 from harness.load import LoadOptions, read_expected
@@ -22,7 +22,7 @@ EXPECTED = {"1.0.0": 1, "1.1.0": 2}
 
 
 def _load(server: Embedded, clients: int = 4) -> BackgroundLoad:
-    options = LoadOptions(model="walker", url=server.endpoint["grpc"], clients=clients, deadline_s=5.0)
+    options = LoadOptions(model="walker", url=server.endpoint["grpc"], clients=clients, deadline_s=60, duration_s=3600)
     return BackgroundLoad(options, {r: read_expected(exported(seed)) for r, seed in EXPECTED.items()})
 
 
@@ -69,7 +69,7 @@ def test_every_format_is_served(served) -> None:
     for form in ("onnx", "torchscript", "openvino"):
         served.run("promote", "walker", "1.1.0", "--alias", "other", "--format", form)
         (row,) = [a for a in served.json("status")["aliases"] if a["alias"] == "other"]
-        assert (row["format"], row["answers"]) == (form, "1.1.0")
+        assert (row["format"], served.answered_by("other")) == (form, "1.1.0")
 
 
 def _attack(path: Path, kind: str) -> None:
@@ -138,7 +138,7 @@ def _the_backend_refuses_what_the_control_plane_did_not_see(server: Embedded) ->
         text = text.replace(incumbent.manifest_digest, published.manifest_digest)
         text = text.replace('"1.0.0"', f'"{published.release}"')
         # As a move does it: the supervisor ends loads that nobody waits for.
-        with repository.writer("a test"):
+        with repository.writer("a test", wait_s=PATIENCE_S):
             repository.place("walker.candidate", published.slot)
             repository.configure("walker.candidate", text)
             with server.control.triton() as client, pytest.raises(ServerError) as refused:

@@ -181,13 +181,15 @@ def test_a_memory_without_a_beginning_is_refused(server: Server) -> None:
 
 def test_an_answer_says_which_release_gave_it_and_how_long_it_took(server: Server) -> None:
     """Release, digest and time are parameters of the response; our client takes its timing from there."""
+    began = time.perf_counter_ns()
     found = server.infer(MODEL, observations(1))
+    took_us = (time.perf_counter_ns() - began) / 1e3
     line = next(text for text in server.said("policyctl loaded") if f'"{MODEL}"' in text)
     words = json.loads(line.removeprefix("policyctl loaded "))
     assert found.parameters["release"] == "1.0.0"
     assert found.parameters["digest"] == words["manifest_digest"]
-    assert 0 <= found.parameters["compute_us"] < 1_000_000
-    with PolicyClient(MODEL, url=f"127.0.0.1:{server.process.options.grpc_port}") as client:
+    assert 0 <= found.parameters["compute_us"] <= took_us
+    with PolicyClient(MODEL, url=f"127.0.0.1:{server.process.options.grpc_port}", deadline_s=PATIENCE_S) as client:
         observation = {name: array[0] for name, array in observations(1).items()}
         asked = [client.act(observation, timing=True) for _ in range(2)]
     assert asked[1].release == "1.0.0"

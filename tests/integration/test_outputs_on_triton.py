@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from embedded import Embedded, embedded
+from embedded import PATIENCE_S, Embedded, embedded
 from gymnasium import spaces
 from onnx import helper
 from serving_fixtures import NATIVE, Server, config, needs_native, seal, serving
@@ -217,7 +217,7 @@ def test_draws_of_a_squashed_policy_are_squashed_for_its_clients(
     source = _made(folder) if kind == "module" else folder / "sac.onnx"
     export_policy(source, tmp_path / "out", observation_space=THREE, action_space=spaces.Box(-2.0, 2.0, (2,)))
     running = promoted(f"squashed-{kind}", tmp_path / "out")
-    with PolicyClient(f"squashed-{kind}", url=running.control.endpoint().grpc, deadline_s=30) as client:
+    with PolicyClient(f"squashed-{kind}", url=running.control.endpoint().grpc, deadline_s=PATIENCE_S) as client:
         certain = client.act(X).value
         drawn = client.act(X, deterministic=False, seed=1).value
     np.testing.assert_allclose(certain, [-0.95, 0.86], atol=5e-3)
@@ -235,7 +235,7 @@ def test_a_client_reads_further_outputs(
     running = promoted(model, tmp_path / "out")
     url = getattr(running.control.endpoint(), protocol)
     row = {"obs": np.ones(4, np.float32), "time_step": np.array([0.5], np.float32)}
-    with PolicyClient(model, url=url, protocol=protocol, deadline_s=30) as client:
+    with PolicyClient(model, url=url, protocol=protocol, deadline_s=PATIENCE_S) as client:
         assert set(client.act(row).outputs) == {"action"}
         found = client.act(row, outputs=["joint_pos"])
         np.testing.assert_allclose(found.value, [4.0, 4.0])
@@ -259,7 +259,7 @@ def test_a_policy_of_one_row_is_certified_and_served_one_row_at_a_time(promoted:
     result = export_policy(source, tmp_path / "out")
     assert (result.contract.max_batch, result.failed) == (1, {})
     running = promoted("one-row", tmp_path / "out")
-    with PolicyClient("one-row", url=running.control.endpoint().grpc, deadline_s=30) as client:
+    with PolicyClient("one-row", url=running.control.endpoint().grpc, deadline_s=PATIENCE_S) as client:
         np.testing.assert_allclose(client.act(np.ones(4)).value, weights["w"].sum(axis=0), atol=1e-6)
         with pytest.raises(UsageError, match="at most 1"):
             client.act_batch(np.ones((2, 4)))

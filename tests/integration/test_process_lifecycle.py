@@ -87,15 +87,17 @@ def test_a_stop_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stop_answers_what_is_in_flight(tmp_path: Path) -> None:
-    """A request that takes two seconds is answered, though the server is ended as soon as nothing is in flight."""
+    """A request that is being computed is answered, though the server is ended as soon as nothing is in flight."""
     with serving(tmp_path / "repository", tmp_path / "backends") as server:
         for folder in (tmp_path / "backends").iterdir():
             put_into(folder)
-        server.serve(MODEL, Format.ONNX, parameters={SPIN_US: "2000000"})
+        server.serve(MODEL, Format.ONNX, parameters={SPIN_US: "3000000"})
+        stub = psutil.Process(usage(server.process.pid)[f"{MODEL}_0_0"].pid)
+        idle_s = stub.cpu_times().user
         answers: list[Answer] = []
         asking = threading.Thread(target=lambda: answers.append(server.infer(MODEL, observations(1))))
         asking.start()
-        time.sleep(1)
+        wait_for(lambda: stub.cpu_times().user > idle_s + 0.1)
         assert asking.is_alive()
         server.process.stop()
         asking.join()
@@ -324,7 +326,7 @@ def impostor(port: int) -> Iterator[None]:
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        check = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        check = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
         check.request("GET", "/v2/health/live")
         assert check.getresponse().status == 200
         check.close()

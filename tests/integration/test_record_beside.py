@@ -52,14 +52,14 @@ def test_traffic_of_somebody_elses_triton_is_recorded_from_a_folder_that_both_se
         promote(control, model="walker", release="1.0.0", alias="production")
 
         def ask() -> None:
-            with PolicyClient("walker", url=f"127.0.0.1:{grpc}") as client:
+            with PolicyClient("walker", url=f"127.0.0.1:{grpc}", deadline_s=PATIENCE_S) as client:
                 while not done.wait(0.01):
                     client.act(np.zeros(4, np.float32))
 
         asking = threading.Thread(target=ask)
         asking.start()
         try:
-            wanted = RecordOptions(count=20, seconds=15.0)
+            wanted = RecordOptions(count=20, seconds=PATIENCE_S)
             found = record(control, wanted, model="walker", alias="production", output=tmp_path / "walker.npz")
         finally:
             done.set()

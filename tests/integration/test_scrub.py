@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from embedded import wait_for
 
@@ -18,12 +20,18 @@ def test_a_wrong_byte_is_told_while_the_server_goes_on(server, monkeypatch) -> N
     wait_for(lambda: (server.json("status")["scrub"] or {}).get("passes"), every_s=0.2)
     path = server.root / "walker" / "1" / "model.onnx"
     good = path.read_bytes()
-    path.chmod(0o644)
-    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    _replace(path, bytes([good[0] ^ 1]) + good[1:])
     wait_for(lambda: "CORRUPT walker 1.0.0 (slot 1): model.onnx is sha256:" in server.log_text)
-    path.write_bytes(good)
+    _replace(path, good)
     wait_for(lambda: "walker 1.0.0 (slot 1) is intact again" in server.log_text)
     scrub = server.json("status")["scrub"]
     assert (scrub["found"], scrub["wrong"]) == (1, [])
     assert server.log_text.count("CORRUPT") == 1
     assert server.answered_by() == "1.0.0"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """At once: half of a file is another wrong file."""
+    new = path.parents[3] / "new"
+    new.write_bytes(content)
+    new.replace(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from embedded import Embedded, exported, runs, wait_for
+from embedded import PATIENCE_S, Embedded, exported, runs, wait_for
 
 from harness.background_load import BackgroundLoad
 from harness.background_server import policyctl
@@ -42,14 +42,6 @@ def _stubs(server: Embedded) -> list[psutil.Process]:
     return [c for c in children if "stub" in c.name()]
 
 
-def _triton(server: Embedded) -> int | None:
-    """The process id of the announced tritonserver; None while there is none."""
-    try:
-        return server.endpoint["pid"]
-    except FileNotFoundError:
-        return None
-
-
 @pytest.mark.parametrize("mode", [NativeMode.OFF, NativeMode.AUTO])
 def test_the_log_and_status_say_which_openvino_backend_serves(server, monkeypatch, mode: NativeMode) -> None:
     """Native where it is built and not switched off, and then without a process of its own; the reason is named."""
@@ -74,7 +66,7 @@ def test_the_server_comes_back_from_a_dead_stub_and_from_its_own_death(server, m
     assert server.endpoint["pid"] == first
     assert "could not be loaded again" not in server.log_text
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: _triton(server) not in {None, first})
+    wait_for(lambda: server.triton not in {None, first})
     assert server.answered_by() == "1.0.0"
     family = [psutil.Process(server.endpoint["pid"]), *_stubs(server)]
     started = time.monotonic()
@@ -104,16 +96,16 @@ def test_a_stopped_server_that_answers_nobody_is_replaced(server) -> None:
     _serve_one(server)
     frozen = server.endpoint["pid"]
     os.kill(frozen, signal.SIGSTOP)
-    wait_for(lambda: _triton(server) not in {None, frozen})
+    wait_for(lambda: server.triton not in {None, frozen})
     assert server.answered_by() == "1.0.0"
 
 
 def test_killing_the_supervisor_leaves_no_orphan_and_the_next_start_serves(server) -> None:
     """After SIGKILL of `policyctl serve` tritonserver is gone too, and commands know it."""
     _serve_one(server)
-    pid = server.endpoint["pid"]
+    orphan = psutil.Process(server.endpoint["pid"])
     server.stop(number=signal.SIGKILL)
-    wait_for(lambda: not psutil.pid_exists(pid))
+    wait_for(lambda: not runs(orphan))
     refused = server.run("promote", "walker", "1.1.0", check=False)
     assert refused.returncode == 6
     assert "policyctl serve" in refused.stderr
@@ -127,7 +119,7 @@ def test_the_repository_api_needs_the_key_and_everything_listens_on_loopback(ser
     for path in ("v2/repository/index", "v2/repository/models/walker/unload"):
         request = urllib.request.Request(f"http://{endpoint['http']}/{path}", data=b"{}", method="POST")
         with pytest.raises(urllib.error.HTTPError) as error:
-            urllib.request.urlopen(request, timeout=5)
+            urllib.request.urlopen(request, timeout=PATIENCE_S)
         assert error.value.code >= 400
     listening = [c.laddr.ip for c in psutil.Process(endpoint["pid"]).net_connections("tcp") if c.status == "LISTEN"]
     assert listening
@@ -222,7 +214,7 @@ def killed(served, tmp_path) -> Iterator[Callable[[int, str, str], bool]]:
 def test_a_move_killed_after_any_effect_keeps_serving_and_is_settled(kind, served, killed) -> None:
     """At each effect boundary on the real server: no request fails, one of the two answers, and it gets settled."""
     options = LoadOptions(
-        model="walker", url=served.endpoint["grpc"], clients=2, rate_per_client=50, deadline_s=5.0, duration_s=300
+        model="walker", url=served.endpoint["grpc"], clients=2, rate_per_client=50, deadline_s=60, duration_s=3600
     )
     expected = {r: read_expected(exported(seed)) for r, seed in {"1.0.0": 1, "1.1.0": 2}.items()}
     start, target = ("1.0.0", "1.1.0") if kind == "promotion" else ("1.1.0", "1.0.0")
@@ -232,7 +224,7 @@ def test_a_move_killed_after_any_effect_keeps_serving_and_is_settled(kind, serve
             point += 1
             promote(served.control, model="walker", release=start, alias="production")
             reached = killed(point, kind, target)
-            assert status(served.control).aliases[0].answers in {start, target}
+            assert served.answered_by() in {start, target}
             wait_for(lambda: status(served.control).unfinished is None)
             wait_for(lambda: status(served.control).healthy)
             assert all(finding.intact for finding in verify(served.control))
@@ -263,7 +255,7 @@ def test_a_full_journal_disk_is_told_and_loses_nothing(served) -> None:
     assert done.returncode == 2
     assert "No space left" in done.stderr
     assert (served.root / ".policyctl" / "journal.jsonl").read_bytes() == before
-    assert served.answered_by() == "1.0.0" or served.answered_by() == "1.1.0"
+    assert served.answered_by() in {"1.0.0", "1.1.0"}
 
 
 def test_nothing_of_ours_is_left_in_shared_memory(server) -> None:

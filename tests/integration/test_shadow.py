@@ -24,6 +24,7 @@ from harness.background_server import COMMAND
 from policyctl.client import PolicyClient
 from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.domain.recording import Recording
+from policyctl.errors import ServerError
 from policyctl.hashing import hash_file
 from policyctl.serving.memory import usage
 
@@ -87,7 +88,7 @@ def _playing(server: Embedded) -> Iterator[dict[str, tuple[np.ndarray, int, str]
 
     def play() -> None:
         env = gym.make("CartPole-v1")
-        with PolicyClient("cart", url=server.endpoint["grpc"], deadline_s=5.0) as client:
+        with PolicyClient("cart", url=server.endpoint["grpc"], deadline_s=PATIENCE_S) as client:
             episode, step, (observation, _) = 0, 0, env.reset(seed=0)
             while not stop.wait(0.002):
                 name = f"episode-{episode}/{step}"
@@ -109,8 +110,14 @@ def _playing(server: Embedded) -> Iterator[dict[str, tuple[np.ndarray, int, str]
         thread.join()
 
 
+def _wait_for_steps(seen: dict[str, Any], count: int) -> None:
+    """Wait until so many steps more were played."""
+    enough = len(seen) + count
+    wait_for(lambda: len(seen) >= enough)
+
+
 def _recorder(server: Embedded, output: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [*COMMAND, "record", "cart", "-o", str(output), "--for", "60s", *more]
+    command = [*COMMAND, "record", "cart", "-o", str(output), "--for", "30m", *more]
     return subprocess.Popen(
         command, env={**os.environ, "POLICYCTL_REPOSITORY": str(server.root)}, stdout=subprocess.DEVNULL
     )
@@ -128,10 +135,10 @@ def _left(server: Embedded) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def recorded(cart, tmp_path_factory) -> Path:
-    """Three seconds of traffic of the incumbent."""
+    """Some traffic of the incumbent."""
     output = tmp_path_factory.mktemp("recorded") / "cart.npz"
     with _playing(cart):
-        cart.run("record", "cart", "-o", str(output), "--for", "3s")
+        cart.run("record", "cart", "-o", str(output), "--for", "30m", "--count", "600")
     return output
 
 
@@ -139,14 +146,17 @@ def test_what_clients_send_is_recorded_with_the_release_that_answered_also_acros
     """Each observation to six digits, each action, each release; the file is its owner's alone and nothing is left."""
     output = tmp_path / "cart.npz"
     with _playing(cart) as seen:
-        recorder = _recorder(cart, output, "--count", "400")
+        recorder = _recorder(cart, output)
         wait_for(lambda: "TENSORS" in _tracing(cart)["trace_level"])
+        _wait_for_steps(seen, 200)
         cart.run("promote", "cart", "1.1.0", "--gates", "none")
+        _wait_for_steps(seen, 200)
+        recorder.send_signal(signal.SIGINT)
         assert recorder.wait(PATIENCE_S) == 0
         cart.run("rollback", "cart")
     found = Recording.from_bytes(output.read_bytes())
     assert set(found.answered_by) == {"1.0.0", "1.1.0"}
-    assert found.requests + sum(found.dropped.values()) == 400
+    assert found.requests >= 400
     assert set(found.dropped) <= {"asked by policyctl itself"}
     for row, name in enumerate(found.request_ids):
         observation, action, release = seen[name]
@@ -154,7 +164,7 @@ def test_what_clients_send_is_recorded_with_the_release_that_answered_also_acros
         assert int(found.outputs["action"][row, 0]) == action
         assert found.origin.releases[int(found.slots[row])] == release
     assert len(found.steps()[0]) > 300
-    assert abs(found.time_ns[-1] / 1e9 - time.time()) < 60
+    assert abs(found.time_ns[-1] / 1e9 - time.time()) < PATIENCE_S
     assert output.stat().st_mode & 0o777 == 0o600
     assert _tracing(cart)["trace_level"] == ("OFF",)
     assert _left(cart) == []
@@ -176,10 +186,10 @@ def test_a_recorder_that_is_killed_leaves_tracing_off_and_nothing_behind(cart, t
 
 def test_ctrl_c_keeps_what_was_recorded(cart, tmp_path) -> None:
     """An early end is an end like another."""
-    with _playing(cart):
+    with _playing(cart) as seen:
         recorder = _recorder(cart, tmp_path / "cart.npz")
         wait_for(lambda: "TENSORS" in _tracing(cart)["trace_level"])
-        time.sleep(0.3)
+        _wait_for_steps(seen, 20)
         recorder.send_signal(signal.SIGINT)
         assert recorder.wait(PATIENCE_S) == 0
     assert Recording.from_bytes((tmp_path / "cart.npz").read_bytes()).rows > 0
@@ -230,8 +240,7 @@ def test_a_release_whose_files_act_otherwise_than_its_policy_fails_golden_and_is
     }
     refused = cart.run("promote", "cart", "3.0.0", "--gates", "none", check=False)
     assert refused.returncode == 7
-    (row,) = cart.json("status")["aliases"]
-    assert row["answers"] == "1.0.0"
+    assert cart.answered_by() == "1.0.0"
 
 
 def test_an_equal_release_passes_and_its_evidence_is_kept(cart, recorded) -> None:
@@ -282,9 +291,10 @@ def test_an_incumbent_that_does_not_answer_is_an_error_never_a_pass(cart) -> Non
 
     def kill() -> None:
         while not stop.wait(0.1):
-            for name, use in usage(cart.endpoint["pid"]).items():
-                if name.startswith("cart_"):
-                    with contextlib.suppress(psutil.NoSuchProcess):
+            # The supervisor may start the server again meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ServerError):
+                for name, use in usage(cart.endpoint["pid"]).items():
+                    if name.startswith("cart_"):
                         psutil.Process(use.pid).kill()
 
     thread = threading.Thread(target=kill)
@@ -295,4 +305,4 @@ def test_an_incumbent_that_does_not_answer_is_an_error_never_a_pass(cart) -> Non
         stop.set()
         thread.join()
     assert gates["behaviour"]["verdict"] == "error"
-    wait_for(lambda: cart.json("status")["aliases"][0]["answers"] == "1.0.0")
+    wait_for(lambda: cart.answered_by() == "1.0.0")

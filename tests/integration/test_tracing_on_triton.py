@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from embedded import embedded, needs_guard, wait_for
+from embedded import PATIENCE_S, embedded, needs_guard, wait_for
 from otlp_receiver import otlp_receiver
 
 from policyctl.client import PolicyClient
@@ -24,10 +24,13 @@ def test_spans_carry_the_request_id_and_join_the_callers_trace(tmp_path, monkeyp
         server.start()
         server.run("promote", "walker", "1.0.0")
         for protocol in ("grpc", "http"):
-            with PolicyClient("walker", url=server.endpoint[protocol], protocol=protocol, deadline_s=5.0) as client:
+            with PolicyClient(
+                "walker", url=server.endpoint[protocol], protocol=protocol, deadline_s=PATIENCE_S
+            ) as client:
                 client.act([0.0] * 4, request_id=f"unasked-{protocol}")
                 client.act([0.0] * 4, request_id=f"asked-{protocol}", traceparent=f"00-{TRACE}-{PARENT}-01")
         wait_for(lambda: all(receiver.of_request(f"asked-{p}") for p in ("grpc", "http")))
+        wait_for(lambda: sum(s.get("parentSpanId") == PARENT for s in list(receiver.spans)) == 2)
         refused = server.run("record", "walker", "-o", str(tmp_path / "r.npz"), "--for", "2s", check=False)
     assert refused.returncode == 8
     assert "OpenTelemetry spans" in refused.stderr

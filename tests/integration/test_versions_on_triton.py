@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from embedded import PATIENCE_S, wait_for
 
 from policyctl.client import AsyncPolicyClient, IncompatibleReleaseError, NotServedError, PolicyClient
 from policyctl.errors import ServerError, UnsupportedError
@@ -22,7 +23,7 @@ PROTOCOLS = ("grpc", "http")
 
 
 def _client(served, protocol: str, **kwargs) -> PolicyClient:
-    return PolicyClient("walker", url=served.endpoint[protocol], protocol=protocol, deadline_s=10.0, **kwargs)
+    return PolicyClient("walker", url=served.endpoint[protocol], protocol=protocol, deadline_s=PATIENCE_S, **kwargs)
 
 
 def _promote(served, release: str) -> None:
@@ -43,7 +44,9 @@ def test_a_client_refuses_what_it_does_not_require_over_promotions(served) -> No
 
     async def ask(protocol: str) -> None:
         url = served.endpoint[protocol]
-        async with AsyncPolicyClient("walker", url=url, protocol=protocol, deadline_s=10.0, requires="^1") as client:
+        async with AsyncPolicyClient(
+            "walker", url=url, protocol=protocol, deadline_s=PATIENCE_S, requires="^1"
+        ) as client:
             with pytest.raises(IncompatibleReleaseError, match=r"2\.0\.0"):
                 await client.act(OBSERVATION)
 
@@ -91,8 +94,8 @@ def test_pins_are_served_beside_aliases_and_survive_the_server(served) -> None:
         for alias, release in pins.items():
             with _client(served, protocol, alias=alias, requires=release) as client:
                 assert client.act(OBSERVATION).release == release
+    wait_for(lambda: served.json("status", "walker")["healthy"])
     found = served.json("status", "walker")
-    assert found["healthy"], found
     assert {a["served"] for a in found["aliases"]} == {"walker", "walker.1.1.0", "walker.1.2.0-RC.1"}
     assert found["memory"]["left_bytes"] > 0
     assert served.run("verify").returncode == 0

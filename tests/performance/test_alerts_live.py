@@ -79,7 +79,7 @@ def asking(url: str) -> Iterator[None]:
     stop = threading.Event()
 
     def ask() -> None:
-        with PolicyClient("walker", url=url, deadline_s=3.0) as client:
+        with PolicyClient("walker", url=url, deadline_s=30.0) as client:
             while not stop.wait(0.2):
                 try:
                     client.act(np.zeros(4, np.float32))
@@ -123,9 +123,9 @@ def test_a_model_that_answers_late_is_told_and_a_move_is_no_fault(watched) -> No
     """staging takes 60 ms where 50 are allowed; production, which moved there and back meanwhile, loses nothing."""
     alert = arrives(watched, "PolicySlowBurn1h", model="walker", alias="staging", server="local", severity="critical")
     assert re.match(r"walker \(staging\): [\d.]+% of answers took over 50 ms", alert["annotations"]["summary"])
-    # On a machine that is busy enough, production is late as well.
-    others = [a for a in watched.webhook.seen if a["labels"].get("objective") != "latency"]
-    assert [a["labels"]["alertname"] for a in others] == []
+    # On a machine that is busy enough, production is late as well, and scrapes fail.
+    of_production = [a["labels"] for a in list(watched.webhook.seen) if a["labels"].get("alias") == "production"]
+    assert [each["alertname"] for each in of_production if each.get("objective") != "latency"] == []
 
 
 def test_a_move_that_fails_is_told(watched, monkeypatch) -> None:

@@ -22,7 +22,7 @@ late, end = [], time.monotonic() + 15
 
 def ask():
     with PolicyClient("walker", url=sys.argv[1]) as client:
-        client.act([0.0] * 4, deadline_s=10)
+        client.act([0.0] * 4, deadline_s=300)
         while time.monotonic() < end:
             try:
                 client.act([0.0] * 4, deadline_s=random.uniform(0.0003, 0.004))
@@ -54,5 +54,5 @@ def test_deadlines_that_pass_do_not_crash_the_server(
         assert sum(late) > 500
         assert server.endpoint["pid"] == pid
         assert "Signal (" not in server.log_text
-        with PolicyClient("walker", url=url, deadline_s=5.0) as client:
+        with PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as client:
             assert np.isfinite(client.act([0.0] * 4).value).all()

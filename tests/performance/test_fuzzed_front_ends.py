@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from embedded import Embedded, embedded, needs_guard
+from embedded import PATIENCE_S, Embedded, embedded, needs_guard
 from fuzzed_requests import KEY, grpc_request, http_request, send_grpc, send_http
 
 from policyctl.claims import FOLDER
@@ -62,8 +62,8 @@ def test_no_request_ends_the_server_or_changes_the_answers_of_others(served: Emb
         context.Process(target=ask_by_grpc, args=(by_grpc, SEED, ended)),
     ]
     with (
-        PolicyClient("walker", url=served.endpoint["grpc"], deadline_s=30) as one,
-        PolicyClient("walker", url=served.endpoint["http"], protocol="http", deadline_s=30) as other,
+        PolicyClient("walker", url=served.endpoint["grpc"], deadline_s=PATIENCE_S) as one,
+        PolicyClient("walker", url=served.endpoint["http"], protocol="http", deadline_s=PATIENCE_S) as other,
     ):
         right = [one.act(observation).value for observation in observations]
         for process in hostile:
