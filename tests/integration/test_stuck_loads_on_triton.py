@@ -45,6 +45,7 @@ def _promote_endless(server: Embedded, model: str) -> str:
     """Promote what never loads, and give up soon; what the command said."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLICYCTL_SERVER__LOAD_TIMEOUT_S", "4")
+        patch.setenv("POLICYCTL_SERVER__TIMEOUT_S", "10")
         failed = server.run("promote", model, "1.0.0", check=False)
     assert failed.returncode == 7, failed.stderr
     return failed.stderr
@@ -96,7 +97,9 @@ def test_endless_loads_inside_the_server_end_with_it_before_they_block_a_rollbac
     pid = serve.endpoint["pid"]
     for model in ("other", "second"):
         _promote_endless(serve, model)
-    refused = serve.run("promote", "other", "1.0.1", check=False)
+    with monkeypatch.context() as hasty:
+        hasty.setenv("POLICYCTL_SERVER__TIMEOUT_S", "5")
+        refused = serve.run("promote", "other", "1.0.1", check=False)
     assert (refused.returncode, "has not ended" in refused.stderr) == (7, True)
     serve.run("rollback", "walker")
     serve.run("promote", "walker", "1.1.0")

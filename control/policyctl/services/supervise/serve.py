@@ -54,6 +54,8 @@ from policyctl.signals import stop_on_signal
 LOOK_INTERVAL_S: Final = 1.0
 """How soon an unfinished move, or a server that ended, is noticed; the prober's own interval is a setting."""
 PROBE_TIMEOUT_S: Final = 2.0
+START_S: Final = 120.0
+"""For tritonserver's first answer. One that ends is noticed at once, so only a busy machine or a hang takes it."""
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 EXIT_S: Final = 30
 """For the interpreter's own end, on a machine that is very busy too."""
@@ -147,7 +149,7 @@ class Supervisor:
     def _serve_once(self, engine: Engine) -> None:
         if self.stop.is_set():
             return
-        engine.wait(timeout_s=30.0)
+        engine.wait(timeout_s=START_S)
         if not engine.manner.ours:
             self.observed.server_starts()  # somebody did, and it is here
         endpoint = replace(engine.endpoint(), control_metrics=self._metrics_at)
