@@ -68,7 +68,8 @@ _LIBRARIES: Final = {
 _INFO: Final = re.compile(r"- ([^:\n]+): (\S{1,60})")
 _PACKAGES: Final = ("stable_baselines3", "sb3_contrib")
 _MODULES: Final = {name.lower(): name for name in ("DQN", "SAC", "TD3", "QRDQN", "TQC", "CrossQ", "ARS")} | {
-    "recurrent": "RecurrentPPO"
+    "recurrent": "RecurrentPPO",
+    "maskable": "MaskablePPO",
 }
 
 

@@ -237,7 +237,8 @@ def family_of(policy_class: type[Any]) -> Family:
     names = {base.__name__ for base in policy_class.__mro__}
     if "ARSPolicy" in names:
         return Family.SEARCH
-    return Family.ON_POLICY if "ActorCriticPolicy" in names else Family.OFF_POLICY
+    on_policy = {"ActorCriticPolicy", "MaskableActorCriticPolicy"}
+    return Family.OFF_POLICY if on_policy.isdisjoint(names) else Family.ON_POLICY
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -24,7 +24,7 @@ from policyctl.domain.contract import Contract
 from policyctl.domain.limits import bounds
 from policyctl.domain.npz import unpack
 from policyctl.domain.recording import LARGEST_BYTES, OBSERVATION, UNPACKED_BYTES
-from policyctl.domain.tensor import TensorSpec
+from policyctl.domain.tensor import Role, TensorSpec
 from policyctl.errors import UsageError
 from policyctl.plain_files import read_plain, refuse_if_denied
 
@@ -72,7 +72,7 @@ def wide(specs: Sequence[TensorSpec], rng: np.random.Generator) -> Batch:
     """Rows of every magnitude, up to the bounds or to what the type holds: all elements, and one alone.
 
     They come by rising magnitude. Inputs that are bounded closely stay at zero,
-    for other rows cover them; where all are, there are no rows.
+    for other rows cover them, and action masks allow all; where all are such, there are no rows.
     """
     open_ends = [spec for spec in specs if not _is_close(spec)]
     size = sum(spec.size for spec in open_ends)
@@ -95,6 +95,8 @@ def wide(specs: Sequence[TensorSpec], rng: np.random.Generator) -> Batch:
             chosen = (np.arange(count)[:, None] % 2 == 0) | (np.arange(spec.size) == alone[:, None] - first)
             values = np.where(chosen, signs * 10.0**exponents, 0.0)
             first += spec.size
+        elif _is_mask(spec):
+            values += 1.0
         batch[spec.name] = np.clip(values, *bounds(spec)).astype(spec.dtype).reshape(count, *spec.shape)
     return batch
 
@@ -205,9 +207,15 @@ def nearest_to_zero(spec: TensorSpec) -> NDArray[Any]:
     return np.asarray(np.clip(np.zeros(spec.size), low, high).astype(spec.dtype).reshape(1, *spec.shape))
 
 
+def _is_mask(spec: TensorSpec) -> bool:
+    return spec.role is Role.ACTION_MASK or _MASK.fullmatch(spec.name) is not None
+
+
 def _is_close(spec: TensorSpec) -> bool:
     low, high = bounds(spec)
-    return spec.dtype == "bool" or bool((np.abs(low) <= _SANE).all() and (np.abs(high) <= _SANE).all())
+    return (
+        _is_mask(spec) or spec.dtype == "bool" or bool((np.abs(low) <= _SANE).all() and (np.abs(high) <= _SANE).all())
+    )
 
 
 def _largest(dtype: str) -> float:
@@ -220,7 +228,7 @@ def _largest(dtype: str) -> float:
 
 def _draw(spec: TensorSpec, rng: np.random.Generator, rows: int, scale: Scale | None) -> NDArray[Any]:
     low, high = bounds(spec)
-    if _MASK.fullmatch(spec.name):
+    if _is_mask(spec):
         # Which choices are allowed; one of them always is.
         allowed = rng.uniform(size=(rows, spec.size)) < _ALLOWED
         allowed[np.arange(rows), rng.integers(spec.size, size=rows)] = True

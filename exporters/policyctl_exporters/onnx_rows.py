@@ -19,6 +19,7 @@ from policyctl.errors import UsageError
 from policyctl_exporters.observations import draw, nearest_to_zero
 from policyctl_exporters.onnx_file import OnnxFile, Port
 from policyctl_exporters.source import Arrays
+from policyctl_exporters.spaces import role_of
 
 _ASKED_TWICE: Final = 4
 """Rows on which an output that is random shows it."""
@@ -144,7 +145,7 @@ def feed_of(port: Port, spec: TensorSpec | None, *, name: str, answers: Sequence
             remedy="Give the observation space, which says its size: --env, observation_space=.",
         )
     shape = tuple(dim for dim in row if dim is not None)
-    return Feed(port, TensorSpec(name, port.dtype, shape or (1,)), batched)
+    return Feed(port, TensorSpec(name, port.dtype, shape or (1,), role=role_of(port.name)), batched)
 
 
 def state_feed(port: Port, *, name: str, axis: int, file: str) -> Feed:

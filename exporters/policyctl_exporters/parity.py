@@ -217,7 +217,7 @@ def decided(contract: Contract, outputs: Mapping[str, NDArray[Any]], tolerance: 
     # A choice that is ruled out has a score of minus infinity, which says nothing of how clear the best one is.
     sizes_of_scores = np.where(np.isfinite(scores), np.abs(scores), 0.0)
     margin = 10 * tolerance.tie * np.maximum(1.0, sizes_of_scores.max(axis=1))
-    if contract.action_kind is ActionKind.MULTI_BINARY:
+    if contract.action_kind is ActionKind.MULTI_BINARY and not contract.distribution.nvec:
         clear: NDArray[np.bool_] = (np.abs(scores) > margin[:, None]).all(axis=1)
         return clear
     sizes = contract.distribution.nvec or _sizes(contract, scores.shape[1])

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from policyctl.domain.contract import ACTION, ActionKind, Distribution, DistributionKind, State, Transform
 from policyctl.domain.images import TO_CHANNELS_FIRST
-from policyctl.domain.tensor import TensorSpec
+from policyctl.domain.tensor import Role, TensorSpec
 from policyctl.errors import UnsupportedError
 from policyctl_exporters.heads import Outputs, chooser, finish_of, law_of
-from policyctl_exporters.layers import Normalize, OneHot, Permute, Scale
+from policyctl_exporters.layers import Greedy, Normalize, OneHot, Permute, Scale
 from policyctl_exporters.normalizer import FLAT, Normalizer
 from policyctl_exporters.spaces import Observation, action_of, unique_names
 
-SUPPORTED = "PPO, RecurrentPPO, A2C, TRPO, DQN, QR-DQN, SAC, TD3, DDPG, TQC, CrossQ and ARS"
+SUPPORTED = "PPO, RecurrentPPO, MaskablePPO, A2C, TRPO, DQN, QR-DQN, SAC, TD3, DDPG, TQC, CrossQ and ARS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,9 @@ class _Head:
 
 _Parts = tuple[nn.Module, Any, nn.Module, _Head]
 """Features extractor, what preprocesses for it, layers up to the head, and the head."""
+
+_MASKABLE = frozenset({f"Maskable{law}Distribution" for law in ("Categorical", "MultiCategorical", "Bernoulli")})
+"""sb3-contrib's distributions whose choices can be ruled out."""
 
 _LSTM_STATE = ("lstm_h", "lstm_c")
 """What the contract calls the hidden and the cell state of an LSTM, unless an observation has that name."""
@@ -76,7 +79,11 @@ class _Answer(nn.Module):
             features, states = self.body(features, *inputs[count:])
         else:
             features = self.body(features)
-        return {name: net(features) for name, net in self.head.items()} | states
+        more = inputs[count:]
+        nets = self.head.items()
+        return {
+            name: net(features, *more) if isinstance(net, _Masked) else net(features) for name, net in nets
+        } | states
 
 
 class _LstmStep(nn.Module):
@@ -92,6 +99,26 @@ class _LstmStep(nn.Module):
         latent, after = self.lstm(features.unsqueeze(0), before)
         states = {name: x.transpose(0, 1) for name, x in zip(_LSTM_STATE, after, strict=True)}
         return self.body(latent.squeeze(0)), states
+
+
+class _Masked(nn.Module):
+    """Log probabilities of choices before masking, and minus infinity for those that a mask rules out.
+
+    Where it rules out every choice of a component, all are alike, as they are for sb3-contrib.
+    """
+
+    def __init__(self, net: nn.Module, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.sizes = net, [int(size) for size in sizes]
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        parts = (torch.split(tensor, self.sizes, dim=1) for tensor in (self.net(features), mask))
+        return torch.cat([self._masked(*part) for part in zip(*parts, strict=True)], dim=1)
+
+    @staticmethod
+    def _masked(scores: Tensor, allowed: Tensor) -> Tensor:
+        scores = scores.log_softmax(1).masked_fill(~allowed, float("-inf"))
+        return scores.masked_fill(~allowed.any(1, keepdim=True), 0.0)
 
 
 class _ConstantSpread(nn.Module):
@@ -159,7 +186,14 @@ def build_answer(
         policy: On the CPU, in evaluation mode; its layers are shared, not copied.
     """
     extractor, preprocessed, body, head = _parts(policy)
-    outputs = _remembering(head.outputs, body.lstm, observations) if isinstance(body, _LstmStep) else head.outputs
+    outputs = head.outputs
+    if isinstance(body, _LstmStep):
+        outputs = _remembering(outputs, body.lstm, observations)
+    elif outputs.inputs:
+        taken = {obs.spec.name for obs in observations}
+        names = unique_names([spec.name for spec in outputs.inputs], taken=taken, prefix="policy")
+        inputs = zip(outputs.inputs, names, strict=True)
+        outputs = replace(outputs, inputs=tuple(replace(spec, name=name) for spec, name in inputs))
     own = getattr(policy.observation_space, "spaces", {FLAT: policy.observation_space})
     images = bool(preprocessed.normalize_images)
     encoders = [_encoder(obs, own[obs.key], normalizer, images=images) for obs in observations]
@@ -215,7 +249,7 @@ def _parts(policy: Any) -> _Parts:
     names = [base.__name__ for base in type(policy).__mro__]
     if "RecurrentActorCriticPolicy" in names:
         return _recurrent(policy)
-    if isinstance(policy, ActorCriticPolicy):
+    if isinstance(policy, ActorCriticPolicy) or "MaskableActorCriticPolicy" in names:
         return _actor_critic(policy)
     if isinstance(policy, SACPolicy) or not {"TQCPolicy", "CrossQPolicy"}.isdisjoint(names):
         return _squashed_gaussian(policy)
@@ -262,6 +296,8 @@ def _actor_critic(policy: Any) -> _Parts:
     elif kind in (law.CategoricalDistribution, law.MultiCategoricalDistribution, law.BernoulliDistribution):
         # predict() counts discrete actions from 0, also where the space does not.
         head = _scores(net, space)
+    elif kind.__name__ in _MASKABLE:
+        head = _masked_scores(net, space)
     else:
         raise UnsupportedError(f"{type(policy).__name__} draws from {kind.__name__}, which is not known here")
     return policy.pi_features_extractor, policy, body, head
@@ -337,6 +373,26 @@ def _scores(net: nn.Module, space: Any, *, name: str = "logits", stochastic: boo
     specs = (action, TensorSpec(name, "float32", (count,)))
     law = law_of(specs, kind, space) if stochastic else Distribution()
     return _Head({name: net}, Outputs(specs, {name: name}, name, kind, law), choose)
+
+
+def _masked_scores(net: nn.Module, space: Any) -> _Head:
+    """The same with a mask over the choices; each of several zeros and ones is a choice of two."""
+    kind, action = action_of(space, start=False)
+    sizes = _choices(space, action)
+    inputs = (TensorSpec("action_mask", "bool", (sum(sizes),), role=Role.ACTION_MASK),)
+    specs = (action, TensorSpec("logits", "float32", (sum(sizes),)))
+    law = Distribution(DistributionKind.CATEGORICAL)
+    if kind is not ActionKind.DISCRETE:
+        law = Distribution(DistributionKind.MULTI_CATEGORICAL, nvec=tuple(sizes))
+    outputs = Outputs(specs, {"logits": "logits"}, "logits", kind, law, inputs)
+    return _Head({"logits": _Masked(net, sizes)}, outputs, Greedy(sizes, [0] * len(sizes)))
+
+
+def _choices(space: Any, action: TensorSpec) -> list[int]:
+    """How many choices each component of an action has."""
+    if hasattr(space, "nvec"):
+        return [int(n) for n in space.nvec]
+    return [2] * action.size if type(space).__name__ == "MultiBinary" else [int(space.n)]
 
 
 def _gaussian(mean: nn.Module, spread: nn.Module, space: Any, *, squash: bool) -> _Head:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, State
+from policyctl.domain.contract import ACTION, Contract
+from policyctl.domain.tensor import Role
 from policyctl.errors import UsageError
 from policyctl_exporters.archive_file import of_live
 from policyctl_exporters.conduct import examine
@@ -104,18 +105,22 @@ def _source(trained: Trained, options: Options, *, own: Any = None, environment:
     conduct = examine(answer, rows, name=trained.algorithm)
     contract = outputs.contract(observations, batches=conduct.batches)
     own_rows = trained.seen.raw_rows(observations)
+    if own_rows is not None:
+        count = len(next(iter(own_rows.values())))
+        every_choice = {s.name: np.ones((count, *s.shape), s.dtype) for s in contract.with_role(Role.ACTION_MASK)}
+        own_rows = begun(own_rows | every_choice, contract)
     eager, graph = (OutputGraph(part, outputs, finish) for part in (answer, conduct.module))
     return Source(
         kind="sb3",
         algorithm=trained.algorithm,
         contract=contract,
-        reference=_reference(policy, observations, choice.normalizer, EagerGraph(eager, contract), contract.states),
+        reference=_reference(policy, observations, choice.normalizer, EagerGraph(eager, contract), contract),
         graph=graph,
         scales=scales,
         clip_obs=choice.normalizer.clip_obs if choice.normalizer else None,
         file=trained.file,
         normalizer_file=choice.file,
-        own_rows=None if own_rows is None else begun(own_rows, contract),
+        own_rows=own_rows,
         trust_operators=options.trust_operators,
         notes=(*choice.notes, *notes, *conduct.notes),
         training=trained.training,
@@ -174,7 +179,7 @@ def _reference(
     observations: Sequence[Observation],
     normalizer: Normalizer | None,
     eager: EagerGraph,
-    states: Sequence[State],
+    contract: Contract,
 ) -> Answer:
     """``policy.predict(vec_normalize.normalize_obs(raw), deterministic=True)``: the libraries' own code.
 
@@ -182,14 +187,19 @@ def _reference(
     """
     normalize = _vec_normalize(normalizer).normalize_obs if normalizer else lambda raw: raw
 
+    masks = [spec.name for spec in contract.with_role(Role.ACTION_MASK)]
+
     def answer(given: Arrays) -> dict[str, NDArray[Any]]:
         raw: Any = {obs.key: obs.from_served(given[obs.spec.name]) for obs in observations}
         outputs = eager(given)
         # The library has layers before the batch.
-        state = tuple(given[state.input].swapaxes(0, 1) for state in states) or None
-        action, after = policy.predict(normalize(raw.get(FLAT, raw)), state=state, deterministic=True)
+        more = {"action_masks": given[masks[0]]} if masks else {}
+        state = tuple(given[state.input].swapaxes(0, 1) for state in contract.states) or None
+        action, after = policy.predict(normalize(raw.get(FLAT, raw)), state=state, deterministic=True, **more)
         expected = outputs[ACTION]
-        kept = {s.output: np.ascontiguousarray(x.swapaxes(0, 1)) for s, x in zip(states, after or (), strict=True)}
+        kept = {
+            s.output: np.ascontiguousarray(x.swapaxes(0, 1)) for s, x in zip(contract.states, after or (), strict=True)
+        }
         return {**outputs, **kept, ACTION: np.asarray(action).reshape(expected.shape).astype(expected.dtype)}
 
     return answer

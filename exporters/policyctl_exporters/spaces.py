@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import ACTION, PARAMETERS, ActionKind
-from policyctl.domain.tensor import Bound, TensorSpec, bound_of
+from policyctl.domain.tensor import Bound, Role, TensorSpec, bound_of
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.normalizer import FLAT, Normalizer
 
@@ -26,6 +26,7 @@ OUTPUT_NAMES: Final = (ACTION, *PARAMETERS)
 """Outputs whose name says what they are."""
 
 _LONGEST: Final = 60
+_ACTION_MASK: Final = re.compile(r"action_?masks?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,11 @@ def observation_name(key: str, taken: set[str]) -> str:
         )
     taken.add(name)
     return name
+
+
+def role_of(name: str) -> Role | None:
+    """What the name of an input says that it is for; None where it says nothing."""
+    return Role.ACTION_MASK if _ACTION_MASK.fullmatch(name.lower()) else None
 
 
 def unique_names(names: Sequence[str], *, taken: set[str], prefix: str) -> list[str]:

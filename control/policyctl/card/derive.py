@@ -77,4 +77,5 @@ def _parity(content: bytes) -> dict[str, Any]:
 
 def _tensor_words(spec: TensorSpec) -> str:
     """``observation: float32[24]``."""
-    return f"{spec.name}: {spec.dtype}[{', '.join(map(str, spec.shape))}]"
+    role = "" if spec.role is None else f" ({spec.role.words})"
+    return f"{spec.name}: {spec.dtype}[{', '.join(map(str, spec.shape))}]{role}"

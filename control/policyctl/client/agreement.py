@@ -101,11 +101,11 @@ def breaking(
 
 
 def _as_used(contract: Contract, other: Contract, used: set[str], deterministic: bool) -> Contract:
-    """`contract` without what a caller never meets: memory, and bounds of observations, which are held one by one."""
+    """`contract` without what a caller never meets: memory, and bounds and roles of observations."""
     read = used - {state.output for state in contract.states}
     return replace(
         contract,
-        observations=tuple(replace(_named(s, other), low=None, high=None) for s in contract.environment),
+        observations=tuple(replace(_named(s, other), low=None, high=None, role=None) for s in contract.environment),
         outputs=tuple(_named(s, other) for s in contract.outputs if s.name in read),
         distribution=Distribution() if deterministic else contract.distribution,
         states=(),

@@ -74,7 +74,7 @@ def prepare(
     if len(inputs) == 1 and (type(observation) is np.ndarray or not isinstance(observation, Mapping)):
         only = inputs[0]
         return {only.spec.name: _array(only, observation, batched, check_bounds)}
-    given = _by_name([each.spec.name for each in inputs], observation)
+    given = _by_name(inputs, observation)
     arrays = {each.spec.name: _array(each, given[each.spec.name], batched, check_bounds) for each in inputs}
     if batched:
         lengths = {name: len(array) for name, array in arrays.items()}
@@ -83,18 +83,27 @@ def prepare(
     return arrays
 
 
-def _by_name(names: list[str], observation: Observation) -> Mapping[str, ArrayLike]:
+def _by_name(inputs: tuple[Input, ...], observation: Observation) -> Mapping[str, ArrayLike]:
     if not isinstance(observation, Mapping):
         raise UsageError(
-            f"this policy takes {len(names)} observations, found one array",
-            remedy=f"Give a mapping with the names {', '.join(names)}.",
+            f"this policy takes {' and '.join(_label(each.spec) for each in inputs)}, found one array",
+            remedy=f"Give a mapping with the names {_listed(inputs)}.",
         )
-    missing, unknown = set(names) - observation.keys(), observation.keys() - set(names)
+    missing = [each.spec for each in inputs if each.spec.name not in observation]
+    unknown = observation.keys() - {each.spec.name for each in inputs}
     if missing or unknown:
-        problems = [f"{name} is missing" for name in sorted(missing)]
+        problems = [f"{_label(spec)} is missing" for spec in missing]
         problems += [f"{name} is unknown" for name in sorted(map(str, unknown))]
-        raise UsageError(f"inputs: {', '.join(problems)}", remedy=f"This policy takes {', '.join(names)}.")
+        raise UsageError(f"inputs: {', '.join(problems)}", remedy=f"This policy takes {_listed(inputs)}.")
     return observation
+
+
+def _listed(inputs: tuple[Input, ...]) -> str:
+    return ", ".join(each.spec.name for each in inputs)
+
+
+def _label(spec: TensorSpec) -> str:
+    return spec.name if spec.role is None else f"{spec.name} ({spec.role.words})"
 
 
 def _array(given: Input, value: ArrayLike, batched: bool, check_bounds: bool) -> NDArray[Any]:

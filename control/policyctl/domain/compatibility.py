@@ -20,6 +20,8 @@ an output bounded otherwise, either way                MAJOR  wider: a value tha
                                                               actions are scaled by their bounds
 elements called otherwise, or no longer named          MAJOR  the same number means another thing
 elements named for the first time                      MINOR  they mean what they meant
+an input with another role, or none any more           MAJOR  the same numbers mean another thing
+an input with a role for the first time                MINOR  it means what it meant
 the kind of action                                     MAJOR  it is read otherwise
 the law of stochastic actions: another, none, other    MAJOR  an action is drawn otherwise
 choices a component, another transform
@@ -148,6 +150,9 @@ def _tensor(what: str, earlier: TensorSpec, later: TensorSpec) -> Iterator[Diffe
         yield Difference(what, earlier.name, f"is bounded more loosely: {looser}", needs)
     if earlier.features != later.features:
         yield _features(what, earlier, later)
+    if earlier.role is not later.role:
+        change = f"had the role {earlier.role or 'of an observation'}, has {later.role or 'none'}"
+        yield Difference(what, earlier.name, change, Bump.MINOR if earlier.role is None else Bump.MAJOR)
 
 
 def _features(what: str, earlier: TensorSpec, later: TensorSpec) -> Difference:

@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json
-from policyctl.domain.tensor import TensorSpec
+from policyctl.domain.tensor import Role, TensorSpec
 from policyctl.errors import UsageError
 
 SCHEMA_VERSION: Final = 1
@@ -135,6 +135,8 @@ class Contract:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UsageError(f"contract: {', '.join(twice)} named more than once")
+        if odd := [spec.name for spec in self.outputs if spec.role is not None]:
+            raise UsageError(f"contract: the outputs {', '.join(odd)} have roles, which inputs have")
         if self.max_batch is not None and self.max_batch < 1:
             raise UsageError(f"contract: max_batch is {self.max_batch}, expected 1 or more")
         self._check_states()
@@ -195,6 +197,10 @@ class Contract:
         """What the environment gives: every observation but the policy's own memory."""
         remembered = {state.input for state in self.states}
         return tuple(spec for spec in self.observations if spec.name not in remembered)
+
+    def with_role(self, role: Role) -> tuple[TensorSpec, ...]:
+        """The inputs that are for this."""
+        return tuple(spec for spec in self.observations if spec.role is role)
 
     @property
     def further(self) -> tuple[TensorSpec, ...]:

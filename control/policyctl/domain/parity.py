@@ -220,7 +220,7 @@ def near_ties(
     if name is None:
         return np.zeros(want.shape, dtype=bool)
     scores = np.asarray(expected[name], dtype=np.float64).reshape(want.shape[0], -1)
-    if contract.action_kind is ActionKind.MULTI_BINARY:
+    if contract.action_kind is ActionKind.MULTI_BINARY and not contract.distribution.nvec:
         return _alike(scores, np.zeros_like(scores), tolerance)
     start = 0 if contract.action.low is None else contract.action.low
     starts = np.broadcast_to(np.asarray(start, dtype=np.int64), (want.shape[1],))

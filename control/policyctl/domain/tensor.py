@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
-from policyctl.domain.json_values import fields_to_json
+from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json
 from policyctl.errors import UsageError
 
 DTYPES: Final = (
@@ -39,6 +40,18 @@ Bound = float | tuple[float | None, ...] | None
 """One bound for all elements, one an element, or none. JSON has no infinity, so null stands for it in a list."""
 
 
+class Role(StrEnum):
+    """What an input is for, where it is more than an observation."""
+
+    ACTION_MASK = "action_mask"
+    """Which choices are allowed: true or 1; one element for each score."""
+
+    @property
+    def words(self) -> str:
+        """What it says, for people."""
+        return {Role.ACTION_MASK: "which choices are allowed"}[self]
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One named tensor, without its batch dimension.
@@ -52,6 +65,7 @@ class TensorSpec:
             also where it was given as None.
         high: Largest value, in the same form (``inf``).
         features: What each element is called, C order; empty where unknown.
+        role: What an input is for; None for an observation like any other, and for outputs.
     """
 
     name: str
@@ -60,6 +74,7 @@ class TensorSpec:
     low: Bound = None
     high: Bound = None
     features: tuple[str, ...] = ()
+    role: Role | None = field(default=None, metadata=OMIT_DEFAULT)
 
     def __post_init__(self) -> None:
         if _TENSOR_NAME.fullmatch(self.name) is None:

@@ -54,6 +54,7 @@ def rollout(
     log_actions: bool = False,
     max_steps: int | None = None,
     on_rows: Callable[[list[int]], None] | None = None,
+    masks: Sequence[str] = (),
 ) -> RolloutResult:
     """Play one episode for each seed.
 
@@ -67,9 +68,12 @@ def rollout(
             there are seeds left.
         max_steps: End each episode there; None leaves it to the environment.
         on_rows: Called before each `act` with the index of the episode that each row belongs to; for memory.
+        masks: Names under which `act` gets what ``action_masks()`` of the environment gives, as bool of
+            shape (n, choices), where the observation has no such entry.
 
     Raises:
-        UsageError: There is no such environment, its spaces are not served, or its own code fails.
+        UsageError: There is no such environment, its spaces are not served, it has no ``action_masks()``, or its
+            own code fails.
         UnsupportedError: Gymnasium, or what the environment needs, is not installed.
     """
     if not seeds or max_parallel < 1:
@@ -86,7 +90,7 @@ def rollout(
         while running:
             if on_rows is not None:
                 on_rows([episode.index for episode in running])
-            actions = act(_batch(running))
+            actions = act(_batch(running, masks))
             if len(actions) != len(running):
                 raise UsageError(f"act gave {len(actions)} actions for {len(running)} observations")
             for episode, action in zip(running, actions, strict=True):
@@ -158,7 +162,25 @@ def _following(episode: _Episode, waiting: deque[tuple[int, int]]) -> _Episode |
     return _Episode.begin(episode.env, *waiting.popleft()) if waiting else None
 
 
-def _batch(running: Sequence[_Episode]) -> dict[str, NDArray[Any]]:
+def _batch(running: Sequence[_Episode], masks: Sequence[str]) -> dict[str, NDArray[Any]]:
+    observations = _observed(running)
+    return observations | {name: _masks(running, name) for name in masks if name not in observations}
+
+
+def _masks(running: Sequence[_Episode], name: str) -> NDArray[np.bool_]:
+    """Which choices each environment allows now, as sb3-contrib asks for them."""
+    try:
+        methods = [episode.env.get_wrapper_attr("action_masks") for episode in running]
+    except AttributeError as error:
+        raise UsageError(
+            f"the environment has no action_masks(), and the policy takes {name}",
+            remedy="Wrap it: --wrapper package.module:callable, which may return sb3_contrib's ActionMasker.",
+        ) from error
+    with _own_errors("action_masks"):
+        return np.stack([np.asarray(method(), dtype=bool).reshape(-1) for method in methods])
+
+
+def _observed(running: Sequence[_Episode]) -> dict[str, NDArray[Any]]:
     observations = [episode.observation for episode in running]
     first = observations[0]
     if isinstance(first, tuple):

@@ -77,12 +77,15 @@ class PerfAnalyzer:
     Attributes:
         library_path: Where the libraries that it needs are; see `link_libraries`.
         data: The observations, as `input_data_json` writes them.
+        finite: Whether all answers are finite. perf_analyzer 2.51 writes an empty export where one is not, as
+            the score of a choice that a mask rules out.
     """
 
     binary: Path
     library_path: Path
     data: Path
     row_bytes: int
+    finite: bool = True
 
     @classmethod
     @contextlib.contextmanager
@@ -96,7 +99,8 @@ class PerfAnalyzer:
             data = Path(name) / "observations.json"
             data.write_text(input_data_json(golden))
             row_bytes = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in golden.observations.values())
-            yield cls(locate_perf_analyzer(), link_libraries(Path(name) / "libraries"), data, row_bytes)
+            finite = all(np.isfinite(array).all() for array in golden.outputs.values())
+            yield cls(locate_perf_analyzer(), link_libraries(Path(name) / "libraries"), data, row_bytes, finite)
 
     def measure(self, load: Load) -> Measurement:
         """Measure one load.
@@ -148,8 +152,11 @@ class PerfAnalyzer:
         return arguments
 
     def _is_exact(self, load: Load) -> bool:
-        """Whether every request is written out; images would be written as text, so their percentiles come rounded."""
-        return self.row_bytes * load.point.batch_size <= _EXPORT_BYTES
+        """Whether every request is written out; else percentiles come rounded.
+
+        Images would be written as text.
+        """
+        return self.finite and self.row_bytes * load.point.batch_size <= _EXPORT_BYTES
 
     def _run(self, command: Sequence[str], time_limit_s: float) -> Finished:
         inherited = os.environ.get("LD_LIBRARY_PATH", "")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policyctl.client.observation import inputs_of, prepare
 from policyctl.domain.contract import ActionKind, Contract
-from policyctl.domain.tensor import DTYPES, TensorSpec
+from policyctl.domain.tensor import DTYPES, Role, TensorSpec
 from policyctl.errors import UsageError
 
 
@@ -56,6 +56,17 @@ def test_a_discrete_observation_may_be_a_plain_number() -> None:
     assert prepare(inputs_of(STATE), [3, 4], batched=True)["observation"].tolist() == [[3], [4]]
 
 
+@pytest.mark.parametrize("observation", [[1, 2], {"observation": [1, 2]}], ids=["alone", "by name"])
+def test_a_mask_that_is_missing_is_refused_by_name(observation: Any) -> None:
+    """The sentence says what the input is for."""
+    mask = TensorSpec("action_mask", "bool", (3,), role=Role.ACTION_MASK)
+    board = inputs_of(contract(TensorSpec("observation", "float32", (2,)), mask))
+    with pytest.raises(UsageError, match=r"action_mask \(which choices are allowed\)"):
+        prepare(board, observation, batched=False)
+    sent = prepare(board, {"observation": [1, 2], "action_mask": [True, False, True]}, batched=False)
+    assert sent["action_mask"].tolist() == [[True, False, True]]
+
+
 def test_named_observations_come_in_the_order_of_the_contract() -> None:
     """Whatever the order of the mapping."""
     sent = prepare(inputs_of(CAMERA), {"speed": 1.5, "image": np.zeros((2, 3), np.uint8)}, batched=False)
@@ -81,7 +92,7 @@ def test_a_single_observation_may_be_named_too() -> None:
         (POLE, np.zeros(4, complex), False, "is complex128"),
         (POLE, [None] * 4, False, "is object"),
         (POLE, {"obs": np.zeros(4)}, False, "observation is missing, obs is unknown"),
-        (CAMERA, np.zeros((2, 3)), False, "takes 2 observations, found one array"),
+        (CAMERA, np.zeros((2, 3)), False, "takes image and speed, found one array"),
         (CAMERA, {"image": np.zeros((2, 3))}, False, "speed is missing"),
         (STATE, 3.0, False, "is float64, the policy takes int64"),
         (STATE, 2**63, False, "which int64 cannot hold"),

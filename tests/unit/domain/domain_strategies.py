@@ -10,21 +10,22 @@ from policyctl.domain.artifacts import Format
 from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.manifest import FileEntry, Manifest, digest_of
 from policyctl.domain.moves import Placement
-from policyctl.domain.tensor import DTYPES, TensorSpec
+from policyctl.domain.tensor import DTYPES, Role, TensorSpec
 
 tensor_names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n != ACTION)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @st.composite
-def specs(draw, name: str | None = None) -> TensorSpec:
-    """Any tensor: scalar, element-wise and missing bounds, features of any text."""
+def specs(draw, name: str | None = None, *, taken: bool = False) -> TensorSpec:
+    """Any tensor, `taken` or given by a policy: scalar, element-wise and missing bounds, features of any text."""
     shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     size = math.prod(shape)
     low = draw(st.none() | finite | st.tuples(*[finite | st.just(-math.inf)] * size))
     high = draw(st.none() | finite | st.tuples(*[finite | st.just(math.inf)] * size))
     features = draw(st.just(()) | st.tuples(*[st.text(max_size=5)] * size))
-    return TensorSpec(name or draw(tensor_names), draw(st.sampled_from(DTYPES)), shape, low, high, features)
+    role = draw(st.none() | st.sampled_from(Role)) if taken else None
+    return TensorSpec(name or draw(tensor_names), draw(st.sampled_from(DTYPES)), shape, low, high, features, role)
 
 
 @st.composite
@@ -32,7 +33,7 @@ def contracts(draw) -> Contract:
     """Contracts of every kind of action and every distribution, each with the outputs that it needs."""
     names = draw(st.lists(tensor_names, min_size=1, max_size=3, unique=True))
     names = [n for n in names if n not in {"logits", "mean", "log_std"}] or ["observation"]
-    observations = tuple(draw(specs(name=n)) for n in names)
+    observations = tuple(draw(specs(name=n, taken=True)) for n in names)
     kind = draw(st.sampled_from(DistributionKind))
     action = draw(specs(name=ACTION))
     outputs, nvec = [action], ()

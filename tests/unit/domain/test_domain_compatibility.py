@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policyctl.domain.compatibility import Difference, compare, needed
 from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
-from policyctl.domain.tensor import TensorSpec
+from policyctl.domain.tensor import Role, TensorSpec
 from policyctl.domain.versions import Bump
 
 OBSERVATION = TensorSpec("observation", "float32", (2,), low=-1.0, high=1.0, features=("speed", "angle"))
@@ -70,6 +70,18 @@ CASES = {
         replace(BASE, observations=(OBSERVATION, STATE)),
         MAJOR,
         "observation 'state' was added",
+    ),
+    "an input has a role for the first time": (
+        replace(BASE, observations=(OBSERVATION, MASK)),
+        replace(BASE, observations=(OBSERVATION, replace(MASK, role=Role.ACTION_MASK))),
+        MINOR,
+        "'action_mask' had the role of an observation, has action_mask",
+    ),
+    "an input has no role any more": (
+        replace(BASE, observations=(OBSERVATION, replace(MASK, role=Role.ACTION_MASK))),
+        replace(BASE, observations=(OBSERVATION, MASK)),
+        MAJOR,
+        "'action_mask' had the role action_mask, has none",
     ),
     "an observation is renamed": (BASE, observing(name="obs"), MAJOR, "'observation' was renamed to 'obs'"),
     "an observation is reshaped": (

@@ -15,6 +15,7 @@ from onnx import helper
 from onnx_graphs import LINEAR, model, node, port, save
 
 from policyctl.domain.contract import DistributionKind
+from policyctl.domain.tensor import Role
 from policyctl.errors import UsageError
 from policyctl_exporters import export_policy
 from policyctl_exporters.onnx_file import OnnxFile, read_onnx
@@ -65,6 +66,17 @@ def test_memory_is_known_by_its_name(tmp_path: Path, taken: str, given: str) -> 
     """An input and an output whose names differ in a direction alone."""
     file = read_onnx(recurrent(tmp_path, taken, given))
     assert roles_of(file).states == {taken: given}
+
+
+def test_an_input_that_is_called_an_action_mask_is_one(tmp_path: Path) -> None:
+    """The contract says so, so a client can say what is missing, and `evaluate` where it comes from."""
+    nodes = [node("MatMul", ["obs", "w"], ["seen"]), node("Add", ["seen", "action_masks"], ["action"])]
+    source = save(tmp_path, nodes, {**OBS, "action_masks": ["n", 2]}, ACTION)
+    contract = export_policy(source, tmp_path / "out", formats=["onnx"]).contract
+    assert [(spec.name, spec.role) for spec in contract.observations] == [
+        ("obs", None),
+        ("action_masks", Role.ACTION_MASK),
+    ]
 
 
 def test_what_may_be_memory_is_served_once_somebody_says_what_it_is(tmp_path: Path) -> None:

@@ -205,6 +205,41 @@ class Failing(Odd):
         raise ZeroDivisionError("time step")
 
 
+class Counter(gymnasium.Env[Any, Any]):
+    """Allows one of three choices, another at each step, and pays for taking it."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 3.0, (1,))
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.at = int(self.np_random.integers(3))
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward, self.at = float(action == self.at), (self.at + 1) % 3
+        return np.zeros(1, np.float32), reward, False, False, {}
+
+    def action_masks(self) -> Any:
+        return np.arange(3) == self.at
+
+
+def test_an_environments_action_masks_go_with_each_observation() -> None:
+    """Those of the moment, through wrappers; where an environment has none, it is refused by name."""
+
+    def act(observations: dict[str, np.ndarray]) -> np.ndarray:
+        assert observations["mask"].dtype == bool and len(observations[OBSERVATION]) == len(observations["mask"])
+        return observations["mask"].argmax(axis=1)
+
+    gymnasium.register("PolicyctlCounter-v0", Counter)
+    try:
+        assert rollout("PolicyctlCounter-v0", act, [0, 1, 2], max_steps=7, masks=["mask"]).returns.tolist() == [7.0] * 3
+    finally:
+        gymnasium.registry.pop("PolicyctlCounter-v0")
+    with pytest.raises(UsageError, match=r"has no action_masks\(\), and the policy takes mask"):
+        rollout("CartPole-v1", act, [0], masks=["mask"])
+
+
 @pytest.fixture
 def failing() -> Any:
     """Known to gymnasium as PolicyctlFailing-v0."""

@@ -141,8 +141,9 @@ def test_a_request_that_ends_on_a_boundary_belongs_to_a_window() -> None:
     assert len(requests.latencies_us()) == 2
 
 
-def words(load: Load, *, row_bytes: int = 4) -> str:
-    return " ".join(PerfAnalyzer(Path("pa"), Path(), Path("d.json"), row_bytes).command(load, Path("r"), Path("e")))
+def words(load: Load, *, row_bytes: int = 4, finite: bool = True) -> str:
+    tool = PerfAnalyzer(Path("pa"), Path(), Path("d.json"), row_bytes, finite)
+    return " ".join(tool.command(load, Path("r"), Path("e")))
 
 
 def test_the_command_line_takes_three_windows_and_never_judges_them() -> None:
@@ -152,6 +153,11 @@ def test_the_command_line_takes_three_windows_and_never_judges_them() -> None:
         "pa -m m -u h:1 -i grpc -b 1 -p 1000 -s 1000000 -r 3 -f r --concurrency-range 4:4:1"
         " --warmup-request-count 7 --input-data d.json --profile-export-file e"
     )
+
+
+def test_answers_that_are_infinite_are_not_written_out() -> None:
+    """perf_analyzer leaves its file empty where it meets one: the score of a choice that a mask rules out."""
+    assert "profile-export" not in words(Load(model="m", url="h:1", point=point_of(level=4.0)), finite=False)
 
 
 def test_every_option_reaches_the_command_line() -> None:

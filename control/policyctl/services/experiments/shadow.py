@@ -35,7 +35,7 @@ from policyctl.measuring.shadow import Shadow, shadow, wanted_outputs
 from policyctl.plain_files import read_plain, unreadable
 from policyctl.services.control import Control, open_release, select_release
 from policyctl.services.evidence import record_measured
-from policyctl.services.measure.evaluate import observation_for
+from policyctl.services.measure.evaluate import masks_of, observation_for
 from policyctl.services.measure.performance import whole
 from policyctl.services.moves.candidate import Candidate, Check, ServedSlot, loaded
 from policyctl.services.moves.recovery import recover
@@ -219,12 +219,13 @@ def _played(
             chosen.time_cap_s,
         )
         with control.working(words, at_most_s=cap_s) as note:
-            before = rollout(
-                _environment(chosen), counting(_player(incumbent, incumbent_release.contract, until), note), seeds
-            )
+            contract = incumbent_release.contract
+            player = _player(incumbent, contract, until)
+            before = rollout(_environment(chosen), counting(player, note), seeds, masks=masks_of(contract))
         with control.working(f"Playing the same with {candidate.published.release}", at_most_s=cap_s) as note:
-            player = _player(candidate.ask, candidate.opened.contract, until)
-            after = rollout(_environment(chosen), counting(player, note), seeds)
+            contract = candidate.opened.contract
+            player = _player(candidate.ask, contract, until)
+            after = rollout(_environment(chosen), counting(player, note), seeds, masks=masks_of(contract))
     except _TimeUpError:
         reason = f"{chosen.episodes} episodes of {chosen.env} took longer than {chosen.time_cap_s:g} s"
         remedy = "Allow more time (POLICYCTL_GATES__BEHAVIOUR__TIME_CAP_S), or play fewer episodes."

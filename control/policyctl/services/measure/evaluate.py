@@ -25,6 +25,7 @@ from policyctl.domain.moves import Placement
 from policyctl.domain.names import check_model_name, served_name
 from policyctl.domain.protocol import Protocol
 from policyctl.domain.state import PublishedRelease
+from policyctl.domain.tensor import Role
 from policyctl.errors import ServerError, UsageError
 from policyctl.measuring.environments import Environment
 from policyctl.measuring.episodes import RolloutResult, counting, rollout
@@ -129,11 +130,18 @@ def evaluate(
             with control.working(
                 f"Running {episodes} episodes of {env.description} against {served_name(model, alias)}"
             ) as note:
-                served = rollout(env, counting(act, note), seeds, log_actions=keep, on_rows=begin)
+                served = rollout(
+                    env,
+                    counting(act, note),
+                    seeds,
+                    log_actions=keep,
+                    on_rows=begin,
+                    masks=masks_of(contract),
+                )
             eager = None
             if reference is not None:
                 with control.working(f"Running the reference on the same {episodes} seeds") as note:
-                    eager = rollout(env, counting(reference, note), seeds)
+                    eager = rollout(env, counting(reference, note), seeds, masks=masks_of(contract))
         except ImportError as error:
             raise missing(error, "evaluate") from error
     found = Evaluation(served, eager, tuple(sorted(releases)))
@@ -146,10 +154,23 @@ def observation_for(contract: Contract, given: Mapping[str, NDArray[Any]]) -> ND
     Args:
         given: By name, each of shape (n, *shape).
     """
-    if len(contract.environment) == len(given) == 1:
-        return laid_out(next(iter(given.values())), contract.environment[0].shape)
-    shapes = {spec.name: spec.shape for spec in contract.environment}
-    return {name: laid_out(values, shapes.get(name, ())) for name, values in given.items()}
+    masks = {
+        spec.name: given[spec.name].reshape(-1, *spec.shape).astype(spec.dtype)
+        for spec in contract.with_role(Role.ACTION_MASK)
+        if spec.name in given
+    }
+    seen = {name: values for name, values in given.items() if name not in masks}
+    specs = {spec.name: spec for spec in contract.environment if spec.name not in masks}
+    if len(specs) == len(seen) == 1:
+        ((name, spec),) = specs.items()
+        only = laid_out(next(iter(seen.values())), spec.shape)
+        return {name: only, **masks} if masks else only
+    return {name: laid_out(each, specs[name].shape if name in specs else ()) for name, each in seen.items()} | masks
+
+
+def masks_of(contract: Contract) -> tuple[str, ...]:
+    """Names of the inputs that an environment gives by its ``action_masks()``."""
+    return tuple(spec.name for spec in contract.with_role(Role.ACTION_MASK))
 
 
 def _keep(

@@ -1,4 +1,4 @@
-"""An agent that needs its memory earns through Triton what it earns in eager PyTorch, also while aliases move."""
+"""Agents with memory and with masks earn through Triton what they earn in eager PyTorch, also while aliases move."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from embedded import PATIENCE_S, Embedded, embedded
-from sb3_contrib import RecurrentPPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 
 from policyctl.client import Action, Episode, PolicyClient
+from policyctl.errors import UsageError
 from policyctl_exporters import export_policy
 
 pytestmark = pytest.mark.server
@@ -51,7 +52,33 @@ class Cue(gymnasium.Env[Any, Any]):
         return seen
 
 
+class Board(gymnasium.Env[Any, Any]):
+    """Allows some of its moves at each step, and fails at any other."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32)
+    action_space = gymnasium.spaces.MultiDiscrete([3, 4])
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._look(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.masks[action[0]] and self.masks[3 + action[1]], f"{action} is no move"
+        self.steps += 1
+        return self._look(), float(np.dot(action, (1, 10))), False, self.steps == STEPS, {}
+
+    def action_masks(self) -> Any:
+        return self.masks
+
+    def _look(self) -> Any:
+        self.masks = self.np_random.random(7) < 0.6
+        self.masks[[self.np_random.integers(3), 3 + self.np_random.integers(4)]] = True
+        return self.np_random.uniform(-1.0, 1.0, 5).astype(np.float32)
+
+
 gymnasium.register("Cue-v0", Cue)
+gymnasium.register("Board-v0", Board)
 
 
 @dataclass
@@ -60,6 +87,18 @@ class Agent:
 
     exported: Path
     earned: dict[int, float]
+
+
+def eager_with_masks(agent: MaskablePPO, seed: int) -> float:
+    """The return of one episode, played by `predict()` with the masks of the environment."""
+    env = gymnasium.make("Board-v0")
+    observation, _ = env.reset(seed=seed)
+    total, over = 0.0, False
+    while not over:
+        action, _ = agent.predict(observation, deterministic=True, action_masks=env.unwrapped.action_masks())
+        observation, reward, _, over, _ = env.step(action)
+        total += float(reward)
+    return total
 
 
 def eager(agent: RecurrentPPO, seed: int, *, remembers: bool = True) -> float:
@@ -183,3 +222,26 @@ def test_evaluate_plays_it(server: Embedded, agents: dict[str, Agent]) -> None:
     """The command earns the same on the same seeds, in a batch with one episode a row."""
     found = server.json("evaluate", "walker", "--env", "Cue-v0", "--episodes", str(len(SEEDS)))
     assert found["served"]["returns"] == [agents["1.0.0"].earned[seed] for seed in SEEDS]
+
+
+@pytest.mark.parametrize("form", ["openvino", "onnx"])
+def test_masks_of_the_environment_rule_out_what_they_rule_out_in_eager_pytorch(
+    server: Embedded, form: str, tmp_path: Path
+) -> None:
+    """`evaluate` takes them from `action_masks()`; a request without a mask is refused in one sentence."""
+    agent = MaskablePPO(
+        "MlpPolicy", gymnasium.make("Board-v0"), seed=3, device="cpu", policy_kwargs={"ortho_init": False}
+    )
+    exported = export_policy(agent, tmp_path / "board", golden_rows=16).output
+    model = f"board_{form}"
+    server.run("publish", str(exported), "--model", model, "--release", "1.0.0")
+    server.run("promote", model, "1.0.0", "--format", form)
+    found = server.json("evaluate", model, "--env", "Board-v0", "--episodes", str(len(SEEDS)))
+    assert found["served"]["returns"] == [eager_with_masks(agent, seed) for seed in SEEDS]
+    for protocol in ("grpc", "http"):
+        with PolicyClient(model, url=server.endpoint[protocol], protocol=protocol) as client:
+            with pytest.raises(UsageError, match=r"action_mask \(which choices are allowed\) is missing"):
+                client.act({"observation": np.zeros(5, np.float32)})
+            given = {"observation": np.zeros(5, np.float32), "action_mask": np.arange(7) % 3 == 2}
+            assert client.act(given, deadline_s=30.0).value.tolist() == [2, 2]
+            assert client.act(given, deterministic=False, seed=1, deadline_s=30.0).value.tolist() == [2, 2]
