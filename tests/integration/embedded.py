@@ -143,6 +143,10 @@ class Embedded(BackgroundServer):
             return int(self.endpoint["pid"])
         return None
 
+    def has_said(self, words: str) -> None:
+        """Wait until its log holds `words`: a thread writes them, a moment after what they are about."""
+        wait_for(lambda: words in self.log_text)
+
     def publish(self, release: str, seed: int, *, inputs: int = 4) -> None:
         """Publish the policy of `seed` as `release` of walker."""
         self.run("publish", str(exported(seed, inputs)), "--model", "walker", "--release", release)

@@ -293,6 +293,7 @@ def test_a_request_of_other_dimensions_is_refused(server: Server, fmt: Kind) -> 
 def test_a_load_says_in_one_line_what_is_served(server: Server, fmt: Kind) -> None:
     """The log has model, version, release, digest and time of every load, for a machine to read."""
     model = f"{MODEL}.{fmt}"
+    wait_for(lambda: any(f'"{model}"' in text for text in server.said("policyctl loaded")))
     line = next(text for text in server.said("policyctl loaded") if f'"{model}"' in text)
     words = json.loads(line.removeprefix("policyctl loaded "))
     assert (words["model"], words["version"], words["release"]) == (model, "1", "1.0.0")

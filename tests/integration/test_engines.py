@@ -110,7 +110,7 @@ def test_somebody_elses_triton_is_brought_up_waited_for_and_brought_up_again(ser
                 stdout=stream,
                 stderr=stream,
             )
-        wait_for(lambda: f"no Triton answers at 127.0.0.1:{other.options.grpc_port}" in server.log_text)
+        server.has_said(f"no Triton answers at 127.0.0.1:{other.options.grpc_port}")
         other.start()
         first = _next_run(server)
         promote(server.control, model="walker", release="1.0.0", alias="production")
@@ -122,11 +122,11 @@ def test_somebody_elses_triton_is_brought_up_waited_for_and_brought_up_again(ser
         other.start()
         server.process.send_signal(signal.SIGCONT)
         second = _next_run(server, first)
-        assert "Somebody restarted the server" in server.log_text
+        server.has_said("Somebody restarted the server")
         wait_for(lambda: _answers(server))
 
         other.kill()
-        wait_for(lambda: "policyctl did not start it" in server.log_text)
+        server.has_said("policyctl did not start it")
         other.start()
         _next_run(server, first, second)
         wait_for(lambda: _answers(server))
@@ -204,7 +204,7 @@ def test_what_is_sent_to_docker_serves_and_is_replaced_when_it_dies(server, engi
     engine.end(engine.only, ExitCode=139)
     wait_for(lambda: engine.containers and first not in engine.containers and _run_id(server))
     wait_for(lambda: _answers(server))
-    assert "The container has ended" in server.log_text
+    server.has_said("The container has ended")
     assert server.stop() == 0
     assert not engine.containers
     assert not (server.root / ".policyctl" / "server" / "key").exists()

@@ -63,12 +63,12 @@ def test_a_server_that_dies_on_a_full_disk_comes_back_and_is_found_once_there_is
     before = small.endpoint
     filler = _fill(small.root)
     os.kill(before["pid"], signal.SIGKILL)
-    wait_for(lambda: "Commands on this machine do not find the server" in small.log_text)
+    small.has_said("Commands on this machine do not find the server")
     assert small.is_running
     wait_for(lambda: _answers(before["grpc"]))
     assert small.run("status", "--check", check=False).returncode == 6
     filler.unlink()
-    wait_for(lambda: "find the server again" in small.log_text)
+    small.has_said("find the server again")
     assert small.answered_by() == "1.0.0"
     assert small.endpoint["pid"] != before["pid"]
     assert small.stop() == 0

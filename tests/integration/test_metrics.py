@@ -63,7 +63,7 @@ def test_a_release_that_was_loaded_behind_the_journal_s_back_is_wrong_and_put_ri
     # As a move does it: the supervisor ends loads that nobody waits for.
     with server.control.repository.writer("a test", wait_s=PATIENCE_S), server.control.triton() as client:
         client.load("walker", 1)
-    wait_for(lambda: "WRONG walker: slot 1 answers, expected 2 (1.1.0)" in server.log_text)
+    server.has_said("WRONG walker: slot 1 answers, expected 2 (1.1.0)")
     wait_for(lambda: server.answered_by() == "1.1.0", every_s=0.3)
     told = _told(server)
     assert told["policyctl_probe_requests_total", "walker", "production", "wrong"] >= 1

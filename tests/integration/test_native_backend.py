@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embedded import PATIENCE_S
+from embedded import PATIENCE_S, wait_for
 from numpy.typing import NDArray
 from serving_fixtures import (
     MODEL,
@@ -184,6 +184,7 @@ def test_an_answer_says_which_release_gave_it_and_how_long_it_took(server: Serve
     began = time.perf_counter_ns()
     found = server.infer(MODEL, observations(1))
     took_us = (time.perf_counter_ns() - began) / 1e3
+    wait_for(lambda: any(f'"{MODEL}"' in text for text in server.said("policyctl loaded")))
     line = next(text for text in server.said("policyctl loaded") if f'"{MODEL}"' in text)
     words = json.loads(line.removeprefix("policyctl loaded "))
     assert found.parameters["release"] == "1.0.0"

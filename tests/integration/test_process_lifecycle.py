@@ -102,7 +102,7 @@ def test_a_stop_answers_what_is_in_flight(tmp_path: Path) -> None:
         server.process.stop()
         asking.join()
         assert [answer.status for answer in answers] == [200]
-        assert server.said("All models are stopped, unloading models")
+        wait_for(lambda: server.said("All models are stopped, unloading models"))
 
 
 def test_a_stop_with_a_dead_stub_is_over_in_time(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_http_can_be_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         quiet.run("promote", "walker", "1.0.0")
         assert quiet.answered_by() == "1.0.0"
         assert quiet.endpoint["http"] == ""
-        assert "HTTP off, gRPC 127.0.0.1:" in quiet.log_text
+        quiet.has_said("HTTP off, gRPC 127.0.0.1:")
         listeners = psutil.Process(quiet.endpoint["pid"]).net_connections("tcp")
         ports = {each.laddr.port for each in listeners if each.status == psutil.CONN_LISTEN}
         assert ports == {int(quiet.endpoint[name].rpartition(":")[2]) for name in ("grpc", "metrics")}

@@ -44,7 +44,7 @@ def test_reloads_half_of_them_broken_disturb_no_answer_and_are_counted(server, t
             os.kill(server.process.pid, signal.SIGHUP)
             wait_for(lambda n=number: _sum(repository) == n + 1)
         _replace(file, WHOLE.format(enabled="true", pause=0.5))
-        wait_for(lambda: "scrub.pause_s 9.0 -> 0.5" in server.log_text)
+        server.has_said("scrub.pause_s 9.0 -> 0.5")
         report = load.stop()
     assert (report.failed, report.wrong) == (0, 0)
     assert report.requests > 100
@@ -65,7 +65,7 @@ def _diff_of_what_runs(server, file: Path) -> None:
     }
     text = WHOLE.format(enabled="true", pause=0.5)
     _replace(file, text + "serving:\n  max_queue_delay_us: 100\n  native: 'off'\n")
-    wait_for(lambda: "serving.native auto -> off" in server.log_text)
+    server.has_said("serving.native auto -> off")
     found = server.json("config", "diff", "current", "running")
     assert "serving.native" in {d["what"] for d in found["settings"]}
     served = {d["what"]: (d["first"], d["second"]) for d in found["served"] if not d["what"].startswith("listens")}

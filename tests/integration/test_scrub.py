@@ -21,9 +21,9 @@ def test_a_wrong_byte_is_told_while_the_server_goes_on(server, monkeypatch) -> N
     path = server.root / "walker" / "1" / "model.onnx"
     good = path.read_bytes()
     _replace(path, bytes([good[0] ^ 1]) + good[1:])
-    wait_for(lambda: "CORRUPT walker 1.0.0 (slot 1): model.onnx is sha256:" in server.log_text)
+    server.has_said("CORRUPT walker 1.0.0 (slot 1): model.onnx is sha256:")
     _replace(path, good)
-    wait_for(lambda: "walker 1.0.0 (slot 1) is intact again" in server.log_text)
+    server.has_said("walker 1.0.0 (slot 1) is intact again")
     scrub = server.json("status")["scrub"]
     assert (scrub["found"], scrub["wrong"]) == (1, [])
     assert server.log_text.count("CORRUPT") == 1

@@ -49,7 +49,7 @@ def test_the_log_and_status_say_which_openvino_backend_serves(server, monkeypatc
     _serve_one(server)
     choice = choose(mode)
     assert server.json("status")["openvino_backend"] == choice.summary
-    assert f"OpenVINO backend: {choice.summary}" in server.log_text
+    server.has_said(f"OpenVINO backend: {choice.summary}")
     assert bool(_stubs(server)) is (choice.backend is None)
     assert server.answered_by() == "1.0.0"
 
@@ -61,7 +61,7 @@ def test_the_server_comes_back_from_a_dead_stub_and_from_its_own_death(server, m
     first = server.endpoint["pid"]
     for stub in _stubs(server):
         stub.kill()
-    wait_for(lambda: "Reloading walker" in server.log_text)
+    server.has_said("Reloading walker")
     wait_for(lambda: server.answered_by() == "1.0.0")
     assert server.endpoint["pid"] == first
     assert "could not be loaded again" not in server.log_text
@@ -85,7 +85,7 @@ def test_a_release_refused_at_start_is_served_once_its_files_are_restored(server
     path.chmod(0o644)
     path.write_bytes(good.replace(b"1", b"2", 1))
     server.start()
-    assert "REFUSED walker" in server.log_text
+    server.has_said("REFUSED walker")
     assert server.run("status", "--check", check=False).returncode == 6
     path.write_bytes(good)
     wait_for(lambda: server.answered_by() == "1.0.0")

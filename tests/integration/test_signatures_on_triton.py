@@ -30,7 +30,7 @@ def test_only_what_a_trusted_key_signed_is_promoted_and_served_again(server: Emb
     assert server.answered_by() == "1.0.0"
     server.stop()
     server.start()
-    assert "REFUSED walker: walker 1.0.0 is signed by no trusted key: alice: alice is revoked" in server.log_text
+    server.has_said("REFUSED walker: walker 1.0.0 is signed by no trusted key: alice: alice is revoked")
     assert server.run("status", "--check", check=False).returncode == 6
     server.run("trust", "add", str(bob.with_suffix(".pub")), "--name", "bob")
     server.run("sign", "walker", "1.0.0", "--key", str(bob))

@@ -68,7 +68,7 @@ def test_an_endless_load_is_ended_and_holds_up_no_other_model(serve, monkeypatch
     wait_for(lambda: not _loading(serve))
     serve.run("promote", "other", "1.0.1")
     assert serve.endpoint["pid"] == pid, "the server was started again"
-    assert "its backend process was ended" in serve.log_text
+    serve.has_said("its backend process was ended")
 
 
 def test_a_promotion_that_loads_without_end_can_be_aborted(serve, monkeypatch) -> None:
@@ -106,6 +106,6 @@ def test_endless_loads_inside_the_server_end_with_it_before_they_block_a_rollbac
     assert serve.endpoint["pid"] == pid
     _promote_endless(serve, "third")
     wait_for(lambda: serve.triton not in {None, pid})
-    assert "one more would block every rollback" in serve.log_text
+    serve.has_said("one more would block every rollback")
     wait_for(lambda: serve.answered_by() == "1.1.0")
     serve.run("promote", "other", "1.0.1")

@@ -11,7 +11,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -90,7 +90,7 @@ def rows(*broken: int) -> np.ndarray:
     return found
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=5), st.integers(0, WIDTH - 1))
 @pytest.mark.filterwarnings("ignore")
 def test_whatever_a_policy_is_made_of_nan_comes_out_where_pytorch_has_it(names: list[str], element: int) -> None:

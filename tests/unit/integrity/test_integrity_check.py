@@ -71,7 +71,7 @@ def test_without_its_manifest_nothing_of_a_release_is_judged(release: Path) -> N
     assert all("cannot be judged without the manifest" in f.problem and f.found is None for f in found.files)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=70), min_size=1, max_size=6), st.integers(1, 64), st.integers(0, 200))
 def test_every_way_of_hashing_gives_one_digest(tmp_path, monkeypatch, contents, chunk: int, worth: int) -> None:
     """In threads or not, in parts of any size, once per inode or once per name: the digest is that of the bytes."""

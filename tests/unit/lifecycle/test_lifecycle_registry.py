@@ -16,7 +16,7 @@ from policyctl.errors import IntegrityError, ServerError, UsageError
 from policyctl.settings import RegistrySettings
 
 D = "sha256:" + "ab" * 32
-CREDENTIALS = RegistrySettings(username="ann", password="secret", timeout_s=5.0)  # type: ignore[arg-type]
+CREDENTIALS = RegistrySettings(username="ann", password="secret", timeout_s=300.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def servers(tmp_path: Path, monkeypatch) -> Iterator[Servers]:
 
 
 def _registry(servers: Servers, host: str) -> Registry:
-    settings = RegistrySettings(username="ann", password=PASSWORD, ca_file=servers.ca_file, timeout_s=20.0)
+    settings = RegistrySettings(username="ann", password=PASSWORD, ca_file=servers.ca_file, timeout_s=300.0)
     return Registry(parse_reference(f"oci://{host}/walker:1"), settings)
 
 

@@ -6,13 +6,13 @@ import json
 
 import pytest
 from bench_results import result_of, results
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from policyctl.errors import UsageError
 from policyctl.measuring.result import BenchResult
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(results)
 def test_any_result_survives_the_round_trip(result: BenchResult) -> None:
     """Bytes back to the same bytes, under the same id; also through JSON printed with indents."""

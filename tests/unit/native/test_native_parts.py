@@ -57,7 +57,7 @@ def test_the_parts_in_cpp_keep_their_promises(parts: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(content=st.binary(max_size=300))
 def test_sha256_is_python_s(parts: Path, content: bytes) -> None:
     """The digest of any bytes is that of hashlib."""
@@ -73,7 +73,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(value=VALUES, ascii_only=st.booleans())
 def test_json_means_what_it_means_in_python(parts: Path, value: Any, ascii_only: bool) -> None:
     """Any value that Python writes is read in C++, and what C++ writes of it is the same value."""
@@ -82,7 +82,7 @@ def test_json_means_what_it_means_in_python(parts: Path, value: Any, ascii_only:
     assert json.loads(done.stdout) == value
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(content=st.text('{}[]",:0123456789.eE+-\\utrfalsn \n', max_size=24))
 def test_json_that_python_refuses_is_refused(parts: Path, content: str) -> None:
     """And nothing else is refused, but for a key that comes twice."""
@@ -159,7 +159,7 @@ CHANGES = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=st.lists(CHANGES, max_size=3), kept=st.sets(st.sampled_from((*KEPT, "none.bin"))))
 def test_both_readers_refuse_the_same_folders(parts: Path, changes: list[Any], kept: set[str]) -> None:
     """Whatever is done to a release, C++ refuses it exactly where Python does, and else hands out the same bytes."""

@@ -152,4 +152,4 @@ def test_the_control_api_is_bound_as_a_command_is(world) -> None:
     _serve(world, gates={"promote_with": ["service_level"]})
     assert api.post("/promotions", {"release": "1.1.0", "gates": []}).status_code == 403
     assert api.post("/promotions?wait=10", {"release": "1.1.0", "gates": []}, scope="admin").status_code == 200
-    api.api.operations.close(timeout_s=5.0)
+    api.api.operations.close(timeout_s=300)

@@ -157,7 +157,7 @@ def test_a_link_in_a_bundles_place_is_noticed(world) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_flipped_bit_is_noticed_and_the_file_named(world, data) -> None:
     """One bit in any covered file, the manifest or the bundle: verify names that file; put back, all is intact."""
     if not world.state.releases:
@@ -179,7 +179,7 @@ def test_any_flipped_bit_is_noticed_and_the_file_named(world, data) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_flipped_bit_makes_a_bundle_cover_anything_else(world, data) -> None:
     """Without the journal's digest too: a changed bundle counts only if it says exactly the same by the same key."""
     if not world.state.releases:
