@@ -250,13 +250,18 @@ class Server:
     def call(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, key: str = KEY
     ) -> tuple[int, bytes, Mapping[str, str]]:
-        """One HTTP request, on a connection of its own."""
+        """One HTTP request, on a connection of its own; where the server has died, its last words are in the error."""
         sent = {**(headers or {}), **({"policyctl-key": key} if key else {})}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
-            connection.request(method, path, body, sent)
-            response = connection.getresponse()
-            return response.status, response.read(), dict(response.getheaders())
+            try:
+                connection.request(method, path, body, sent)
+                response = connection.getresponse()
+                return response.status, response.read(), dict(response.getheaders())
+            except ConnectionError as error:
+                said = "\n".join(line.message for line in self.lines[-60:])
+                error.add_note(f"The server's exit code is {self.process.exit_code()}. It said last:\n{said}")
+                raise
 
     def load(self, model: str, *, key: str = KEY) -> str:
         """Load; the error, or nothing."""
