@@ -38,19 +38,14 @@ def load_reference(source: Any, **options: Any) -> Answer:
 
     Returns:
         From raw observations by tensor name, each of shape (n, *shape), to
-        outputs by name, `action` among them.
+        outputs by name, `action` among them. A policy with memory takes what it
+        remembers too, and gives what continues that: see `Contract.states`.
 
     Raises:
         UsageError: The source cannot be read as it is.
-        UnsupportedError: It is of a kind that cannot be exported, or has memory.
+        UnsupportedError: It is of a kind that cannot be exported.
     """
-    policy = open_source(source, Options.of(**options))
-    if policy.contract.states:
-        raise UnsupportedError(
-            f"{policy.algorithm} has memory, and is not played in its own runtime yet",
-            remedy="Evaluate without --reference: parity has compared whole episodes.",
-        )
-    return policy.reference
+    return open_source(source, Options.of(**options)).reference
 
 
 def open_source(source: Any, options: Options) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ gymnasium.register("Board-v0", Board)
 class Agent:
     """One release: what its agent earned in eager PyTorch, by seed."""
 
+    archive: Path
     exported: Path
     earned: dict[int, float]
 
@@ -151,7 +153,8 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Agent]:
     for release in RELEASES:
         agent.learn(960)
         exported = export_policy(agent, folder / release, golden_rows=16).output
-        found[release] = Agent(exported, {seed: eager(agent, seed) for seed in SEEDS})
+        agent.save(folder / f"{release}.zip")
+        found[release] = Agent(folder / f"{release}.zip", exported, {seed: eager(agent, seed) for seed in SEEDS})
     forgetful = [eager(agent, seed, remembers=False) for seed in SEEDS]
     assert sum(forgetful) < sum(found[RELEASES[1]].earned.values()), "the task needs memory"
     return found
@@ -218,10 +221,23 @@ def test_it_earns_the_same_with_promotions_in_the_middle_of_its_episodes(
         assert total == agents[release].earned[seed]
 
 
-def test_evaluate_plays_it(server: Embedded, agents: dict[str, Agent]) -> None:
-    """The command earns the same on the same seeds, in a batch with one episode a row."""
-    found = server.json("evaluate", "walker", "--env", "Cue-v0", "--episodes", str(len(SEEDS)))
-    assert found["served"]["returns"] == [agents["1.0.0"].earned[seed] for seed in SEEDS]
+def test_evaluate_plays_it_and_its_own_file(server: Embedded, agents: dict[str, Agent]) -> None:
+    """Both earn the same on the same seeds, in a batch with one episode a row."""
+    played = ("--env", "Cue-v0", "--episodes", str(len(SEEDS)))
+    own = ("--reference", str(agents["1.0.0"].archive), "--trust-pickle")
+    found = server.json("evaluate", "walker", *played, *own)
+    earned = [agents["1.0.0"].earned[seed] for seed in SEEDS]
+    assert found["served"]["returns"] == found["reference"]["returns"] == earned
+
+
+def test_the_behaviour_gate_plays_both_releases(server: Embedded, agents: dict[str, Agent]) -> None:
+    """Each from its own memory: what they earned is the evidence."""
+    played = ("--env", "Cue-v0", "--episodes", str(len(SEEDS)), "--margin", str(STEPS))
+    done = server.run("validate", "walker", "1.1.0", "--gates", "none", "--json", *played, check=False)
+    (gate,) = [gate for gate in json.loads(done.stdout)["gates"] if gate["gate"] == "behaviour"]
+    returns = gate["evidence"]["returns"]
+    assert returns["incumbent"] == [agents["1.0.0"].earned[seed] for seed in SEEDS]
+    assert returns["candidate"] == [agents["1.1.0"].earned[seed] for seed in SEEDS]
 
 
 @pytest.mark.parametrize("form", ["openvino", "onnx"])

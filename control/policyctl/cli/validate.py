@@ -160,13 +160,13 @@ def evaluate(
     from policyctl.services.measure import evaluate as service
 
     environment = Environment(env, options.environment_arguments(env_arg), tuple(wrapper or ()))
-    act = None
+    player = None
     if reference is not None:
         if trust_pickle:
             options.check_unpickling()
         options.check_normalizer(normalizer, no_normalizer=no_normalizer)
         with prints_aside():
-            act = service.load_act(
+            player = service.load_player(
                 reference,
                 environment,
                 normalizer=False if no_normalizer else normalizer,
@@ -189,7 +189,7 @@ def evaluate(
             episodes=episodes,
             seed=seed,
             protocol=protocol,
-            reference=act,
+            reference=player,
             keep=keep,
         )
     document = found.to_json()

@@ -8,7 +8,7 @@ client gets an answer from the candidate.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.client.observation import inputs_of, prepare
 from policyctl.domain.actions import Behaviour, describe
 from policyctl.domain.artifacts import Format
+from policyctl.domain.contract import Contract
 from policyctl.domain.criterion import Criterion
 from policyctl.domain.intervals import mean_with_interval
 from policyctl.domain.json_values import to_json
@@ -26,17 +26,16 @@ from policyctl.domain.manifest import digest_of
 from policyctl.domain.names import check_alias
 from policyctl.domain.recording import LARGEST_BYTES, Recording
 from policyctl.domain.verdict import GateResult, Verdict
-from policyctl.errors import PolicyctlError, UnsupportedError, UsageError
+from policyctl.errors import PolicyctlError, UsageError
 from policyctl.gates import behaviour as behaviour_gate
 from policyctl.gates import replay as replay_gate
 from policyctl.measuring.environments import Environment
-from policyctl.measuring.episodes import counting, rollout
 from policyctl.measuring.shadow import Shadow, shadow, wanted_outputs
 from policyctl.plain_files import read_plain, unreadable
 from policyctl.services.control import Control, open_release, select_release
 from policyctl.services.evidence import record_measured
-from policyctl.services.measure.evaluate import masks_of, observation_for
 from policyctl.services.measure.performance import whole
+from policyctl.services.measure.player import Player
 from policyctl.services.moves.candidate import Candidate, Check, ServedSlot, loaded
 from policyctl.services.moves.recovery import recover
 from policyctl.services.moves.validate import place
@@ -219,13 +218,10 @@ def _played(
             chosen.time_cap_s,
         )
         with control.working(words, at_most_s=cap_s) as note:
-            contract = incumbent_release.contract
-            player = _player(incumbent, contract, until)
-            before = rollout(_environment(chosen), counting(player, note), seeds, masks=masks_of(contract))
+            before = _player(incumbent, incumbent_release.contract, until).play(_environment(chosen), seeds, note)
         with control.working(f"Playing the same with {candidate.published.release}", at_most_s=cap_s) as note:
-            contract = candidate.opened.contract
-            player = _player(candidate.ask, contract, until)
-            after = rollout(_environment(chosen), counting(player, note), seeds, masks=masks_of(contract))
+            player = _player(candidate.ask, candidate.opened.contract, until)
+            after = player.play(_environment(chosen), seeds, note)
     except _TimeUpError:
         reason = f"{chosen.episodes} episodes of {chosen.env} took longer than {chosen.time_cap_s:g} s"
         remedy = "Allow more time (POLICYCTL_GATES__BEHAVIOUR__TIME_CAP_S), or play fewer episodes."
@@ -238,19 +234,15 @@ def _played(
     return replace(judged, evidence={**judged.evidence, "incumbent": against, "earned": earned})
 
 
-def _player(ask: ServedSlot, contract: Any, until: float) -> Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]:
-    if contract.states:
-        raise UnsupportedError(
-            "the behaviour gate does not play policies with memory yet", remedy="Judge it by policyctl evaluate."
-        )
-    action, inputs = contract.action.name, inputs_of(contract)
+def _player(ask: ServedSlot, contract: Contract, until: float) -> Player:
+    outputs = (contract.action.name, *(state.output for state in contract.states))
 
-    def act(given: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def answer(given: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         if time.monotonic() > until:
             raise _TimeUpError("the time is up")
-        return ask(prepare(inputs, observation_for(contract, given), batched=True), (action,))[action]
+        return ask(given, outputs)
 
-    return act
+    return Player(contract, answer)
 
 
 def _replayed(candidate: Candidate, recording: Recording, digest: str, chosen: ReplaySettings) -> Replayed:

@@ -6,7 +6,7 @@ what was found can be kept as evidence, for the release's model card.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,21 @@ from policyctl.card.figures import EVALUATION
 from policyctl.client import Action, Episode, PolicyClient
 from policyctl.domain.actions import Behaviour, describe
 from policyctl.domain.contract import Contract
-from policyctl.domain.images import laid_out
 from policyctl.domain.intervals import mean_with_interval, paired_difference
 from policyctl.domain.json_values import to_json
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import check_model_name, served_name
 from policyctl.domain.protocol import Protocol
 from policyctl.domain.state import PublishedRelease
-from policyctl.domain.tensor import Role
 from policyctl.errors import ServerError, UsageError
 from policyctl.measuring.environments import Environment
 from policyctl.measuring.episodes import RolloutResult, counting, rollout
 from policyctl.services.control import Control, open_release
 from policyctl.services.evidence import record_measured
 from policyctl.services.measure.bench import address, versions
+from policyctl.services.measure.player import Player, masks_of, observation_for
 from policyctl.services.releases.export import missing, require_file, spaces_of
 from policyctl.serving.hardware import detect
-
-Act = Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ def evaluate(
     episodes: int,
     seed: int = 0,
     protocol: Protocol = Protocol.GRPC,
-    reference: Act | None = None,
+    reference: Player | None = None,
     keep: bool = False,
 ) -> Evaluation:
     """Run an environment against the served policy.
@@ -141,36 +138,11 @@ def evaluate(
             eager = None
             if reference is not None:
                 with control.working(f"Running the reference on the same {episodes} seeds") as note:
-                    eager = rollout(env, counting(reference, note), seeds, masks=masks_of(contract))
+                    eager = reference.play(env, seeds, note)
         except ImportError as error:
             raise missing(error, "evaluate") from error
     found = Evaluation(served, eager, tuple(sorted(releases)))
     return found if named is None else _keep(control, found, named, alias=alias, protocol=protocol)
-
-
-def observation_for(contract: Contract, given: Mapping[str, NDArray[Any]]) -> NDArray[Any] | dict[str, NDArray[Any]]:
-    """What an environment gives, as a release takes it: by name where it takes several, images in its layout.
-
-    Args:
-        given: By name, each of shape (n, *shape).
-    """
-    masks = {
-        spec.name: given[spec.name].reshape(-1, *spec.shape).astype(spec.dtype)
-        for spec in contract.with_role(Role.ACTION_MASK)
-        if spec.name in given
-    }
-    seen = {name: values for name, values in given.items() if name not in masks}
-    specs = {spec.name: spec for spec in contract.environment if spec.name not in masks}
-    if len(specs) == len(seen) == 1:
-        ((name, spec),) = specs.items()
-        only = laid_out(next(iter(seen.values())), spec.shape)
-        return {name: only, **masks} if masks else only
-    return {name: laid_out(each, specs[name].shape if name in specs else ()) for name, each in seen.items()} | masks
-
-
-def masks_of(contract: Contract) -> tuple[str, ...]:
-    """Names of the inputs that an environment gives by its ``action_masks()``."""
-    return tuple(spec.name for spec in contract.with_role(Role.ACTION_MASK))
 
 
 def _keep(
@@ -213,8 +185,8 @@ def behaviour(contract: Contract, played: RolloutResult) -> Behaviour:
     return describe(contract, {contract.action.name: actions}, steps=(before, before + 1))
 
 
-def load_act(source: Path, env: Environment, **options: Any) -> Act:
-    """The policy in eager PyTorch as a function from observations to actions.
+def load_player(source: Path, env: Environment, **options: Any) -> Player:
+    """The policy in its own runtime, ready to play.
 
     Args:
         options: As `policyctl_exporters.load_reference` takes them.
@@ -227,8 +199,9 @@ def load_act(source: Path, env: Environment, **options: Any) -> Act:
     if isinstance(options.get("normalizer"), Path):
         require_file(options["normalizer"], "a saved VecNormalize")
     try:
-        from policyctl_exporters.sources import load_reference
+        from policyctl_exporters.source import Options
+        from policyctl_exporters.sources import open_source
     except ImportError as error:
         raise missing(error, "sb3") from error
-    answer = load_reference(source, **spaces_of(env), **options)
-    return lambda observations: np.asarray(answer(observations)["action"])
+    policy = open_source(source, Options.of(**spaces_of(env), **options))
+    return Player(policy.contract, policy.reference)
