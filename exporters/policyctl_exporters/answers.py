@@ -55,6 +55,8 @@ def answered_rows(
     rng = np.random.default_rng(seed)
     specs = policy.contract.observations
     given = obs.read_recorded(recorded, policy.contract)
+    if given is not None and len(given) < len(specs):
+        given, _ = memory.episode(policy.reference, policy.contract, given)
     groups = []
     drawn = obs.draw(specs, policy.scales, rng, obs.rows_for(policy.contract))
     usual = obs.join(drawn, given, None if policy.own_rows is None else obs.take(policy.own_rows, slice(_OWN_ROWS)))

@@ -40,6 +40,11 @@ def begun(rows: Batch, contract: Contract) -> Batch:
     return rows | {name: np.repeat(array, count, axis=0) for name, array in initial_states(contract).items()}
 
 
+def memory_notes(contract: Contract) -> tuple[str, ...]:
+    """What a person should know about it."""
+    return tuple(f"{s.output} continues {s.input}: memory, which begins with zeros" for s in contract.states)
+
+
 def steps_of(drawn: Batch, contract: Contract) -> Batch:
     """What the environment gives, of rows that hold every input; `_STEPS` at most."""
     return {spec.name: drawn[spec.name][:_STEPS] for spec in contract.environment}

@@ -138,7 +138,7 @@ def read_recorded(recorded: Any, contract: Contract) -> Batch | None:
     Args:
         recorded: Path of an NPZ file (one array an input, or what `policyctl
             record` wrote), a mapping by input name, one array for a
-            policy with one input, or None.
+            policy with one input, or None. Memory may be missing, if all of it is.
 
     Raises:
         UsageError: Not readable, or arrays that do not fit.
@@ -159,11 +159,13 @@ def read_recorded(recorded: Any, contract: Contract) -> Batch | None:
     if not isinstance(recorded, Mapping):
         recorded = {contract.observations[0].name: np.asarray(recorded)}
     batch: Batch = {}
-    for spec in contract.observations:
+    remembered = any(state.input in recorded for state in contract.states)
+    wanted = contract.observations if remembered else contract.environment
+    for spec in wanted:
         if spec.name not in recorded:
             raise UsageError(
                 f"recorded observations lack {spec.name!r}, found {', '.join(sorted(recorded)) or 'nothing'}",
-                remedy=f"Name the arrays {', '.join(s.name for s in contract.observations)}.",
+                remedy=f"Name the arrays {', '.join(s.name for s in wanted)}.",
             )
         values = np.asarray(recorded[spec.name])
         if spec.shape == (1,) and values.ndim == 1:

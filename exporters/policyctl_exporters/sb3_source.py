@@ -25,7 +25,7 @@ from policyctl_exporters.conduct import examine
 from policyctl_exporters.eager import EagerGraph
 from policyctl_exporters.heads import OutputGraph
 from policyctl_exporters.last_observations import LastObservations, Proof, family_of
-from policyctl_exporters.memory import begun
+from policyctl_exporters.memory import begun, memory_notes
 from policyctl_exporters.normalization import choose
 from policyctl_exporters.normalizer import FLAT, Normalizer, arrays_of
 from policyctl_exporters.observations import few
@@ -122,7 +122,7 @@ def _source(trained: Trained, options: Options, *, own: Any = None, environment:
         normalizer_file=choice.file,
         own_rows=own_rows,
         trust_operators=options.trust_operators,
-        notes=(*choice.notes, *notes, *conduct.notes),
+        notes=(*choice.notes, *notes, *conduct.notes, *memory_notes(contract)),
         training=trained.training,
     )
 

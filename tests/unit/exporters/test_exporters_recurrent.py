@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from policyctl.domain.artifacts import Format
 from policyctl.domain.contract import Contract
+from policyctl.domain.golden import Golden
 from policyctl.domain.memory import initial_states
 from policyctl.errors import UnsupportedError
 from policyctl_exporters import export_policy
@@ -119,6 +120,26 @@ def test_an_archive_of_recurrent_ppo_is_read_with_its_statistics(tmp_path: Path)
         assert found["action"].item() == expected.item()
         np.testing.assert_allclose(found["lstm_h_out"].swapaxes(0, 1), states[0], atol=1e-5)
         memory = {each.input: found[each.output] for each in result.contract.states}
+
+
+def test_recorded_observations_are_played_as_one_episode(tmp_path: Path) -> None:
+    """What the environment gave is enough: the policy itself makes the memory of each step, which golden rows show."""
+    model = recurrent(models.VECTOR, spaces.Discrete(3), "MlpLstmPolicy", {})
+    rows = np.random.default_rng(5).normal(size=(40, 5)).astype(np.float32)
+    result = export_policy(model, tmp_path / "out", formats=["onnx"], recorded=rows)
+    golden = Golden.from_bytes((tmp_path / "out" / "golden.npz").read_bytes(), result.contract)
+    state, played = None, {}
+    for row in rows:
+        played[row.tobytes()] = np.zeros((1, 1, 8)) if state is None else state[0]
+        _, state = model.predict(row[None], state, deterministic=True)
+    shown = {
+        row.tobytes(): hidden
+        for row, hidden in zip(golden.observations["observation"], golden.observations["lstm_h"], strict=True)
+        if row.tobytes() in played
+    }
+    assert len(shown) > 5
+    for key, hidden in shown.items():
+        np.testing.assert_allclose(hidden[None], played[key].swapaxes(0, 1), atol=1e-6)
 
 
 def test_an_lstm_that_cannot_be_trained_is_refused_by_name(tmp_path: Path) -> None:
