@@ -23,6 +23,7 @@ from policyctl.domain.artifacts import (
     PARITY_FILE,
     Format,
 )
+from policyctl.domain.drive import Description
 from policyctl.domain.golden import Golden
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.parity import Tolerance
@@ -31,6 +32,7 @@ from policyctl.hashing import hash_file
 from policyctl_exporters import parity
 from policyctl_exporters.answers import answered_rows, with_proved_law
 from policyctl_exporters.artifacts import ExportResult, FormatParity, IncompleteExportError, write_artifacts
+from policyctl_exporters.description import described
 from policyctl_exporters.folders import check_output, whole_folder
 from policyctl_exporters.source import HeadOption, Options, Source
 from policyctl_exporters.sources import open_source
@@ -60,6 +62,7 @@ def export_policy(
     head: HeadOption = None,
     states: Mapping[str, str] | None = None,
     feature_names: FeatureNames = None,
+    description: Description | None = None,
     recorded: Any = None,
     tolerance: Tolerance | None = None,
     golden_rows: int = 64,
@@ -101,6 +104,8 @@ def export_policy(
         states: Of an ONNX file, inputs that are memory, each with the output that continues it.
             Names such as ``h_in`` and ``h_out`` say so themselves.
         feature_names: What the observation's elements are called.
+        description: What stands next to the weights: names of elements, and how an action becomes a command.
+            An ONNX file's own metadata says what this leaves out.
         recorded: Observations from the environment to prove parity on as
             well: an NPZ path, or arrays by input name.
         tolerance: What counts as agreement, also when a server is certified later; None
@@ -142,7 +147,7 @@ def export_policy(
 
     def ask() -> tuple[Source, tuple[Format, ...], list[parity.Rows], Golden]:
         with steps.step("load", "read the policy"):
-            policy = open_source(source, options)
+            policy = described(open_source(source, options), description)
         wanted = _check_formats(formats, policy)
         with steps.step("reference", "ask the policy itself for actions to compare with"):
             groups, golden = answered_rows(policy, recorded, tolerance, golden_rows, seed)

@@ -116,6 +116,7 @@ def _opened(
         contract=contract,
         reference=reference,
         file=(file.name, file.digest),
+        metadata={entry.key: entry.value for entry in file.model.metadata_props},
         notes=roles.notes,
     )
     return _proved(source, original, outputs)

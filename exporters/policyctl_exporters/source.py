@@ -45,6 +45,7 @@ class Source:
         own_rows: Raw observations that training kept, by tensor name, each (n, *spec.shape); parity runs on them too.
         trust_operators: Whether an exported TorchScript program may do more than compute.
         training: What the file, or the live algorithm, says about its training; see `archive_file`.
+        metadata: What an ONNX file says next to its graph, text by key.
         notes: What was left out, changed or assumed, in sentences.
     """
 
@@ -61,6 +62,7 @@ class Source:
     own_rows: Mapping[str, NDArray[Any]] | None = None
     trust_operators: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -49,6 +49,7 @@ def sections(contract_json: bytes, golden_npz: bytes, parity_json: bytes) -> dic
             "distribution": contract.distribution.kind.value,
             **({} if contract.max_batch is None else {"max_batch": contract.max_batch}),
             **({"memory": [f"{s.input} -> {s.output}" for s in contract.states]} if contract.states else {}),
+            **({} if contract.drive is None else {"drive": contract.drive.words}),
         },
         "behaviour": [{**acted, "evidence": {"file": GOLDEN_FILE, "digest": digest_of(golden_npz)}}],
     }

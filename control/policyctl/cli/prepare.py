@@ -105,6 +105,14 @@ def export(
     feature: Annotated[
         list[str] | None, typer.Option(help="What an element of the observation is called; repeatable, in order.")
     ] = None,
+    describe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What stands next to the weights, in a YAML file: observations (names of their elements), joints"
+            " (names of the action's) and drive (kind, scale, offset, stiffness, damping, rate_hz, in_graph).",
+        ),
+    ] = None,
     recorded: Annotated[
         Path | None, typer.Option(help="Recorded observations (.npz) to compare on, besides drawn ones.")
     ] = None,
@@ -139,6 +147,7 @@ def export(
         policyctl export mypackage.policies:make --env Pendulum-v1 -o build/pendulum
         policyctl export walk.py:make --observation 47 --action 12:-1..1 -o build/walk
         policyctl export walk.pt --observation 47 --action 12:-1..1 -o build/walk
+        policyctl export walk.onnx --describe deploy.yaml -o build/walk
         policyctl export pick.pt --observation camera=uint8:96x96x3 --observation arm=7 --action discrete:6 -o pick
     """
     from policyctl.domain.parity import Tolerance
@@ -167,7 +176,7 @@ def export(
         "force": force,
     }
     environment = options.environment(env, env_arg, wrapper)
-    request = ExportRequest(source, output, environment, observation or (), action, spaces, given)
+    request = ExportRequest(source, output, environment, observation or (), action, spaces, given, describe)
     check(request)
     if holds_pickles(request) and not trust_pickle and sys.stdin.isatty() and not call.as_json:
         from dataclasses import replace

@@ -109,6 +109,7 @@ def _as_used(contract: Contract, other: Contract, used: set[str], deterministic:
         outputs=tuple(_named(s, other) for s in contract.outputs if s.name in read),
         distribution=Distribution() if deterministic else contract.distribution,
         states=(),
+        drive=contract.drive if other.drive is not None else None,
     )
 
 

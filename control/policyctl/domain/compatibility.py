@@ -30,6 +30,9 @@ fewer rows an inference                                MAJOR  a batch that was a
 more rows an inference, or any number                  MINOR  what was answered is answered
 memory: another, none, one more, another beginning     MAJOR  who carries it from step to step
                                                               carries the wrong thing
+how an action becomes a command: otherwise, or not     MAJOR  the same action moves the machine
+said any more                                                 otherwise
+how an action becomes a command, for the first time    MINOR  it means what it meant
 the order of tensors                                   -      they travel by name
 =====================================================  =====  ====================================
 
@@ -51,6 +54,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from policyctl.domain.contract import Contract, Distribution, DistributionKind, Transform
+from policyctl.domain.drive import Drive
 from policyctl.domain.json_values import fields_to_json
 from policyctl.domain.tensor import Bound, TensorSpec
 from policyctl.domain.versions import Bump
@@ -68,7 +72,7 @@ class Difference:
     """One way in which the later contract differs from the earlier.
 
     Attributes:
-        what: ``observation``, ``output``, ``action_kind``, ``distribution``, ``max_batch`` or ``memory``.
+        what: ``observation``, ``output``, ``action_kind``, ``distribution``, ``max_batch``, ``memory`` or ``drive``.
         name: Which tensor; empty for all but tensors.
         change: What happened to it, in words.
         needs: The least bump that announces it.
@@ -104,7 +108,17 @@ def compare(earlier: Contract, later: Contract) -> tuple[Difference, ...]:
     if set(earlier.states) != set(later.states):
         change = f"was {_memory(earlier)}, is {_memory(later)}"
         found.append(Difference("memory", "", change, Bump.MAJOR))
+    found += _drives(earlier.drive, later.drive)
     return tuple(sorted(found, key=lambda difference: -difference.needs))
+
+
+def _drives(earlier: Drive | None, later: Drive | None) -> Iterator[Difference]:
+    if earlier is None and later is not None:
+        yield Difference("drive", "", f"is stated: {later.words}", Bump.MINOR)
+    elif earlier is not None and later is None:
+        yield Difference("drive", "", f"is not stated any more; it was {earlier.words}", Bump.MAJOR)
+    elif earlier is not None and later is not None and earlier != later:
+        yield Difference("drive", "", f"has changed: {'; '.join(earlier.changes(later))}", Bump.MAJOR)
 
 
 def _memory(contract: Contract) -> str:

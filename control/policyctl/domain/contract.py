@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from policyctl.domain.drive import Drive
 from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json
 from policyctl.domain.tensor import Role, TensorSpec
 from policyctl.errors import UsageError
@@ -117,6 +118,7 @@ class Contract:
         distribution: How a stochastic action is drawn.
         max_batch: Most rows of one inference; None where any number is right.
         states: What the policy remembers within an episode; empty for a policy without memory.
+        drive: How an action becomes a command of the machine; None where nobody stated it.
     """
 
     observations: tuple[TensorSpec, ...]
@@ -125,6 +127,7 @@ class Contract:
     distribution: Distribution = field(default_factory=Distribution)
     max_batch: int | None = field(default=None, metadata=OMIT_DEFAULT)
     states: tuple[State, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    drive: Drive | None = field(default=None, metadata=OMIT_DEFAULT)
 
     def __post_init__(self) -> None:
         if not self.observations:
@@ -141,6 +144,8 @@ class Contract:
             raise UsageError(f"contract: max_batch is {self.max_batch}, expected 1 or more")
         self._check_states()
         self._check_distribution()
+        if self.drive is not None:
+            self.drive.require_size(self.action.size)
 
     def _check_states(self) -> None:
         inputs, outputs = ({spec.name: spec for spec in specs} for specs in (self.observations, self.outputs))
@@ -219,7 +224,7 @@ class Contract:
         raise KeyError(name)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with a schema version; ``max_batch`` and ``states`` only where there are such."""
+        """A JSON object with a schema version; ``max_batch``, ``states`` and ``drive`` only where there are such."""
         return {"schema": SCHEMA_VERSION, **fields_to_json(self)}
 
     @classmethod

@@ -9,9 +9,11 @@ import pytest
 from test_client_exchange import URL, Server, contract, kinds
 
 from policyctl.client import IncompatibleReleaseError, PolicyClient
+from policyctl.client.agreement import breaking
 from policyctl.client.calls import Call
 from policyctl.client.errors import UnreachableError
 from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.drive import Drive
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ServerError, UsageError
 
@@ -119,6 +121,17 @@ def test_what_an_action_means_is_part_of_the_contract(server: Server, change: di
             client.act([0, 0])
     else:
         assert client.act([0, 0]).release == "2.0.0"
+
+
+@pytest.mark.parametrize(("before", "after", "breaks"), [(0.25, 0.5, True), (None, 0.5, False), (0.25, None, False)])
+def test_another_scale_of_the_action_is_a_breaking_release(before, after, breaks) -> None:
+    """No shape changes, and the robot would move otherwise; what only one of the two states breaks nothing."""
+
+    def contract(scale):
+        return replace(_arm(), drive=None if scale is None else Drive(scale=scale))
+
+    found = breaking(contract(before), contract(after), (), deterministic=True)
+    assert [difference.what for difference in found] == ["drive"] * breaks
 
 
 def test_another_server_at_the_address_is_held_against_the_same_contract(server: Server, client: PolicyClient) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from policyctl.domain.drive import Description
 from policyctl.domain.space_text import SpaceText, parse_fields, parse_named, parse_space
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl.foreign_code import names_callable
@@ -29,6 +30,7 @@ class ExportRequest:
         observation: The spaces of the observations, ``NAME=SPACE`` or one without a name; see `domain.space_text`.
         action: The space of the action, in the same words.
         spaces: A YAML file that says both.
+        describe: A YAML file that says what stands next to the weights (`domain.drive.Description`).
         options: What else `export_policy` takes, by name; None counts as not given.
     """
 
@@ -39,6 +41,7 @@ class ExportRequest:
     action: str | None
     spaces: Path | None
     options: Mapping[str, Any]
+    describe: Path | None = None
 
 
 _SOURCES: Final = "a Stable-Baselines3 .zip, a TorchScript .pt, an .onnx, FILE.py:callable or package.module:callable"
@@ -63,6 +66,7 @@ def check(request: ExportRequest) -> None:
         if isinstance(path := request.options[name], Path):
             require_file(path, kind)
     _stated(request)
+    _described(request)
     check_output(request.output, force=request.options["force"])
 
 
@@ -94,7 +98,8 @@ def export(request: ExportRequest, say: Say) -> ExportResult:
 
         spaces = spaces_of(request.env) if request.env else _spaces(*_stated(request))
         policy = load_callable(request.source) if names_callable(request.source) else Path(request.source)
-        return export_policy(policy, request.output, progress=say, **spaces, **options)
+        description = _described(request)
+        return export_policy(policy, request.output, progress=say, description=description, **spaces, **options)
     except ImportError as error:
         raise missing(error, "sb3") from error
 
@@ -123,12 +128,20 @@ def _stated(request: ExportRequest) -> tuple[dict[str, SpaceText], SpaceText | N
         )
     if request.spaces is not None:
         require_file(request.spaces, "a YAML file with the fields observation and action")
-        return _read_spaces(request.spaces)
+        return parse_fields(_read_yaml(request.spaces), what=request.spaces.name)
     action = None if request.action is None else parse_space(request.action, what="--action")
     return parse_named(request.observation, what="--observation"), action
 
 
-def _read_spaces(path: Path) -> tuple[dict[str, SpaceText], SpaceText | None]:
+def _described(request: ExportRequest) -> Description | None:
+    """What a file says that stands next to the weights."""
+    if request.describe is None:
+        return None
+    require_file(request.describe, "a YAML file with the fields observations, joints and drive")
+    return Description.from_data(_read_yaml(request.describe), what=request.describe.name)
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
     from policyctl.documents.yaml_text import parse
 
     try:
@@ -140,7 +153,7 @@ def _read_spaces(path: Path) -> tuple[dict[str, SpaceText], SpaceText | None]:
     document = parse(content, what=path.name)
     if document.complaints:
         raise UsageError(f"{path.name}: {document.complaints[0].words}", remedy="Correct it at that place.")
-    return parse_fields(document.data, what=path.name)
+    return document.data
 
 
 def _spaces(observations: Mapping[str, SpaceText], action: SpaceText | None) -> dict[str, Any]:

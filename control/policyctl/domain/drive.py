@@ -1,0 +1,137 @@
+"""What an action does to the machine: how its numbers become commands of joints, and who makes them so.
+
+A contract may say it (`Contract.drive`), so that a release that commands
+otherwise is known as a breaking one, also where no shape changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from policyctl.domain.json_values import OMIT_DEFAULT, from_json, to_json
+from policyctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+PerElement = float | tuple[float, ...]
+"""One value for all elements of the action, or one an element (C order)."""
+
+
+class DriveKind(StrEnum):
+    """What is commanded."""
+
+    POSITION = "position"
+    VELOCITY = "velocity"
+    TORQUE = "torque"
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """How an action becomes a command: ``command = action * scale + offset``. None stands for what nobody stated.
+
+    Attributes:
+        kind: What is commanded: a position (rad or m), a velocity (rad/s or m/s) or a torque (N m or N).
+        scale: Commanded units for 1 of the action.
+        offset: The command for an action of 0, as the default pose of a robot.
+        stiffness: Of the controller that follows a position, in N m/rad or N/m.
+        damping: Of that controller, in N m s/rad or N s/m.
+        rate_hz: How often an action is expected each second.
+        in_graph: Whether the policy's graph has applied scale and offset already; else the caller applies them.
+    """
+
+    kind: DriveKind | None = field(default=None, metadata=OMIT_DEFAULT)
+    scale: PerElement | None = field(default=None, metadata=OMIT_DEFAULT)
+    offset: PerElement | None = field(default=None, metadata=OMIT_DEFAULT)
+    stiffness: PerElement | None = field(default=None, metadata=OMIT_DEFAULT)
+    damping: PerElement | None = field(default=None, metadata=OMIT_DEFAULT)
+    rate_hz: float | None = field(default=None, metadata=OMIT_DEFAULT)
+    in_graph: bool | None = field(default=None, metadata=OMIT_DEFAULT)
+
+    def require_size(self, size: int) -> None:
+        """Refuse values that do not fit an action of `size` elements.
+
+        Raises:
+            UsageError: Names the field, how many values it has, and how many it needs.
+        """
+        for name in ("scale", "offset", "stiffness", "damping"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != size:
+                raise UsageError(f"drive: {name} has {len(value)} values, the action has {size} elements")
+        if self.rate_hz is not None and self.rate_hz <= 0:
+            raise UsageError(f"drive: rate_hz is {self.rate_hz:g}, expected more than 0")
+
+    def command(self, action: ArrayLike) -> NDArray[Any]:
+        """What to command for an action, of shape (*shape) or (n, *shape), where one element has one scale.
+
+        Raises:
+            UsageError: Scale, offset, or who applies them, is not stated.
+        """
+        import numpy as np
+
+        values = np.asarray(action)
+        if self.in_graph:
+            return values
+        stated = {"scale": self.scale, "offset": self.offset, "in_graph": self.in_graph}
+        if missing := [name for name, value in stated.items() if value is None]:
+            raise UsageError(
+                f"the contract's drive does not state {', '.join(missing)}",
+                remedy="Export the policy again, with --describe FILE.",
+            )
+        return np.asarray(values * np.asarray(self.scale) + np.asarray(self.offset), values.dtype)
+
+    @property
+    def words(self) -> str:
+        """For people: ``position = action * 0.25 + offset; 50 Hz; applied by the caller``."""
+
+        def said(value: PerElement | None, name: str) -> str:
+            return f"{value:g}" if isinstance(value, (int, float)) else name
+
+        parts = [str(self.kind or "command")]
+        if self.scale is not None or self.offset is not None:
+            parts[0] += f" = action * {said(self.scale, 'scale')} + {said(self.offset, 'offset')}"
+        gains = [name for name in ("stiffness", "damping") if getattr(self, name) is not None]
+        parts += [f"with {' and '.join(gains)}"] if gains else []
+        parts += [] if self.rate_hz is None else [f"{self.rate_hz:g} Hz"]
+        parts += [] if self.in_graph is None else [f"applied by the {'graph' if self.in_graph else 'caller'}"]
+        return "; ".join(parts)
+
+    def over(self, other: Drive) -> Drive:
+        """This drive, with what `other` states where this one does not."""
+        stated = {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
+        return replace(other, **stated)
+
+    def changes(self, later: Drive) -> tuple[str, ...]:
+        """What `later` commands otherwise, a sentence a field."""
+        return tuple(
+            f"{each.name}: was {to_json(getattr(self, each.name))}, is {to_json(getattr(later, each.name))}"
+            for each in fields(self)
+            if getattr(self, each.name) != getattr(later, each.name)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What stands next to the weights, as a file says it (`policyctl export --describe`).
+
+    Attributes:
+        observations: By tensor, what each element is called, in C order.
+        joints: What each element of the action is called, in C order.
+        drive: How an action becomes a command.
+    """
+
+    observations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    joints: tuple[str, ...] = ()
+    drive: Drive | None = None
+
+    @classmethod
+    def from_data(cls, data: Any, *, what: str) -> Description:
+        """Read a document.
+
+        Raises:
+            UsageError: An unknown field, or a value of another type; names the place.
+        """
+        return from_json(cls, data, what=what)

@@ -1,0 +1,98 @@
+"""What stands next to the weights: names of joints and sensors, and how an action becomes a command.
+
+A file may say it itself. Runners of legged robots write it into the metadata of
+their ONNX files (mjlab and Isaac Lab: ``joint_names``, ``joint_stiffness``,
+``joint_damping``, ``default_joint_pos``, ``action_scale``; others ``dof_names``,
+``kp``, ``kd``). What a person says goes before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from policyctl.domain.contract import Contract
+from policyctl.domain.drive import Description
+from policyctl.domain.tensor import TensorSpec
+from policyctl.errors import UsageError
+from policyctl_exporters.source import Source
+
+_JOINTS: Final = ("joint_names", "dof_names")
+_FIELDS: Final = {
+    "scale": ("action_scale",),
+    "offset": ("default_joint_pos",),
+    "stiffness": ("joint_stiffness", "kp"),
+    "damping": ("joint_damping", "kd"),
+}
+"""Fields of `Drive`, each with the keys of metadata that say it."""
+
+
+def described(policy: Source, description: Description | None) -> Source:
+    """The policy with a contract that says what its file says, and what `description` says before it.
+
+    Raises:
+        UsageError: `description` names an unknown tensor, or does not fit the shapes.
+    """
+    size = policy.contract.action.size
+    own, notes = _of_metadata(policy.metadata, size)
+    given = description or Description()
+    joints = given.joints or own.joints
+    if joints and len(joints) != size:
+        raise UsageError(f"the description names {len(joints)} joints, the action has {size} elements")
+    action, *others = policy.contract.outputs
+    contract = replace(
+        policy.contract,
+        observations=_named(policy.contract, given.observations),
+        outputs=(replace(action, features=joints or action.features), *others),
+        drive=given.drive.over(own.drive) if given.drive and own.drive else given.drive or own.drive,
+    )
+    return replace(policy, contract=contract, notes=(*policy.notes, *notes))
+
+
+def _named(contract: Contract, names: Mapping[str, tuple[str, ...]]) -> tuple[TensorSpec, ...]:
+    """The observations, with what their elements are called."""
+    have = [spec.name for spec in contract.environment]
+    if unknown := sorted(names.keys() - set(have)):
+        raise UsageError(
+            f"the description names the observation {unknown[0]!r}, which the policy does not take",
+            remedy=f"Its observations are {', '.join(have)}.",
+        )
+    return tuple(
+        replace(spec, features=names[spec.name]) if spec.name in names else spec for spec in contract.observations
+    )
+
+
+def _of_metadata(metadata: Mapping[str, str], size: int) -> tuple[Description, tuple[str, ...]]:
+    """What the metadata of an ONNX file says; and what of it does not fit an action of `size`, in sentences."""
+    notes: list[str] = []
+
+    def read(keys: Sequence[str], kind: tuple[type, ...]) -> list[Any] | None:
+        key = next((key for key in keys if key in metadata), None)
+        if key is None:
+            return None
+        listed = _listed(metadata[key])
+        if len(listed) in {1, size} and all(
+            type(v) in kind and (type(v) is not float or math.isfinite(v)) for v in listed
+        ):
+            return listed
+        notes.append(f"The metadata {key!r} does not fit an action of {size} elements and is left out.")
+        return None
+
+    joints = read(_JOINTS, (str,)) or []
+    numbers = {name: read(keys, (int, float)) for name, keys in _FIELDS.items()}
+    drive = {name: values[0] if len(values) == 1 else values for name, values in numbers.items() if values}
+    found = {"joints": joints if len(joints) == size else [], **({"drive": drive} if drive else {})}
+    return Description.from_data(found, what="the metadata"), tuple(notes)
+
+
+def _listed(text: str) -> list[Any]:
+    """Values in JSON, or between commas."""
+    for written in (text, f"[{text}]"):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(written, parse_constant=str)  # NaN stays a text, which no number is
+            return value if isinstance(value, list) else [value]
+    return [name.strip() for name in text.split(",")]

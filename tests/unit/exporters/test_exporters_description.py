@@ -1,0 +1,113 @@
+"""What stands next to the weights comes into the contract: from a file, or from the metadata of an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from policyctl.domain.drive import Description, Drive, DriveKind
+from policyctl.errors import UsageError
+from policyctl_exporters import export_policy
+
+JOINTS = ("hip", "knee", "ankle")
+
+
+def _policy(folder: Path, **metadata: str) -> Path:
+    """A linear policy of two features and three joints."""
+    weights = numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), "weights")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["obs", "weights"], ["actions"])],
+        "linear",
+        [helper.make_tensor_value_info("obs", onnx.TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("actions", onnx.TensorProto.FLOAT, ["n", 3])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, folder / "policy.onnx")
+    return folder / "policy.onnx"
+
+
+def _export(tmp_path: Path, description: Description | None = None, **metadata: str):
+    source = _policy(tmp_path, **metadata)
+    return export_policy(source, tmp_path / "out", formats=["onnx"], golden_rows=4, description=description)
+
+
+def test_a_description_names_elements_and_says_what_an_action_commands(tmp_path) -> None:
+    """Contract and card hold it; the actions are as before."""
+    drive = Drive(DriveKind.POSITION, scale=0.25, offset=(0.1, 0.8, -1.5), rate_hz=50.0, in_graph=False)
+    found = _export(tmp_path, Description({"obs": ("velocity", "heading")}, JOINTS, drive))
+    assert found.contract.observations[0].features == ("velocity", "heading")
+    assert found.contract.action.features == JOINTS
+    assert found.contract.drive == drive
+    card = (tmp_path / "out" / "model_card.yaml").read_text()
+    assert "position = action * 0.25 + offset; 50 Hz; applied by the caller" in card
+
+
+def test_the_metadata_of_an_onnx_file_is_read(tmp_path) -> None:
+    """As lists in JSON or between commas; what a person says goes before it."""
+    metadata = {
+        "joint_names": "hip, knee, ankle",
+        "action_scale": "0.5",
+        "default_joint_pos": "[0.1, 0.2, 0.3]",
+        "kp": "20.0,20.0,40.0",
+        "run_path": "somebody/somewhere",
+    }
+    found = _export(tmp_path, **metadata)
+    assert found.contract.action.features == JOINTS
+    assert found.contract.drive == Drive(scale=0.5, offset=(0.1, 0.2, 0.3), stiffness=(20.0, 20.0, 40.0))
+    assert found.notes == ()
+    own = export_policy(
+        tmp_path / "policy.onnx",
+        tmp_path / "own",
+        formats=["onnx"],
+        golden_rows=4,
+        description=Description(joints=("a", "b", "c"), drive=Drive(scale=1.0)),
+    )
+    assert own.contract.action.features == ("a", "b", "c")
+    assert found.contract.drive is not None
+    assert own.contract.drive == replace(found.contract.drive, scale=1.0)
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "[1, 2, NaN]", "[1, 2, 1e999]", '{"hip": 1}', "fast", "[" * 100_000, ""])
+def test_metadata_that_does_not_fit_is_left_out_with_a_note(tmp_path, value) -> None:
+    """It is not the policy: it refuses nothing, and it is not silent."""
+    found = _export(tmp_path, action_scale=value)
+    assert found.contract.drive is None
+    assert found.notes == ("The metadata 'action_scale' does not fit an action of 3 elements and is left out.",)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"joints": ["hip"]}, "names 1 joints, the action has 3 elements"),
+        ({"observations": {"lidar": ["a"]}}, "names the observation 'lidar'"),
+        ({"observations": {"obs": ["a"]}}, "1 feature names"),
+        ({"drive": {"scale": [1, 2]}}, "scale has 2 values, the action has 3 elements"),
+        ({"drive": {"rate_hz": 0}}, "rate_hz is 0, expected more than 0"),
+        ({"drive": {"kind": "speed"}}, "deploy.yaml.drive.kind"),
+        ({"drive": {"gain": 1}}, "deploy.yaml.drive: gain unknown"),
+        ({"joint": []}, "deploy.yaml: joint unknown"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_description_that_does_not_fit_is_refused(tmp_path, data, words) -> None:
+    """Each by the place, the value and the expectation; nothing is written."""
+    with pytest.raises(UsageError) as caught:
+        _export(tmp_path, Description.from_data(data, what="deploy.yaml"))
+    assert words in f"{caught.value.problem} {caught.value.remedy}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_description_survives_its_file(tmp_path) -> None:
+    """What a contract says of the drive is read back as it was."""
+    drive = Drive(DriveKind.TORQUE, 2.0, 0.0, rate_hz=500.0, in_graph=True)
+    _export(tmp_path, Description(drive=drive))
+    written = json.loads((tmp_path / "out" / "contract.json").read_text())
+    assert written["drive"] == {"kind": "torque", "scale": 2.0, "offset": 0.0, "rate_hz": 500.0, "in_graph": True}
