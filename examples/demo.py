@@ -107,7 +107,7 @@ def ask_gates(release: str) -> None:
 def load(server: BackgroundServer) -> BackgroundLoad:
     """Clients that ask without pause and check each answer against the release that gave it."""
     expected = {release.name: read_expected(release) for release in sorted(BUILD.iterdir()) if release.is_dir()}
-    options = LoadOptions(model=MODEL, url=server.endpoint["grpc"], clients=CLIENTS, deadline_s=5.0, duration_s=120.0)
+    options = LoadOptions(model=MODEL, url=server.endpoint["grpc"], clients=CLIENTS, deadline_s=30.0, duration_s=600.0)
     return BackgroundLoad(options, expected)
 
 
