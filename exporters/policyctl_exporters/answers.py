@@ -45,8 +45,6 @@ _NUDGES: Final = 4
 _MARGIN: Final = 64.0
 """Runtimes round in other places than a nudge does, and were seen to be off by 15 times what it changes."""
 
-_DIGIT: Final = float(np.finfo(np.float32).eps)
-
 
 def answered_rows(
     policy: Source, recorded: Any, tolerance: Tolerance | None, golden_rows: int, seed: int
@@ -175,7 +173,7 @@ def far_rows(policy: Source, graph: Graph, *, seed: int) -> list[parity.Rows]:
     largest = _largest({name: values for name, values in expected.items() if name in (ACTION, *PARAMETERS)})
     sure = np.isfinite(largest) & ~(_is_extreme(rows) if policy.graph is None else _overflows(policy, rows))
     for attempt in range(_NUDGES):
-        moved, flipped = graph.moves(rows, _nudged(rows, rng), seed=seed + attempt)
+        moved, flipped = graph.moves(rows, obs.nudged(rows, rng), seed=seed + attempt)
         with np.errstate(invalid="ignore", over="ignore"):
             sure &= ~flipped & (moved <= parity.most(largest) / _MARGIN)
     heights = _largest(rows)
@@ -194,17 +192,6 @@ def _is_extreme(rows: obs.Batch) -> NDArray[np.bool_]:
     floats = {name: values for name, values in rows.items() if values.dtype.kind == "f"}
     extreme: NDArray[np.bool_] = _largest(floats) > _SAFE if floats else np.zeros(len(next(iter(rows.values()))), bool)
     return extreme
-
-
-def _nudged(rows: obs.Batch, rng: np.random.Generator) -> obs.Batch:
-    """The same rows, every number a last digit of float32 away."""
-    nudged = dict(rows)
-    with np.errstate(over="ignore"):
-        for name, values in rows.items():
-            if values.dtype.kind == "f":
-                signs = rng.choice([-1.0, 1.0], values.shape)
-                nudged[name] = (values * (1 + _DIGIT * signs)).astype(values.dtype)
-    return nudged
 
 
 def _largest(batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:

@@ -31,7 +31,8 @@ from policyctl_exporters.watch import Place, Watch, attributes, fingerprint, ten
 _ROUNDS: Final = 8
 _HIGHER_ORDER: Final = re.compile(r"no rule registered for HigherOrderOperator (\w+)")
 _STATE_REMEDY: Final = (
-    "Export a policy without memory, or one that takes what it remembers as an observation and gives it as an output."
+    "Compile the whole policy, torch.jit.save(torch.jit.script(policy), FILE), and export that file: tensors that it"
+    " remembers are then sent along with the observation. Or export a policy without memory."
 )
 _RANDOM_REMEDY: Final = (
     "Give the mean and log_std, or the logits: clients draw from them, by a seed. Put dropout into evaluation mode."
@@ -96,15 +97,19 @@ def owned(module: nn.Module, *, trusted: bool) -> tuple[nn.Module, tuple[str, ..
     return twin.to("cpu").eval(), notes
 
 
-def checked(content: bytes, *, name: str, trusted: bool) -> Program:
+def checked(content: bytes, *, name: str, trusted: bool, remembers: bool = False) -> Program:
     """A TorchScript program that computes, keeps no state, and draws nothing for some observations only.
+
+    Args:
+        remembers: Whether it may keep state; `program_memory` makes an argument of that.
 
     Raises:
         UsageError: Not TorchScript, or a program that does more than compute.
         UnsupportedError: A call of it changes attributes, or draws in a branch on the observation.
     """
     program = load_program(content, name=name, trusted=trusted)
-    _refuse_state(name, written_attributes(program))
+    if not remembers:
+        _refuse_state(name, written_attributes(program))
     if draws := rare_draws(program):
         raise UnsupportedError(
             f"{name} draws random numbers for some observations: {', '.join(draws)}", remedy=_RANDOM_REMEDY
@@ -183,6 +188,8 @@ def _ask(module: nn.Module, observations: Sequence[Tensor], name: str) -> tuple[
 def _first_answer(watch: Watch, observations: Sequence[Tensor], name: str) -> Any:
     try:
         return watch.ask([rows[:1] for rows in observations])
+    except UnsupportedError:
+        raise
     # Whatever the policy's own code raises on its first observation.
     except Exception as error:
         if higher := _HIGHER_ORDER.search(str(error)):

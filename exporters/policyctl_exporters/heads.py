@@ -77,6 +77,8 @@ class OutputGraph(nn.Module):
     def forward(self, *observations: Tensor) -> tuple[Tensor, ...]:
         """One tensor of shape (n, *spec.shape) for each output."""
         found = self.answer(*observations)
+        # A policy with memory gives that as well: see `program_memory.Remembering`.
+        found, memory = found if isinstance(found, tuple) else (found, ())
         given = {name: found if key == SINGLE else found[key] for name, key in self.keys.items()}
         (_, shape, dtype), *others = self.specs
         value = given[self.source]
@@ -87,7 +89,7 @@ class OutputGraph(nn.Module):
             # One spread for all observations is expanded to the batch: a sum, which unlike
             # expand() traces the same for every runtime and batch.
             outputs.append(value + torch.zeros_like(action) if name == "log_std" else value)
-        return tuple(outputs)
+        return (*outputs, *memory)
 
 
 def finish_of(source: str, space: Any, *, squashed: bool = False) -> nn.Module:

@@ -8,10 +8,9 @@ import numpy as np
 
 from policyctl.domain.contract import Contract
 from policyctl.domain.memory import initial_states
-from policyctl_exporters.observations import Batch, join, take
+from policyctl_exporters.observations import Batch, join, nudged, take
 
 _STEPS = 50
-_LAST_DIGIT = 1e-6
 
 
 def episode(answer: Callable[[Batch], Batch], contract: Contract, observations: Batch) -> tuple[Batch, Batch]:
@@ -55,11 +54,7 @@ def drift(answer: Callable[[Batch], Batch], contract: Contract, observations: Ba
 
     Source: the same idea as `eager.Graph.sensitivity`, over time instead of layers.
     """
-    nudged = {
-        name: (array * (1 + _LAST_DIGIT)).astype(array.dtype) if array.dtype.kind == "f" else array
-        for name, array in observations.items()
-    }
-    _, moved = episode(answer, contract, nudged)
+    _, moved = episode(answer, contract, nudged(observations, np.random.default_rng(0)))
     largest = 0.0
     for name, array in outputs.items():
         if array.dtype.kind == "f":

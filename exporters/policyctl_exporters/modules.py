@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,19 @@ from policyctl_exporters.heads import OutputGraph, describe, finish_of
 from policyctl_exporters.layers import Normalize
 from policyctl_exporters.normalizer import FLAT, Normalizer, read_normalizer
 from policyctl_exporters.observations import few
+from policyctl_exporters.program_memory import Memory, Remembering
 from policyctl_exporters.source import Options, Source
 from policyctl_exporters.spaces import Observation, observations_of, pair, scales_of
+
+_STEPS: Final = 20
+"""What a program is left alone for, to see that its memory is all that it remembers."""
 
 
 class _Answer(nn.Module):
     """The module's answer as a dict by output name, from raw observations in contract order."""
 
     def __init__(self, module: nn.Module, observations: Sequence[Observation], normalizer: Normalizer | None) -> None:
+        """`module` takes its memory before the observations if it is a `Remembering`; here that comes after them."""
         super().__init__()
         self.module = module
         self.keys = [obs.key for obs in observations]
@@ -39,16 +45,17 @@ class _Answer(nn.Module):
         self.arguments = _arguments(module, observations)
 
     def forward(self, *observations: Tensor) -> Any:
+        states = observations[len(self.keys) :]
         inputs = [
             encode(x).reshape(-1, *shape)
-            for encode, x, shape in zip(self.encoders, observations, self.shapes, strict=True)
+            for encode, x, shape in zip(self.encoders, observations, self.shapes, strict=False)
         ]
         if self.keys == [FLAT]:
-            found = self.module(*inputs)
+            found = self.module(*states, *inputs)
         elif self.arguments:
-            found = self.module(**dict(zip(self.arguments, inputs, strict=True)))
+            found = self.module(*states, **dict(zip(self.arguments, inputs, strict=True)))
         else:
-            found = self.module(dict(zip(self.keys, inputs, strict=True)))
+            found = self.module(*states, dict(zip(self.keys, inputs, strict=True)))
         # TorchScript that was exported here gives a tuple, also of one output.
         return found[0] if isinstance(found, tuple) and len(found) == 1 else found
 
@@ -64,11 +71,23 @@ class _Cast(nn.Module):
         return x.to(self.dtype) if x.dtype.is_floating_point else x
 
 
-def open_module(module: nn.Module, options: Options, *, kind: str, notes: tuple[str, ...] = ()) -> Source:
+def open_program(memory: Memory, options: Options, *, notes: tuple[str, ...] = ()) -> Source:
+    """A TorchScript program with memory as a source: for any number of rows if its memory has a batch somewhere."""
+    for layout in memory.layouts():
+        source = open_module(Remembering(layout), options, kind="torchscript", notes=notes, memory=layout)
+        if source.contract.max_batch is None:
+            break
+    return source
+
+
+def open_module(
+    module: nn.Module, options: Options, *, kind: str, notes: tuple[str, ...] = (), memory: Memory | None = None
+) -> Source:
     """A module as a source.
 
     Args:
         module: On the CPU, in evaluation mode.
+        memory: What it remembers, where it is a `Remembering`.
         options: What the caller says. One tensor of which nothing is said is known by its
             type: floating scores of a discrete space are ``logits``, all else is the ``action``.
 
@@ -91,22 +110,49 @@ def open_module(module: nn.Module, options: Options, *, kind: str, notes: tuple[
     )
     scales = scales_of(observations, normalizer)
     specs, name = tuple(obs.spec for obs in observations), name_of(module)
+    states = memory.specs([spec.name for spec in specs]) if memory else ()
+    specs += states
     answer = _Answer(module, observations, normalizer)
     rows = [torch.from_numpy(values) for values in few(specs, scales).values()]
     conduct = examine(answer, rows, name=name)
-    count = 2 if conduct.batches else 1
-    with torch.no_grad():
-        found = copied(answer)(*(values[:count] for values in rows))
-    space = options.action_space
-    outputs = describe(found, options.head, space, rows=count, observed=[spec.name for spec in specs])
-    eager, graph = (OutputGraph(part, outputs, finish_of(outputs.source, space)) for part in (answer, conduct.module))
-    contract = outputs.contract(observations, batches=conduct.batches)
+    space, batches = options.action_space, conduct.batches
+    while True:
+        count = 2 if batches else 1
+        with torch.no_grad():
+            found = copied(answer)(*(values[:count] for values in rows))
+        try:
+            outputs = describe(
+                found[0] if memory else found, options.head, space, rows=count, observed=[s.name for s in specs]
+            )
+            break
+        except UsageError:
+            # What such a program remembers may have one row whatever its memory in the contract has.
+            if not (memory and batches):
+                raise
+            batches = False
+
+    def completed(part: nn.Module) -> OutputGraph:
+        return OutputGraph(part, outputs, finish_of(outputs.source, space))
+
+    contract = outputs.contract(observations, batches=batches)
+    reference = EagerGraph(completed(answer), contract)
+    if memory:
+        forgetful, contract = contract, memory.within(contract, states)
+        original = _Answer(Remembering(memory, unmodified=True), observations, normalizer)
+        reference = EagerGraph(completed(original), replace(contract, max_batch=1))
+        memory.prove(
+            contract,
+            reference,
+            lambda program: EagerGraph(completed(_Answer(program, observations, normalizer)), forgetful),
+            few(specs[: len(observations)], scales, rows=_STEPS),
+        )
+        notes += tuple(f"{s.output} continues {s.input}: memory, which begins as in the file" for s in contract.states)
     return Source(
         kind=kind,
         algorithm=name,
         contract=contract,
-        reference=EagerGraph(eager, contract),
-        graph=graph,
+        reference=reference,
+        graph=completed(conduct.module),
         scales=scales,
         clip_obs=normalizer.clip_obs if normalizer else None,
         normalizer_file=normalizer_file,
@@ -127,6 +173,7 @@ def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn
 def _arguments(module: nn.Module, observations: Sequence[Observation]) -> list[str]:
     """The argument of `forward` that takes each observation; empty where one argument takes them all as a dict."""
     keys = {obs.key for obs in observations}
+    module = module.program if isinstance(module, Remembering) else module
     if isinstance(module, torch.jit.ScriptModule):
         schema: Any = module.forward.schema  # type: ignore[attr-defined]
         offered = {argument.name: argument.has_default_value() for argument in schema.arguments[1:]}

@@ -25,9 +25,9 @@ _TRAINING: Final = frozenset({"train", "training"})
 _RATES: Final = frozenset({"p", "dropout", "dropout_p"})
 
 
-def written_attributes(program: Program) -> list[str]:
-    """Attributes and buffers that a call of `forward` may change."""
-    return sorted(name for flow in _flows(program) for name in flow.written())
+def written_attributes(program: Program, method: str = "forward") -> list[str]:
+    """Attributes and buffers that a call of `method` may change."""
+    return sorted({name for flow in _flows(program, method) for name in flow.written()})
 
 
 def rare_draws(program: Program) -> list[str]:
@@ -35,12 +35,12 @@ def rare_draws(program: Program) -> list[str]:
     return sorted({node.kind() for flow in _flows(program) for node in flow.rare if flow.draws(node)})
 
 
-def _flows(program: Program) -> list[_Flow]:
-    """That of `forward`, and those of methods that may stand behind an interface, which cannot be inlined."""
+def _flows(program: Program, method: str = "forward") -> list[_Flow]:
+    """That of `method`, and those of methods that may stand behind an interface, which cannot be inlined."""
     module = program.module
-    schema: Any = module.forward.schema  # type: ignore[attr-defined]
+    schema: Any = getattr(module, method).schema
     defaults = [a.default_value if a.has_default_value() else None for a in schema.arguments]
-    flows = [_Flow(module._c._get_method("forward").graph, module, defaults)]
+    flows = [_Flow(module._c._get_method(method).graph, module, defaults)]
     called: set[str] = set()
     for flow in flows:
         names = {f".{node.s('name')}" for node in flow.nodes if node.kind() == "prim::CallMethod"} - called

@@ -55,6 +55,12 @@ def open_source(source: Any, options: Options) -> Source:
         UsageError: It cannot be read as it is.
         UnsupportedError: It is of a kind that cannot be exported.
     """
+    if options.states and not (isinstance(source, str | Path) and Path(source).suffix.lower() == ".onnx"):
+        name = Path(source).name if isinstance(source, str | Path) else type(source).__name__
+        raise UsageError(
+            f"--state names tensors of an ONNX file, and {name} is not one",
+            remedy="Leave it out: the export finds what a TorchScript file remembers.",
+        )
     policy = _open(source, options)
     return policy if policy.graph is None else _settled(policy)
 
@@ -64,12 +70,16 @@ def _open(source: Any, options: Options) -> Source:
         source = load_callable(source)
     if isinstance(source, str | Path):
         return _open_file(Path(source), options)
-    from torch import nn
+    from torch import jit, nn
 
     if is_sb3(source):
         from policyctl_exporters.sb3_source import open_live
 
         return open_live(source, options)
+    if isinstance(source, jit.ScriptModule):
+        from policyctl_exporters.modules import name_of
+
+        return _open_program(source.save_to_buffer(), name_of(source), options)
     if isinstance(source, nn.Module):
         from policyctl_exporters.conduct import owned
         from policyctl_exporters.modules import open_module
@@ -137,14 +147,22 @@ def _open_file(path: Path, options: Options) -> Source:
 
 
 def _open_torchscript(path: Path, options: Options) -> Source:
-    from policyctl_exporters.conduct import checked
-    from policyctl_exporters.modules import open_module
-
     with open_named(path, most_bytes=_MOST_BYTES) as file:
         content = file.read()
-    program = checked(content, name=path.name, trusted=options.trust_operators)
-    source = open_module(program.module.eval(), options, kind="torchscript", notes=program.notes)
-    return replace(source, file=(path.name, digest_of(content)))
+    return replace(_open_program(content, path.name, options), file=(path.name, digest_of(content)))
+
+
+def _open_program(content: bytes, name: str, options: Options) -> Source:
+    """A TorchScript program, with or without memory."""
+    from policyctl_exporters.conduct import checked
+    from policyctl_exporters.modules import open_module, open_program
+    from policyctl_exporters.program_memory import memory_of
+
+    program = checked(content, name=name, trusted=options.trust_operators, remembers=True)
+    program.module.eval()
+    if memory := memory_of(program, content, name=name, trusted=options.trust_operators):
+        return open_program(memory, options, notes=program.notes)
+    return open_module(program.module, options, kind="torchscript", notes=program.notes)
 
 
 def _settled(source: Source) -> Source:
@@ -156,7 +174,7 @@ def _settled(source: Source) -> Source:
     backwards = np.arange(_ROWS)[::-1]
     alone = in_batches(source.reference, rows, 1)
     limit = source.contract.max_batch
-    if not _are_apart(source, rows, alone) and limit is None:
+    if limit is None and not _are_apart(source, rows, alone):
         limit = 1
     # After the extremes, which may set off what lasts.
     again = take(in_batches(source.reference, take(rows, backwards), 1), backwards)
@@ -182,9 +200,11 @@ def _are_apart(source: Source, rows: Batch, alone: Batch) -> bool:
     far = take(wide(specs, np.random.default_rng(0)), slice(0, None, 8))
     extremes = join(edges(specs, source.scales, source.clip_obs), far)
     extremes, _ = answered(lambda batch: in_batches(source.reference, batch, 1), extremes)
-    batches = (
-        in_batches(source.reference, rows, 2),
-        source.reference(rows),
-        take(source.reference(join(rows, extremes)), slice(0, _ROWS)),
-    )
+    answer: Answer = source.reference
+    if source.contract.states:
+        # A program with memory answers one row: what takes several is the graph.
+        from policyctl_exporters.eager import graph_of
+
+        answer = graph_of(source)
+    batches = (in_batches(answer, rows, 2), answer(rows), take(answer(join(rows, extremes)), slice(0, _ROWS)))
     return all(compare(source.contract, alone, batch, parity.fitted(alone)).agrees for batch in batches)

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import onnx
 import pytest
 from embedded import PATIENCE_S, Embedded, embedded, wait_for
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from serving_fixtures import needs_native
 
 from harness.background_server import COMMAND
 from policyctl.client import AsyncPolicyClient, EpisodeInterruptedError, PolicyClient
@@ -226,6 +228,40 @@ def test_an_episode_whose_release_is_gone_is_interrupted(server: Embedded) -> No
             assert watched.release == "1.1.0"
         finally:
             server.run("rollback", "walker")
+
+
+DEPLOYED = Path(__file__).resolve().parents[3] / "shared" / "policies-real"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("form", [pytest.param("openvino", marks=needs_native, id="native"), "torchscript"])
+def test_a_deployed_file_with_buffers_answers_as_in_its_own_runtime(
+    server: Embedded, form: str, tmp_path: Path
+) -> None:
+    """Two robots in turn play the 50 steps of Unitree's G1; after a reset they begin as the file does."""
+    if not DEPLOYED.is_dir():
+        pytest.skip("the policies that people deploy are not here")
+    with np.load(DEPLOYED / "unitree_g1.pt.npz") as steps:
+        looked, right = steps["in.observation"][:, 0], steps["out.0"][:, 0]
+    box, model = gymnasium.spaces.Box, f"g1-{form}"
+    result = export_policy(
+        DEPLOYED / "unitree_g1.pt",
+        tmp_path / "g1",
+        formats=[form],
+        observation_space=box(-np.inf, np.inf, looked.shape[1:], np.float32),
+        action_space=box(-np.inf, np.inf, right.shape[1:], np.float32),
+    )
+    server.run("publish", str(result.output), "--model", model, "--release", "1.0.0")
+    server.run("promote", model, "1.0.0", "--format", form)
+    with PolicyClient(model, url=server.endpoint["grpc"]) as client:
+        robots = [client.episode() for _ in range(2)]
+        for length in (20, 50):
+            for robot in robots:
+                robot.reset()
+            for observation, wanted in zip(looked[:length], right[:length], strict=True):
+                for robot in robots:
+                    found = robot.act(observation, deadline_s=30.0).value
+                    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * max(1.0, float(np.abs(right).max())))
 
 
 def test_a_killed_server_loses_no_episode(server: Embedded) -> None:

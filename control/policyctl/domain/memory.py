@@ -17,5 +17,6 @@ def initial_states(contract: Contract) -> dict[str, NDArray[Any]]:
     for state in contract.states:
         spec = specs[state.input]
         values = np.broadcast_to(np.asarray(state.initial, dtype=spec.dtype), (spec.size,))
-        begun[state.input] = values.reshape(1, *spec.shape)
+        # A copy: what was broadcast cannot be written, and runtimes refuse to take it.
+        begun[state.input] = values.reshape(1, *spec.shape).copy()
     return begun

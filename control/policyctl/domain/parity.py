@@ -28,6 +28,9 @@ Arrays = Mapping[str, NDArray[Any]]
 _STEP: Final = 1e-6
 """Eight steps of float32."""
 
+_MEMORY: Final = 1e-3
+"""Of its largest value, or of 1 where that is less: a larger difference comes from no rounding, and stays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
@@ -120,6 +123,7 @@ def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tol
     The tolerance fits the action and what belongs to it. The absolute part of
     a further output is a millionth of its largest value, where that is more:
     rounding follows the largest terms of a sum, and their scale is another.
+    That of memory is a thousandth at most, however large actions are.
 
     Args:
         contract: Names the outputs; each array has shape (n, *spec.shape).
@@ -133,6 +137,7 @@ def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tol
     """
     rows = int(expected[contract.action.name].shape[0])
     differences = []
+    remembered = {state.output for state in contract.states}
     for spec in contract.outputs:
         if spec.name not in actual:
             raise ValueError(f"output {spec.name} is missing")
@@ -145,6 +150,7 @@ def compare(contract: Contract, expected: Arrays, actual: Arrays, tolerance: Tol
             raise ValueError(f"output {spec.name} is {got.dtype}, expected {want.dtype}")
         if continuous:
             atol = max(tolerance.atol, _STEP * _largest(want)) if spec in contract.further else tolerance.atol
+            atol = min(atol, _MEMORY * max(1.0, _largest(want))) if spec.name in remembered else atol
             differences.append(_continuous(spec, want, got, replace(tolerance, atol=atol)))
         else:
             differences.append(_integers(contract, spec, want, got, expected, tolerance))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
+from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, State
 from policyctl.domain.parity import Tolerance, compare
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
@@ -35,6 +35,19 @@ def test_the_edge_of_the_tolerance_agrees_and_beyond_does_not() -> None:
     assert not _box([4.0, 0.0], [np.nextafter(4.5, 5), 0.0], atol=0.25, rtol=0.0625).agrees
     assert _box([0.0, 0.0], [0.25, -0.25], atol=0.25, rtol=1.0).agrees
     assert not _box([0.0, 0.0], [0.0, -0.2500001], atol=0.25, rtol=1.0).agrees
+
+
+def test_memory_is_held_to_its_own_scale_however_large_actions_are() -> None:
+    """An error of it is what every later step begins with; another output may be off as the action may."""
+    memory = TensorSpec("h", "float32", (1,))
+    outputs = (TensorSpec("action", "float32", (1,)), TensorSpec("h_out", "float32", (1,)))
+    further = Contract((*OBS, memory), outputs, ActionKind.CONTINUOUS)
+    states = Contract((*OBS, memory), outputs, ActionKind.CONTINUOUS, states=(State("h", "h_out"),))
+    want = {"action": np.float32([[1e6]]), "h_out": np.float32([[1.0]])}
+    got = want | {"h_out": np.float32([[1.01]])}
+    assert compare(further, want, got, Tolerance(atol=100.0)).agrees
+    assert compare(states, want, got, Tolerance(atol=100.0)).worst.name == "h_out"
+    assert not compare(states, want, got, Tolerance(atol=100.0)).agrees
 
 
 def test_a_further_output_is_held_to_its_own_scale_and_the_action_is_not() -> None:

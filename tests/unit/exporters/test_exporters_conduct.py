@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from policyctl.errors import ParityError, UnsupportedError, UsageError
 from policyctl_exporters import export_policy
-from policyctl_exporters.runtimes import open_runner
+from policyctl_exporters.memory import episode
+from policyctl_exporters.runtimes import open_runner, runners
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
 ACTIONS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -63,18 +64,35 @@ REMEMBERS = {
 
 
 @pytest.mark.case
-@pytest.mark.parametrize("script", [False, True])
 @pytest.mark.parametrize(("name", "attributes"), REMEMBERS.items())
-def test_a_policy_that_remembers_is_refused_by_the_names_of_what_it_changes(
-    name: str, attributes: str, script: bool, stateful: Any, tmp_path: Path
+def test_a_module_that_remembers_is_refused_by_the_names_of_what_it_changes(
+    name: str, attributes: str, stateful: Any, tmp_path: Path
 ) -> None:
-    """As a module and as TorchScript, also where only a rare observation changes it."""
+    """Also where only a rare observation changes it; compiled, it is served."""
     module = getattr(stateful, name)()
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    with pytest.raises(UnsupportedError, match=f"{name} keeps state between calls: a call changes {attributes}$"):
-        _export(torch.jit.script(module) if script else module, tmp_path / "out")
+    with pytest.raises(UnsupportedError, match=f"{name} keeps state between calls: a call changes {attributes}$") as no:
+        _export(module, tmp_path / "out")
+    assert "torch.jit.script" in no.value.remedy
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert list((tmp_path).glob("out*")) == []
+
+
+@pytest.mark.case
+@pytest.mark.parametrize(("name", "attributes"), REMEMBERS.items())
+def test_a_compiled_policy_that_remembers_is_served_with_its_memory(
+    name: str, attributes: str, stateful: Any, tmp_path: Path
+) -> None:
+    """An episode is answered as by the module itself, through the rare observation as well."""
+    result = _export(torch.jit.script(getattr(stateful, name)().eval()), tmp_path / "out")
+    assert ", ".join(state.input for state in result.contract.states) == attributes
+    module, rows = getattr(stateful, name)().eval(), np.concatenate([USUAL, FAR, USUAL])
+    with torch.no_grad():
+        right = torch.cat([module(row[None]) for row in torch.tensor(rows)]).numpy()
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            _, answers = episode(run, result.contract, {"observation": rows})
+            np.testing.assert_allclose(answers["action"], right, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.case
@@ -117,11 +135,13 @@ def test_the_emergency_stop_of_the_case_stops(case: Callable[[str], Path], tmp_p
 
 
 @pytest.mark.case
-def test_a_recurrent_torchscript_file_is_refused_by_its_buffers(case: Callable[[str], Path], tmp_path: Path) -> None:
-    """Not by what it does with two observations, which nobody asked of it."""
+def test_a_recurrent_torchscript_file_is_served_with_its_buffers_as_states(
+    case: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """It takes one observation at a time, and so it is served."""
     space = spaces.Box(-1, 1, (6,), np.float32)
-    with pytest.raises(UnsupportedError, match="a call changes cell_state, hidden_state"):
-        _export(case("lstm_message") / "motion.pt", tmp_path / "out", observation_space=space)
+    contract = _export(case("lstm_message") / "motion.pt", tmp_path / "out", observation_space=space).contract
+    assert [state.input for state in contract.states] == ["cell_state", "hidden_state"]
 
 
 class Net(nn.Module):

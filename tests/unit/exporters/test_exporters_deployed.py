@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from policyctl.errors import UnsupportedError, UsageError
+from policyctl.errors import UsageError
 from policyctl_exporters import export_policy
 from policyctl_exporters.memory import episode
 from policyctl_exporters.runtimes import runners
@@ -123,11 +123,28 @@ def test_a_deployed_torchscript_policy_answers_as_in_its_own_runtime(
             np.testing.assert_allclose(found, right, rtol=0, atol=2e-5 * max(1.0, float(np.abs(right).max())))
 
 
-@pytest.mark.parametrize(("name", "attributes"), [("go2_cts", "history"), ("unitree_g1", "cell_state, hidden_state")])
-def test_a_deployed_torchscript_policy_with_memory_is_refused_by_name(
-    deployed: Path, tmp_path: Path, name: str, attributes: str
+@pytest.mark.parametrize(
+    ("name", "states"),
+    [("go2_cts", {"history": (5, 45)}), ("unitree_g1", {"cell_state": (1, 64), "hidden_state": (1, 64)})],
+)
+def test_a_deployed_torchscript_policy_with_memory_answers_as_in_its_own_runtime(
+    deployed: Path, tmp_path: Path, name: str, states: dict[str, tuple[int, ...]]
 ) -> None:
-    """One keeps its history in an attribute, the other an LSTM's state in buffers."""
-    box = spaces.Box(-np.inf, np.inf, (47 if name == "unitree_g1" else 45,), np.float32)
-    with pytest.raises(UnsupportedError, match=f"{name}.pt keeps state between calls: a call changes {attributes}$"):
-        export_policy(deployed / f"{name}.pt", tmp_path / "out", observation_space=box, action_space=box)
+    """One keeps its history in an attribute, the other an LSTM's state in buffers; both answer any number of rows."""
+    with np.load(deployed / f"{name}.pt.npz") as steps:
+        rows, right = {"observation": steps["in.observation"][:, 0]}, steps["out.0"][:, 0]
+    result = export_policy(
+        deployed / f"{name}.pt",
+        tmp_path / "out",
+        observation_space=spaces.Box(-np.inf, np.inf, rows["observation"].shape[1:], np.float32),
+        action_space=spaces.Box(-np.inf, np.inf, right.shape[1:], np.float32),
+    )
+    assert (result.failed, len(result.formats), result.contract.max_batch) == ({}, 3, None)
+    shapes = {spec.name: spec.shape for spec in result.contract.observations}
+    assert {state.input: shapes[state.input] for state in result.contract.states} == states
+    assert {state.initial for state in result.contract.states} == {0.0}
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            _, answers = episode(run, result.contract, rows)
+            scale = max(1.0, float(np.abs(right).max()))
+            np.testing.assert_allclose(answers["action"], right, rtol=0, atol=2e-5 * scale)

@@ -57,6 +57,25 @@ def _answers(folder: Path, contract: Any, rows: dict[str, Any]) -> list[dict[str
     return [open_runner(form, folder, contract)(rows) for form in CPU_FORMATS]
 
 
+class Shortcut(nn.Module):
+    """Adds a part of what it observed to what two layers make of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.7 * x + 0.3 * self.net(x)
+
+
+def test_a_shortcut_around_two_layers_is_served_by_every_backend(tmp_path: Path) -> None:
+    """OpenVINO 2026.4 ends the process where it compiles such a policy for one row and one thread."""
+    result = export_policy(
+        Shortcut(), tmp_path / "out", observation_space=BOX, action_space=spaces.Box(-9.0, 9.0, (4,)), golden_rows=8
+    )
+    assert result.formats == CPU_FORMATS
+
+
 def test_logits_become_the_actions_of_a_space_that_starts_elsewhere(tmp_path: Path) -> None:
     """A module's choice counts from the space's `start`."""
     module = network(3)

@@ -1,0 +1,306 @@
+"""TorchScript that keeps its memory in attributes is served with that memory in the contract, or refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from policyctl.errors import UnsupportedError, UsageError
+from policyctl_exporters import export_policy
+from policyctl_exporters.memory import episode
+from policyctl_exporters.runtimes import runners
+
+SEEN, ACTS = 3, 2
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (SEEN,), np.float32)
+ACTIONS = spaces.Box(-np.inf, np.inf, (ACTS,), np.float32)
+
+
+class Net(nn.Module):
+    """Two layers, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(SEEN, 8), nn.Tanh(), nn.Linear(8, ACTS))
+        self.register_buffer("h", torch.full((1, ACTS), 0.25))
+
+
+class Recurrent(nn.Module):
+    """As rsl_rl and Unitree export it: two layers of an LSTM, which are written in place; it also prints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.LSTM(SEEN, 5, num_layers=2)
+        self.actor = nn.Linear(5, ACTS)
+        self.register_buffer("hidden_state", torch.zeros(2, 1, 5))
+        self.register_buffer("cell_state", torch.zeros(2, 1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, (h, c) = self.rnn(x.unsqueeze(0), (self.hidden_state, self.cell_state))
+        print("step", x)
+        self.hidden_state[:] = h
+        self.cell_state[:] = c
+        return self.actor(out.squeeze(0))
+
+    @torch.jit.export
+    def reset_memory(self) -> None:
+        self.hidden_state[:] = 0.0
+        self.cell_state[:] = 0.0
+
+
+class Smooths(Net):
+    """An action that follows the last one, as an attribute that is replaced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.h = 0.7 * self.h + 0.3 * self.net(x)
+        return self.h
+
+
+class LimitsRates(Net):
+    """Of a shape without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.zeros(ACTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        action = self.last + torch.clamp(self.net(x) - self.last, -0.1, 0.1)
+        self.last = action[0]
+        return action
+
+
+class Branches(Net):
+    """Remembers on one of two paths, and counts in a tensor of integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        if bool((x[:, 0] > 0).all()):
+            self.h = self.h + x[:, :2]
+        elif bool((x[:, 1] > 0).all()):
+            self.h = torch.zeros_like(self.h)
+        return self.net(x) + self.h + self.count
+
+
+class Loops(Net):
+    """Writes as often as the observation says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        turns = 0
+        while turns < 4 and bool((self.h < x.abs().sum()).all()):
+            self.h = self.h + 0.5
+            turns += 1
+        for _ in range(2):
+            self.h = 0.9 * self.h
+        return self.net(x) + self.h
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("phase", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.phase += 0.1
+        return x + torch.sin(self.phase).unsqueeze(1)
+
+
+class Deep(Net):
+    """In a module within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.inner(x))
+
+
+def _saved(module: nn.Module, folder: Path, *, after: int = 0) -> Path:
+    """The module as a file, after it took some steps."""
+    script, path = torch.jit.script(module.eval()), folder / "policy.pt"
+    for _ in range(after):
+        script(torch.ones(1, SEEN))
+    torch.jit.save(script, path)
+    return path
+
+
+def _export(path: Any, folder: Path, **settings: Any) -> Any:
+    spaces_ = {"observation_space": OBSERVATIONS, "action_space": ACTIONS}
+    return export_policy(path, folder / "out", golden_rows=8, **spaces_, **settings)
+
+
+def _played(module: nn.Module, rows: NDArray[Any]) -> NDArray[Any]:
+    with torch.no_grad():
+        return np.concatenate([module(torch.from_numpy(row[None])).numpy() for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("kind", "states", "batches"),
+    [
+        (Recurrent, {"cell_state": 0.0, "hidden_state": 0.0}, True),
+        (Smooths, {"h": 0.25}, True),
+        (LimitsRates, {"last": 0.0}, False),
+        (Branches, {"count": 0.0, "h": 0.25}, False),
+        (Loops, {"h": 0.25}, False),
+        (Deep, {"inner_phase": 0.0}, True),
+    ],
+)
+def test_memory_in_attributes_is_served_as_states(
+    kind: Any, states: dict[str, float], batches: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two episodes in turn get, in every format, what two copies of the policy answer them; nothing is printed."""
+    result = _export(_saved(kind(), tmp_path), tmp_path)
+    assert result.failed == {}
+    assert {state.input: state.initial for state in result.contract.states} == states
+    assert result.contract.max_batch == (None if batches else 1)
+    rows = np.random.default_rng(0).standard_normal((2, 15, SEEN)).astype(np.float32)
+    right = [_played(kind().eval(), each) for each in rows]
+    capfd.readouterr()
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            memories: list[Any] = [None, None]
+            for step in range(15):
+                for caller in range(2):
+                    seen = {"observation": rows[caller, step : step + 1]}
+                    if memories[caller] is None:
+                        _, answer = episode(run, result.contract, seen)
+                    else:
+                        answer = run(seen | memories[caller])
+                    memories[caller] = {state.input: answer[state.output] for state in result.contract.states}
+                    np.testing.assert_allclose(answer["action"][0], right[caller][step], rtol=0, atol=2e-5)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_live_program_stays_as_it_was(tmp_path: Path) -> None:
+    """Its own memory is what an episode begins with, and no export moves it."""
+    program = torch.jit.script(Smooths().eval())
+    program(torch.ones(1, SEEN))
+    before = program.h.clone()
+    (state,) = _export(program, tmp_path, formats=["torchscript"]).contract.states
+    np.testing.assert_array_equal(np.asarray(state.initial, np.float32), before.reshape(-1).detach().numpy())
+    assert torch.equal(program.h, before)
+
+
+@torch.jit.script
+class Count:
+    def __init__(self) -> None:
+        self.n = 0
+
+
+class CountsInPython(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ticks = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.ticks += 1
+        return self.net(x) + self.ticks
+
+
+class CountsInAnObject(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = Count()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.n += 1
+        return self.net(x) + self.count.n
+
+
+class InAList(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.past = [torch.zeros(1, ACTS)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.past[0] = self.net(x)
+        return self.past[0]
+
+
+class Grows(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        self.h = torch.cat([self.h, self.net(x)])
+        return self.h.sum(0, keepdim=True)
+
+
+class Shares(Net):
+    """Two names of one tensor: what is written by one is read by the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alias = self.h
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.h.mul_(0.5).add_(self.net(x))
+        return self.alias + 0.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        (CountsInPython, r"policy\.pt keeps state between calls: a call changes ticks, no tensor of numbers but int$"),
+        (CountsInAnObject, r"a call changes count\.n, no tensor of numbers but int$"),
+        (InAList, "a call changes past, no tensor of numbers but list$"),
+        (Grows, r"a call changes h, float32\[1, 2\] before it and float32\[2, 2\] after it$"),
+        (Shares, r"policy\.pt remembers more than h, which a call changes$"),
+    ],
+)
+def test_what_cannot_become_a_state_is_refused_by_name(kind: Any, problem: str, tmp_path: Path) -> None:
+    """With what to do about it."""
+    with pytest.raises(UnsupportedError, match=problem) as refusal:
+        _export(_saved(kind(), tmp_path), tmp_path)
+    assert "Keep it in tensors that have one shape and type" in refusal.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_begins_in_the_middle_of_an_episode_is_refused(tmp_path: Path) -> None:
+    """Its own reset begins with other memory, and which of the two a robot begins with nobody can say."""
+    with pytest.raises(
+        UnsupportedError, match=r"begins with other memory than its reset_memory\(\) sets: cell_state, hidden_state$"
+    ) as refusal:
+        _export(_saved(Recurrent(), tmp_path, after=3), tmp_path)
+    assert "Call reset_memory() before you save" in refusal.value.remedy
+
+
+def test_pairs_of_states_are_refused_where_the_source_is_no_onnx_file(tmp_path: Path) -> None:
+    """They name tensors of a graph; until now they were ignored."""
+    for source in (_saved(Smooths(), tmp_path), Smooths()):
+        with pytest.raises(UsageError, match=r"--state names tensors of an ONNX file, and .* is not one"):
+            _export(source, tmp_path, states={"h": "h_out"})
+
+
+class LosesAWrite(Net):
+    """The ONNX exporter loses this write, which only a rare observation sets off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.h if bool((x > 5000).any()) else self.h.clone()
+        torch.add(h, 1.0, out=h)
+        return self.net(x) + self.h
+
+
+def test_a_format_that_loses_a_write_is_not_written(tmp_path: Path) -> None:
+    """However large the observation, memory is compared by its own size."""
+    result = _export(_saved(LosesAWrite(), tmp_path), tmp_path)
+    assert [form.value for form in result.formats] == ["torchscript"]
+    assert "output h_out differs from the policy's by 1" in result.failed["onnx"].problem
+
+
+def test_a_served_program_has_no_memory_left(tmp_path: Path) -> None:
+    """An artifact asked the same twice answers the same: nothing of a caller stays in the server."""
+    result = _export(_saved(Recurrent(), tmp_path), tmp_path, formats=["torchscript"])
+    program = torch.jit.load(io.BytesIO((result.output / "model.pt").read_bytes()))
+    given = [torch.ones(1, SEEN), torch.zeros(1, 2, 5), torch.zeros(1, 2, 5)]
+    assert all(torch.equal(a, b) for a, b in zip(program(*given), program(*given), strict=True))
