@@ -252,8 +252,8 @@ def test_a_deployed_file_with_buffers_answers_as_in_its_own_runtime(
         action_space=box(-np.inf, np.inf, right.shape[1:], np.float32),
     )
     server.run("publish", str(result.output), "--model", model, "--release", "1.0.0")
-    server.run("promote", model, "1.0.0", "--format", form)
-    with PolicyClient(model, url=server.endpoint["grpc"]) as client:
+    server.run("promote", model, "1.0.0", "--format", form, "--alias", "lab")
+    with PolicyClient(model, alias="lab", url=server.endpoint["grpc"]) as client:
         robots = [client.episode() for _ in range(2)]
         for length in (20, 50):
             for robot in robots:
@@ -261,7 +261,7 @@ def test_a_deployed_file_with_buffers_answers_as_in_its_own_runtime(
             for observation, wanted in zip(looked[:length], right[:length], strict=True):
                 for robot in robots:
                     found = robot.act(observation, deadline_s=30.0).value
-                    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * max(1.0, float(np.abs(right).max())))
+                    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * max(1.0, np.abs(right).max()))
 
 
 def test_a_killed_server_loses_no_episode(server: Embedded) -> None:
