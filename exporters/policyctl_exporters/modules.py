@@ -145,6 +145,7 @@ def open_module(
             reference,
             lambda program: EagerGraph(completed(_Answer(program, observations, normalizer)), forgetful),
             few(specs[: len(observations)], scales, rows=_STEPS),
+            few(specs, scales, rows=_STEPS),
         )
         notes += tuple(f"{s.output} continues {s.input}: memory, which begins as in the file" for s in contract.states)
     return Source(

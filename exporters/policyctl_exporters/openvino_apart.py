@@ -1,4 +1,4 @@
-"""Keep OpenVINO from a pass of its own that ends the process.
+"""Keep OpenVINO from a transformation that ends the process.
 
 OpenVINO 2026.4 joins two layers and the elementwise operations after them into
 one kernel, where it compiles for one row and one thread, as the native backend
@@ -16,8 +16,6 @@ _JOINED: Final = frozenset(
     {"Add", "Divide", "FloorMod", "Maximum", "Minimum", "Mod", "Multiply", "Power", "PRelu", "SquaredDifference"}
     | {"Select", "Subtract"}
 )
-
-
 _INPUTS: Final = frozenset({"input", "operations"})
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from policyctl.domain.contract import Contract, State
 from policyctl.domain.tensor import DTYPES, TensorSpec
-from policyctl.errors import UnsupportedError, first_line
+from policyctl.errors import UnsupportedError, first_line, last_line
 from policyctl_exporters.memory import episode
 from policyctl_exporters.observations import Batch, take
 from policyctl_exporters.program_flow import written_attributes
@@ -33,6 +33,7 @@ from policyctl_exporters.spaces import OUTPUT_NAMES, unique_names
 from policyctl_exporters.torchscript import Program, load_program, nodes_of
 
 _STEP: Final = "step_with_memory"
+_ROUNDING: Final = 1e-5
 _REMEDY: Final = (
     "Keep it in tensors that have one shape and type: buffers, written by `self.h[:] = h` or `self.h = h`."
     " Or export a policy without memory."
@@ -125,7 +126,9 @@ class Memory:
             ),
         )
 
-    def prove(self, contract: Contract, answer: Answer, alone: Callable[[nn.Module], Answer], steps: Batch) -> None:
+    def prove(
+        self, contract: Contract, answer: Answer, alone: Callable[[nn.Module], Answer], steps: Batch, drawn: Batch
+    ) -> None:
         """Hold what a contract says of the memory against the program left alone, and against its own reset.
 
         Args:
@@ -133,10 +136,22 @@ class Memory:
             answer: Of the unmodified program whose attributes are set to the memory of each row.
             alone: From a program without its memory in the contract to its answers.
             steps: What the environment gives, by name, each of shape (steps, *shape).
+            drawn: Every input, by name, each of shape (n, *shape).
 
         Raises:
-            UnsupportedError: It remembers more than the contract says, or begins with something else.
+            UnsupportedError: It remembers more than the contract says, begins with something else, or fails
+                with memory that it would not have made.
         """
+        try:
+            answer(drawn)
+        except UnsupportedError:
+            raise
+        # Whatever the program's own code raises.
+        except Exception as error:
+            raise UnsupportedError(
+                f"{self.name} fails with other memory than its own: {last_line(error)}",
+                remedy="A client may send any number. Bring an index into its range where it is used.",
+            ) from error
         _, expected = episode(answer, contract, steps)
         program = self._played(alone, steps, expected)
         last = [expected[state.output][-1:] for state in contract.states]
@@ -344,7 +359,7 @@ def _value(module: Any, path: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    """What a value is that is no tensor which a contract holds; empty where it is one."""
+    """What a value is that no contract holds as a tensor of numbers; empty where one does."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     dtype = str(value.dtype).removeprefix("torch.")
@@ -356,7 +371,9 @@ def _shown(value: Tensor) -> str:
 
 
 def _equal(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    return bool(np.array_equal(first, second, equal_nan=first.dtype.kind == "f"))
+    """Whether a program gave both: libraries round by where an array lies in memory."""
+    largest = float(np.max(np.abs(second, dtype=np.float64), where=np.isfinite(second), initial=1.0))
+    return bool(np.allclose(first, second, rtol=_ROUNDING, atol=_ROUNDING * largest, equal_nan=True))
 
 
 def _refuse(name: str, paths: Mapping[str, Any] | Sequence[str], why: str) -> None:

@@ -248,6 +248,28 @@ class Shares(Net):
         return self.alias + 0.0
 
 
+class RingBuffer(Net):
+    """An index that other memory than its own leads astray."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("at", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("past", torch.zeros(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        action = self.net(x)
+        self.past[self.at] = action
+        self.at = (self.at + 1) % 4
+        return action + self.past.mean(0)
+
+
+def test_an_index_that_is_not_brought_into_its_range_is_refused(tmp_path: Path) -> None:
+    """Memory travels with a request: what a client sends must not end in an error of the runtime."""
+    with pytest.raises(UnsupportedError, match=r"policy\.pt fails with other memory than its own: .*out of") as refusal:
+        _export(_saved(RingBuffer(), tmp_path), tmp_path)
+    assert "Bring an index into its range" in refusal.value.remedy
+
+
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
