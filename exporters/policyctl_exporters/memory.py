@@ -41,7 +41,10 @@ def begun(rows: Batch, contract: Contract) -> Batch:
 
 def memory_notes(contract: Contract) -> tuple[str, ...]:
     """What a person should know about it."""
-    return tuple(f"{s.output} continues {s.input}: memory, which begins with zeros" for s in contract.states)
+    return tuple(
+        f"{s.output} continues {s.input}: memory, which begins {'as in the file' if s.initial else 'with zeros'}"
+        for s in contract.states
+    )
 
 
 def steps_of(drawn: Batch, contract: Contract) -> Batch:

@@ -22,6 +22,7 @@ from policyctl_exporters.conduct import copied, examine
 from policyctl_exporters.eager import EagerGraph
 from policyctl_exporters.heads import OutputGraph, describe, finish_of
 from policyctl_exporters.layers import Normalize
+from policyctl_exporters.memory import memory_notes
 from policyctl_exporters.normalizer import FLAT, Normalizer, read_normalizer
 from policyctl_exporters.observations import few
 from policyctl_exporters.program_memory import Memory, Remembering
@@ -147,7 +148,7 @@ def open_module(
             few(specs[: len(observations)], scales, rows=_STEPS),
             few(specs, scales, rows=_STEPS),
         )
-        notes += tuple(f"{s.output} continues {s.input}: memory, which begins as in the file" for s in contract.states)
+        notes += memory_notes(contract)
     return Source(
         kind=kind,
         algorithm=name,
