@@ -208,7 +208,7 @@ def test_a_gate_that_did_not_pass_exits_with_four(quiet_world, run) -> None:
 def test_another_writer_exits_with_five(served_world, run) -> None:
     """The second one learns who is at work."""
     with served_world.control.repository.writer("a long promotion"):
-        refused = run("promote", "walker", "1.1.0")
+        refused = run("promote", "walker", "1.1.0", "--wait", "0")
     assert refused.code == 5
     assert "a long promotion" in refused.err
 
