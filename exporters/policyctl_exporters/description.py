@@ -48,6 +48,7 @@ def described(policy: Source, description: Description | None) -> Source:
         policy.contract,
         observations=_named(policy.contract, given.observations),
         outputs=(replace(action, features=joints or action.features), *others),
+        histories=given.histories or policy.contract.histories,
         drive=given.drive.over(own.drive) if given.drive and own.drive else given.drive or own.drive,
     )
     return replace(policy, contract=contract, notes=(*policy.notes, *notes))

@@ -14,6 +14,7 @@ from policyctl.domain.actions import describe
 from policyctl.domain.artifacts import GOLDEN_FILE
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
+from policyctl.domain.history import History
 from policyctl.domain.json_values import to_json
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.tensor import TensorSpec
@@ -49,6 +50,7 @@ def sections(contract_json: bytes, golden_npz: bytes, parity_json: bytes) -> dic
             "distribution": contract.distribution.kind.value,
             **({} if contract.max_batch is None else {"max_batch": contract.max_batch}),
             **({"memory": [f"{s.input} -> {s.output}" for s in contract.states]} if contract.states else {}),
+            **({"histories": [_history_words(each) for each in contract.histories]} if contract.histories else {}),
             **({} if contract.drive is None else {"drive": contract.drive.words}),
         },
         "behaviour": [{**acted, "evidence": {"file": GOLDEN_FILE, "digest": digest_of(golden_npz)}}],
@@ -74,6 +76,12 @@ def _parity(content: bytes) -> dict[str, Any]:
         return {"formats": formats, "seed": report["seed"]}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _history_words(history: History) -> str:
+    """``obs: 5 steps, the newest last``."""
+    terms = " of each term" if history.terms else ""
+    return f"{history.observation}: {history.length} steps{terms}, the newest {history.newest}"
 
 
 def _tensor_words(spec: TensorSpec) -> str:

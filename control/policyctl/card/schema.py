@@ -93,6 +93,7 @@ class Contract(Section):
     distribution: Text
     max_batch: Count | None = Field(None, description="most rows of one inference; left out where there is no limit")
     memory: list[str] | None = Field(None, description="what it remembers within an episode, INPUT -> OUTPUT")
+    histories: list[str] | None = Field(None, description="which observations hold the last steps")
     drive: Text | None = Field(None, description="how an action becomes a command of the machine")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from policyctl.domain.names import served_name
 from policyctl.errors import PolicyctlError
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def _standing(state: State | None, typed: Sequence[str]) -> list[str]:
     for (model, alias), opened in sorted(state.bakes.items()):
         found.append(f"The server goes on watching {alias} of {model} ({opened.move.words}).")
     for (model, alias), named in sorted(state.aliases.items()):
-        if model in named_models:
+        if model in named_models and named.drain_s is not None:
+            found.append(f"{served_name(model, alias)} answers its episodes on; the server ends it.")
+        elif model in named_models:
             found.append(f"{alias} of {model} is {named.placement.release}.")
     if any(model in named_models for model in models) and not state.aliases:
         found.append("No alias names a release.")

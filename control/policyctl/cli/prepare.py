@@ -110,7 +110,8 @@ def export(
         typer.Option(
             metavar="FILE",
             help="What stands next to the weights, in a YAML file: observations (names of their elements), joints"
-            " (names of the action's) and drive (kind, scale, offset, stiffness, damping, rate_hz, in_graph).",
+            " (names of the action's), histories (how the last steps lie in an observation) and drive"
+            " (kind, scale, offset, stiffness, damping, rate_hz, in_graph).",
         ),
     ] = None,
     recorded: Annotated[

@@ -110,6 +110,7 @@ def _as_used(contract: Contract, other: Contract, used: set[str], deterministic:
         distribution=Distribution() if deterministic else contract.distribution,
         states=(),
         drive=contract.drive if other.drive is not None else None,
+        histories=tuple(h for h in contract.histories if h.observation in {o.observation for o in other.histories}),
     )
 
 

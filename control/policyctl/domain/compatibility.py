@@ -33,6 +33,9 @@ memory: another, none, one more, another beginning     MAJOR  who carries it fro
 how an action becomes a command: otherwise, or not     MAJOR  the same action moves the machine
 said any more                                                 otherwise
 how an action becomes a command, for the first time    MINOR  it means what it meant
+the last steps lie otherwise in an observation, or     MAJOR  the same numbers mean another thing
+that is not said any more
+how they lie, for the first time                       MINOR  they mean what they meant
 the order of tensors                                   -      they travel by name
 =====================================================  =====  ====================================
 
@@ -55,7 +58,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from policyctl.domain.contract import Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.drive import Drive
-from policyctl.domain.json_values import fields_to_json
+from policyctl.domain.json_values import fields_to_json, to_json
 from policyctl.domain.tensor import Bound, TensorSpec
 from policyctl.domain.versions import Bump
 
@@ -72,7 +75,8 @@ class Difference:
     """One way in which the later contract differs from the earlier.
 
     Attributes:
-        what: ``observation``, ``output``, ``action_kind``, ``distribution``, ``max_batch``, ``memory`` or ``drive``.
+        what: ``observation``, ``output``, ``action_kind``, ``distribution``, ``max_batch``, ``memory``,
+            ``drive`` or ``history``.
         name: Which tensor; empty for all but tensors.
         change: What happened to it, in words.
         needs: The least bump that announces it.
@@ -109,6 +113,7 @@ def compare(earlier: Contract, later: Contract) -> tuple[Difference, ...]:
         change = f"was {_memory(earlier)}, is {_memory(later)}"
         found.append(Difference("memory", "", change, Bump.MAJOR))
     found += _drives(earlier.drive, later.drive)
+    found += _histories(earlier, later)
     return tuple(sorted(found, key=lambda difference: -difference.needs))
 
 
@@ -119,6 +124,16 @@ def _drives(earlier: Drive | None, later: Drive | None) -> Iterator[Difference]:
         yield Difference("drive", "", f"is not stated any more; it was {earlier.words}", Bump.MAJOR)
     elif earlier is not None and later is not None and earlier != later:
         yield Difference("drive", "", f"has changed: {'; '.join(earlier.changes(later))}", Bump.MAJOR)
+
+
+def _histories(earlier: Contract, later: Contract) -> Iterator[Difference]:
+    before, after = ({each.observation: each for each in c.histories} for c in (earlier, later))
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before:
+            yield Difference("history", name, "is stated", Bump.MINOR)
+        elif before[name] != after.get(name):
+            said = to_json(after[name]) if name in after else "not stated any more"
+            yield Difference("history", name, f"was {to_json(before[name])}, is {said}", Bump.MAJOR)
 
 
 def _memory(contract: Contract) -> str:

@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from policyctl.domain.drive import Drive
+from policyctl.domain.history import Frames, History
 from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json
 from policyctl.domain.tensor import Role, TensorSpec
 from policyctl.errors import UsageError
@@ -118,6 +119,7 @@ class Contract:
         distribution: How a stochastic action is drawn.
         max_batch: Most rows of one inference; None where any number is right.
         states: What the policy remembers within an episode; empty for a policy without memory.
+        histories: Which observations hold the last steps, and how; empty where nobody stated it.
         drive: How an action becomes a command of the machine; None where nobody stated it.
     """
 
@@ -127,6 +129,7 @@ class Contract:
     distribution: Distribution = field(default_factory=Distribution)
     max_batch: int | None = field(default=None, metadata=OMIT_DEFAULT)
     states: tuple[State, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    histories: tuple[History, ...] = field(default=(), metadata=OMIT_DEFAULT)
     drive: Drive | None = field(default=None, metadata=OMIT_DEFAULT)
 
     def __post_init__(self) -> None:
@@ -146,6 +149,10 @@ class Contract:
         self._check_distribution()
         if self.drive is not None:
             self.drive.require_size(self.action.size)
+        for history in self.histories:
+            history.require(self._environment_spec(history.observation))
+        if len({history.observation for history in self.histories}) < len(self.histories):
+            raise UsageError("contract: an observation has two histories")
 
     def _check_states(self) -> None:
         inputs, outputs = ({spec.name: spec for spec in specs} for specs in (self.observations, self.outputs))
@@ -203,6 +210,29 @@ class Contract:
         remembered = {state.input for state in self.states}
         return tuple(spec for spec in self.observations if spec.name not in remembered)
 
+    def frames(self) -> Frames:
+        """Makes the observation that holds the last steps, from one step at a time.
+
+        Raises:
+            UsageError: The contract states no history, or those of several observations.
+        """
+        if len(self.histories) != 1:
+            raise UsageError(
+                f"the contract states the histories of {len(self.histories)} observations, expected one",
+                remedy="Make a domain.history.Frames for each."
+                if self.histories
+                else "Export the policy again, with --describe FILE.",
+            )
+        return Frames(self.histories[0], self._environment_spec(self.histories[0].observation))
+
+    def _environment_spec(self, name: str) -> TensorSpec:
+        specs = {spec.name: spec for spec in self.environment}
+        if name not in specs:
+            raise UsageError(
+                f"contract: unknown observation {name!r} of a history", remedy=f"It has {', '.join(specs)}."
+            )
+        return specs[name]
+
     def with_role(self, role: Role) -> tuple[TensorSpec, ...]:
         """The inputs that are for this."""
         return tuple(spec for spec in self.observations if spec.role is role)
@@ -224,7 +254,7 @@ class Contract:
         raise KeyError(name)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with a schema version; ``max_batch``, ``states`` and ``drive`` only where there are such."""
+        """A JSON object with a schema version; fields that came later are there only where they say something."""
         return {"schema": SCHEMA_VERSION, **fields_to_json(self)}
 
     @classmethod

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from policyctl.domain.history import History
 from policyctl.domain.json_values import OMIT_DEFAULT, from_json, to_json
 from policyctl.errors import UsageError
 
@@ -120,11 +121,13 @@ class Description:
     Attributes:
         observations: By tensor, what each element is called, in C order.
         joints: What each element of the action is called, in C order.
+        histories: Which observations hold the last steps, and how.
         drive: How an action becomes a command.
     """
 
     observations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     joints: tuple[str, ...] = ()
+    histories: tuple[History, ...] = ()
     drive: Drive | None = None
 
     @classmethod
