@@ -162,8 +162,15 @@ class Memory:
         for method in _resets(program):
             program = self._played(alone, steps, expected)
             before = self._now(program)
-            with torch.no_grad():
-                getattr(program, method)()
+            try:
+                with torch.no_grad():
+                    getattr(program, method)()
+            # Whatever it raises.
+            except Exception as error:
+                raise UnsupportedError(
+                    f"{self.name}: {method}(), which begins an episode, fails: {last_line(error)}",
+                    remedy="Repair it, or leave it out of the program.",
+                ) from error
             after = self._now(program)
             other = [k.path for k, value in zip(self.kept, after, strict=True) if not torch.equal(k.value, value)]
             if other and not all(map(torch.equal, before, after)):

@@ -44,6 +44,8 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
 
     if any(isinstance(module, torch.jit.ScriptModule) for module in graph.modules()):
         # The ONNX exporter refuses to trace into TorchScript, but takes TorchScript whole.
+        # The first trace of a class names its operations otherwise than each later one.
+        _trace(graph, contract)
         graph = _trace(graph, contract)
     inputs = [spec.name for spec in contract.observations]
     outputs = [spec.name for spec in contract.outputs]

@@ -297,6 +297,18 @@ def test_a_file_that_begins_in_the_middle_of_an_episode_is_refused(tmp_path: Pat
     assert "Call reset_memory() before you save" in refusal.value.remedy
 
 
+class CannotReset(Smooths):
+    @torch.jit.export
+    def reset(self) -> None:
+        raise RuntimeError("not yet written")
+
+
+def test_a_reset_that_fails_is_refused(tmp_path: Path) -> None:
+    """It cannot say what an episode begins with."""
+    with pytest.raises(UnsupportedError, match=r"policy\.pt: reset\(\), which begins an episode, fails: .*not yet"):
+        _export(_saved(CannotReset(), tmp_path), tmp_path)
+
+
 def test_pairs_of_states_are_refused_where_the_source_is_no_onnx_file(tmp_path: Path) -> None:
     """They name tensors of a graph; until now they were ignored."""
     for source in (_saved(Smooths(), tmp_path), Smooths()):
