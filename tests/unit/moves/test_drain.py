@@ -9,10 +9,12 @@ from crash_states import crash_states
 from world import CONTRACT, World, copied, left
 
 from policyctl.domain.contract import State as Remembered
+from policyctl.domain.moves import MoveKind
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import MoveError, ServerError
 from policyctl.services.moves import drain
 from policyctl.services.moves.drain import REST_S, Drains
+from policyctl.services.moves.recovery import recover_all
 from policyctl.services.moves.rollback import rollback
 from policyctl.services.rollout.pins import pin
 from policyctl.services.rollout.promote import promote
@@ -178,6 +180,49 @@ def test_a_drain_that_cannot_be_had_stops_a_promotion_and_no_rollback(served, mo
     assert rollback(served.control, model="walker", alias="production", drain_s=30.0).changed
     assert served.answered() == "1.0.0"
     assert any("Episodes are interrupted" in line for line in served.said)
+
+
+def test_a_move_that_is_left_open_stays_open_and_its_drain_ends_later(served, monkeypatch) -> None:
+    """Where the incumbent cannot be brought back, the promotion is what the next command settles."""
+    load = served.server.load
+
+    def refuse_production(name: str, slot: int, **kwargs) -> None:
+        if name == "walker":
+            raise ServerError("cannot load walker")
+        load(name, slot, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.server, "load", refuse_production)
+        with pytest.raises(MoveError, match="Bringing back the incumbent failed too"):
+            _promote(served, drain_s=30.0)
+    clock = Clock()
+    drains = Drains(served.control, served.server, clock=clock)
+    assert served.state.unfinished["walker"].move.kind is MoveKind.PROMOTION
+    for clock.now in (0.0, 60.0):
+        drains.look(served.state)
+    assert PINNED in served.state.aliases
+    recover_all(served.control, served.server)
+    assert served.answered() == served.named() == "1.0.0"
+    for clock.now in (100.0, 160.0):
+        drains.look(served.state)
+    assert served.server.serving() == {"walker": 1}
+
+
+def test_a_rollback_whose_pin_is_left_open_waits_for_that(served, monkeypatch) -> None:
+    """It says so, and the next rollback goes."""
+    _promote(served, drain_s=0.0)
+
+    def fail(name: str, *_args, **_kwargs) -> None:
+        raise ServerError(f"{name}: the server is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.server, "load", fail)
+        patch.setattr(served.server, "unload", fail)
+        with pytest.raises(MoveError, match="the server is gone"):
+            rollback(served.control, model="walker", alias="production", drain_s=30.0)
+    assert served.state.unfinished["walker"].move.kind is MoveKind.PIN
+    assert rollback(served.control, model="walker", alias="production").changed
+    assert served.server.serving() == {"walker": 1}
 
 
 def test_status_says_what_drains(draining) -> None:

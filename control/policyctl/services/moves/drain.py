@@ -81,7 +81,8 @@ class Drain:
     def during(self, move: Move) -> Iterator[None]:
         """Pin the incumbent before the block moves the alias; take the pin back where that fails.
 
-        A rollback ends harm, so it goes on without the drain where that cannot be had.
+        A rollback ends harm, so it goes on without the drain where that cannot be had. A move that is still open is
+        settled first, by the next command or the server: one model has one open move.
 
         Raises:
             PolicyctlError: The incumbent of a promotion cannot be pinned; nothing was changed.
@@ -90,18 +91,21 @@ class Drain:
         try:
             pinned = self._begin()
         except PolicyctlError as error:
-            if move.kind is not MoveKind.ROLLBACK:
+            if move.kind is not MoveKind.ROLLBACK or self._is_open(move):
                 error.remedy = f"To interrupt the episodes that began on it instead: --drain 0. {error.remedy}"
                 raise
             self.control.tell(f"Episodes are interrupted: {error.problem}.", level=LogLevel.WARNING, logger=_LOGGER)
         try:
             yield
         except PolicyctlError:
-            if pinned and self.pin is not None:
+            if pinned and self.pin is not None and not self._is_open(move):
                 state = self.control.repository.journal.state()
                 back = removal(state, self.pin.model, self.pin.alias, reason="the move that it was for failed")
                 execute(self.control, self.client, back)
             raise
+
+    def _is_open(self, move: Move) -> bool:
+        return move.model in self.control.repository.journal.state().unfinished
 
     def _begin(self) -> bool:
         if self.pin is None:
