@@ -27,8 +27,9 @@ def remote(served_world, monkeypatch) -> Iterator[ApiWorld]:
 
 
 def _alike(text: str) -> str:
-    """Without what differs each time: ids, times, ages and durations."""
-    return re.sub(r"[0-9a-f]{16}|\d{4}-\d\d-\d\d[T ][0-9:.+Z]+|\d+(\.\d+)? m?s( ago)?|: \d+\.\d+", "#", text)
+    """Without what differs each time: ids, times, ages and durations, and how wide these are."""
+    varying = r"[0-9a-f]{16}|\d{4}-\d\d-\d\d[T ][0-9:.+Z]+|\d+(\.\d+)? (ms|s|min)( ago)?|: \d+\.\d+"
+    return re.sub(r"[ ─━]+", " ", re.sub(varying, "#", text))
 
 
 @pytest.mark.parametrize(
