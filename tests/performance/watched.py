@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embedded import Embedded
+from embedded import PATIENCE_S, Embedded
 from test_api import Running
 
 from policyctl.serving.ports import free_ports
@@ -71,7 +71,7 @@ class Watched:
         """What Prometheus' API answers; a query that it refuses fails the test."""
         url = f"{self.prometheus}/api/v1/{path}?{urllib.parse.urlencode(parameters, doseq=True)}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from None
@@ -86,7 +86,7 @@ class Watched:
 
     def silent(self) -> list[dict[str, str]]:
         """The labels of those alerts that Alertmanager keeps to itself now, because of others."""
-        with urllib.request.urlopen(f"{self.alertmanager}/api/v2/alerts", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.alertmanager}/api/v2/alerts", timeout=PATIENCE_S) as answer:
             alerts = json.load(answer)
         return [a["labels"] for a in alerts if a["status"]["inhibitedBy"]]
 
