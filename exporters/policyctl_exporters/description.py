@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from policyctl.domain.contract import Contract
-from policyctl.domain.drive import Description
+from policyctl.domain.drive import Description, Drive, DriveKind
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 from policyctl_exporters.source import Source
@@ -29,6 +28,8 @@ _FIELDS: Final = {
     "damping": ("joint_damping", "kd"),
 }
 """Fields of `Drive`, each with the keys of metadata that say it."""
+_FAR: Final = 1e9
+"""No machine is commanded so far; infinity is beyond it."""
 
 
 def described(policy: Source, description: Description | None) -> Source:
@@ -42,16 +43,28 @@ def described(policy: Source, description: Description | None) -> Source:
     given = description or Description()
     joints = given.joints or own.joints
     if joints and len(joints) != size:
-        raise UsageError(f"the description names {len(joints)} joints, the action has {size} elements")
+        raise UsageError(
+            f"the description names {len(joints)} joints, the action has {size} elements",
+            remedy="Name each element of the action once, in its order.",
+        )
     action, *others = policy.contract.outputs
     contract = replace(
         policy.contract,
         observations=_named(policy.contract, given.observations),
         outputs=(replace(action, features=joints or action.features), *others),
         histories=given.histories or policy.contract.histories,
-        drive=given.drive.over(own.drive) if given.drive and own.drive else given.drive or own.drive,
+        drive=_over(given.drive, own.drive),
     )
     return replace(policy, contract=contract, notes=(*policy.notes, *notes))
+
+
+def _over(given: Drive | None, own: Drive | None) -> Drive | None:
+    """What a person states, and of the file's own metadata what that leaves out."""
+    if given is None or own is None:
+        return given or own
+    if given.kind not in (None, DriveKind.POSITION):
+        own = replace(own, offset=None, stiffness=None, damping=None)  # a pose, and gains of what follows positions
+    return given.over(own)
 
 
 def _named(contract: Contract, names: Mapping[str, tuple[str, ...]]) -> tuple[TensorSpec, ...]:
@@ -70,15 +83,16 @@ def _named(contract: Contract, names: Mapping[str, tuple[str, ...]]) -> tuple[Te
 def _of_metadata(metadata: Mapping[str, str], size: int) -> tuple[Description, tuple[str, ...]]:
     """What the metadata of an ONNX file says; and what of it does not fit an action of `size`, in sentences."""
     notes: list[str] = []
+    said: list[str] = []
 
     def read(keys: Sequence[str], kind: tuple[type, ...]) -> list[Any] | None:
         key = next((key for key in keys if key in metadata), None)
         if key is None:
             return None
         listed = _listed(metadata[key])
-        if len(listed) in {1, size} and all(
-            type(v) in kind and (type(v) is not float or math.isfinite(v)) for v in listed
-        ):
+        fitting = {size} if kind == (str,) else {1, size}
+        if len(listed) in fitting and all(type(v) in kind and (type(v) is str or abs(v) < _FAR) for v in listed):
+            said.append(key)
             return listed
         notes.append(f"The metadata {key!r} does not fit an action of {size} elements and is left out.")
         return None
@@ -86,7 +100,9 @@ def _of_metadata(metadata: Mapping[str, str], size: int) -> tuple[Description, t
     joints = read(_JOINTS, (str,)) or []
     numbers = {name: read(keys, (int, float)) for name, keys in _FIELDS.items()}
     drive = {name: values[0] if len(values) == 1 else values for name, values in numbers.items() if values}
-    found = {"joints": joints if len(joints) == size else [], **({"drive": drive} if drive else {})}
+    found = {"joints": joints, **({"drive": drive} if drive else {})}
+    if said:
+        notes.append(f"The contract says what the file's metadata says: {', '.join(said)}.")
     return Description.from_data(found, what="the metadata"), tuple(notes)
 
 

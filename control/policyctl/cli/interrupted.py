@@ -43,7 +43,7 @@ def _standing(state: State | None, typed: Sequence[str]) -> list[str]:
         found.append(f"The server goes on watching {alias} of {model} ({opened.move.words}).")
     for (model, alias), named in sorted(state.aliases.items()):
         if model in named_models and named.drain_s is not None:
-            found.append(f"{served_name(model, alias)} answers its episodes on; the server ends it.")
+            found.append(f"{served_name(model, alias)} answers its episodes on; policyctl serve ends that.")
         elif model in named_models:
             found.append(f"{alias} of {model} is {named.placement.release}.")
     if any(model in named_models for model in models) and not state.aliases:

@@ -122,8 +122,11 @@ def _drives(earlier: Drive | None, later: Drive | None) -> Iterator[Difference]:
         yield Difference("drive", "", f"is stated: {later.words}", Bump.MINOR)
     elif earlier is not None and later is None:
         yield Difference("drive", "", f"is not stated any more; it was {earlier.words}", Bump.MAJOR)
-    elif earlier is not None and later is not None and earlier != later:
-        yield Difference("drive", "", f"has changed: {'; '.join(earlier.changes(later))}", Bump.MAJOR)
+    elif earlier is not None and later is not None:
+        if changes := earlier.changes(later):
+            yield Difference("drive", "", f"has changed: {'; '.join(changes)}", Bump.MAJOR)
+        elif later.changes(earlier):
+            yield Difference("drive", "", f"states more: {later.words}", Bump.MINOR)
 
 
 def _histories(earlier: Contract, later: Contract) -> Iterator[Difference]:

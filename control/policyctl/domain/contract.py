@@ -152,7 +152,7 @@ class Contract:
         for history in self.histories:
             history.require(self._environment_spec(history.observation))
         if len({history.observation for history in self.histories}) < len(self.histories):
-            raise UsageError("contract: an observation has two histories")
+            raise UsageError("contract: an observation has two histories", remedy="State one for each observation.")
 
     def _check_states(self) -> None:
         inputs, outputs = ({spec.name: spec for spec in specs} for specs in (self.observations, self.outputs))

@@ -6,6 +6,7 @@ otherwise is known as a breaking one, also where no shape changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -61,15 +62,20 @@ class Drive:
         for name in ("scale", "offset", "stiffness", "damping"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != size:
-                raise UsageError(f"drive: {name} has {len(value)} values, the action has {size} elements")
+                raise UsageError(
+                    f"drive: {name} has {len(value)} values, the action has {size} elements",
+                    remedy="Give one number, or one for each element.",
+                )
         if self.rate_hz is not None and self.rate_hz <= 0:
-            raise UsageError(f"drive: rate_hz is {self.rate_hz:g}, expected more than 0")
+            raise UsageError(
+                f"drive: rate_hz is {self.rate_hz:g}, expected more than 0", remedy="Give actions a second: 50."
+            )
 
     def command(self, action: ArrayLike) -> NDArray[Any]:
-        """What to command for an action, of shape (*shape) or (n, *shape), where one element has one scale.
+        """What to command for an action, of shape (*shape) or (n, *shape): floats of at least 32 bits.
 
         Raises:
-            UsageError: Scale, offset, or who applies them, is not stated.
+            UsageError: Scale, offset, or who applies them, is not stated; or the action has another size.
         """
         import numpy as np
 
@@ -82,18 +88,21 @@ class Drive:
                 f"the contract's drive does not state {', '.join(missing)}",
                 remedy="Export the policy again, with --describe FILE.",
             )
-        return np.asarray(values * np.asarray(self.scale) + np.asarray(self.offset), values.dtype)
+        kind = np.result_type(values, np.float32)
+        scale, offset = (_laid(value, values.shape).astype(kind) for value in (self.scale, self.offset))
+        return np.asarray(values * scale + offset, kind)
 
     @property
     def words(self) -> str:
         """For people: ``position = action * 0.25 + offset; 50 Hz; applied by the caller``."""
 
-        def said(value: PerElement | None, name: str) -> str:
-            return f"{value:g}" if isinstance(value, (int, float)) else name
+        def said(sign: str, value: PerElement | None, name: str) -> str:
+            shown = f"{value:g}" if isinstance(value, (int, float)) else name
+            return "" if value is None else f" {sign} {shown}"
 
         parts = [str(self.kind or "command")]
         if self.scale is not None or self.offset is not None:
-            parts[0] += f" = action * {said(self.scale, 'scale')} + {said(self.offset, 'offset')}"
+            parts[0] += f" = action{said('*', self.scale, 'scale')}{said('+', self.offset, 'offset')}"
         gains = [name for name in ("stiffness", "damping") if getattr(self, name) is not None]
         parts += [f"with {' and '.join(gains)}"] if gains else []
         parts += [] if self.rate_hz is None else [f"{self.rate_hz:g} Hz"]
@@ -106,12 +115,32 @@ class Drive:
         return replace(other, **stated)
 
     def changes(self, later: Drive) -> tuple[str, ...]:
-        """What `later` commands otherwise, a sentence a field."""
+        """What this drive states and `later` states otherwise, or not any more, a sentence a field."""
+        pairs = ((each.name, getattr(self, each.name), getattr(later, each.name)) for each in fields(self))
         return tuple(
-            f"{each.name}: was {to_json(getattr(self, each.name))}, is {to_json(getattr(later, each.name))}"
-            for each in fields(self)
-            if getattr(self, each.name) != getattr(later, each.name)
+            f"{name}: was {to_json(before)}, is {to_json(after)}"
+            for name, before, after in pairs
+            if before is not None and _shortest(before) != _shortest(after)
         )
+
+
+def _shortest(value: Any) -> Any:
+    """One number where every element has the same."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
+
+
+def _laid(value: PerElement | None, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A value an element, as the last axes of an action have them; one for all stays one."""
+    import numpy as np
+
+    given = np.asarray(value)
+    for axis in range(len(shape), -1, -1):
+        if not given.ndim or math.prod(shape[axis:]) == given.size:
+            return given.reshape(shape[axis:]) if given.ndim else given
+    raise UsageError(
+        f"the action has shape {shape}, the drive states {given.size} elements",
+        remedy="Give one action, or a batch of them, as the policy answered it.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,10 +67,14 @@ class History:
         if len(spec.shape) != 1:
             raise UsageError(f"{what}: its shape is {spec.shape}, expected one axis", remedy="Stack images yourself.")
         if self.length < 2 or spec.size % self.length:
-            raise UsageError(f"{what}: {self.length} steps do not make {spec.size} elements")
+            raise UsageError(
+                f"{what}: {self.length} steps do not make {spec.size} elements",
+                remedy="Give 2 steps or more, of one size.",
+            )
         if self.terms and (min(self.terms) < 1 or sum(self.terms) * self.length != spec.size):
             raise UsageError(
-                f"{what}: terms of {list(self.terms)} over {self.length} steps do not make {spec.size} elements"
+                f"{what}: terms of {list(self.terms)} over {self.length} steps do not make {spec.size} elements",
+                remedy="Give the size of each term in one step.",
             )
 
 
@@ -104,7 +108,8 @@ class Frames:
         """
         import numpy as np
 
-        step = np.array(frame, self._dtype)
+        # An integer is never made of a float: the client refuses what the policy does not take.
+        step = np.array(frame, self._dtype if self._dtype.startswith("float") else None)
         if step.shape != (self.size,):
             raise UsageError(f"the frame has shape {step.shape}, expected ({self.size},)")
         if not self._steps:

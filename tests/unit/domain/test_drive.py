@@ -49,7 +49,15 @@ def test_another_drive_is_a_breaking_change_though_no_shape_changes(earlier, lat
     before, after = (replace(CONTRACT, drive=drive) for drive in (earlier, later))
     assert needed(compare(CONTRACT, after)) is Bump.MINOR
     assert needed(compare(before, CONTRACT)) is Bump.MAJOR
-    assert needed(compare(before, after)) is (Bump.PATCH if earlier == later else Bump.MAJOR)
+    fields = ("kind", "scale", "offset", "stiffness", "damping", "rate_hz", "in_graph")
+    pairs = [(_same(getattr(earlier, name)), _same(getattr(later, name))) for name in fields]
+    changed = any(was is not None and was != now for was, now in pairs)
+    stated = any(was is None and now is not None for was, now in pairs)
+    assert needed(compare(before, after)) is (Bump.MAJOR if changed else Bump.MINOR if stated else Bump.PATCH)
+
+
+def _same(value):
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
 def test_a_changed_scale_is_named_with_both_values() -> None:
@@ -68,6 +76,12 @@ def test_a_command_is_scaled_and_offset_unless_the_graph_did_it() -> None:
     assert drive.command(action[0]).tolist() == [2.0, 1.0]
     assert drive.command(action).dtype == np.float32
     assert replace(drive, in_graph=True).command(action) is action
+    assert drive.command([2, 0]).tolist() == [2.0, -1.0], "choices are no command"
+    square = replace(drive, scale=(1.0, 2.0, 3.0, 4.0), offset=0.0)
+    assert square.command([[1.0, 1.0], [1.0, 1.0]]).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert square.command(np.ones((3, 2, 2))).tolist() == [[[1.0, 2.0], [3.0, 4.0]]] * 3
+    with pytest.raises(UsageError, match=r"shape \(3,\), the drive states 4 elements"):
+        square.command([1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("missing", ["scale", "offset", "in_graph"])

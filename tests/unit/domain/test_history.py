@@ -105,5 +105,7 @@ def test_frames_come_from_the_contract_and_refuse_another_shape() -> None:
     first = frames.push([1, 2, 3])
     with pytest.raises(UsageError, match=r"shape \(4,\), expected \(3,\)"):
         frames.push([1, 2, 3, 4])
+    whole = Frames(STACKED, replace(SPEC, dtype="uint8"))
+    assert whole.push([1.9, 0, 0]).tolist() == [0.0] * 9 + [1.9, 0, 0], "the client refuses it, nobody cuts it"
     assert first.tolist() == [0.0] * 9 + [1, 2, 3]
     assert frames.push([4, 5, 6]).tolist() == [0.0] * 6 + [1, 2, 3, 4, 5, 6]

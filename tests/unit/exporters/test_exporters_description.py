@@ -42,7 +42,7 @@ def _export(tmp_path: Path, description: Description | None = None, **metadata: 
 def test_a_description_names_elements_and_says_what_an_action_commands(tmp_path) -> None:
     """Contract and card hold it; the actions are as before."""
     drive = Drive(DriveKind.POSITION, scale=0.25, offset=(0.1, 0.8, -1.5), rate_hz=50.0, in_graph=False)
-    found = _export(tmp_path, Description({"obs": ("velocity", "heading")}, JOINTS, drive))
+    found = _export(tmp_path, Description({"obs": ("velocity", "heading")}, JOINTS, drive=drive))
     assert found.contract.observations[0].features == ("velocity", "heading")
     assert found.contract.action.features == JOINTS
     assert found.contract.drive == drive
@@ -62,7 +62,9 @@ def test_the_metadata_of_an_onnx_file_is_read(tmp_path) -> None:
     found = _export(tmp_path, **metadata)
     assert found.contract.action.features == JOINTS
     assert found.contract.drive == Drive(scale=0.5, offset=(0.1, 0.2, 0.3), stiffness=(20.0, 20.0, 40.0))
-    assert found.notes == ()
+    assert found.notes == (
+        "The contract says what the file's metadata says: joint_names, action_scale, default_joint_pos, kp.",
+    )
     own = export_policy(
         tmp_path / "policy.onnx",
         tmp_path / "own",
@@ -73,9 +75,20 @@ def test_the_metadata_of_an_onnx_file_is_read(tmp_path) -> None:
     assert own.contract.action.features == ("a", "b", "c")
     assert found.contract.drive is not None
     assert own.contract.drive == replace(found.contract.drive, scale=1.0)
+    torque = Drive(DriveKind.TORQUE, scale=1.0, in_graph=False)
+    other = export_policy(
+        tmp_path / "policy.onnx",
+        tmp_path / "torque",
+        formats=["onnx"],
+        golden_rows=4,
+        description=Description(drive=torque),
+    )
+    assert other.contract.drive == torque, "a pose is no torque"
 
 
-@pytest.mark.parametrize("value", ["[1, 2]", "[1, 2, NaN]", "[1, 2, 1e999]", '{"hip": 1}', "fast", "[" * 100_000, ""])
+@pytest.mark.parametrize(
+    "value", ["[1, 2]", "[1, 2, NaN]", "[1, 2, 1e999]", '{"hip": 1}', "9" * 400, "fast", "[" * 100_000, ""]
+)
 def test_metadata_that_does_not_fit_is_left_out_with_a_note(tmp_path, value) -> None:
     """It is not the policy: it refuses nothing, and it is not silent."""
     found = _export(tmp_path, action_scale=value)

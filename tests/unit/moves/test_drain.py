@@ -11,8 +11,9 @@ from world import CONTRACT, World, copied, left
 from policyctl.domain.contract import State as Remembered
 from policyctl.domain.moves import MoveKind
 from policyctl.domain.tensor import TensorSpec
-from policyctl.errors import MoveError, ServerError
+from policyctl.errors import MoveError, PolicyctlError, ServerError
 from policyctl.services.moves import drain
+from policyctl.services.moves.abort_flag import request_abort
 from policyctl.services.moves.drain import REST_S, Drains
 from policyctl.services.moves.recovery import recover_all
 from policyctl.services.moves.rollback import rollback
@@ -223,6 +224,47 @@ def test_a_rollback_whose_pin_is_left_open_waits_for_that(served, monkeypatch) -
     assert served.state.unfinished["walker"].move.kind is MoveKind.PIN
     assert rollback(served.control, model="walker", alias="production").changed
     assert served.server.serving() == {"walker": 1}
+
+
+def test_what_was_pinned_for_good_meanwhile_is_not_removed(draining) -> None:
+    """The journal is read again under the lock: a pin that a person makes in that moment stays."""
+    clock, seen = Clock(), draining.state
+    drains = Drains(draining.control, draining.server, clock=clock)
+    drains.look(seen)
+    assert pin(draining.control, model="walker", release="1.0.0").changed
+    clock.now = 60.0
+    drains.look(seen)
+    assert draining.state.aliases[PINNED].drain_s is None
+    assert draining.answered("walker.1.0.0") == "1.0.0"
+
+
+@pytest.mark.parametrize("when", ["load walker.1.0.0", "loaded walker.1.0.0", "infer walker.1.0.0"])
+@pytest.mark.parametrize("kind", ["promotion", "rollback"])
+def test_an_abort_while_the_pin_is_made_stops_the_move(served, when, kind) -> None:
+    """Nothing was moved, and nothing is left of the pin."""
+    if kind == "rollback":
+        _promote(served, drain_s=0.0)
+        when = when.replace("1.0.0", "1.1.0")
+    before, asked = served.answered(), []
+
+    def abort_then(name: str) -> None:
+        if name == when and not asked:
+            asked.append(name)
+            request_abort(served.control.repository, served.state.unfinished["walker"].move)
+
+    served.server.before_call = abort_then
+    with pytest.raises(PolicyctlError, match="aborted") as caught:
+        if kind == "promotion":
+            _promote(served, drain_s=30.0)
+        else:
+            rollback(served.control, model="walker", alias="production", drain_s=30.0)
+    assert asked
+    assert caught.value.exit_code == 7
+    assert "--drain" not in caught.value.remedy
+    assert served.answered() == served.named() == before
+    assert served.server.serving().keys() == {"walker"}
+    assert not served.state.unfinished
+    assert _promote(served, "1.0.0" if before == "1.1.0" else "1.1.0", drain_s=0.0).changed, "the request is forgotten"
 
 
 def test_status_says_what_drains(draining) -> None:

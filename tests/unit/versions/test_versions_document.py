@@ -14,6 +14,7 @@ from world import CONTRACT, WIDER, write_export
 
 from policyctl.cli.main import main
 from policyctl.domain.tensor import TensorSpec
+from policyctl.services.moves import drain
 from policyctl.services.rollout.promote import promote
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "versions.md").read_text()
@@ -27,6 +28,8 @@ def test_every_command_of_the_document_does_what_it_says(world, monkeypatch, cap
     """In order, in one repository; a comment that names an exit code or a number is held against what happens."""
     world.publish("1.0.0", 1)
     promote(world.control, model="walker", release="1.0.0", alias="production")
+    monkeypatch.setattr(drain, "REST_S", 0.0)
+    object.__setattr__(world.server.endpoint, "supervisor", "")  # so that commands end their drains themselves
     monkeypatch.chdir(world.folder)
     monkeypatch.setenv("POLICYCTL_REPOSITORY", str(world.root))
     write_export(world.folder / "build" / "walker", 2)

@@ -4,8 +4,9 @@ A policy with memory plays an episode to its end on the release that began it
 (`client.episode`), under the release's own number. So a drain is a pin with an
 end: it is made before the alias moves and removed when nobody has asked it for a
 while, or when its limit has passed. The supervisor of the server removes it, so
-a command that is killed leaves nothing behind; where nobody supervises the
-server, the command does it.
+a command that is killed leaves nothing behind. Where nobody supervises the
+server, the command does it; one that is killed there leaves a pin, which a
+person removes.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from policyctl.domain.state import AliasState, State
 from policyctl.errors import BusyError, PolicyctlError
 from policyctl.services.control import Control, open_release
 from policyctl.services.machine.memory_headroom import require_room
+from policyctl.services.moves.abort_flag import abort_requested, clear_abort
 from policyctl.services.moves.certify import is_certified_here
 from policyctl.services.moves.moved import Drained, describe, new_move
-from policyctl.services.moves.mover import execute
-from policyctl.services.moves.removal import removal, unserve
+from policyctl.services.moves.mover import AbortRequestedError, execute
+from policyctl.services.moves.removal import removal
 from policyctl.services.releases.numbers import contracts_of
 
 REST_S: Final = 5.0
@@ -91,18 +93,31 @@ class Drain:
         try:
             pinned = self._begin()
         except PolicyctlError as error:
+            if isinstance(error.__cause__, AbortRequestedError):
+                raise  # a person wants no move at all
             if move.kind is not MoveKind.ROLLBACK or self._is_open(move):
                 error.remedy = f"To interrupt the episodes that began on it instead: --drain 0. {error.remedy}"
                 raise
             self.control.tell(f"Episodes are interrupted: {error.problem}.", level=LogLevel.WARNING, logger=_LOGGER)
         try:
+            if self.pin is not None and abort_requested(self.control.repository, self.pin):
+                clear_abort(self.control.repository)
+                raise AbortRequestedError(f"the {move.words} was aborted. Nothing was moved")
             yield
         except PolicyctlError:
             if pinned and self.pin is not None and not self._is_open(move):
-                state = self.control.repository.journal.state()
-                back = removal(state, self.pin.model, self.pin.alias, reason="the move that it was for failed")
-                execute(self.control, self.client, back)
+                self._take_back(self.pin)
             raise
+
+    def _take_back(self, pin: Move) -> None:
+        """Remove the pin; what hinders that is said, and never hides why the move failed."""
+        try:
+            state = self.control.repository.journal.state()
+            back = removal(state, pin.model, pin.alias, reason="the move that it was for failed")
+            execute(self.control, self.client, back)
+        except PolicyctlError as error:
+            words = f"{pin.served} is still served: {error.problem}. Next: policyctl unpin {pin.model} {pin.alias}"
+            self.control.tell(words, level=LogLevel.WARNING, logger=_LOGGER)
 
     def _is_open(self, move: Move) -> bool:
         return move.model in self.control.repository.journal.state().unfinished
@@ -124,7 +139,7 @@ class Drain:
         if self.pin is None or self.pin.drain_s is None:
             return None
         key, limit_s, began = (self.pin.model, self.pin.alias), self.pin.drain_s, time.monotonic()
-        alone, over = not self.client.endpoint.supervisor, False
+        alone, over, named = not self.client.endpoint.supervisor, False, None
         with (
             self.control.working(f"{self.pin.served} answers its episodes on", at_most_s=limit_s),
             ExitStack() as stack,
@@ -137,7 +152,8 @@ class Drain:
                 if not over and drains is not None:
                     drains.look(state)
                 time.sleep(0.0 if over else _LOOK_S)
-        return Drained(self.pin.target.release, self.pin.served, limit_s, round(time.monotonic() - began, 1), over)
+        waited_s, pinned = round(time.monotonic() - began, 1), over and named is not None
+        return Drained(self.pin.target.release, self.pin.served, limit_s, waited_s, over, pinned)
 
 
 @dataclass(slots=True)
@@ -171,17 +187,25 @@ class Drains:
         drained = {key: named for key, named in state.aliases.items() if named.drain_s is not None}
         self._seen = {key: seen for key, seen in self._seen.items() if key in drained}
         for key, named in drained.items():
-            # Its time begins with the end of the move that it is for.
-            if key[0] in state.unfinished or lock.is_held(self.control.repository.lock_path):
-                continue
             try:
+                # Its time begins with the end of the move that it is for.
+                if key[0] in state.unfinished or lock.is_held(self.control.repository.lock_path):
+                    continue
                 if why := self._over(key, named):
-                    unserve(self.control, model=key[0], alias=key[1], reason=why)
-                    self._tell(key, f"{served_name(*key)} is drained: {why}.")
+                    self._end(key, named, why)
             except BusyError:
                 continue  # the next look is soon
             except PolicyctlError as error:
                 self._failed(key, error)
+
+    def _end(self, key: AliasKey, named: AliasState, why: str) -> None:
+        """Remove it, unless somebody has pinned it for good since, or drains it again."""
+        repository, served = self.control.repository, served_name(*key)
+        with repository.writer(f"end of the drain of {served}"), self.control.triton() as client:
+            state = repository.journal.state()
+            if state.aliases.get(key) == named and key[0] not in state.unfinished:
+                execute(self.control, client, removal(state, *key, reason=why))
+                self._tell(key, f"{served} is drained: {why}.")
 
     def _over(self, key: AliasKey, named: AliasState) -> str:
         """Why a drain is over; empty while it is not."""

@@ -28,7 +28,8 @@ class Drained:
         served: Its Triton model.
         limit_s: How long at most, in seconds after the move.
         waited_s: How long it was waited for, in seconds.
-        over: Whether it is served no more.
+        over: Whether the drain has ended.
+        pinned: Whether somebody pinned it for good meanwhile.
     """
 
     release: str
@@ -36,15 +37,18 @@ class Drained:
     limit_s: float
     waited_s: float
     over: bool
+    pinned: bool = False
 
     @property
     def words(self) -> str:
         """For people."""
+        if self.pinned:
+            return f"{self.served} was pinned meanwhile, and stays."
         if self.over:
             return f"{self.served} answered its episodes for {self.waited_s:g} s more, and is not served any more."
         return (
-            f"{self.served} should have ended after {self.limit_s:g} s and is still served;"
-            " the server ends it. See: policyctl status"
+            f"{self.served} should have ended after {self.limit_s:g} s and is still served."
+            " See: policyctl status; policyctl unpin ends it"
         )
 
 

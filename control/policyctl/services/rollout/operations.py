@@ -28,7 +28,7 @@ from policyctl import correlation
 from policyctl.adapters.operation_store import OperationStore
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Result
-from policyctl.domain.operations import Done, Operation, OperationKind, move_progress, settled
+from policyctl.domain.operations import Done, MovePhase, Operation, OperationKind, move_progress, settled
 from policyctl.errors import BusyError, PolicyctlError, UsageError
 from policyctl.services.bake.verdict import ended as bake_ended
 from policyctl.services.control import Control
@@ -240,8 +240,12 @@ class Operations:
     def _require_place(self, kind: OperationKind) -> None:
         most = self.control.settings.api.max_operations
         promotes = kind in _PROMOTING
-        running = sum((self._known[name].kind in _PROMOTING) is promotes for name in self._running)
-        if running >= most:
+        moves = [o.move for name in self._running if ((o := self._known[name]).kind in _PROMOTING) is promotes]
+        if len(moves) >= most:
+            records = self.control.repository.journal.records()
+            # One that waits for a drain has moved its alias, and needs no place any more.
+            moves = [move for move in moves if move_progress(records, move).phase is not MovePhase.OVER]
+        if (running := len(moves)) >= most:
             what = "promotions and pins" if promotes else "removals, rollbacks and aborts"
             raise LimitError(
                 f"{running} {what} are under way, as many as may be at a time", remedy="Try again when one has ended."

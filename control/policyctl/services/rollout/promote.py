@@ -102,14 +102,12 @@ def promote(
         moved, drain = wanted.carry_out(control, client, opened, watched, dry_run=dry_run)
         owed = control.repository.journal.state().bakes.get((model, alias))
     moved = replace(moved, recovered=recovered)
-    # A supervisor ends the drain while the release bakes; where none is, nobody else does.
-    if drain is not None and not client.endpoint.supervisor:
-        moved = replace(moved, drain=drain.wait())
     if bake and owed is not None and not dry_run:
         from policyctl.services.bake.run import carry_out
 
         moved = replace(moved, bake=carry_out(control, (model, alias), owed.move.id))
-    return moved if drain is None or moved.drain is not None else replace(moved, drain=drain.wait())
+    # A supervisor ends the drain while the release bakes: what may do harm is watched first.
+    return moved if drain is None else replace(moved, drain=drain.wait())
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +180,8 @@ class _Promotion:
         if watched is not None:
             move = replace(move, bake=watched.for_move(move.incumbent))
         with drain.during(move):
+            if drain.pin is not None:
+                require_room(control, client, state, move, opened)  # now that the pin has its memory
             timings = execute(control, client, move, opened=opened)
         return replace(moved, move=move, timings=timings), drain
 

@@ -105,7 +105,7 @@ def _baking(found: OpenBake) -> str:
 def _draining(served: str, named: AliasState) -> str:
     return (
         f"{served} drains since {utc_text(named.since)}: it answers the episodes that began on it, for"
-        f" {named.drain_s:g} s at most after the move. Then it is served no more."
+        f" {named.drain_s:g} s at most after the move. policyctl serve ends it, or policyctl unpin."
     )
 
 

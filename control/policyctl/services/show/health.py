@@ -124,6 +124,7 @@ class Looker:
                 aliases = [
                     self._alias(key, named, certified, self._ask(client, key, named, until))
                     for key, named in sorted(state.aliases.items())
+                    if named.drain_s is None  # a drain ends when nobody asks it
                 ]
                 return (self._server(client, aliases), *aliases)
         except ServerError as error:

@@ -29,6 +29,7 @@ class AliasStatus:
         answers: The release that answered an inference just now; None if nobody did.
         detail: Why, where nobody did.
         pinned: Whether it is a release under its own number, which never moves.
+        drain_s: Of a pin that ends by itself: how long at most it is served after the move that it is for.
         memory_bytes: What its backend processes have to themselves; None where it
             has none (it runs inside the server) or they cannot be seen.
     """
@@ -43,6 +44,7 @@ class AliasStatus:
     answers: str | None
     detail: str
     pinned: bool
+    drain_s: float | None
     memory_bytes: int | None
 
 
@@ -209,6 +211,7 @@ def _aliases(
                     answers=answers,
                     detail=why,
                     pinned=is_pin(alias),
+                    drain_s=named.drain_s,
                     memory_bytes=cost.own_bytes if cost is not None and cost.instances else None,
                 )
             )
