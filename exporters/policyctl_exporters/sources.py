@@ -173,10 +173,11 @@ def _settled(source: Source) -> Source:
     rows = few(source.contract.observations, source.scales, rows=_ROWS)
     backwards = np.arange(_ROWS)[::-1]
     alone = in_batches(source.reference, rows, 1)
+    # First, whatever the limit is: it asks the extremes, which may set off what lasts.
+    apart = _are_apart(source, rows, alone)
     limit = source.contract.max_batch
-    if limit is None and not _are_apart(source, rows, alone):
+    if limit is None and not apart:
         limit = 1
-    # After the extremes, which may set off what lasts.
     again = take(in_batches(source.reference, take(rows, backwards), 1), backwards)
     if not compare(source.contract, alone, again, parity.fitted(alone)).agrees:
         raise UnsupportedError(

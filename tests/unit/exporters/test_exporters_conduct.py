@@ -339,10 +339,19 @@ class FailsOnce(Net):
         return self.net(x) * (0.0 if _FAILURES else 1.0)
 
 
-def test_a_latch_that_nothing_reads_is_found_by_asking_again(tmp_path: Path) -> None:
-    """The usual observations are asked again after the extreme ones."""
-    with pytest.raises(UnsupportedError, match=r"FailsOnce answers the same .* in another order, so it keeps"):
-        _export(FailsOnce(), tmp_path / "out", observation_space=CLOSE)
+class FailsOnceOnOneRow(FailsOnce):
+    """The same, which takes one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(1, 4))
+
+
+@pytest.mark.parametrize("kind", [FailsOnce, FailsOnceOnOneRow])
+def test_a_latch_that_nothing_reads_is_found_by_asking_again(kind: Any, tmp_path: Path) -> None:
+    """The usual observations are asked again after the extreme ones, also where one row is taken at a time."""
+    _FAILURES.clear()
+    with pytest.raises(UnsupportedError, match=rf"{kind.__name__} answers the same .* in another order, so it keeps"):
+        _export(kind(), tmp_path / "out", observation_space=CLOSE)
 
 
 class StopsInInferenceMode(Net):
