@@ -35,7 +35,8 @@ from policyctl_exporters.torchscript import Program, load_program, nodes_of
 _STEP: Final = "step_with_memory"
 _ROUNDING: Final = 1e-5
 _REMEDY: Final = (
-    "Keep it in tensors that have one shape and type: buffers, written by `self.h[:] = h` or `self.h = h`."
+    "Keep it in tensors that have one shape and type, and that begin with finite numbers: buffers, written by"
+    " `self.h[:] = h` or `self.h = h`."
     " Or export a policy without memory."
 )
 
@@ -211,6 +212,9 @@ def memory_of(program: Program, content: bytes, *, name: str, trusted: bool) -> 
     values = {path: _value(program.module, path) for path in paths}
     if others := {path: _kind(value) for path, value in values.items() if _kind(value)}:
         _refuse(name, others, f"no tensor of numbers but {', '.join(sorted({*others.values()}))}")
+    if endless := [path for path, value in values.items() if not bool(torch.isfinite(value).all())]:
+        # A contract is JSON, which has neither.
+        _refuse(name, endless, "which begins with NaN or infinity")
     _add_step(program, paths, name)
     kept = tuple(Kept(path, value.detach().clone()) for path, value in values.items())
 

@@ -248,6 +248,30 @@ class Shares(Net):
         return self.alias + 0.0
 
 
+class BeginsWithNan(Net):
+    """Marks a first step by NaN, which no contract writes down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h[:] = torch.nan
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.h = torch.where(torch.isnan(self.h), self.net(x), 0.5 * self.h)
+        return self.h
+
+
+class BeginsWithInfinity(Net):
+    """Keeps the least of all answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h[:] = torch.inf
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.h = torch.minimum(self.h, self.net(x))
+        return self.h
+
+
 class RingBuffer(Net):
     """An index that other memory than its own leads astray."""
 
@@ -277,6 +301,8 @@ def test_an_index_that_is_not_brought_into_its_range_is_refused(tmp_path: Path) 
         (CountsInAnObject, r"a call changes count\.n, no tensor of numbers but int$"),
         (InAList, "a call changes past, no tensor of numbers but list$"),
         (Grows, r"a call changes h, float32\[1, 2\] before it and float32\[2, 2\] after it$"),
+        (BeginsWithNan, r"a call changes h, which begins with NaN or infinity$"),
+        (BeginsWithInfinity, r"a call changes h, which begins with NaN or infinity$"),
         (Shares, r"policy\.pt remembers more than h, which a call changes$"),
     ],
 )
