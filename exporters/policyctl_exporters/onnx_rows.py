@@ -181,7 +181,10 @@ def _fits(dims: Sequence[int | None], shape: tuple[int, ...]) -> bool:
 
 
 def _fitting(port: Port, spec: TensorSpec, file: str) -> TensorSpec:
-    """The space's tensor with the file's own type: environments say float64 where policies take float32."""
+    """The space's tensor with the file's own type, and the role that the file's name says.
+
+    Environments say float64 where policies take float32.
+    """
     same_kind = np.dtype(port.dtype).kind.replace("u", "i") == np.dtype(spec.dtype).kind.replace("u", "i")
     if not (same_kind and (_fits(port.dims, spec.shape) or _fits(port.dims[1:], spec.shape))):
         raise UsageError(
@@ -189,4 +192,4 @@ def _fitting(port: Port, spec: TensorSpec, file: str) -> TensorSpec:
             f" the observation space says {spec.dtype}{list(spec.shape)}",
             remedy="Give the space of what the policy takes, before a batch dimension.",
         )
-    return replace(spec, dtype=port.dtype)
+    return replace(spec, dtype=port.dtype, role=role_of(port.name))

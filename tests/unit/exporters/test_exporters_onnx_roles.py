@@ -68,11 +68,17 @@ def test_memory_is_known_by_its_name(tmp_path: Path, taken: str, given: str) -> 
     assert roles_of(file).states == {taken: given}
 
 
-def test_an_input_that_is_called_an_action_mask_is_one(tmp_path: Path) -> None:
-    """The contract says so, so a client can say what is missing, and `evaluate` where it comes from."""
+SEEN_AND_ALLOWED = spaces.Dict(
+    {"obs": spaces.Box(-1, 1, (4,), np.float32), "action_masks": spaces.Box(0, 1, (2,), np.float32)}
+)
+
+
+@pytest.mark.parametrize("space", [None, SEEN_AND_ALLOWED])
+def test_an_input_that_is_called_an_action_mask_is_one(space: spaces.Dict | None, tmp_path: Path) -> None:
+    """The contract says so, with a space or without, so that `evaluate` asks the environment for it."""
     nodes = [node("MatMul", ["obs", "w"], ["seen"]), node("Add", ["seen", "action_masks"], ["action"])]
     source = save(tmp_path, nodes, {**OBS, "action_masks": ["n", 2]}, ACTION)
-    contract = export_policy(source, tmp_path / "out", formats=["onnx"]).contract
+    contract = export_policy(source, tmp_path / "out", formats=["onnx"], observation_space=space).contract
     assert [(spec.name, spec.role) for spec in contract.observations] == [
         ("obs", None),
         ("action_masks", Role.ACTION_MASK),
