@@ -12,7 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from policyctl.measuring.environments import Environment
 
 OBSERVATION = "observation"
 """What the observation is called where the environment gives only one."""
+
+PARALLEL: Final = 64
+"""Most environments at a time, where nothing limits a request to fewer rows."""
 
 Act = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
 
@@ -50,7 +53,7 @@ def rollout(
     act: Act,
     seeds: Sequence[int],
     *,
-    max_parallel: int = 64,
+    max_parallel: int = PARALLEL,
     log_actions: bool = False,
     max_steps: int | None = None,
     on_rows: Callable[[list[int]], None] | None = None,

@@ -11,6 +11,7 @@ import numpy as np
 from world import CONTRACT, write_export
 
 from policyctl.domain.artifacts import CARD_FILE
+from policyctl.errors import UsageError
 from policyctl.services.cards.draft import draft
 
 
@@ -18,6 +19,7 @@ class FakeClient:
     """Answers for the alias, as `PolicyClient` does; every second action is at its bound."""
 
     releases = ("1.0.0",)
+    max_batch = 0
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self._asked = 0
@@ -28,10 +30,12 @@ class FakeClient:
     def __exit__(self, *_: object) -> None: ...
 
     def served(self) -> SimpleNamespace:
-        return SimpleNamespace(contract=CONTRACT)
+        return SimpleNamespace(contract=CONTRACT, max_batch=self.max_batch)
 
     def act_batch(self, observations: np.ndarray, *, episodes: Sequence[object] = ()) -> SimpleNamespace:
         self._asked += 1
+        if 0 < self.max_batch < len(observations):
+            raise UsageError(f"a batch of {len(observations)} observations")
         value = np.full((len(observations), 1), self._asked % 2, dtype=np.float32)
         return SimpleNamespace(value=value, release=self.releases[self._asked % len(self.releases)])
 

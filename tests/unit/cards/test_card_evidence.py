@@ -102,6 +102,13 @@ def test_an_evaluation_that_is_kept_stands_in_the_full_card(served: World) -> No
         assert each.evidence.kept_in == "journal"
 
 
+def test_a_release_of_one_row_is_evaluated_row_by_row(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more episodes run at once than the server takes rows of one request."""
+    monkeypatch.setattr(FakeClient, "max_batch", 1)
+    found = _evaluate(served)
+    assert found.served.lengths.tolist() == [200, 200]
+
+
 def test_an_evaluation_of_two_releases_is_not_kept(served: World, monkeypatch) -> None:
     """If the alias moves meanwhile the return is of no one release: refused, and the journal is as it was."""
     monkeypatch.setattr(FakeClient, "releases", ("1.0.0", "1.1.0"))

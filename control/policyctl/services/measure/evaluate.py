@@ -26,7 +26,7 @@ from policyctl.domain.protocol import Protocol
 from policyctl.domain.state import PublishedRelease
 from policyctl.errors import ServerError, UsageError
 from policyctl.measuring.environments import Environment
-from policyctl.measuring.episodes import RolloutResult, counting, rollout
+from policyctl.measuring.episodes import PARALLEL, RolloutResult, counting, rollout
 from policyctl.services.control import Control, open_release
 from policyctl.services.evidence import record_measured
 from policyctl.services.measure.bench import address, versions
@@ -110,7 +110,8 @@ def evaluate(
     seeds = range(seed, seed + episodes)
     releases: set[str] = set()
     with PolicyClient(check_model_name(model), url=url, protocol=protocol, alias=alias, deadline_s=10.0) as client:
-        contract = client.served().contract
+        release = client.served()
+        contract = release.contract
         own: dict[int, Episode[Action]] = {}
         rows: list[Episode[Action]] = []  # none for a policy without memory
 
@@ -131,6 +132,7 @@ def evaluate(
                     env,
                     counting(act, note),
                     seeds,
+                    max_parallel=min(PARALLEL, release.max_batch or PARALLEL),
                     log_actions=keep,
                     on_rows=begin,
                     masks=masks_of(contract),
