@@ -231,6 +231,21 @@ def test_an_episode_whose_release_is_gone_is_interrupted(server: Embedded) -> No
             server.run("rollback", "walker")
 
 
+def test_an_episode_goes_back_to_the_alias_after_a_rollback(server: Embedded) -> None:
+    """It finishes under the number of its release, and by the alias once that is taken out of service."""
+    with client_of(server) as client:
+        watched = Watched(client.episode(), np.random.default_rng(0))
+        watched.play(2)
+        server.run("pin", "walker", "1.0.0")
+        server.run("promote", "walker", "1.1.0")
+        watched.play(2)
+        assert watched.episode.own_model == "walker.1.0.0"
+        server.run("rollback", "walker")
+        server.run("unpin", "walker", "1.0.0")
+        watched.play(2)
+        assert (watched.release, watched.episode.own_model) == ("1.0.0", "")
+
+
 DEPLOYED = Path(__file__).resolve().parents[3] / "shared" / "policies-real"
 
 

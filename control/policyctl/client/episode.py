@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.client.calls import Call
-from policyctl.client.errors import EpisodeInterruptedError, NotServedError
+from policyctl.client.errors import EpisodeInterruptedError, IncompatibleReleaseError, NotServedError
 from policyctl.client.observation import Observation
 from policyctl.client.served import Memory, Served
+from policyctl.domain.names import served_name, split_served_name
 from policyctl.errors import ServerError, UsageError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class OnSwitch(StrEnum):
     """What an episode does when another release is served than the one it began with."""
 
     FINISH = "finish"
-    """Go on asking the release that it began with, under its own number. Where that is served no more,
-    `EpisodeInterruptedError`."""
+    """Go on asking the release that it began with: under its own number, or the alias once that serves it again.
+    Where neither serves it, `EpisodeInterruptedError`."""
     RESET = "reset"
     """Go on with the new release, from its initial memory."""
     REFUSE = "refuse"
@@ -89,8 +90,12 @@ class Episode(Generic[ActionT]):
         """Begin again: from the initial memory, with the release that is served."""
         self._states: Mapping[str, NDArray[Any]] = {}
         self._release: Served | None = None
+        self.ask_alias()
+
+    def ask_alias(self) -> None:
+        """Ask the client's alias from now on, with the memory as it is."""
         self.own_model = ""
-        """The Triton model of the release that the episode began with, once it has to be asked for by its number."""
+        """The Triton model of the release that the episode began with, while it has to be asked for by its number."""
         self.own_memory = Memory()
         """What is known of `own_model`."""
 
@@ -104,17 +109,16 @@ class Episode(Generic[ActionT]):
         own = self._release
         return own is not None and own is not served and own.identity != served.identity
 
-    def follow(self, served: Served) -> None:
-        """Another release is served: begin with it where the caller wants that.
+    def follow(self, model: str, served: Served) -> None:
+        """`model` serves another release: begin with it, or ask the number of the own one, as the caller wants.
 
         Raises:
             EpisodeInterruptedError: The episode cannot go on.
-            FinishElsewhereError: It goes on under the number of the release that it began with.
         """
         if self._on_switch is OnSwitch.RESET:
             self.reset()
-        elif self._on_switch is OnSwitch.FINISH and not self.own_model:
-            raise FinishElsewhereError(f"{self.release} is to be asked by its number")
+        elif self._on_switch is OnSwitch.FINISH and self.release is not None and not self.own_model:
+            self.own_model = served_name(split_served_name(model)[0], self.release)
         else:
             raise interrupted(self.release, f"{served.release} is served now")
 
@@ -132,7 +136,7 @@ class Episode(Generic[ActionT]):
 
 
 class FinishElsewhereError(ServerError):
-    """The episode goes on under the number of the release that it began with; no caller sees this."""
+    """An episode goes on under the number of the release that it began with; no caller sees this."""
 
 
 def interrupted(release: str | None, why: str) -> EpisodeInterruptedError:
@@ -159,17 +163,29 @@ def joined(episodes: Sequence[Episode[Any]], form: Form, rows: int) -> dict[str,
     return {name: np.concatenate([states[name] for states in each]) for name in form.initial}
 
 
-def finishing(episodes: Sequence[Episode[Any]], model: str, steps: Generator[Call, Any, T]) -> Generator[Call, Any, T]:
+def finishing(
+    episodes: Sequence[Episode[Any]], model: str, steps: Generator[Call, Any, T], by_alias: Generator[Call, Any, T]
+) -> Generator[Call, Any, T]:
     """`steps` with every call made to `model`, the number of the release that the episodes began with.
 
+    Where that is not served, `by_alias` asks the alias: a rollback may have brought the release back there.
+    Once the alias has answered, the episodes ask it again.
+
     Raises:
-        EpisodeInterruptedError: It is not served any more.
+        EpisodeInterruptedError: Neither serves the release.
     """
     try:
         return (yield from _redirected(model, steps))
-    except NotServedError as error:
-        why = "it is not served under its number any more"
-        raise interrupted(next(e.release for e in episodes if e.release), why) from error
+    except NotServedError:
+        # `own_model` stays until the alias has answered, so an episode that fails stands where it stood.
+        try:
+            value = yield from by_alias
+        except (EpisodeInterruptedError, NotServedError, IncompatibleReleaseError) as error:
+            why = "it is not served any more, under its number or by the alias"
+            raise interrupted(episodes[0].release, why) from error
+    for episode in episodes:
+        episode.ask_alias()
+    return value
 
 
 def _redirected(model: str, steps: Generator[Call, Any, T]) -> Generator[Call, Any, T]:

@@ -31,7 +31,7 @@ from policyctl.client import sampling
 from policyctl.client.action import Action, ServerTiming, value_of
 from policyctl.client.agreement import incompatible
 from policyctl.client.calls import RELEASE, Answer, Call, FetchConfig, Infer
-from policyctl.client.episode import Episode, joined
+from policyctl.client.episode import Episode, FinishElsewhereError, joined
 from policyctl.client.errors import IncompatibleReleaseError, NotServedError, RefusedError, UnknownReleaseError
 from policyctl.client.form import Form
 from policyctl.client.observation import Observation, prepare
@@ -144,14 +144,21 @@ def learn(model: str, memory: Memory, slot: int | None = None) -> Generator[Call
 def _followed(
     model: str, memory: Memory, episodes: Sequence[Episode[Any]], served: Served
 ) -> Generator[Call, Any, Served]:
-    """What is to be asked, where an episode began with another release than `served`."""
+    """What is to be asked, where an episode began with another release than `served`.
+
+    Raises:
+        EpisodeInterruptedError: An episode cannot go on.
+        FinishElsewhereError: One goes on under the number of the release that it began with.
+    """
     if not any(episode.has_left(served) for episode in episodes):
         return served
     # What this client knows may be out of date, and an episode is not given up for that.
     fresh = yield from learn(model, memory)
-    for episode in episodes:
-        if episode.has_left(fresh):
-            episode.follow(fresh)
+    left = [episode for episode in episodes if episode.has_left(fresh)]
+    for episode in left:
+        episode.follow(model, fresh)
+    if any(episode.own_model for episode in left):
+        raise FinishElsewhereError(f"{model} serves {fresh.release} now")
     return fresh
 
 

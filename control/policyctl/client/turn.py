@@ -19,7 +19,6 @@ from policyctl.client.episode import FinishElsewhereError, finishing
 from policyctl.client.exchange import Question, exchange
 from policyctl.client.observation import Observation
 from policyctl.client.served import Memory
-from policyctl.domain.names import served_name, split_served_name
 
 _Part = tuple[list[int], Question, Action]
 
@@ -31,13 +30,12 @@ def turn(model: str, memory: Memory, question: Question) -> Generator[Call, Any,
         EpisodeInterruptedError: An episode began with a release that does not answer any more.
         PolicyctlError: See `exchange`.
     """
-    try:
-        parts = yield from _ask(model, memory, question)
-    except FinishElsewhereError:
-        for episode in question.episodes:
-            if episode.release is not None and not episode.own_model:
-                episode.own_model = served_name(split_served_name(model)[0], episode.release)
-        parts = yield from _ask(model, memory, question)
+    while True:
+        try:
+            parts = yield from _ask(model, memory, question)
+            break
+        except FinishElsewhereError:
+            continue  # fewer episodes ask the alias each time
     for rows, part, action in parts:
         outputs = action.outputs if question.batched else {n: a[None] for n, a in action.outputs.items()}
         for at, row in enumerate(rows):
@@ -56,7 +54,8 @@ def _ask(model: str, memory: Memory, question: Question) -> Generator[Call, Any,
         part = question if len(groups) == 1 else _part(question, rows, number)
         if own_model:
             known = part.episodes[0].own_memory
-            action = yield from finishing(part.episodes, own_model, exchange(own_model, known, part))
+            by_alias = exchange(model, memory, part)
+            action = yield from finishing(part.episodes, own_model, exchange(own_model, known, part), by_alias)
         else:
             action = yield from exchange(model, memory, part)
         parts.append((rows, part, action))
