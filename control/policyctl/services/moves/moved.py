@@ -27,7 +27,7 @@ class Drained:
         release: Which release.
         served: Its Triton model.
         limit_s: How long at most, in seconds after the move.
-        waited_s: How long it was waited for, in seconds.
+        waited_s: How long the command waited for it, in seconds; after the bake, where there was one.
         over: Whether the drain has ended.
         pinned: Whether somebody pinned it for good meanwhile.
     """
@@ -45,7 +45,8 @@ class Drained:
         if self.pinned:
             return f"{self.served} was pinned meanwhile, and stays."
         if self.over:
-            return f"{self.served} answered its episodes for {self.waited_s:g} s more, and is not served any more."
+            waited = f"the command waited {self.waited_s:g} s"
+            return f"{self.served} answered its episodes and is not served any more ({waited})."
         return (
             f"{self.served} should have ended after {self.limit_s:g} s and is still served."
             " See: policyctl status; policyctl unpin ends it"
