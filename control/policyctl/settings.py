@@ -23,7 +23,7 @@ from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
-from policyctl.domain.choices import MOST_CLIENTS, Anonymous, Engine
+from policyctl.domain.choices import LONGEST_DRAIN_S, MOST_CLIENTS, Anonymous, Engine
 from policyctl.domain.log_event import LogLevel
 
 PREFIX: Final = "POLICYCTL_"
@@ -391,7 +391,7 @@ class Settings(Group):
     drain_s: float = Field(
         30.0,
         ge=0,
-        le=3600,
+        le=LONGEST_DRAIN_S,
         description="how long at most a promotion keeps an incumbent with memory reachable; 0: not at all",
         json_schema_extra=_COMMAND,
     )

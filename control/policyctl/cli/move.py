@@ -13,13 +13,12 @@ from policyctl.cli import completion, options
 from policyctl.cli.call import Call
 from policyctl.cli.values import seconds
 from policyctl.domain.bake import Then
+from policyctl.domain.choices import LONGEST_DRAIN_S
 from policyctl.domain.names import PRODUCTION
 from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
     from policyctl.services.rollout.request import Wanted
-
-_LONGEST_DRAIN_S = 3600.0
 
 
 @options.command("wait", "repository", "url")
@@ -141,7 +140,7 @@ def _drain(text: str | None) -> float | None:
     """How long a drain lasts at most, in seconds; None where nobody said."""
     if text is None:
         return None
-    if (drain_s := seconds("--drain", text, example="30s", or_none=True)) > _LONGEST_DRAIN_S:
+    if (drain_s := seconds("--drain", text, example="30s", or_none=True)) > LONGEST_DRAIN_S:
         raise UsageError(f"--drain {text} is longer than an hour", remedy="Pin the release instead: policyctl pin")
     return drain_s
 

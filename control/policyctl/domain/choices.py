@@ -5,6 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+LONGEST_DRAIN_S: Final = 3600
+"""A release that is to stay reachable for longer is pinned."""
+
 MOST_CLIENTS: Final = 1024
 """That any measurement runs at a time: each is a thread of perf_analyzer, and more of them measure that one."""
 

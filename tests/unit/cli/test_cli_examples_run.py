@@ -73,7 +73,7 @@ def prepared(world: World, monkeypatch, tmp_path) -> None:
     write_export(tmp_path / "build" / "walker", 2)
     generate(tmp_path / "alice-2027.pem", passphrase="")
     monkeypatch.setattr(drain, "REST_S", 0.0)
-    object.__setattr__(world.server.endpoint, "supervisor", "")  # so that commands end their drains themselves
+    world.unsupervised()
     monkeypatch.setenv("POLICYCTL_REPOSITORY", str(world.root))
     monkeypatch.setenv("POLICYCTL_INTEGRITY__PASSPHRASE", "correct horse")
     monkeypatch.setenv("POLICYCTL_GATES__VALIDATE_WITH", "[]")

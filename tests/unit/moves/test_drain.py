@@ -44,8 +44,7 @@ def _served(world: World) -> World:
     world.publish("1.0.0", 1)
     world.publish("1.1.0", 2)
     _promote(world, "1.0.0")
-    object.__setattr__(world.server.endpoint, "supervisor", "")
-    return world
+    return world.unsupervised()
 
 
 @pytest.fixture
@@ -279,8 +278,7 @@ def test_a_promotion_that_drains_may_be_killed_anywhere(tmp_path, monkeypatch) -
     """The alias answers as the incumbent or the target, and no drain stays behind."""
     template = World(tmp_path / "template", monkeypatch)
     _served(template)
-    moved = copied(template, tmp_path / "moved", monkeypatch)
-    object.__setattr__(moved.server.endpoint, "supervisor", "")
+    moved = copied(template, tmp_path / "moved", monkeypatch).unsupervised()
     states = crash_states(moved, tmp_path / "states", lambda: _promote(moved, drain_s=0.01))
     drained = 0
     for folder in states[::3]:

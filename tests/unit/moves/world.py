@@ -200,6 +200,11 @@ class World:
         endpoints.write(self.control.repository, Endpoint("fake:1", "fake:2", server_id="s1"))
         self.supervisor = supervising(self.control.repository)
 
+    def unsupervised(self) -> World:
+        """The same with a server that nobody looks after, so that commands end their drains themselves."""
+        object.__setattr__(self.server.endpoint, "supervisor", "")
+        return self
+
     def publish(self, release: str, seed: int, model: str = "walker", *, contract: Contract = CONTRACT, **kwargs):
         source = write_export(self.folder / f"export-{model}-{release}", seed, contract=contract, **kwargs)
         return publish(self.control, source, model=model, release=release)

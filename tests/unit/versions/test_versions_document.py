@@ -29,7 +29,7 @@ def test_every_command_of_the_document_does_what_it_says(world, monkeypatch, cap
     world.publish("1.0.0", 1)
     promote(world.control, model="walker", release="1.0.0", alias="production")
     monkeypatch.setattr(drain, "REST_S", 0.0)
-    object.__setattr__(world.server.endpoint, "supervisor", "")  # so that commands end their drains themselves
+    world.unsupervised()
     monkeypatch.chdir(world.folder)
     monkeypatch.setenv("POLICYCTL_REPOSITORY", str(world.root))
     write_export(world.folder / "build" / "walker", 2)

@@ -157,7 +157,7 @@ class Drain:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Watched:
     since: str
     count: int
     began: float
@@ -180,12 +180,12 @@ class Drains:
     client: Triton
     probes: Callable[[AliasKey], int] = lambda key: 0
     clock: Callable[[], float] = time.monotonic
-    _seen: dict[AliasKey, _Seen] = field(default_factory=dict)
+    _watched: dict[AliasKey, _Watched] = field(default_factory=dict)
 
     def look(self, state: State) -> None:
         """End every drain that nobody has asked for a while, or whose limit has passed."""
         drained = {key: named for key, named in state.aliases.items() if named.drain_s is not None}
-        self._seen = {key: seen for key, seen in self._seen.items() if key in drained}
+        self._watched = {key: watched for key, watched in self._watched.items() if key in drained}
         for key, named in drained.items():
             try:
                 # Its time begins with the end of the move that it is for.
@@ -210,21 +210,21 @@ class Drains:
     def _over(self, key: AliasKey, named: AliasState) -> str:
         """Why a drain is over; empty while it is not."""
         count, now = self.client.answered(served_name(*key)) - self.probes(key), self.clock()
-        seen = self._seen.get(key)
-        if seen is None or seen.since != named.since:
-            seen = self._seen[key] = _Seen(named.since, count, now, now)
-        if count != seen.count:
-            seen.count, seen.changed = count, now
-        if now - seen.changed >= REST_S:
+        watched = self._watched.get(key)
+        if watched is None or watched.since != named.since:
+            watched = self._watched[key] = _Watched(named.since, count, now, now)
+        if count != watched.count:
+            watched.count, watched.changed = count, now
+        if now - watched.changed >= REST_S:
             return f"nobody has asked it for {REST_S:g} s"
-        if named.drain_s is not None and now - seen.began >= named.drain_s:
+        if named.drain_s is not None and now - watched.began >= named.drain_s:
             return f"its limit of {named.drain_s:g} s has passed"
         return ""
 
     def _failed(self, key: AliasKey, error: PolicyctlError) -> None:
-        seen = self._seen.get(key)
-        if seen is not None and not seen.failed:
-            seen.failed = True
+        watched = self._watched.get(key)
+        if watched is not None and not watched.failed:
+            watched.failed = True
             self._tell(key, f"The drain of {served_name(*key)} cannot be ended: {error.problem}", LogLevel.WARNING)
 
     def _tell(self, key: AliasKey, words: str, level: LogLevel = LogLevel.INFO) -> None:

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field
 
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
+from policyctl.domain.choices import LONGEST_DRAIN_S
 from policyctl.domain.json_values import to_json
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.operations import OperationKind
@@ -36,7 +37,7 @@ DrainSeconds = Annotated[
     Field(
         strict=True,
         ge=0,
-        le=3600,
+        le=LONGEST_DRAIN_S,
         allow_inf_nan=False,
         description="seconds at most that the release before stays reachable under its number, for episodes that"
         " began on it; 0 for not",
