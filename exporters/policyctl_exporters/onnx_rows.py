@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from policyctl.domain.limits import bounds
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
 from policyctl_exporters.observations import draw, nearest_to_zero
@@ -183,13 +184,23 @@ def _fits(dims: Sequence[int | None], shape: tuple[int, ...]) -> bool:
 def _fitting(port: Port, spec: TensorSpec, file: str) -> TensorSpec:
     """The space's tensor with the file's own type, and the role that the file's name says.
 
-    Environments say float64 where policies take float32.
+    Environments say float64 where policies take float32, and int8 where they take truth values.
     """
+    role = role_of(port.name)
     same_kind = np.dtype(port.dtype).kind.replace("u", "i") == np.dtype(spec.dtype).kind.replace("u", "i")
-    if not (same_kind and (_fits(port.dims, spec.shape) or _fits(port.dims[1:], spec.shape))):
+    fits = same_kind or (_holds_choices(spec) and (port.dtype == "bool" or role is not None))
+    if not (fits and (_fits(port.dims, spec.shape) or _fits(port.dims[1:], spec.shape))):
         raise UsageError(
             f"{file}: input {port.name} is {port.dtype}{list(port.dims)},"
             f" the observation space says {spec.dtype}{list(spec.shape)}",
             remedy="Give the space of what the policy takes, before a batch dimension.",
         )
-    return replace(spec, dtype=port.dtype, role=role_of(port.name))
+    if port.dtype == "bool":
+        spec = replace(spec, low=None, high=None)
+    return replace(spec, dtype=port.dtype, role=role)
+
+
+def _holds_choices(spec: TensorSpec) -> bool:
+    """Whether a space holds nothing but 0 and 1, which every type can say."""
+    low, high = bounds(spec)
+    return np.dtype(spec.dtype).kind in "bui" and bool((low >= 0).all() and (high <= 1).all())

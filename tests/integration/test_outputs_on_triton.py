@@ -194,14 +194,14 @@ def _made(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def promoted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, Path], Embedded]]:
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Embedded]]:
     """Publishes and promotes an export, on a server that runs."""
     with embedded(tmp_path_factory.mktemp("promoted")) as running:
         running.start()
 
-        def promote(model: str, exported: Path) -> Embedded:
+        def promote(model: str, exported: Path, *options: str) -> Embedded:
             running.run("publish", str(exported), "--model", model, "--release", "1.0.0")
-            running.run("promote", model, "1.0.0")
+            running.run("promote", model, "1.0.0", *options)
             return running
 
         yield promote
@@ -245,6 +245,43 @@ def test_a_client_reads_further_outputs(
         np.testing.assert_allclose(both.outputs["joint_pos"], np.sin([[0.5], [1.0]]), atol=1e-6)
         with pytest.raises(UsageError, match="output gone is not in the contract"):
             client.act(row, outputs=["gone"])
+
+
+def masked(folder: Path) -> Path:
+    """Prefers the last of three choices, of those that its mask of truth values allows."""
+    nodes = [
+        helper.make_node("MatMul", ["obs", "w"], ["scores"]),
+        helper.make_node("Where", ["action_mask", "scores", "never"], ["logits"]),
+    ]
+    weights = {"w": np.array([[1, 2, 3]] * 4, np.float32), "never": np.float32(-1e9)}
+    types = onnx.TensorProto
+    ports = [("obs", types.FLOAT, ["n", 4]), ("action_mask", types.BOOL, ["n", 3]), ("logits", types.FLOAT, ["n", 3])]
+    infos = [helper.make_tensor_value_info(*each) for each in ports]
+    tensors = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "masked", infos[:2], infos[2:], tensors)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "masked.onnx"
+    )
+    return folder / "masked.onnx"
+
+
+@pytest.mark.parametrize("form", ["openvino", "onnx"])
+def test_a_client_may_give_a_mask_of_truth_values_as_its_environment_gives_it(
+    promoted: Any, tmp_path: Path, form: str
+) -> None:
+    """The file takes bool, the space says int8: the policy gets what its file wants, from either."""
+    allowed = spaces.Dict({"obs": spaces.Box(-1.0, 1.0, (4,)), "action_mask": spaces.MultiBinary(3)})
+    result = export_policy(masked(tmp_path), tmp_path / "out", observation_space=allowed)
+    assert [spec.dtype for spec in result.contract.observations] == ["float32", "bool"]
+    running = promoted(f"masked-{form}", tmp_path / "out", "--format", form)
+    for protocol in ("grpc", "http"):
+        url = getattr(running.control.endpoint(), protocol)
+        with PolicyClient(f"masked-{form}", url=url, protocol=protocol, deadline_s=PATIENCE_S) as client:
+            for dtype in (bool, np.int8):
+                masks = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype)
+                rows = {"obs": np.ones((3, 4), np.float32), "action_mask": masks}
+                assert client.act_batch(rows).value.reshape(-1).tolist() == [2, 1, 0]
+                assert client.act({name: array[1] for name, array in rows.items()}).value == 1
 
 
 def test_a_policy_of_one_row_is_certified_and_served_one_row_at_a_time(promoted: Any, tmp_path: Path) -> None:

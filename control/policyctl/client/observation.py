@@ -5,8 +5,8 @@ So names, shapes, dtypes, finiteness and the range of integers are checked here,
 and a message names the very feature that is wrong.
 
 A cast is made only where it is safe: a float to another float if it stays
-finite; an integer to a wider one, or to a narrower one or a float if its value
-survives; a bool to a number. A float is never cut to an integer.
+finite; an integer to a wider one, or to a narrower one, a float or a bool if its
+value survives; a bool to a number. A float is never cut to an integer.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _cast(spec: TensorSpec, array: NDArray[Any], *, batched: bool) -> NDArray[An
     if array.dtype == target:
         return np.ascontiguousarray(array)
     have, want = array.dtype.kind, target.kind
-    if have not in "biuf" or (have == "f" and want != "f") or (want == "b" and have != "b"):
+    if have not in "biuf" or (have == "f" and want != "f"):
         raise UsageError(
             f"input {spec.name} is {array.dtype}, the policy takes {target}",
             remedy=f"Convert it yourself, where that is right: array.astype('{target}').",

@@ -67,6 +67,18 @@ def test_a_mask_that_is_missing_is_refused_by_name(observation: Any) -> None:
     assert sent["action_mask"].tolist() == [[True, False, True]]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64"])
+def test_a_mask_of_truth_values_may_be_zeros_and_ones(dtype: str) -> None:
+    """As environments give it; any other number, and any float, is refused."""
+    board = inputs_of(contract(TensorSpec("action_mask", "bool", (3,), role=Role.ACTION_MASK)))
+    sent = prepare(board, np.array([1, 0, 1], dtype), batched=False)["action_mask"]
+    assert sent.dtype == bool and sent.tolist() == [[True, False, True]]
+    with pytest.raises(UsageError, match=r"action_mask\[2\] is 2, which bool cannot hold"):
+        prepare(board, np.array([1, 0, 2], dtype), batched=False)
+    with pytest.raises(UsageError, match="is float64, the policy takes bool"):
+        prepare(board, np.array([1.0, 0.0, 1.0]), batched=False)
+
+
 def test_named_observations_come_in_the_order_of_the_contract() -> None:
     """Whatever the order of the mapping."""
     sent = prepare(inputs_of(CAMERA), {"speed": 1.5, "image": np.zeros((2, 3), np.uint8)}, batched=False)
@@ -178,7 +190,7 @@ def test_an_integer_out_of_its_range_is_always_refused(changed: dict[str, Any], 
 INTEGERS = [name for name in DTYPES if np.dtype(name).kind in "iu"]
 
 
-@given(st.data(), st.sampled_from(INTEGERS), st.sampled_from([name for name in DTYPES if name != "bool"]))
+@given(st.data(), st.sampled_from(INTEGERS), st.sampled_from(DTYPES))
 def test_an_integer_arrives_as_itself_or_not_at_all(data: st.DataObject, have: str, want: str) -> None:
     """Law, for every pair of dtypes: what is sent for an integer equals it, or the call is refused."""
     info = np.iinfo(have)
@@ -193,6 +205,8 @@ def test_an_integer_arrives_as_itself_or_not_at_all(data: st.DataObject, have: s
         fits = (
             float(np.float64(exact.astype(want)[0])) == value and np.isfinite(exact.astype(want)[0])
             if kind.kind == "f"
+            else value in (0, 1)
+            if kind.kind == "b"
             else np.iinfo(want).min <= value <= np.iinfo(want).max
         )
     if not fits:

@@ -49,3 +49,14 @@ def save(folder: Path, *arguments: Any, **options: Any) -> Path:
     path = folder / "policy.onnx"
     onnx.save(model(*arguments, **options), path)
     return path
+
+
+def masked(folder: Path, dtype: str) -> Path:
+    """A policy of two choices, of which `action_mask`, of this type, rules some out."""
+    nodes = [
+        node("MatMul", ["obs", "w"], ["scores"]),
+        node("Cast", ["action_mask"], ["allowed"], to=onnx.TensorProto.BOOL),
+        node("Where", ["allowed", "scores", "never"], ["logits"]),
+    ]
+    inputs = [port("obs", ["n", 4]), port("action_mask", ["n", 2], dtype)]
+    return save(folder, nodes, inputs, {"logits": ["n", 2]}, weights={"never": np.float32(-1e9)})

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from gymnasium import spaces
 from onnx import helper
-from onnx_graphs import LINEAR, model, node, port, save
+from onnx_graphs import LINEAR, masked, model, node, port, save
 
 from policyctl.domain.contract import DistributionKind
 from policyctl.domain.tensor import Role
@@ -83,6 +83,26 @@ def test_an_input_that_is_called_an_action_mask_is_one(space: spaces.Dict | None
         ("obs", None),
         ("action_masks", Role.ACTION_MASK),
     ]
+
+
+ALLOWED = spaces.Dict({"obs": spaces.Box(-1, 1, (4,), np.float32), "action_mask": spaces.MultiBinary(2)})
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int64", "float32"])
+def test_a_mask_has_the_type_of_its_file_whatever_type_the_space_gives_it(dtype: str, tmp_path: Path) -> None:
+    """Environments say int8, and it holds 0 and 1 in every type; every format answers as the file."""
+    result = export_policy(masked(tmp_path, dtype), tmp_path / "out", observation_space=ALLOWED)
+    (mask,) = result.contract.with_role(Role.ACTION_MASK)
+    assert mask.dtype == dtype and result.failed == {}
+    assert (mask.low, mask.high) == ((None, None) if dtype == "bool" else (0.0, 1.0))
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,), np.int8), spaces.Box(0, 1, (2,), np.float32)])
+def test_truth_values_are_not_made_of_other_numbers(space: spaces.Space[Any], tmp_path: Path) -> None:
+    """-1 and 0.5 are neither allowed nor ruled out."""
+    observes = spaces.Dict({**ALLOWED.spaces, "action_mask": space})
+    with pytest.raises(UsageError, match=r"action_mask is bool\[None, 2\], the observation space says"):
+        export_policy(masked(tmp_path, "bool"), tmp_path / "out", observation_space=observes)
 
 
 def test_what_may_be_memory_is_served_once_somebody_says_what_it_is(tmp_path: Path) -> None:
