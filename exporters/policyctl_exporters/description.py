@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from policyctl.domain.chunk import Chunk
 from policyctl.domain.contract import Contract
 from policyctl.domain.drive import Description, Drive, DriveKind
 from policyctl.domain.tensor import TensorSpec
@@ -38,9 +39,9 @@ def described(policy: Source, description: Description | None) -> Source:
     Raises:
         UsageError: `description` names an unknown tensor, or does not fit the shapes.
     """
-    size = policy.contract.action.size
-    own, notes = _of_metadata(policy.metadata, size)
     given = description or Description()
+    steps, size = _divided(policy.contract, given.chunk)
+    own, notes = _of_metadata(policy.metadata, size)
     joints = given.joints or own.joints
     if joints and len(joints) != size:
         raise UsageError(
@@ -50,10 +51,11 @@ def described(policy: Source, description: Description | None) -> Source:
     action, *others = policy.contract.outputs
     contract = replace(
         policy.contract,
-        observations=_named(policy.contract, given.observations),
-        outputs=(replace(action, features=joints or action.features), *others),
+        observations=_observations(policy.contract, given),
+        outputs=(replace(action, features=_each_step(joints, steps) or action.features), *others),
         histories=given.histories or policy.contract.histories,
         drive=_over(given.drive, own.drive),
+        chunk=given.chunk,
     )
     return replace(policy, contract=contract, notes=(*policy.notes, *notes))
 
@@ -67,16 +69,34 @@ def _over(given: Drive | None, own: Drive | None) -> Drive | None:
     return given.over(own)
 
 
-def _named(contract: Contract, names: Mapping[str, tuple[str, ...]]) -> tuple[TensorSpec, ...]:
-    """The observations, with what their elements are called."""
+def _divided(contract: Contract, chunk: Chunk | None) -> tuple[int, int]:
+    """How many steps an action has, and how many elements each."""
+    if chunk is None:
+        return 1, contract.action.size
+    chunk.require(contract.action)
+    return chunk.horizon, contract.action.size // chunk.horizon
+
+
+def _each_step(joints: tuple[str, ...], steps: int) -> tuple[str, ...]:
+    """What each element of the action is called; with the number of its step, where there are several."""
+    return joints if steps == 1 else tuple(f"{joint}[{step}]" for step in range(steps) for joint in joints)
+
+
+def _observations(contract: Contract, given: Description) -> tuple[TensorSpec, ...]:
+    """The observations, with what their elements are called and what each is for."""
     have = [spec.name for spec in contract.environment]
-    if unknown := sorted(names.keys() - set(have)):
+    if unknown := sorted((given.observations.keys() | given.roles.keys()) - set(have)):
         raise UsageError(
             f"the description names the observation {unknown[0]!r}, which the policy does not take",
             remedy=f"Its observations are {', '.join(have)}.",
         )
     return tuple(
-        replace(spec, features=names[spec.name]) if spec.name in names else spec for spec in contract.observations
+        replace(
+            spec,
+            features=given.observations.get(spec.name, spec.features),
+            role=given.roles.get(spec.name, spec.role),
+        )
+        for spec in contract.observations
     )
 
 

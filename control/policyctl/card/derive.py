@@ -52,6 +52,7 @@ def sections(contract_json: bytes, golden_npz: bytes, parity_json: bytes) -> dic
             **({"memory": [f"{s.input} -> {s.output}" for s in contract.states]} if contract.states else {}),
             **({"histories": [_history_words(each) for each in contract.histories]} if contract.histories else {}),
             **({} if contract.drive is None else {"drive": contract.drive.words}),
+            **({} if contract.chunk is None else {"chunk": contract.chunk.words}),
         },
         "behaviour": [{**acted, "evidence": {"file": GOLDEN_FILE, "digest": digest_of(golden_npz)}}],
     }

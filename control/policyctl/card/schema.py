@@ -95,6 +95,7 @@ class Contract(Section):
     memory: list[str] | None = Field(None, description="what it remembers within an episode, INPUT -> OUTPUT")
     histories: list[str] | None = Field(None, description="which observations hold the last steps")
     drive: Text | None = Field(None, description="how an action becomes a command of the machine")
+    chunk: Text | None = Field(None, description="how an answer holds the actions of several steps")
 
 
 class Framework(Section):

@@ -110,8 +110,9 @@ def export(
         typer.Option(
             metavar="FILE",
             help="What stands next to the weights, in a YAML file: observations (names of their elements), joints"
-            " (names of the action's), histories (how the last steps lie in an observation) and drive"
-            " (kind, scale, offset, stiffness, damping, rate_hz, in_graph).",
+            " (names of the action's), histories (how the last steps lie in an observation), drive"
+            " (kind, scale, offset, stiffness, damping, rate_hz, in_graph), chunk (horizon, execute, interval_s)"
+            " and roles (what an input is for).",
         ),
     ] = None,
     recorded: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -165,15 +166,15 @@ def evaluate(
         if trust_pickle:
             options.check_unpickling()
         options.check_normalizer(normalizer, no_normalizer=no_normalizer)
-        with prints_aside():
-            player = service.load_player(
-                reference,
-                environment,
-                normalizer=False if no_normalizer else normalizer,
-                despite_archive=despite_archive,
-                trust_pickle=trust_pickle,
-                code=code,
-            )
+        player = functools.partial(
+            service.load_player,
+            reference,
+            environment,
+            normalizer=False if no_normalizer else normalizer,
+            despite_archive=despite_archive,
+            trust_pickle=trust_pickle,
+            code=code,
+        )
     elif normalizer is not None or no_normalizer:
         raise UsageError(
             "--normalizer and --no-normalizer belong to --reference, which is not given",

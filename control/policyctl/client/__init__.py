@@ -21,7 +21,8 @@ surface of both clients, and `sync` and `aio` differ from it in waiting alone.
 
 from policyctl.client.action import Action, ServerTiming, TimingSource
 from policyctl.client.aio import AsyncPolicyClient
-from policyctl.client.episode import Episode, OnSwitch
+from policyctl.client.episode import Episode
+from policyctl.client.episode_options import EpisodeOptions, Fallback, OnSwitch
 from policyctl.client.errors import (
     DeadlineError,
     EpisodeInterruptedError,
@@ -40,6 +41,8 @@ __all__ = [
     "DeadlineError",
     "Episode",
     "EpisodeInterruptedError",
+    "EpisodeOptions",
+    "Fallback",
     "IncompatibleReleaseError",
     "NotServedError",
     "OnSwitch",

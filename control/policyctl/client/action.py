@@ -63,6 +63,11 @@ class Action:
         outputs: What was fetched, by name; the batch dimension as in `value`.
         server: Time inside the server, if asked for and found.
         releases: Of a batch whose episodes began with different releases, that of each row; else empty.
+        step: Its place in the answer that it came with: 0 for the first, and where an answer has one action;
+            of a batch, that of the first row.
+        fallback: The `Fallback` that stands in, where no answer came in time; else empty.
+            Then `release` is the one that answered last. Of a batch, whether that is so for any row.
+        blended_from: The release whose last action it is mixed with; empty where it is not mixed.
     """
 
     value: int | NDArray[Any]
@@ -73,6 +78,9 @@ class Action:
     outputs: Mapping[str, NDArray[Any]]
     server: ServerTiming | None = None
     releases: tuple[str, ...] = ()
+    step: int = 0
+    fallback: str = ""
+    blended_from: str = ""
 
 
 def needed_outputs(contract: Contract, *, deterministic: bool) -> tuple[str, ...]:

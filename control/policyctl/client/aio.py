@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Coroutine, Generator
 from typing import Any, Self, TypeVar
 from typing import Protocol as Interface
 
 from policyctl.client.action import Action
-from policyctl.client.base import BaseClient
-from policyctl.client.calls import Call, Reply
+from policyctl.client.base import BaseClient, Deadline
+from policyctl.client.calls import Begin, Call, Reply, Step, Wait
 from policyctl.client.served import Served
 from policyctl.client.steps import carry_out_async
 from policyctl.domain.protocol import Protocol
@@ -43,6 +45,8 @@ class AsyncPolicyClient(BaseClient[AsyncTransport, Coroutine[Any, Any, Action], 
         """Close every connection; a closed client asks no more."""
         if not self._closed:
             self._closed = True
+            for task in self._ahead:
+                task.cancel()
             await self._transport.close()
 
     def _connect(self, protocol: Protocol, *, shared_memory: bool) -> AsyncTransport:
@@ -54,15 +58,40 @@ class AsyncPolicyClient(BaseClient[AsyncTransport, Coroutine[Any, Any, Action], 
 
         return AioGrpcTransport(self._model, self._url, shared_memory=shared_memory)
 
-    async def _carry_out(self, steps: Generator[Call, Any, T], deadline_s: float | None) -> T:
+    @functools.cached_property
+    def _ahead(self) -> set[asyncio.Task[Any]]:
+        """What callers do not wait for; a loop keeps no task that nobody refers to."""
+        return set()
+
+    async def _carry_out(self, steps: Generator[Step, Any, T], deadline_s: float | None) -> T:
         deadline = self._deadline(deadline_s)
 
-        async def perform(call: Call) -> Reply:
+        async def perform(step: Step) -> Any:
+            if isinstance(step, Begin):
+                task = asyncio.ensure_future(self._carry_out(step.steps, deadline_s))
+                self._ahead.add(task)
+                task.add_done_callback(self._ended)
+                return task
+            if isinstance(step, Wait):
+                return await _result(step.task, deadline)
             try:
-                reply = await self._transport.perform(call, deadline.left_s())
+                reply = await self._transport.perform(step, deadline.left_s())
                 deadline.left_s()  # a late reply is an error
             except ServerError as error:
                 raise deadline.explain(error) from error.__cause__
             return reply
 
         return await carry_out_async(steps, perform)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._ahead.discard(task)
+        if not task.cancelled():
+            task.exception()  # an episode that was reset does not ask for it, and asyncio would complain
+
+
+async def _result(task: Any, deadline: Deadline) -> Any:
+    """What a task returns or raises, within the deadline; the task goes on after it."""
+    await asyncio.wait({task}, timeout=deadline.remaining_s())
+    if not task.done():
+        raise deadline.missed()
+    return task.result()

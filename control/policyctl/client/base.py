@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from policyctl.client import trace_context
-from policyctl.client.calls import Call
-from policyctl.client.episode import Episode, OnSwitch
+from policyctl.client.calls import Step
+from policyctl.client.episode import Episode
+from policyctl.client.episode_options import EpisodeOptions, Wanted
 from policyctl.client.errors import DeadlineError, UnreachableError, deadline_error
 from policyctl.client.exchange import Question, exchange, learn
 from policyctl.client.observation import Observation
@@ -171,20 +172,16 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         )
         return self._answer(question, deadline_s)
 
-    def episode(self, *, on_switch: str | OnSwitch = OnSwitch.FINISH) -> Episode[ActionT]:
+    def episode(self, **options: Unpack[Wanted]) -> Episode[ActionT]:
         """One episode, which carries the memory of a policy from step to step; for any policy.
 
         Args:
-            on_switch: What it does when the alias moves before it is over; see `OnSwitch`.
+            options: What it does by itself: `EpisodeOptions` explains each.
 
         Raises:
-            UsageError: An unknown `on_switch`.
+            UsageError: An unknown option, or a value that means nothing.
         """
-        try:
-            return Episode(self, OnSwitch(on_switch))
-        except ValueError:
-            known = ", ".join(OnSwitch)
-            raise UsageError(f"on_switch is {on_switch!r}, expected one of {known}") from None
+        return Episode(self, EpisodeOptions.of(options))
 
     def served(self, *, deadline_s: float | None = None) -> ServedT:
         """Ask what is served now: release, contract, digest.
@@ -197,7 +194,8 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         return served
 
     def _answer(self, question: Question, deadline_s: float | None) -> ActionT:
-        steps = (turn if question.episodes else exchange)(self._model, self._memory, question)
+        ask = turn if question.episodes else exchange
+        steps: Generator[Step, Any, Any] = ask(self._model, self._memory, question)
         action: ActionT = self._carry_out(steps, deadline_s)
         return action
 
@@ -206,8 +204,8 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         """The transport of a protocol; imported there, because each loads libraries that the other does not need."""
 
     @abstractmethod
-    def _carry_out(self, steps: Generator[Call, Any, Any], deadline_s: float | None) -> Any:
-        """Make every call of `steps` within the deadline."""
+    def _carry_out(self, steps: Generator[Step, Any, Any], deadline_s: float | None) -> Any:
+        """Perform every step of `steps` within the deadline."""
 
     def _deadline(self, deadline_s: float | None) -> Deadline:
         if self._closed:
@@ -232,6 +230,10 @@ class Deadline:
         self._limit_s, self._model, self._url, self._memory = limit_s, model, url, memory
         self._until = time.monotonic() + limit_s
 
+    def remaining_s(self) -> float:
+        """What is left of it; 0 where it is over."""
+        return max(self._until - time.monotonic(), 0.0)
+
     def left_s(self) -> float:
         """What is left of it.
 
@@ -241,6 +243,10 @@ class Deadline:
         if (left_s := self._until - time.monotonic()) <= 0:
             raise deadline_error(self._model, self._url)
         return left_s
+
+    def missed(self) -> ServerError:
+        """The error for a caller who waited until it was over."""
+        return self.explain(deadline_error(self._model, self._url))
 
     def explain(self, error: ServerError) -> ServerError:
         """The error for the caller of a call that failed: one about the deadline names all of it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
@@ -77,3 +77,28 @@ class Counters:
 
 Call = FetchConfig | FetchCounters | Infer
 Reply = ModelConfig | Counters | Answer
+
+
+class Task(Protocol):
+    """Work that goes on by itself, in a thread or in a loop."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+
+@dataclass(slots=True)
+class Begin:
+    """Carry out further steps while the caller goes on; the reply is their `Task`."""
+
+    steps: Generator[Call, Any, Any]
+
+
+@dataclass(slots=True)
+class Wait:
+    """Wait for a task within the deadline; the reply is what its steps return."""
+
+    task: Task
+
+
+Step = Call | Begin | Wait
+"""What a client performs: calls go over the wire, the others do not."""

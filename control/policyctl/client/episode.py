@@ -8,14 +8,16 @@ no other release is ever asked to go on from it and believed.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.client.calls import Call
+from policyctl.client.course import Course
+from policyctl.client.episode_options import EpisodeOptions, OnSwitch
 from policyctl.client.errors import EpisodeInterruptedError, IncompatibleReleaseError, NotServedError
 from policyctl.client.observation import Observation
 from policyctl.client.served import Memory, Served
@@ -28,18 +30,6 @@ if TYPE_CHECKING:
 
 ActionT = TypeVar("ActionT")
 T = TypeVar("T")
-
-
-class OnSwitch(StrEnum):
-    """What an episode does when another release is served than the one it began with."""
-
-    FINISH = "finish"
-    """Go on asking the release that it began with: under its own number, or the alias once that serves it again.
-    Where neither serves it, `EpisodeInterruptedError`."""
-    RESET = "reset"
-    """Go on with the new release, from its initial memory."""
-    REFUSE = "refuse"
-    """Raise `EpisodeInterruptedError`."""
 
 
 class Asking(TypedDict, total=False):
@@ -66,10 +56,11 @@ class Episode(Generic[ActionT]):
             action = episode.act(observation)
     """
 
-    def __init__(self, client: BaseClient[Any, ActionT, Any], on_switch: OnSwitch) -> None:
+    def __init__(self, client: BaseClient[Any, ActionT, Any], options: EpisodeOptions) -> None:
         self._client = client
-        self._on_switch = on_switch
-        self.reset()
+        self.course = Course(options)
+        """Which step it is, and what its steps need besides the memory."""
+        self._forget()
 
     def __enter__(self) -> Self:
         return self
@@ -88,6 +79,10 @@ class Episode(Generic[ActionT]):
 
     def reset(self) -> None:
         """Begin again: from the initial memory, with the release that is served."""
+        self.course = Course(self.course.options, self.course.author)
+        self._forget()
+
+    def _forget(self) -> None:
         self._states: Mapping[str, NDArray[Any]] = {}
         self._release: Served | None = None
         self.ask_alias()
@@ -115,20 +110,33 @@ class Episode(Generic[ActionT]):
         Raises:
             EpisodeInterruptedError: The episode cannot go on.
         """
-        if self._on_switch is OnSwitch.RESET:
-            self.reset()
-        elif self._on_switch is OnSwitch.FINISH and self.release is not None and not self.own_model:
+        on_switch = self.course.options.on_switch
+        if on_switch is OnSwitch.RESET:
+            self._forget()
+        elif on_switch is OnSwitch.FINISH and self.release is not None and not self.own_model:
             self.own_model = served_name(split_served_name(model)[0], self.release)
         else:
             raise interrupted(self.release, f"{served.release} is served now")
 
     def keep(self, author: Served, outputs: Mapping[str, NDArray[Any]], row: int) -> None:
         """Remember what `author` gave for `row` of its answer; nothing of a policy without memory."""
+        self.course.meet(author)
         if not author.contract.states:
             return
         self._release = author
         # A copy, because the array belongs to the caller as part of the action.
         self._states = {state.input: outputs[state.output][row : row + 1].copy() for state in author.contract.states}
+
+    def twin(self) -> Episode[ActionT]:
+        """The same episode, for a question that is sent ahead."""
+        other = copy(self)
+        other.course = self.course.twin()
+        return other
+
+    def adopt(self, twin: Episode[ActionT]) -> None:
+        """Go on from what `twin` remembers: its question was answered."""
+        self._states, self._release = twin._states, twin._release
+        self.own_model, self.own_memory = twin.own_model, twin.own_memory
 
     def states(self, form: Form) -> dict[str, NDArray[Any]]:
         """What goes with the next request, by the name of its input, each of shape (1, *shape)."""

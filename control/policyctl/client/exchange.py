@@ -31,6 +31,7 @@ from policyctl.client import sampling
 from policyctl.client.action import Action, ServerTiming, value_of
 from policyctl.client.agreement import incompatible
 from policyctl.client.calls import RELEASE, Answer, Call, FetchConfig, Infer
+from policyctl.client.course import completed
 from policyctl.client.episode import Episode, FinishElsewhereError, joined
 from policyctl.client.errors import IncompatibleReleaseError, NotServedError, RefusedError, UnknownReleaseError
 from policyctl.client.form import Form
@@ -181,7 +182,11 @@ def _author(model: str, memory: Memory, answer: Answer) -> Generator[Call, Any, 
 
 
 def _plan(served: Served, form: Form, question: Question) -> Infer:
-    inputs = prepare(form.inputs, question.observation, batched=question.batched, check_bounds=question.check_bounds)
+    observation = question.observation
+    if question.episodes and (form.needs_course or question.episodes[0].course.is_assisted):
+        courses = [episode.course for episode in question.episodes]
+        observation = completed(courses, served.contract, observation, batched=question.batched)
+    inputs = prepare(form.inputs, observation, batched=question.batched, check_bounds=question.check_bounds)
     if form.initial:
         if not question.episodes:
             raise UsageError(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.client.action import needed_outputs
+from policyctl.client.course import needs_course
 from policyctl.client.observation import Input, inputs_of
 from policyctl.domain.contract import Contract
 from policyctl.domain.memory import initial_states
@@ -32,6 +33,7 @@ class Form:
         dtypes: The type of each.
         initial: Memory at the beginning of an episode, by the name of its input, each of shape (1, *shape);
             empty for a policy without memory.
+        needs_course: Whether an episode knows some of the inputs itself, or an answer has several actions.
     """
 
     inputs: tuple[Input, ...]
@@ -39,6 +41,7 @@ class Form:
     specs: tuple[TensorSpec, ...]
     dtypes: tuple[np.dtype[Any], ...]
     initial: Mapping[str, NDArray[Any]]
+    needs_course: bool
 
     @classmethod
     def of(cls, contract: Contract, release: str, deterministic: bool, outputs: tuple[str, ...]) -> Self:
@@ -58,7 +61,7 @@ class Form:
         fetched = tuple(specs[name] for name in dict.fromkeys(wanted))
         names = tuple(spec.name for spec in fetched)
         dtypes = tuple(np.dtype(spec.dtype) for spec in fetched)
-        return cls(inputs_of(contract), names, fetched, dtypes, initial_states(contract))
+        return cls(inputs_of(contract), names, fetched, dtypes, initial_states(contract), needs_course(contract))
 
     def check(self, outputs: Mapping[str, NDArray[Any]], rows: int) -> None:
         """Hold an answer of so many rows against the contract.

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 from typing import Protocol as Interface
 
 from policyctl.client.action import Action
-from policyctl.client.base import BaseClient
-from policyctl.client.calls import Call, Reply
+from policyctl.client.base import BaseClient, Deadline
+from policyctl.client.calls import Begin, Call, Reply, Step, Wait
 from policyctl.client.served import Served
 from policyctl.client.steps import carry_out
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError
 
 T = TypeVar("T")
+
+_MOST_AHEAD = 32
+"""Threads for questions that were sent ahead; more episodes than that wait for one another."""
 
 
 class Transport(Interface):
@@ -43,6 +48,8 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
         """Close every connection; a closed client asks no more."""
         if not self._closed:
             self._closed = True
+            if "_ahead" in self.__dict__:
+                self._ahead.shutdown(wait=False, cancel_futures=True)
             self._transport.close()
 
     def _connect(self, protocol: Protocol, *, shared_memory: bool) -> Transport:
@@ -54,15 +61,32 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
 
         return GrpcTransport(self._model, self._url, shared_memory=shared_memory)
 
-    def _carry_out(self, steps: Generator[Call, Any, T], deadline_s: float | None) -> T:
+    @functools.cached_property
+    def _ahead(self) -> ThreadPoolExecutor:
+        """Carries out what callers do not wait for."""
+        return ThreadPoolExecutor(_MOST_AHEAD, thread_name_prefix="policyctl-ahead")
+
+    def _carry_out(self, steps: Generator[Step, Any, T], deadline_s: float | None) -> T:
         deadline = self._deadline(deadline_s)
 
-        def perform(call: Call) -> Reply:
+        def perform(step: Step) -> Any:
+            if isinstance(step, Begin):
+                return self._ahead.submit(self._carry_out, step.steps, deadline_s)
+            if isinstance(step, Wait):
+                return _result(step.task, deadline)
             try:
-                reply = self._transport.perform(call, deadline.left_s())
+                reply = self._transport.perform(step, deadline.left_s())
                 deadline.left_s()  # a late reply is an error
             except ServerError as error:
                 raise deadline.explain(error) from error.__cause__
             return reply
 
         return carry_out(steps, perform)
+
+
+def _result(task: Any, deadline: Deadline) -> Any:
+    """What a task returns or raises, within the deadline."""
+    try:
+        return task.result(deadline.remaining_s())
+    except TimeoutError:
+        raise deadline.missed() from None

@@ -1,7 +1,8 @@
 """One turn of one or several episodes: ask the release of each, and let all go on together or none.
 
 Where the alias has moved, the rows of a batch may have begun with different
-releases. Each release is then asked for its own rows.
+releases. Each release is then asked for its own rows. Rows that still have an action of an
+earlier answer are not asked about.
 """
 
 from __future__ import annotations
@@ -14,22 +15,88 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.client.action import Action
-from policyctl.client.calls import Call
-from policyctl.client.episode import FinishElsewhereError, finishing
+from policyctl.client.calls import Begin, Call, Step, Wait
+from policyctl.client.course import Pending
+from policyctl.client.episode import Episode, FinishElsewhereError, finishing
+from policyctl.client.errors import DeadlineError, NotServedError, UnreachableError
 from policyctl.client.exchange import Question, exchange
 from policyctl.client.observation import Observation
 from policyctl.client.served import Memory
+from policyctl.errors import UsageError
+
+NO_ANSWER = (DeadlineError, UnreachableError, NotServedError)
+"""Errors that a fallback stands in for: all others say that something is wrong with the question or the answer."""
 
 _Part = tuple[list[int], Question, Action]
 
 
-def turn(model: str, memory: Memory, question: Question) -> Generator[Call, Any, Action]:
+def turn(model: str, memory: Memory, question: Question) -> Generator[Step, Any, Action]:
     """Ask `question` within its episodes. What they remember changes only once every row has its action.
 
     Raises:
         EpisodeInterruptedError: An episode began with a release that does not answer any more.
+        UsageError: The options of an episode do not go with the policy.
         PolicyctlError: See `exchange`.
     """
+    courses = [episode.course for episode in question.episodes]
+    if any(course.is_assisted for course in courses):
+        actions = yield from _assisted(model, memory, question)
+    else:
+        parts = yield from _answered(model, memory, question)
+        if not any(course.is_assisted for course in courses):
+            return parts[0][2] if len(parts) == 1 else _stacked(_in_order(parts))
+        actions = _accepted(question.episodes, parts)  # the contract says so, which was unknown
+    for row, course in enumerate(courses):
+        observation = _rows_of(question.observation, row) if question.batched else question.observation
+        course.advance(observation, actions[row])
+    return _stacked(actions) if question.batched else actions[0]
+
+
+def _assisted(model: str, memory: Memory, question: Question) -> Generator[Step, Any, list[Action]]:
+    """The action of each row: of an answer, of an earlier one, or what stands in."""
+    episodes = question.episodes
+    for episode in episodes:
+        if question.batched and episode.course.options.ahead_steps:
+            raise UsageError("ahead_steps goes with one observation at a time", remedy="Use act, or leave it out.")
+        yield from _collected(episode)
+    due = [row for row, episode in enumerate(episodes) if episode.course.must_ask]
+    part = question if len(due) == len(episodes) else _part(question, due, 0)
+    try:
+        parts = (yield from _answered(model, memory, part)) if due else []
+        answers = dict(zip(due, _accepted(part.episodes, parts), strict=True))
+    except NO_ANSWER as error:
+        answers = {row: episodes[row].course.without_answer(error, question.request_id) for row in due}
+    for episode in episodes:
+        if episode.course.may_ask_ahead:
+            twin = episode.twin()
+            task = yield Begin(_answered(model, memory, replace(question, episodes=(twin,))))
+            episode.course.pending = Pending(task, twin, episode.course.queue.step)
+    return [answers[row] if row in answers else episode.course.from_queue() for row, episode in enumerate(episodes)]
+
+
+def _collected(episode: Episode[Any]) -> Generator[Step, Any, None]:
+    """Take the answer to a question that was sent ahead, if it came, or if nothing else is left to do."""
+    course = episode.course
+    pending = course.pending
+    if pending is None or not (pending.task.done() or course.queue.is_empty):
+        return
+    try:
+        ((_, question, answer),) = yield Wait(pending.task)
+    except NO_ANSWER:
+        if pending.task.done():
+            course.pending = None  # it is asked again
+        return
+    except BaseException:
+        course.pending = None
+        raise
+    course.pending = None
+    episode.adopt(pending.episode)
+    course.meet(question.author)
+    course.queue.put(question.author.contract.chunk, pending.first, answer.value, answer)
+
+
+def _answered(model: str, memory: Memory, question: Question) -> Generator[Call, Any, list[_Part]]:
+    """Ask of each release its own rows, and let the episodes remember."""
     while True:
         try:
             parts = yield from _ask(model, memory, question)
@@ -41,7 +108,7 @@ def turn(model: str, memory: Memory, question: Question) -> Generator[Call, Any,
         for at, row in enumerate(rows):
             if part.author is not None:
                 question.episodes[row].keep(part.author, outputs, at)
-    return parts[0][2] if len(parts) == 1 else _merged(parts)
+    return parts
 
 
 def _ask(model: str, memory: Memory, question: Question) -> Generator[Call, Any, list[_Part]]:
@@ -72,32 +139,49 @@ def _part(question: Question, rows: list[int], number: int) -> Question:
     )
 
 
-def _rows_of(observation: Observation, rows: list[int]) -> Observation:
+def _rows_of(observation: Observation, rows: list[int] | int) -> Observation:
     if isinstance(observation, Mapping):
         return {name: np.asarray(array)[rows] for name, array in observation.items()}
     taken: NDArray[Any] = np.asarray(observation)[rows]
     return taken
 
 
-def _merged(parts: Sequence[_Part]) -> Action:
-    """One action of all rows, in their order; release and slot are those of the alias."""
-    order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
-    first = parts[0][2]
+def _accepted(episodes: Sequence[Episode[Any]], parts: Sequence[_Part]) -> list[Action]:
+    """The action of each row for this step, of answers to its observation."""
+    authors = {row: part.author for rows, part, _ in parts for row in rows}
+    return [
+        episodes[row].course.accept(author.contract, action)
+        for row, action in enumerate(_in_order(parts))
+        if (author := authors[row]) is not None
+    ]
 
-    def joined(arrays: list[Any]) -> NDArray[Any]:
-        whole: NDArray[Any] = np.concatenate(arrays)[order]
-        return whole
 
-    common = [name for name in first.outputs if all(name in action.outputs for _, _, action in parts)]
-    releases = np.concatenate([[action.release] * len(rows) for rows, _, action in parts])[order]
+def _in_order(parts: Sequence[_Part]) -> list[Action]:
+    """The action of each row."""
+    actions: dict[int, Action] = {}
+    for rows, part, action in parts:
+        for at, row in enumerate(rows):
+            outputs = {name: values[at] for name, values in action.outputs.items()} if part.batched else action.outputs
+            value = np.asarray(action.value)[at] if part.batched else action.value
+            actions[row] = replace(action, value=value, outputs=outputs)
+    return [actions[row] for row in sorted(actions)]
+
+
+def _stacked(rows: Sequence[Action]) -> Action:
+    """One action of all rows; release and slot are those of the first."""
+    first = rows[0]
+    releases = tuple(action.release for action in rows)
+    shared = [
+        name
+        for name, values in first.outputs.items()
+        if all(name in action.outputs and action.outputs[name].shape == values.shape for action in rows)
+    ]
     return replace(
         first,
-        value=joined([action.value for _, _, action in parts]),
-        outputs={
-            name: joined([action.outputs[name] for _, _, action in parts])
-            for name in common
-            if len({action.outputs[name].shape[1:] for _, _, action in parts}) == 1
-        },
-        releases=tuple(map(str, releases)),
-        round_trip_us=sum(action.round_trip_us for _, _, action in parts),
+        value=np.stack([np.asarray(action.value) for action in rows]),
+        outputs={name: np.stack([action.outputs[name] for action in rows]) for name in shared},
+        releases=releases if len(set(releases)) > 1 else (),
+        round_trip_us=sum({action.request_id: action.round_trip_us for action in rows}.values()),
+        fallback=next((action.fallback for action in rows if action.fallback), ""),
+        blended_from=next((action.blended_from for action in rows if action.blended_from), ""),
     )

@@ -76,7 +76,7 @@ class Difference:
 
     Attributes:
         what: ``observation``, ``output``, ``action_kind``, ``distribution``, ``max_batch``, ``memory``,
-            ``drive`` or ``history``.
+            ``drive``, ``history`` or ``chunk``.
         name: Which tensor; empty for all but tensors.
         change: What happened to it, in words.
         needs: The least bump that announces it.
@@ -114,6 +114,9 @@ def compare(earlier: Contract, later: Contract) -> tuple[Difference, ...]:
         found.append(Difference("memory", "", change, Bump.MAJOR))
     found += _drives(earlier.drive, later.drive)
     found += _histories(earlier, later)
+    if earlier.chunk != later.chunk:
+        before, after = (each.words if each else "one action an answer" for each in (earlier.chunk, later.chunk))
+        found.append(Difference("chunk", "", f"was {before}; is {after}", Bump.MAJOR))
     return tuple(sorted(found, key=lambda difference: -difference.needs))
 
 

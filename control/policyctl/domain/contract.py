@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from policyctl.domain.chunk import Chunk
 from policyctl.domain.drive import Drive
 from policyctl.domain.history import Frames, History
 from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json
@@ -121,6 +122,7 @@ class Contract:
         states: What the policy remembers within an episode; empty for a policy without memory.
         histories: Which observations hold the last steps, and how; empty where nobody stated it.
         drive: How an action becomes a command of the machine; None where nobody stated it.
+        chunk: How an answer holds the actions of several steps; None where it holds one.
     """
 
     observations: tuple[TensorSpec, ...]
@@ -131,6 +133,7 @@ class Contract:
     states: tuple[State, ...] = field(default=(), metadata=OMIT_DEFAULT)
     histories: tuple[History, ...] = field(default=(), metadata=OMIT_DEFAULT)
     drive: Drive | None = field(default=None, metadata=OMIT_DEFAULT)
+    chunk: Chunk | None = field(default=None, metadata=OMIT_DEFAULT)
 
     def __post_init__(self) -> None:
         if not self.observations:
@@ -147,8 +150,10 @@ class Contract:
             raise UsageError(f"contract: max_batch is {self.max_batch}, expected 1 or more")
         self._check_states()
         self._check_distribution()
+        self._check_chunk()
+        self._check_own_inputs()
         if self.drive is not None:
-            self.drive.require_size(self.action.size)
+            self.drive.require_size(math.prod(self.step_shape))
         for history in self.histories:
             history.require(self._environment_spec(history.observation))
         if len({history.observation for history in self.histories}) < len(self.histories):
@@ -199,10 +204,32 @@ class Contract:
             if math.prod(shapes[name]) != math.prod(shape):
                 raise UsageError(f"contract: output {name!r} has shape {shapes[name]}, {law.kind} needs {shape}")
 
+    def _check_chunk(self) -> None:
+        if self.chunk is None:
+            return
+        if self.action_kind is ActionKind.DISCRETE:
+            raise UsageError("contract: a discrete action is one choice, its chunk would hold several")
+        self.chunk.require(self.action)
+
+    def _check_own_inputs(self) -> None:
+        sizes = {Role.PREVIOUS_ACTION: math.prod(self.step_shape), Role.TIME_STEP: 1}
+        for role, size in sizes.items():
+            for spec in self.with_role(role):
+                if spec.size != size:
+                    raise UsageError(
+                        f"contract: {spec.name} ({role.words}) has {spec.size} elements, expected {size}",
+                        remedy="Leave its role out, and give it with each observation.",
+                    )
+
     @property
     def action(self) -> TensorSpec:
         """The first output."""
         return self.outputs[0]
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        """The shape of the action of one step; `()` for a number."""
+        return self.action.shape if self.chunk is None else self.action.shape[1:]
 
     @property
     def environment(self) -> tuple[TensorSpec, ...]:

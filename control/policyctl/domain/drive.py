@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from policyctl.domain.chunk import Chunk
 from policyctl.domain.history import History
 from policyctl.domain.json_values import OMIT_DEFAULT, from_json, to_json
+from policyctl.domain.tensor import Role
 from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +94,24 @@ class Drive:
         scale, offset = (_laid(value, values.shape).astype(kind) for value in (self.scale, self.offset))
         return np.asarray(values * scale + offset, kind)
 
+    def rest(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The action that commands 0: zeros, or ``-offset / scale`` where the caller applies them; of `shape`.
+
+        Raises:
+            UsageError: Scale, offset, or who applies them, is not stated; or a scale is 0.
+        """
+        import numpy as np
+
+        at_zero = self.command(np.zeros(shape))
+        if self.in_graph:
+            return at_zero
+        scale = np.broadcast_to(_laid(self.scale, shape), shape)
+        if not scale.all():
+            raise UsageError(
+                "the drive has a scale of 0, so no action commands 0", remedy="State the scale that is used."
+            )
+        return np.asarray(-at_zero / scale)
+
     @property
     def words(self) -> str:
         """For people: ``position = action * 0.25 + offset; 50 Hz; applied by the caller``."""
@@ -149,15 +169,19 @@ class Description:
 
     Attributes:
         observations: By tensor, what each element is called, in C order.
-        joints: What each element of the action is called, in C order.
+        joints: What each element of the action of one step is called, in C order.
         histories: Which observations hold the last steps, and how.
         drive: How an action becomes a command.
+        roles: By input, what it is for, where it is more than an observation.
+        chunk: How an answer holds the actions of several steps.
     """
 
     observations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     joints: tuple[str, ...] = ()
     histories: tuple[History, ...] = ()
     drive: Drive | None = None
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    chunk: Chunk | None = None
 
     @classmethod
     def from_data(cls, data: Any, *, what: str) -> Description:

@@ -9,7 +9,6 @@ in the wrong layout has the right shape. So the contract may state the layout
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -94,11 +93,11 @@ class Frames:
         self.history = history
         self.size = math.prod(spec.shape) // history.length
         self._dtype = spec.dtype
-        self._steps: deque[NDArray[Any]] = deque(maxlen=history.length)
+        self._steps: tuple[NDArray[Any], ...] = ()
 
     def reset(self) -> None:
         """Begin another episode."""
-        self._steps.clear()
+        self._steps = ()
 
     def push(self, frame: ArrayLike) -> NDArray[Any]:
         """The observation with `frame`, of shape (size,), as its newest step: of shape (length * size,).
@@ -106,6 +105,24 @@ class Frames:
         Raises:
             UsageError: The frame has another shape; nothing is remembered of it.
         """
+        observation = self.preview(frame)
+        self._steps = self._with(frame)
+        return observation
+
+    def preview(self, frame: ArrayLike) -> NDArray[Any]:
+        """What `push` would give; nothing is remembered of it.
+
+        Raises:
+            UsageError: The frame has another shape.
+        """
+        import numpy as np
+
+        kept = self._with(frame)
+        steps = np.stack(kept if self.history.newest is Newest.LAST else kept[::-1])
+        cuts = np.cumsum(self.history.terms[:-1], dtype=np.int64)
+        return np.concatenate([part.ravel() for part in np.split(steps, cuts, axis=1)])
+
+    def _with(self, frame: ArrayLike) -> tuple[NDArray[Any], ...]:
         import numpy as np
 
         # An integer is never made of a float: the client refuses what the policy does not take.
@@ -114,8 +131,5 @@ class Frames:
             raise UsageError(f"the frame has shape {step.shape}, expected ({self.size},)")
         if not self._steps:
             first = step if self.history.beginning is Beginning.FIRST else np.zeros_like(step)
-            self._steps.extend([first] * self.history.length)
-        self._steps.append(step)
-        steps = np.stack(self._steps if self.history.newest is Newest.LAST else tuple(reversed(self._steps)))
-        cuts = np.cumsum(self.history.terms[:-1], dtype=np.int64)
-        return np.concatenate([part.ravel() for part in np.split(steps, cuts, axis=1)])
+            return (*[first] * (self.history.length - 1), step)
+        return (*self._steps[1:], step)

@@ -45,11 +45,26 @@ class Role(StrEnum):
 
     ACTION_MASK = "action_mask"
     """Which choices are allowed: true or 1; one element for each score."""
+    GOAL = "goal"
+    """What is to be reached; the caller gives it."""
+    PREVIOUS_ACTION = "previous_action"
+    """The action of the step before, zeros at the first; an episode of the client gives it."""
+    TIME_STEP = "time_step"
+    """How many steps of the episode are over; an episode of the client gives it."""
 
     @property
     def words(self) -> str:
         """What it says, for people."""
-        return {Role.ACTION_MASK: "which choices are allowed"}[self]
+        return {
+            Role.ACTION_MASK: "which choices are allowed",
+            Role.GOAL: "what is to be reached",
+            Role.PREVIOUS_ACTION: "the action of the step before",
+            Role.TIME_STEP: "how many steps of the episode are over",
+        }[self]
+
+
+OWN_ROLES: Final = (Role.PREVIOUS_ACTION, Role.TIME_STEP)
+"""What an episode knows itself, so that its caller need not give it."""
 
 
 @dataclass(frozen=True, slots=True)

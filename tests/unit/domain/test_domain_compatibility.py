@@ -10,6 +10,7 @@ from domain_strategies import contracts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyctl.domain.chunk import Chunk
 from policyctl.domain.compatibility import Difference, compare, needed
 from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.tensor import Role, TensorSpec
@@ -193,6 +194,12 @@ CASES = {
         replace(BASE, max_batch=1),
         MAJOR,
         "max batch was any number of rows an inference, is at most 1",
+    ),
+    "an answer holds several steps": (
+        acting(shape=(4, 1), low=None, high=None, features=()),
+        replace(acting(shape=(4, 1), low=None, high=None, features=()), chunk=Chunk(4, 2, 0.02)),
+        MAJOR,
+        "chunk was one action an answer; is 4 actions an answer, 2 carried out; 0.02 s from one to the next",
     ),
     "batches are limited more": (replace(BASE, max_batch=8), replace(BASE, max_batch=1), MAJOR, "is at most 1"),
     "batches are limited no longer": (replace(BASE, max_batch=1), BASE, MINOR, "is any number"),

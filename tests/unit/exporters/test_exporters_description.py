@@ -11,7 +11,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from policyctl.domain.chunk import Chunk
+from policyctl.domain.contract import Contract
 from policyctl.domain.drive import Description, Drive, DriveKind
+from policyctl.domain.tensor import Role
 from policyctl.errors import UsageError
 from policyctl_exporters import export_policy
 
@@ -86,6 +89,41 @@ def test_the_metadata_of_an_onnx_file_is_read(tmp_path) -> None:
     assert other.contract.drive == torque, "a pose is no torque"
 
 
+def test_a_description_says_how_an_answer_holds_several_steps(tmp_path) -> None:
+    """Joints, scale and offset are those of one step; inputs have what they are for."""
+    said = {
+        "joints": ["arm"],
+        "drive": {"scale": [0.5], "offset": [1.0], "in_graph": False},
+        "roles": {"obs": "goal"},
+        "chunk": {"horizon": 3, "execute": 2, "interval_s": 0.02},
+    }
+    found = _chunked(tmp_path, Description.from_data(said, what="deploy.yaml"))
+    assert found.contract.chunk == Chunk(3, 2, 0.02)
+    assert found.contract.step_shape == (1,)
+    assert found.contract.action.features == ("arm[0]", "arm[1]", "arm[2]")
+    assert found.contract.observations[0].role is Role.GOAL
+    assert found.contract.drive is not None
+    assert found.contract.drive.command(np.zeros((3, 1))).tolist() == [[1.0]] * 3
+    card = (tmp_path / "out" / "model_card.yaml").read_text()
+    assert "3 actions an answer, 2 carried out; 0.02 s from one to the next" in card
+    assert Contract.from_json(found.contract.to_json()) == found.contract
+
+
+def _chunked(folder: Path, description: Description):
+    """The linear policy, whose three numbers are one joint in three steps."""
+    graph = onnx.load(_policy(folder)).graph
+    graph.node[0].output[0] = "flat"
+    graph.node.append(helper.make_node("Reshape", ["flat", "shape"], ["actions"]))
+    graph.initializer.append(numpy_helper.from_array(np.array([-1, 3, 1]), "shape"))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("actions", onnx.TensorProto.FLOAT, ["n", 3, 1]))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "policy.onnx")
+    return export_policy(
+        folder / "policy.onnx", folder / "out", formats=["onnx"], golden_rows=4, description=description
+    )
+
+
 @pytest.mark.parametrize(
     "value", ["[1, 2]", "[1, 2, NaN]", "[1, 2, 1e999]", '{"hip": 1}', "9" * 400, "fast", "[" * 100_000, ""]
 )
@@ -107,6 +145,12 @@ def test_metadata_that_does_not_fit_is_left_out_with_a_note(tmp_path, value) -> 
         ({"drive": {"kind": "speed"}}, "deploy.yaml.drive.kind"),
         ({"drive": {"gain": 1}}, "deploy.yaml.drive: gain unknown"),
         ({"joint": []}, "deploy.yaml: joint unknown"),
+        ({"chunk": {"horizon": 2, "execute": 1}}, "horizon is 2, the action has shape (3,)"),
+        ({"chunk": {"horizon": 3, "execute": 4}}, "execute is 4, expected 1 to 3"),
+        ({"chunk": {"horizon": 3, "execute": 1, "interval_s": 0}}, "interval_s is 0, expected more than 0"),
+        ({"roles": {"obs": "time_step"}}, "obs (how many steps of the episode are over) has 2 elements, expected 1"),
+        ({"roles": {"obs": "previous"}}, "deploy.yaml.roles"),
+        ({"roles": {"lidar": "goal"}}, "names the observation 'lidar'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

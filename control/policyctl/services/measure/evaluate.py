@@ -6,7 +6,7 @@ what was found can be kept as evidence, for the release's model card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from policyctl.card.figures import EVALUATION
 from policyctl.client import Action, Episode, PolicyClient
 from policyctl.domain.actions import Behaviour, describe
 from policyctl.domain.contract import Contract
+from policyctl.domain.drive import Description
 from policyctl.domain.intervals import mean_with_interval, paired_difference
 from policyctl.domain.json_values import to_json
 from policyctl.domain.moves import Placement
@@ -80,14 +81,14 @@ def evaluate(
     episodes: int,
     seed: int = 0,
     protocol: Protocol = Protocol.GRPC,
-    reference: Player | None = None,
+    reference: Callable[[Contract], Player] | None = None,
     keep: bool = False,
 ) -> Evaluation:
     """Run an environment against the served policy.
 
     Args:
         episodes: How many, each with its own seed: `seed`, `seed` + 1, ...
-        reference: The policy itself, to be run on the same seeds.
+        reference: From the served contract to the policy itself, to be run on the same seeds.
         keep: Keep what was found as evidence of the release that answered; the journal names its digest.
 
     Raises:
@@ -112,12 +113,12 @@ def evaluate(
     with PolicyClient(check_model_name(model), url=url, protocol=protocol, alias=alias, deadline_s=10.0) as client:
         release = client.served()
         contract = release.contract
+        player = None if reference is None else reference(contract)
         own: dict[int, Episode[Action]] = {}
-        rows: list[Episode[Action]] = []  # none for a policy without memory
+        rows: list[Episode[Action]] = []
 
         def begin(indices: list[int]) -> None:
-            if contract.states:
-                rows[:] = [own.setdefault(index, client.episode()) for index in indices]
+            rows[:] = [own.setdefault(index, client.episode()) for index in indices]
 
         def act(observations: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
             answer = client.act_batch(observation_for(contract, observations), episodes=rows)
@@ -138,9 +139,9 @@ def evaluate(
                     masks=masks_of(contract),
                 )
             eager = None
-            if reference is not None:
+            if player is not None:
                 with control.working(f"Running the reference on the same {episodes} seeds") as note:
-                    eager = reference.play(env, seeds, note)
+                    eager = player.play(env, seeds, note)
         except ImportError as error:
             raise missing(error, "evaluate") from error
     found = Evaluation(served, eager, tuple(sorted(releases)))
@@ -181,16 +182,17 @@ def _keep(
 def behaviour(contract: Contract, played: RolloutResult) -> Behaviour:
     """What the actions of episodes look like; the order of steps is known within each."""
     lengths = [len(each) for each in played.actions]
-    actions = np.concatenate([np.asarray(each).reshape(len(each), *contract.action.shape) for each in played.actions])
+    actions = np.concatenate([np.asarray(each).reshape(len(each), *contract.step_shape) for each in played.actions])
     starts = np.cumsum([0, *lengths[:-1]])
     before = np.concatenate([np.arange(s, s + n - 1) for s, n in zip(starts, lengths, strict=True)]).astype(np.int64)
     return describe(contract, {contract.action.name: actions}, steps=(before, before + 1))
 
 
-def load_player(source: Path, env: Environment, **options: Any) -> Player:
+def load_player(source: Path, env: Environment, served: Contract, **options: Any) -> Player:
     """The policy in its own runtime, ready to play.
 
     Args:
+        served: What is served of it; the source does not say what a description said.
         options: As `policyctl_exporters.load_reference` takes them.
 
     Raises:
@@ -201,9 +203,13 @@ def load_player(source: Path, env: Environment, **options: Any) -> Player:
     if isinstance(options.get("normalizer"), Path):
         require_file(options["normalizer"], "a saved VecNormalize")
     try:
+        from policyctl_exporters.description import described
         from policyctl_exporters.source import Options
         from policyctl_exporters.sources import open_source
     except ImportError as error:
         raise missing(error, "sb3") from error
-    policy = open_source(source, Options.of(**spaces_of(env), **options))
+    policy = open_source(source, Options.of(**spaces_of(env, served.chunk), **options))
+    names = {spec.name for spec in policy.contract.environment}
+    roles = {s.name: s.role for s in served.environment if s.role is not None and s.name in names}
+    policy = described(policy, Description(roles=roles, chunk=served.chunk))
     return Player(policy.contract, policy.reference)

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policyctl.client.action import Action
+from policyctl.client.course import Course, completed, needs_course
+from policyctl.client.episode_options import EpisodeOptions
 from policyctl.client.observation import inputs_of, prepare
 from policyctl.domain.contract import Contract
 from policyctl.domain.images import laid_out
 from policyctl.domain.memory import initial_states
-from policyctl.domain.tensor import Role
+from policyctl.domain.tensor import OWN_ROLES, Role
 from policyctl.measuring.environments import Environment
 from policyctl.measuring.episodes import RolloutResult, counting, rollout
 
@@ -30,24 +33,42 @@ class Player:
         self._contract, self._answer = contract, answer
         self._inputs, self._initial = inputs_of(contract), initial_states(contract)
         self._memories: dict[int, Arrays] = {}
+        self._courses: dict[int, Course] = {}
         self._rows: list[int] = []
 
     def play(self, env: Environment, seeds: Sequence[int], note: Callable[[str], None]) -> RolloutResult:
         """One episode for each seed; `note` takes how far it is, in words. It raises as `rollout` does."""
-        self._memories = {}
+        self._memories, self._courses = {}, {}
         return rollout(env, counting(self._act, note), seeds, on_rows=self._begin, masks=masks_of(self._contract))
 
     def _begin(self, rows: list[int]) -> None:
         self._rows = rows
 
     def _act(self, observations: Arrays) -> NDArray[Any]:
-        given = prepare(self._inputs, observation_for(self._contract, observations), batched=True)
-        memories = [self._memories.get(row, self._initial) for row in self._rows]
+        courses = [self._courses.setdefault(row, Course(EpisodeOptions())) for row in self._rows]
+        due = [at for at, course in enumerate(courses) if course.must_ask]
+        answers = self._answers(observations, courses, due) if due else {}
+        actions = [answers[at] if at in answers else course.from_queue() for at, course in enumerate(courses)]
+        for course, action in zip(courses, actions, strict=True):
+            course.advance({}, action)
+        return np.stack([np.asarray(action.value) for action in actions])
+
+    def _answers(self, observations: Arrays, courses: list[Course], due: list[int]) -> dict[int, Action]:
+        """The actions of the rows that have to be asked about, by row."""
+        contract = self._contract
+        seen = observation_for(contract, {name: values[due] for name, values in observations.items()})
+        if needs_course(contract):
+            seen = completed([courses[at] for at in due], contract, seen, batched=True)
+        given = prepare(self._inputs, seen, batched=True)
+        memories = [self._memories.get(self._rows[at], self._initial) for at in due]
         given |= {name: np.concatenate([memory[name] for memory in memories]) for name in self._initial}
         outputs = self._answer(given)
-        for at, row in enumerate(self._rows):
-            self._memories[row] = {s.input: outputs[s.output][at : at + 1] for s in self._contract.states}
-        return np.asarray(outputs[self._contract.action.name])
+        answers = {}
+        for number, at in enumerate(due):
+            self._memories[self._rows[at]] = {s.input: outputs[s.output][number : number + 1] for s in contract.states}
+            value = np.asarray(outputs[contract.action.name])[number]
+            answers[at] = courses[at].accept(contract, Action(value, "", 0, "", 0.0, {}))
+        return answers
 
 
 def observation_for(contract: Contract, given: Mapping[str, NDArray[Any]]) -> NDArray[Any] | dict[str, NDArray[Any]]:
@@ -62,7 +83,7 @@ def observation_for(contract: Contract, given: Mapping[str, NDArray[Any]]) -> ND
         if spec.name in given
     }
     seen = {name: values for name, values in given.items() if name not in masks}
-    specs = {spec.name: spec for spec in contract.environment if spec.name not in masks}
+    specs = {s.name: s for s in contract.environment if s.name not in masks and s.role not in OWN_ROLES}
     if len(specs) == len(seen) == 1:
         ((name, spec),) = specs.items()
         only = laid_out(next(iter(seen.values())), spec.shape)

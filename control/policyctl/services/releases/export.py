@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from policyctl.domain.chunk import Chunk
 from policyctl.domain.drive import Description
 from policyctl.domain.space_text import SpaceText, parse_fields, parse_named, parse_space
 from policyctl.errors import UnsupportedError, UsageError
@@ -96,9 +97,10 @@ def export(request: ExportRequest, say: Say) -> ExportResult:
     try:
         from policyctl_exporters import export_policy, load_callable
 
-        spaces = spaces_of(request.env) if request.env else _spaces(*_stated(request))
-        policy = load_callable(request.source) if names_callable(request.source) else Path(request.source)
         description = _described(request)
+        chunk = None if description is None else description.chunk
+        spaces = spaces_of(request.env, chunk) if request.env else _spaces(*_stated(request))
+        policy = load_callable(request.source) if names_callable(request.source) else Path(request.source)
         return export_policy(policy, request.output, progress=say, description=description, **spaces, **options)
     except ImportError as error:
         raise missing(error, "sb3") from error
@@ -163,8 +165,11 @@ def _spaces(observations: Mapping[str, SpaceText], action: SpaceText | None) -> 
     return stated if action is None else {**stated, "action_space": space_of(action)}
 
 
-def spaces_of(env: Environment) -> dict[str, Any]:
+def spaces_of(env: Environment, chunk: Chunk | None = None) -> dict[str, Any]:
     """Both spaces of an environment, as an export takes them.
+
+    Args:
+        chunk: How the policy answers with the actions of several steps, where it does.
 
     Raises:
         UsageError: There is no such environment.
@@ -172,6 +177,11 @@ def spaces_of(env: Environment) -> dict[str, Any]:
     """
     made = env.make()
     try:
-        return {"observation_space": made.observation_space, "action_space": made.action_space}
+        action = made.action_space
+        if chunk is not None:
+            from gymnasium.vector.utils import batch_space
+
+            action = batch_space(action, chunk.horizon)
+        return {"observation_space": made.observation_space, "action_space": action}
     finally:
         made.close()
