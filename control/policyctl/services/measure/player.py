@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from policyctl.client.action import Action
 from policyctl.client.course import Course, completed, needs_course
 from policyctl.client.episode_options import EpisodeOptions
-from policyctl.client.observation import inputs_of, prepare
+from policyctl.client.observation import Observation, inputs_of, prepare
 from policyctl.domain.contract import Contract
 from policyctl.domain.images import laid_out
 from policyctl.domain.memory import initial_states
@@ -56,7 +56,7 @@ class Player:
     def _answers(self, observations: Arrays, courses: list[Course], due: list[int]) -> dict[int, Action]:
         """The actions of the rows that have to be asked about, by row."""
         contract = self._contract
-        seen = observation_for(contract, {name: values[due] for name, values in observations.items()})
+        seen: Observation = observation_for(contract, {name: values[due] for name, values in observations.items()})
         if needs_course(contract):
             seen = completed([courses[at] for at in due], contract, seen, batched=True)
         given = prepare(self._inputs, seen, batched=True)
