@@ -12,6 +12,7 @@ from policyctl.client.action import Action
 from policyctl.client.base import BaseClient, Deadline
 from policyctl.client.calls import Begin, Call, Reply, Step, Wait
 from policyctl.client.served import Served
+from policyctl.client.servers import At
 from policyctl.client.steps import carry_out_async
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError
@@ -47,26 +48,29 @@ class AsyncPolicyClient(BaseClient[AsyncTransport, Coroutine[Any, Any, Action], 
             self._closed = True
             for task in self._ahead:
                 task.cancel()
-            await self._transport.close()
+            for server in self._servers.all:
+                await server.transport.close()
 
-    def _connect(self, protocol: Protocol, *, shared_memory: bool) -> AsyncTransport:
+    def _connect(self, protocol: Protocol, url: str, *, shared_memory: bool) -> AsyncTransport:
         if protocol is Protocol.HTTP:
             from policyctl.client.http_wire import AioHttpTransport
 
-            return AioHttpTransport(self._model, self._url)
+            return AioHttpTransport(self._model, url)
         from policyctl.client.grpc_wire import AioGrpcTransport
 
-        return AioGrpcTransport(self._model, self._url, shared_memory=shared_memory)
+        return AioGrpcTransport(self._model, url, shared_memory=shared_memory)
 
     @functools.cached_property
     def _ahead(self) -> set[asyncio.Task[Any]]:
         """What callers do not wait for; a loop keeps no task that nobody refers to."""
         return set()
 
-    async def _carry_out(self, steps: Generator[Step, Any, T], deadline_s: float | None) -> T:
+    async def _carry_out(self, steps: Generator[Step | At, Any, T], deadline_s: float | None) -> T:
         deadline = self._deadline(deadline_s)
 
-        async def perform(step: Step) -> Any:
+        async def perform(step: Step | At) -> Any:
+            if isinstance(step, At):
+                deadline.server, step = step.server, step.call
             if isinstance(step, Begin):
                 task = asyncio.ensure_future(self._carry_out(step.steps, deadline_s))
                 self._ahead.add(task)
@@ -75,7 +79,7 @@ class AsyncPolicyClient(BaseClient[AsyncTransport, Coroutine[Any, Any, Action], 
             if isinstance(step, Wait):
                 return await _result(step.task, deadline)
             try:
-                reply = await self._transport.perform(step, deadline.left_s())
+                reply = await deadline.server.transport.perform(step, deadline.left_s())
                 deadline.left_s()  # a late reply is an error
             except ServerError as error:
                 raise deadline.explain(error) from error.__cause__
@@ -89,7 +93,7 @@ class AsyncPolicyClient(BaseClient[AsyncTransport, Coroutine[Any, Any, Action], 
             task.exception()  # an episode that was reset does not ask for it, and asyncio would complain
 
 
-async def _result(task: Any, deadline: Deadline) -> Any:
+async def _result(task: Any, deadline: Deadline[Any]) -> Any:
     """What a task returns or raises, within the deadline; the task goes on after it."""
     await asyncio.wait({task}, timeout=deadline.remaining_s())
     if not task.done():

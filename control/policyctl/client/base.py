@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
 from policyctl.client import trace_context
-from policyctl.client.calls import Step
+from policyctl.client.agreement import Agreement
 from policyctl.client.episode import Episode
 from policyctl.client.episode_options import EpisodeOptions, Wanted
 from policyctl.client.errors import DeadlineError, UnreachableError, deadline_error
@@ -17,12 +17,13 @@ from policyctl.client.observation import Observation
 from policyctl.client.options import (
     check_deadline,
     check_requires,
-    check_url,
+    check_urls,
     check_wire,
     new_request_id,
     triton_model,
 )
 from policyctl.client.served import Memory
+from policyctl.client.servers import Server, Servers
 from policyctl.client.turn import turn
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.protocol import Protocol
@@ -42,7 +43,8 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
 
     Args:
         model: The policy's name.
-        url: ``host:port`` of the protocol's endpoint, without a scheme.
+        url: ``host:port`` of the protocol's endpoint, without a scheme; or several, of servers that serve the same
+            policy. The client stays with one, and asks the next where that has no answer (`Servers`).
         protocol: ``grpc`` or ``http``.
         alias: Which of its aliases; or the number of a pinned release, ``1.2.0``.
         requires: Which releases this client accepts: ``^1.2``, ``~1.2.0`` or
@@ -67,7 +69,7 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         self,
         model: str,
         *,
-        url: str,
+        url: str | Sequence[str],
         protocol: str | Protocol = Protocol.GRPC,
         alias: str = PRODUCTION,
         requires: str | None = None,
@@ -77,13 +79,21 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         transport: TransportT | None = None,
     ) -> None:
         self._model = triton_model(model, alias)
-        self._url = check_url(url)
         self._deadline_s = check_deadline(deadline_s)
         self._check_bounds = check_bounds
-        self._memory = Memory(check_requires(requires))
         self._closed = False
         wire = check_wire(protocol, shared_memory=shared_memory)
-        self._transport = transport or self._connect(wire, shared_memory=shared_memory)
+        required, agreement = check_requires(requires), Agreement()
+        self._servers = Servers(
+            [
+                Server(
+                    each,
+                    transport or self._connect(wire, each, shared_memory=shared_memory),
+                    Memory(required, agreement),
+                )
+                for each in check_urls(url)
+            ]
+        )
 
     def act(
         self,
@@ -190,44 +200,44 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
             IncompatibleReleaseError: This client does not accept it.
             ServerError: The server does not say.
         """
-        served: ServedT = self._carry_out(learn(self._model, self._memory), deadline_s)
+        steps = self._servers.ask(lambda memory: learn(self._model, memory))
+        served: ServedT = self._carry_out(steps, deadline_s)
         return served
 
     def _answer(self, question: Question, deadline_s: float | None) -> ActionT:
         ask = turn if question.episodes else exchange
-        steps: Generator[Step, Any, Any] = ask(self._model, self._memory, question)
+        steps = self._servers.ask(lambda memory: ask(self._model, memory, question))
         action: ActionT = self._carry_out(steps, deadline_s)
         return action
 
     @abstractmethod
-    def _connect(self, protocol: Protocol, *, shared_memory: bool) -> TransportT:
-        """The transport of a protocol; imported there, because each loads libraries that the other does not need."""
+    def _connect(self, protocol: Protocol, url: str, *, shared_memory: bool) -> TransportT:
+        """The transport of a protocol to one server; each loads libraries that the other does not need."""
 
     @abstractmethod
-    def _carry_out(self, steps: Generator[Step, Any, Any], deadline_s: float | None) -> Any:
+    def _carry_out(self, steps: Generator[Any, Any, Any], deadline_s: float | None) -> Any:
         """Perform every step of `steps` within the deadline."""
 
-    def _deadline(self, deadline_s: float | None) -> Deadline:
+    def _deadline(self, deadline_s: float | None) -> Deadline[TransportT]:
         if self._closed:
             raise UsageError("this client is closed", remedy="Make a new one, or ask within its `with` block.")
         limit_s = self._deadline_s if deadline_s is None else check_deadline(deadline_s)
-        return Deadline(limit_s, self._model, self._url, self._memory)
+        return Deadline(limit_s, self._model, self._servers.chosen)
 
 
-class Deadline:
+class Deadline(Generic[TransportT]):
     """The time that all calls of one question have together.
 
     Args:
         limit_s: From now on.
         model: The Triton model, for messages.
-        url: Where it is, for messages.
-        memory: What the client knows; it forgets a server that cannot be reached.
+        server: The one that is asked; what is known of it is forgotten where it cannot be reached.
     """
 
-    __slots__ = ("_limit_s", "_memory", "_model", "_until", "_url")
+    __slots__ = ("_limit_s", "_model", "_until", "server")
 
-    def __init__(self, limit_s: float, model: str, url: str, memory: Memory) -> None:
-        self._limit_s, self._model, self._url, self._memory = limit_s, model, url, memory
+    def __init__(self, limit_s: float, model: str, server: Server[TransportT]) -> None:
+        self._limit_s, self._model, self.server = limit_s, model, server
         self._until = time.monotonic() + limit_s
 
     def remaining_s(self) -> float:
@@ -241,17 +251,17 @@ class Deadline:
             DeadlineError: Nothing.
         """
         if (left_s := self._until - time.monotonic()) <= 0:
-            raise deadline_error(self._model, self._url)
+            raise deadline_error(self._model, self.server.url)
         return left_s
 
     def missed(self) -> ServerError:
         """The error for a caller who waited until it was over."""
-        return self.explain(deadline_error(self._model, self._url))
+        return self.explain(deadline_error(self._model, self.server.url))
 
     def explain(self, error: ServerError) -> ServerError:
         """The error for the caller of a call that failed: one about the deadline names all of it."""
         if isinstance(error, UnreachableError):
-            self._memory.forget()
+            self.server.memory.forget()
         if isinstance(error, DeadlineError):  # transports know only what was left
             return DeadlineError(f"{error.problem} of {self._limit_s:g} s", remedy=error.remedy)
         return error

@@ -90,7 +90,7 @@ class Task(Protocol):
 class Begin:
     """Carry out further steps while the caller goes on; the reply is their `Task`."""
 
-    steps: Generator[Call, Any, Any]
+    steps: Generator[Any, Any, Any]
 
 
 @dataclass(slots=True)

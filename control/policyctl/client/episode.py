@@ -91,8 +91,8 @@ class Episode(Generic[ActionT]):
         """Ask the client's alias from now on, with the memory as it is."""
         self.own_model = ""
         """The Triton model of the release that the episode began with, while it has to be asked for by its number."""
-        self.own_memory = Memory()
-        """What is known of `own_model`."""
+        self.own_memories: dict[Memory, Memory] = {}
+        """What is known of `own_model` at each server, by what is known of the alias there."""
 
     @property
     def release(self) -> str | None:
@@ -136,7 +136,7 @@ class Episode(Generic[ActionT]):
     def adopt(self, twin: Episode[ActionT]) -> None:
         """Go on from what `twin` remembers: its question was answered."""
         self._states, self._release = twin._states, twin._release
-        self.own_model, self.own_memory = twin.own_model, twin.own_memory
+        self.own_model, self.own_memories = twin.own_model, twin.own_memories
 
     def states(self, form: Form) -> dict[str, NDArray[Any]]:
         """What goes with the next request, by the name of its input, each of shape (1, *shape)."""

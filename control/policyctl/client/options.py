@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 
 from policyctl.domain.names import CANDIDATE, check_alias, check_model_name, served_name
 from policyctl.domain.protocol import Protocol
@@ -53,6 +54,20 @@ def check_url(url: str) -> str:
             remedy="Give for example 127.0.0.1:8001 (gRPC) or 127.0.0.1:8000 (HTTP), without a scheme.",
         )
     return url
+
+
+def check_urls(url: str | Sequence[str]) -> tuple[str, ...]:
+    """Each server's ``host:port``.
+
+    Raises:
+        UsageError: One has a scheme or a path, or no port, or is named twice; or none is given.
+    """
+    urls = (url,) if isinstance(url, str) else tuple(url)
+    if not urls:
+        raise UsageError("url names no server", remedy="Give host:port, or a list of such.")
+    if len(set(urls)) < len(urls):
+        raise UsageError(f"url names a server twice: {', '.join(urls)}", remedy="Name each once.")
+    return tuple(check_url(each) for each in urls)
 
 
 def check_wire(protocol: str | Protocol, *, shared_memory: bool) -> Protocol:

@@ -118,15 +118,16 @@ class Memory:
             asked when a release is learnt, once for each; whatever is kept here
             satisfies it, and no answer is read by anything else. So it costs
             nothing where nothing moves.
+        agreement: What the client's callers work by, at whichever server.
     """
 
-    def __init__(self, requires: Range | None = None) -> None:
+    def __init__(self, requires: Range | None = None, agreement: Agreement | None = None) -> None:
         self._requires = requires
         self._lock = threading.Lock()
         self._by_slot: dict[int, Served] = {}
         self.current: Served | None = None
         """What the server served when it was last asked; None if never."""
-        self.agreement = Agreement()
+        self.agreement = agreement or Agreement()
         self.answers_tell_timing = False
 
     def of_slot(self, slot: int) -> Served | None:

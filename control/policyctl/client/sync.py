@@ -12,6 +12,7 @@ from policyctl.client.action import Action
 from policyctl.client.base import BaseClient, Deadline
 from policyctl.client.calls import Begin, Call, Reply, Step, Wait
 from policyctl.client.served import Served
+from policyctl.client.servers import At
 from policyctl.client.steps import carry_out
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError
@@ -50,32 +51,35 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
             self._closed = True
             if "_ahead" in self.__dict__:
                 self._ahead.shutdown(wait=False, cancel_futures=True)
-            self._transport.close()
+            for server in self._servers.all:
+                server.transport.close()
 
-    def _connect(self, protocol: Protocol, *, shared_memory: bool) -> Transport:
+    def _connect(self, protocol: Protocol, url: str, *, shared_memory: bool) -> Transport:
         if protocol is Protocol.HTTP:
             from policyctl.client.http_wire import HttpTransport
 
-            return HttpTransport(self._model, self._url)
+            return HttpTransport(self._model, url)
         from policyctl.client.grpc_wire import GrpcTransport
 
-        return GrpcTransport(self._model, self._url, shared_memory=shared_memory)
+        return GrpcTransport(self._model, url, shared_memory=shared_memory)
 
     @functools.cached_property
     def _ahead(self) -> ThreadPoolExecutor:
         """Carries out what callers do not wait for."""
         return ThreadPoolExecutor(_MOST_AHEAD, thread_name_prefix="policyctl-ahead")
 
-    def _carry_out(self, steps: Generator[Step, Any, T], deadline_s: float | None) -> T:
+    def _carry_out(self, steps: Generator[Step | At, Any, T], deadline_s: float | None) -> T:
         deadline = self._deadline(deadline_s)
 
-        def perform(step: Step) -> Any:
+        def perform(step: Step | At) -> Any:
+            if isinstance(step, At):
+                deadline.server, step = step.server, step.call
             if isinstance(step, Begin):
                 return self._ahead.submit(self._carry_out, step.steps, deadline_s)
             if isinstance(step, Wait):
                 return _result(step.task, deadline)
             try:
-                reply = self._transport.perform(step, deadline.left_s())
+                reply = deadline.server.transport.perform(step, deadline.left_s())
                 deadline.left_s()  # a late reply is an error
             except ServerError as error:
                 raise deadline.explain(error) from error.__cause__
@@ -84,7 +88,7 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
         return carry_out(steps, perform)
 
 
-def _result(task: Any, deadline: Deadline) -> Any:
+def _result(task: Any, deadline: Deadline[Any]) -> Any:
     """What a task returns or raises, within the deadline."""
     try:
         return task.result(deadline.remaining_s())

@@ -120,7 +120,7 @@ def _ask(model: str, memory: Memory, question: Question) -> Generator[Call, Any,
     for number, (own_model, rows) in enumerate(sorted(groups.items())):
         part = question if len(groups) == 1 else _part(question, rows, number)
         if own_model:
-            known = part.episodes[0].own_memory
+            known = part.episodes[0].own_memories.setdefault(memory, Memory())
             by_alias = exchange(model, memory, part)
             action = yield from finishing(part.episodes, own_model, exchange(own_model, known, part), by_alias)
         else:

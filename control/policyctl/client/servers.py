@@ -1,0 +1,112 @@
+"""The servers that one client may ask, and which of them it asks now.
+
+A client stays with a server as long as that answers. Where it cannot be reached, or does not
+serve the alias, the same question goes to the next one, within the same deadline: an inference
+has no side effects. A server that let a deadline pass is not waited for again by the next question.
+What is known of a server (which release is in which slot) holds for that one alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from secrets import randbelow
+from typing import Any, Final, Generic, TypeVar
+
+from policyctl.client.calls import Begin, Call, Step, Wait
+from policyctl.client.errors import DeadlineError, EpisodeInterruptedError, NotServedError, UnreachableError
+from policyctl.client.served import Memory
+from policyctl.errors import ServerError
+
+TransportT = TypeVar("TransportT")
+T = TypeVar("T")
+
+ELSEWHERE: Final = (UnreachableError, NotServedError, EpisodeInterruptedError)
+"""Errors after which another server may still give the right answer."""
+
+
+@dataclass(slots=True, eq=False)
+class Server(Generic[TransportT]):
+    """One server.
+
+    Attributes:
+        url: ``host:port``.
+        transport: What carries calls there.
+        memory: What this client knows of it.
+    """
+
+    url: str
+    transport: TransportT
+    memory: Memory
+
+
+@dataclass(slots=True)
+class At:
+    """A call to one of several servers."""
+
+    server: Server[Any]
+    call: Call | Wait | Begin
+
+
+class Servers(Generic[TransportT]):
+    """One server or several; threads may share them."""
+
+    def __init__(self, servers: Sequence[Server[TransportT]]) -> None:
+        self.all = tuple(servers)
+        # Clients that were given the same list spread over it.
+        self._chosen = randbelow(len(self.all))
+
+    @property
+    def chosen(self) -> Server[TransportT]:
+        """The one that is asked first."""
+        return self.all[self._chosen]
+
+    def ask(self, steps_of: Callable[[Memory], Generator[Step, Any, T]]) -> Generator[Any, Any, T]:
+        """The steps of one question, put to one server after another until one answers.
+
+        Args:
+            steps_of: The steps, by what is known of the server that they go to.
+
+        Raises:
+            ServerError: None has an answer; names what each said.
+        """
+        if len(self.all) == 1:
+            return (yield from steps_of(self.all[0].memory))
+        count, first = len(self.all), self._chosen
+        failed: list[ServerError] = []
+        for at in ((first + number) % count for number in range(count)):
+            server = self.all[at]
+            try:
+                value = yield from _at(server, steps_of(server.memory))
+            except ELSEWHERE as error:
+                failed.append(error)
+                continue
+            except DeadlineError:
+                self._chosen = (at + 1) % count
+                raise
+            self._chosen = at
+            return value
+        last = failed[-1]
+        kind = type(last) if len({type(error) for error in failed}) == 1 else UnreachableError
+        raise kind(
+            f"none of {count} servers has an answer: {'; '.join(error.problem for error in failed)}",
+            remedy=last.remedy,
+        )
+
+
+def _at(server: Server[Any], steps: Generator[Step, Any, T]) -> Generator[At, Any, T]:
+    """`steps` with every call made to `server`."""
+    try:
+        step = next(steps)
+        while True:
+            if isinstance(step, Begin):
+                step = Begin(_at(server, step.steps))
+            try:
+                reply = yield At(server, step)
+            except BaseException as error:  # noqa: BLE001 - the steps decide, and let most pass
+                step = steps.throw(error)
+            else:
+                step = steps.send(reply)
+    except StopIteration as done:
+        value: T = done.value
+        return value
