@@ -36,14 +36,24 @@ _STEPS: Final = 20
 class _Answer(nn.Module):
     """The module's answer as a dict by output name, from raw observations in contract order."""
 
-    def __init__(self, module: nn.Module, observations: Sequence[Observation], normalizer: Normalizer | None) -> None:
-        """`module` takes its memory before the observations if it is a `Remembering`; here that comes after them."""
+    def __init__(
+        self,
+        module: nn.Module,
+        observations: Sequence[Observation],
+        normalizer: Normalizer | None,
+        arguments: Sequence[str] | None = None,
+    ) -> None:
+        """`module` takes its memory before the observations if it is a `Remembering`; here that comes after them.
+
+        Args:
+            arguments: What it calls its arguments, where it does not say so itself; see `_arguments`.
+        """
         super().__init__()
         self.module = module
         self.keys = [obs.key for obs in observations]
         self.shapes = [tuple(obs.space.shape) for obs in observations]
         self.encoders = nn.ModuleList(_encoder(obs, normalizer, module) for obs in observations)
-        self.arguments = _arguments(module, observations)
+        self.arguments = _arguments(module, observations) if arguments is None else arguments
 
     def forward(self, *observations: Tensor) -> Any:
         states = observations[len(self.keys) :]
@@ -72,23 +82,30 @@ class _Cast(nn.Module):
         return x.to(self.dtype) if x.dtype.is_floating_point else x
 
 
-def open_program(memory: Memory, options: Options, *, notes: tuple[str, ...] = ()) -> Source:
-    """A TorchScript program with memory as a source: for any number of rows if its memory has a batch somewhere."""
+def open_program(memory: Memory, options: Options, *, kind: str = "torchscript", notes: tuple[str, ...] = ()) -> Source:
+    """A program with memory as a source: for any number of rows if its memory has a batch somewhere."""
     for layout in memory.layouts():
-        source = open_module(Remembering(layout), options, kind="torchscript", notes=notes, memory=layout)
+        source = open_module(Remembering(layout), options, kind=kind, notes=notes, memory=layout)
         if source.contract.max_batch is None:
             break
     return source
 
 
 def open_module(
-    module: nn.Module, options: Options, *, kind: str, notes: tuple[str, ...] = (), memory: Memory | None = None
+    module: nn.Module,
+    options: Options,
+    *,
+    kind: str,
+    notes: tuple[str, ...] = (),
+    memory: Memory | None = None,
+    original: nn.Module | None = None,
 ) -> Source:
     """A module as a source.
 
     Args:
         module: On the CPU, in evaluation mode.
         memory: What it remembers, where it is a `Remembering`.
+        original: What `module` was made from, where that is something else: it takes one row, and is the reference.
         options: What the caller says. One tensor of which nothing is said is known by its
             type: floating scores of a discrete space are ``logits``, all else is the ``action``.
 
@@ -136,15 +153,21 @@ def open_module(
         return OutputGraph(part, outputs, finish_of(outputs.source, space))
 
     contract = outputs.contract(observations, batches=batches)
+
+    def unmodified(part: nn.Module) -> nn.Module:
+        return completed(_Answer(part, observations, normalizer, answer.arguments))
+
     reference = EagerGraph(completed(answer), contract)
+    if original is not None:
+        reference = EagerGraph(unmodified(original), replace(contract, max_batch=1))
     if memory:
         forgetful, contract = contract, memory.within(contract, states)
-        original = _Answer(Remembering(memory, unmodified=True), observations, normalizer)
-        reference = EagerGraph(completed(original), replace(contract, max_batch=1))
+        remembering = unmodified(Remembering(memory, unmodified=True))
+        reference = EagerGraph(remembering, replace(contract, max_batch=1))
         memory.prove(
             contract,
             reference,
-            lambda program: EagerGraph(completed(_Answer(program, observations, normalizer)), forgetful),
+            lambda program: EagerGraph(unmodified(program), forgetful),
             few(specs[: len(observations)], scales, rows=_STEPS),
             few(specs, scales, rows=_STEPS),
         )
@@ -179,6 +202,8 @@ def _arguments(module: nn.Module, observations: Sequence[Observation]) -> list[s
     if isinstance(module, torch.jit.ScriptModule):
         schema: Any = module.forward.schema  # type: ignore[attr-defined]
         offered = {argument.name: argument.has_default_value() for argument in schema.arguments[1:]}
+        if keys == {*offered} and all(str(argument.type) == "Tensor" for argument in schema.arguments[1:]):
+            return [observation.key for observation in observations]
     else:
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         parameters = inspect.signature(module.forward).parameters.values()

@@ -89,13 +89,13 @@ class Memory:
         name: Of the program, for messages.
         kept: In the order in which the further method takes and gives it.
         program: With that method.
-        load: Gives the unmodified program, just loaded.
+        load: Gives the unmodified program, just loaded: TorchScript, or a module whose `original` has the attributes.
     """
 
     name: str
     kept: tuple[Kept, ...]
     program: torch.jit.ScriptModule
-    load: Callable[[], torch.jit.ScriptModule]
+    load: Callable[[], nn.Module]
 
     def layouts(self) -> Iterator[Memory]:
         """The same with the batch wherever it may be, the likeliest first."""
@@ -180,7 +180,7 @@ class Memory:
                     remedy=f"Call {method}() before you save the program, so that both begin alike.",
                 )
 
-    def _played(self, alone: Callable[[nn.Module], Answer], steps: Batch, expected: Batch) -> torch.jit.ScriptModule:
+    def _played(self, alone: Callable[[nn.Module], Answer], steps: Batch, expected: Batch) -> nn.Module:
         """The program after these steps, in which it answered as expected."""
         program = self.load()
         play = alone(program)
@@ -190,7 +190,7 @@ class Memory:
                     self._refuse_more()
         return program
 
-    def _now(self, program: torch.jit.ScriptModule) -> list[Tensor]:
+    def _now(self, program: nn.Module) -> list[Tensor]:
         return [_value(program, each.path).detach().clone() for each in self.kept]
 
     def _refuse_more(self) -> None:
@@ -233,7 +233,7 @@ class Remembering(nn.Module):
 
     def __init__(self, memory: Memory, *, unmodified: bool = False) -> None:
         super().__init__()
-        self.program = memory.load() if unmodified else memory.program
+        self.program: nn.Module = memory.load() if unmodified else memory.program
         self.original_name = memory.program.original_name
         self.kept, self.name, self.unmodified = memory.kept, memory.name, unmodified
 
@@ -356,14 +356,17 @@ def _unsure(graph: Any, paths: Sequence[str]) -> list[str]:
     return [names[node.s("name")] for node in reads if lift.path(node) is None]
 
 
-def _resets(program: torch.jit.ScriptModule) -> list[str]:
+def _resets(program: nn.Module) -> list[str]:
     """Methods that begin an episode."""
+    if not isinstance(program, torch.jit.ScriptModule):
+        return []
     methods = [name for name in program._c._method_names() if name.startswith("reset")]
     schemas: dict[str, Any] = {name: getattr(program, name).schema for name in methods}
     return [name for name in methods if all(a.has_default_value() for a in schemas[name].arguments[1:])]
 
 
 def _value(module: Any, path: str) -> Any:
+    module = getattr(module, "original", module)
     for part in filter(None, path.split(".")):
         module = getattr(module, part, None)
     return module

@@ -136,13 +136,17 @@ def _open_file(path: Path, options: Options) -> Source:
             return open_archived(path, options)
         case ".pt" | ".ts" | ".pth":
             return _open_torchscript(path, options)
+        case ".pt2":
+            from policyctl_exporters.pt2_source import open_pt2
+
+            return open_pt2(path, options)
         case ".onnx":
             from policyctl_exporters.onnx_source import open_onnx
 
             return open_onnx(path, options)
     raise UsageError(
         f"{path.name}: a file of kind {path.suffix or 'unknown'!r} is not read",
-        remedy="Give a Stable-Baselines3 archive (.zip), TorchScript (.pt, .ts) or ONNX (.onnx).",
+        remedy="Give a Stable-Baselines3 archive (.zip), TorchScript (.pt, .ts), torch.export (.pt2) or ONNX (.onnx).",
     )
 
 

@@ -34,7 +34,7 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A Stable-Baselines3 or sb3-contrib .zip, a TorchScript .pt, an .onnx,"
+            help="A Stable-Baselines3 or sb3-contrib .zip, a TorchScript .pt, a torch.export .pt2, an .onnx,"
             " FILE.py:callable or package.module:callable that returns a torch module."
         ),
     ],
@@ -149,6 +149,7 @@ def export(
         policyctl export mypackage.policies:make --env Pendulum-v1 -o build/pendulum
         policyctl export walk.py:make --observation 47 --action 12:-1..1 -o build/walk
         policyctl export walk.pt --observation 47 --action 12:-1..1 -o build/walk
+        policyctl export walk.pt2 -o build/walk
         policyctl export walk.onnx --describe deploy.yaml -o build/walk
         policyctl export pick.pt --observation camera=uint8:96x96x3 --observation arm=7 --action discrete:6 -o pick
     """

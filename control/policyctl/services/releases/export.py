@@ -45,7 +45,10 @@ class ExportRequest:
     describe: Path | None = None
 
 
-_SOURCES: Final = "a Stable-Baselines3 .zip, a TorchScript .pt, an .onnx, FILE.py:callable or package.module:callable"
+_SOURCES: Final = (
+    "a Stable-Baselines3 .zip, a TorchScript .pt, a torch.export .pt2, an .onnx,"
+    " FILE.py:callable or package.module:callable"
+)
 
 
 def holds_pickles(request: ExportRequest) -> bool:
