@@ -62,6 +62,7 @@ def export_policy(
     head: HeadOption = None,
     states: Mapping[str, str] | None = None,
     feature_names: FeatureNames = None,
+    runner: str | Path | None = None,
     description: Description | None = None,
     recorded: Any = None,
     tolerance: Tolerance | None = None,
@@ -104,6 +105,8 @@ def export_policy(
         states: Of an ONNX file, inputs that are memory, each with the output that continues it.
             Names such as ``h_in`` and ``h_out`` say so themselves.
         feature_names: What the observation's elements are called.
+        runner: The configuration of the runner that wrote an rsl_rl checkpoint, ``params/agent.yaml``. None for
+            the one that lies next to it.
         description: What stands next to the weights: names of elements, and how an action becomes a command.
             An ONNX file's own metadata says what this leaves out.
         recorded: Observations from the environment to prove parity on as
@@ -143,6 +146,7 @@ def export_policy(
         head=head,
         states=states,
         feature_names=feature_names,
+        runner=runner,
     )
 
     def ask() -> tuple[Source, tuple[Format, ...], list[parity.Rows], Golden]:

@@ -35,7 +35,7 @@ class Source:
     """A policy that can be exported.
 
     Attributes:
-        kind: ``sb3``, ``module``, ``torchscript``, ``pt2`` or ``onnx``.
+        kind: ``sb3``, ``module``, ``torchscript``, ``pt2``, ``rsl_rl`` or ``onnx``.
         algorithm: What trained it, or the module's class.
         reference: From raw observations by name, each (n, *shape), to all outputs of the policy itself.
         graph: What is exported; None where `onnx` is.
@@ -130,8 +130,17 @@ class Options:
     head: Head = field(default_factory=Head)
     states: Mapping[str, str] | None = None
     feature_names: FeatureNames = None
+    runner: Path | None = None
 
     @classmethod
-    def of(cls, *, head: HeadOption = None, code: str | Path | None = None, **others: Any) -> Options:
+    def of(
+        cls,
+        *,
+        head: HeadOption = None,
+        code: str | Path | None = None,
+        runner: str | Path | None = None,
+        **others: Any,
+    ) -> Options:
         """The options as `export_policy` takes them."""
-        return cls(head=Head.of(head), code=None if code is None else Path(code), **others)
+        code, runner = (None if path is None else Path(path) for path in (code, runner))
+        return cls(head=Head.of(head), code=code, runner=runner, **others)

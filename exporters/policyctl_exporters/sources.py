@@ -62,6 +62,11 @@ def open_source(source: Any, options: Options) -> Source:
             remedy="Leave it out: the export finds what a TorchScript file remembers.",
         )
     policy = _open(source, options)
+    if options.runner is not None and policy.kind != "rsl_rl":
+        raise UsageError(
+            f"--runner names the configuration of an rsl_rl checkpoint, and the source is {policy.algorithm}",
+            remedy="Leave it out, or give the checkpoint: model_1500.pt.",
+        )
     return policy if policy.graph is None else _settled(policy)
 
 
@@ -153,7 +158,20 @@ def _open_file(path: Path, options: Options) -> Source:
 def _open_torchscript(path: Path, options: Options) -> Source:
     with open_named(path, most_bytes=_MOST_BYTES) as file:
         content = file.read()
-    return replace(_open_program(content, path.name, options), file=(path.name, digest_of(content)))
+    return replace(_torchscript_or_checkpoint(content, path, options), file=(path.name, digest_of(content)))
+
+
+def _torchscript_or_checkpoint(content: bytes, path: Path, options: Options) -> Source:
+    from policyctl_exporters.torchscript import holds_program
+
+    if not holds_program(content):
+        from policyctl_exporters.rsl_rl_checkpoint import read_checkpoint
+        from policyctl_exporters.rsl_rl_source import open_checkpoint
+
+        checkpoint = read_checkpoint(content, name=path.name, trust_pickle=options.trust_pickle)
+        if checkpoint is not None:
+            return open_checkpoint(checkpoint, path, options)
+    return _open_program(content, path.name, options)
 
 
 def _open_program(content: bytes, name: str, options: Options) -> Source:

@@ -80,6 +80,15 @@ def load_program(content: bytes, *, name: str, trusted: bool = False) -> Program
     return program
 
 
+def holds_program(content: bytes) -> bool:
+    """Whether a file has the code of a program; a damaged one has none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError):
+        return False
+
+
 def _read(content: bytes) -> Program:
     unit = torch._C.CompilationUnit()
     read: Any = torch._C.import_ir_module_from_buffer

@@ -115,6 +115,14 @@ def export(
             " and roles (what an input is for).",
         ),
     ] = None,
+    runner: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The configuration of the runner that wrote an rsl_rl checkpoint: params/agent.yaml."
+            " [default: what lies there next to it]",
+        ),
+    ] = None,
     recorded: Annotated[
         Path | None, typer.Option(help="Recorded observations (.npz) to compare on, besides drawn ones.")
     ] = None,
@@ -171,6 +179,7 @@ def export(
         "head": head or None,
         "states": _states(state or ()),
         "feature_names": feature or None,
+        "runner": runner,
         "recorded": recorded,
         "tolerance": Tolerance(**allowed) if allowed else None,
         "golden_rows": golden_rows,
