@@ -78,7 +78,8 @@ def export_policy(
 
     Args:
         source: A Stable-Baselines3 algorithm, policy or archive (.zip), a
-            `torch.nn.Module`, TorchScript (.pt, .ts), torch.export (.pt2), ONNX (.onnx), or
+            `torch.nn.Module`, TorchScript (.pt, .ts), torch.export (.pt2), ONNX (.onnx),
+            an rsl_rl checkpoint (.pt), the description of a LEAPP bundle (.yaml), or
             ``package.module:callable`` or ``FILE.py:callable`` that returns one of these.
         output: Folder to write; it must not exist, or be empty.
         formats: What to write; None for what can be written of ONNX, OpenVINO and TorchScript

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +59,7 @@ class OnnxFile:
         digest: Of the file; not of weights that lie next to it.
         model: The `onnx.ModelProto`, with all weights inside.
         session: ONNX Runtime with the unmodified file, or with one more of its tensors as an output.
+        initial: What a state begins with, by the name of its input; zeros where nothing is said.
     """
 
     name: str
@@ -67,6 +68,7 @@ class OnnxFile:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     session: Any
+    initial: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def with_output(self, tensor: str, name: str) -> OnnxFile:
         """The file with a float tensor of its graph, of shape (n, size), as one more output called `name`."""
@@ -106,8 +108,6 @@ def read_onnx(path: Path) -> OnnxFile:
     """
     import onnx
 
-    from policyctl.sessions.onnxruntime import dtype_of, open_graph
-
     with open_named(path, most_bytes=MOST_BYTES) as reader:
         content = reader.read(MOST_BYTES)
     try:
@@ -115,13 +115,28 @@ def read_onnx(path: Path) -> OnnxFile:
     # protobuf raises what it likes on damaged files.
     except Exception as error:
         raise UsageError(f"{path.name} is not a valid ONNX model: {first_line(error)}") from error
-    outside = _load_weights(model, path)
+    outside = load_weights(model, path)
+    return opened(model, str(path) if outside else content, name=path.name, digest=digest_of(content))
+
+
+def opened(model: Any, graph: str | bytes, *, name: str, digest: str) -> OnnxFile:
+    """A model, ready to run.
+
+    Args:
+        model: The `onnx.ModelProto`, with all weights inside.
+        graph: Its file, or its content.
+
+    Raises:
+        UnsupportedError: ONNX Runtime cannot load it.
+    """
+    from policyctl.sessions.onnxruntime import dtype_of, open_graph
+
     try:
-        session = open_graph(str(path) if outside else content)
+        session = open_graph(graph)
     # The exceptions of ONNX Runtime share no class.
     except Exception as error:
         raise UnsupportedError(
-            f"ONNX Runtime cannot load {path.name}: {plain_words(error)}",
+            f"ONNX Runtime cannot load {name}: {plain_words(error)}",
             remedy="Policies are served with the operators of ONNX alone: export the policy again without others.",
         ) from error
 
@@ -129,7 +144,7 @@ def read_onnx(path: Path) -> OnnxFile:
         return Port(node.name, dtype_of(node), tuple(d if isinstance(d, int) and d > 0 else None for d in node.shape))
 
     inputs, outputs = (tuple(map(port, nodes)) for nodes in (session.get_inputs(), session.get_outputs()))
-    return OnnxFile(path.name, digest_of(content), model, inputs, outputs, session)
+    return OnnxFile(name, digest, model, inputs, outputs, session)
 
 
 def graphs(graph: Any) -> Iterator[Any]:
@@ -153,7 +168,7 @@ def plain_words(error: Exception) -> str:
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Fatal error: )?", "", first_line(error))
 
 
-def _load_weights(model: Any, path: Path) -> bool:
+def load_weights(model: Any, path: Path) -> bool:
     """Take weights of other files into the model; whether there are any.
 
     onnx itself refuses links, devices, and paths that leave the folder.

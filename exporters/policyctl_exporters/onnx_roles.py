@@ -164,7 +164,8 @@ class _Sorting:
                     f"{self._file.name}: {output_name}, which continues {port_name}, cannot be served: {reason}",
                     remedy=f"If {port_name} is an observation, name it in a Dict space.",
                 )
-            self.notes.append(f"{output_name} continues {port_name}: memory, which begins with zeros")
+            begin = "as in the file" if port_name in self._file.initial else "with zeros"
+            self.notes.append(f"{output_name} continues {port_name}: memory, which begins {begin}")
         return pairs
 
     def _require_pairs(self, said: Mapping[str, str]) -> None:

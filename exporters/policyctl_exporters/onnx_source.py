@@ -51,12 +51,17 @@ def open_onnx(path: Path, options: Options) -> Source:
         options: Spaces name observations, refine bounds and tell how scores
             are read; `head` says what outputs are.
     """
+    return open_onnx_file(read_onnx(path), options)
+
+
+def open_onnx_file(file: OnnxFile, options: Options) -> Source:
+    """An ONNX file that was read, as a policy; see `open_onnx`."""
     if options.normalizer is not None and options.normalizer is not False:
         raise UnsupportedError(
-            f"{path.name}: a normalizer cannot be put in front of an ONNX file",
+            f"{file.name}: a normalizer cannot be put in front of an ONNX file",
             remedy="Export from the torch policy, or put the normalisation into the ONNX graph.",
         )
-    file = _with_scores(read_onnx(path), options)
+    file = _with_scores(file, options)
     space = options.observation_space
     observations = () if space is None else observations_of(space, feature_names=options.feature_names)
     roles = _roles(file, observations, options)
@@ -101,7 +106,9 @@ def _opened(
     # Scores of several components do not say where one component ends.
     law = law_of(specs, kind) if kind in (ActionKind.CONTINUOUS, ActionKind.DISCRETE) else Distribution()
     names = {f.port.name: f.spec.name for f in original.feeds} | {each.source: each.spec.name for each in outputs}
-    states = tuple(State(names[given], names[after]) for given, after in roles.states.items())
+    states = tuple(
+        State(names[given], names[after], _begin(file.initial.get(given))) for given, after in roles.states.items()
+    )
     contract = Contract(
         tuple(feed.spec for feed in original.feeds), specs, action_kind=kind, distribution=law, states=states
     )
@@ -120,6 +127,12 @@ def _opened(
         notes=roles.notes,
     )
     return _proved(source, original, outputs)
+
+
+def _begin(value: NDArray[Any] | None) -> float | tuple[float, ...]:
+    """What a state begins with, of one row: where its batch is does not change the order of the elements."""
+    numbers = (0.0,) if value is None else tuple(float(number) for number in value.reshape(-1))
+    return numbers if len({*numbers}) > 1 else numbers[0]
 
 
 def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options) -> Roles:

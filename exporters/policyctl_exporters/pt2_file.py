@@ -77,7 +77,7 @@ def load_exported(content: bytes, *, name: str, trust_pickle: bool = False) -> A
 
 def _records(content: bytes) -> dict[str, bytes]:
     if content[:2] != b"PK":
-        raise ValueError("it is no archive")
+        raise ValueError("it is not an archive")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         listed = [entry.filename for entry in archive.infolist()]
         if len({*listed}) != len(listed):
@@ -100,7 +100,7 @@ def _examined(records: Mapping[str, bytes], name: str, *, trusted: bool) -> dict
             )
         if _OBJECT.match(record):
             raise UnsupportedError(
-                f"{name} holds an object that is no tensor ({record})",
+                f"{name} holds an object other than tensors ({record})",
                 remedy="Keep tensors alone in the policy, and export it again.",
             )
         if record.endswith(".json"):
@@ -140,7 +140,7 @@ def _require_tensors(value: bytes, name: str, record: str, *, trusted: bool) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.load(io.BytesIO(value), weights_only=True)
-    # Whatever a pickle raises that holds something else, or is none.
+    # Whatever a pickle raises that holds something else, or that is not a pickle.
     except Exception:  # noqa: BLE001
         require_trust(f"{name} ({record})", trusted=False)
 
@@ -176,7 +176,7 @@ class _Look:
             for each in value:
                 self.at(each, key)
         elif key == "expr_str" and not _is_arithmetic(value):
-            self._refuse(f"the size {str(value)[:60]!r}, which is no arithmetic")
+            self._refuse(f"the size {str(value)[:60]!r}, which is not arithmetic")
         elif key in ("in_spec", "out_spec") and not _is_tree(value):
             self._refuse("arguments or results in something else than tuples, lists and dicts")
         elif key == "target" and not (isinstance(value, str) and _OPERATOR.fullmatch(value)):

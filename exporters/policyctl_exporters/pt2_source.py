@@ -7,12 +7,10 @@ draws and memory are judged, and memory becomes states, as they are of a TorchSc
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -46,13 +44,48 @@ def open_pt2(path: Path, options: Options) -> Source:
     with open_named(path, most_bytes=_MOST_BYTES) as file:
         content = file.read()
     program = load_exported(content, name=path.name, trust_pickle=options.trust_pickle)
-    source = open_exported(program, options, name=path.name)
+    source = open_text(ProgramText(program, name=path.name), options, name=path.name, kind="pt2")
     return replace(source, file=(path.name, digest_of(content)))
 
 
-def open_exported(program: Any, options: Options, *, name: str) -> Source:
-    """A `torch.export.ExportedProgram` as a policy; see `open_pt2`."""
-    text = ProgramText(program, name=name)
+class Text(Protocol):
+    """A program whose tensors have names, which can be written as TorchScript."""
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """Tensors that it takes."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """Tensors that it gives."""
+        ...
+
+    @property
+    def bare(self) -> bool:
+        """Whether it gives one tensor, which has no name."""
+        ...
+
+    @property
+    def least_rows(self) -> int:
+        """The least batch that it takes, where its batch is open."""
+        ...
+
+    def compiled(self, *, unbatched: bool) -> torch.jit.ScriptModule:
+        """It as TorchScript; see `ProgramText.compiled`."""
+        ...
+
+    def unmodified(self) -> nn.Module:
+        """What it was written from, just loaded, with its memory in attributes of the same names."""
+        ...
+
+    def ask(self, module: nn.Module, named: Mapping[str, Tensor]) -> Any:
+        """What `unmodified` gives for tensors by name: one tensor, or tensors by name."""
+        ...
+
+
+def open_text(text: Text, options: Options, *, name: str, kind: str, notes: tuple[str, ...] = ()) -> Source:
+    """A program whose tensors have names as a policy; see `open_pt2`."""
     if not text.inputs:
         raise UsageError(f"{name} takes nothing", remedy="Export a policy that takes an observation.")
     spaces = _given_spaces(text, options.observation_space)
@@ -65,7 +98,7 @@ def open_exported(program: Any, options: Options, *, name: str) -> Source:
         observation_space=_typed(text, options.observation_space, spaces),
         action_space=options.action_space or _action_space(text, options, rows, name),
     )
-    notes = (*compiled.notes, *rows.notes(name))
+    notes = (*compiled.notes, *notes, *rows.notes(name))
 
     def load() -> nn.Module:
         return _Original(text, rows)
@@ -77,8 +110,8 @@ def open_exported(program: Any, options: Options, *, name: str) -> Source:
                     f"{name} remembers {rows.copies} rows at once: {', '.join(each.path for each in memory.kept)}",
                     remedy="Export it for one row: each caller has a memory of one.",
                 )
-            return open_program(replace(memory, load=load), options, kind="pt2", notes=notes)
-        return open_module(compiled.module, options, kind="pt2", notes=notes, original=load())
+            return open_program(replace(memory, load=load), options, kind=kind, notes=notes)
+        return open_module(compiled.module, options, kind=kind, notes=notes, original=load())
     except UsageError as error:
         if rows.copies == 1 or "fails on one observation" not in error.problem:
             raise
@@ -100,7 +133,7 @@ class _Rows:
         self.unbatched, self.copies = unbatched, copies
 
     @classmethod
-    def of(cls, text: ProgramText, spaces: dict[str, Any], name: str) -> _Rows:
+    def of(cls, text: Text, spaces: dict[str, Any], name: str) -> _Rows:
         """Raises: UsageError: The shapes of the spaces are not those of the program."""
         bare: list[bool] = []
         fixed: list[int] = []
@@ -130,23 +163,19 @@ class _Original(nn.Module):
     """The unmodified program, for one row.
 
     Attributes:
-        original: A fresh `torch.export` module, whose buffers it changes.
+        original: A fresh module, whose attributes it changes.
     """
 
-    def __init__(self, text: ProgramText, rows: _Rows) -> None:
+    def __init__(self, text: Text, rows: _Rows) -> None:
         super().__init__()
-        with warnings.catch_warnings():
-            # A copy of a tree of arguments warns of torch's own code.
-            warnings.simplefilter("ignore", FutureWarning)
-            self.original = copy.deepcopy(text.program.module())
+        self.original = text.unmodified()
         self._text, self._rows = text, rows
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         """The answer to one row, with a batch of 1 first."""
         by_name = {port.name: value for port, value in zip(self._text.inputs, inputs, strict=False)} | named
         given = {port.name: self._fed(port, by_name[port.name]) for port in self._text.inputs}
-        args, kwargs = self._text.flat(given)
-        found = self._text.named(self.original(*args, **kwargs))
+        found = self._text.ask(self.original, given)
         return {key: self._row(value) for key, value in found.items()} if isinstance(found, dict) else self._row(found)
 
     def _fed(self, port: Port, value: Tensor) -> Tensor:
@@ -159,7 +188,7 @@ class _Original(nn.Module):
         return value[:1] if self._rows.copies > 1 else value
 
 
-def _given_spaces(text: ProgramText, space: Any) -> dict[str, Any]:
+def _given_spaces(text: Text, space: Any) -> dict[str, Any]:
     """The space of each input, by the program's name for it: as somebody says, else from its own shape."""
     inner = getattr(space, "spaces", None)
     if space is not None and inner is None and len(text.inputs) == 1:
@@ -183,10 +212,11 @@ def _own_space(port: Port, outputs: Sequence[Port]) -> Any:
     batched = bool(port.dims) and (port.dims[0] is None or (len(port.dims) > 1 and port.dims[0] == 1))
     if not batched and len(port.dims) > 1:
         batched = any(output.dims[:1] == port.dims[:1] for output in outputs)
-    return _box(port, port.dims[1:] if batched else port.dims, spaces)
+    return own_space(port, port.dims[1:] if batched else port.dims, spaces)
 
 
-def _box(port: Port, dims: Sequence[int | None], spaces: Any) -> Any:
+def own_space(port: Port, dims: Sequence[int | None], spaces: Any) -> Any:
+    """A space of this shape, without bounds, of the port's type."""
     if None in dims or port.dtype == "bfloat16":
         raise UsageError(
             f"{port.name} is {port.dtype}{_shown(port)}, which no contract can hold",
@@ -199,7 +229,7 @@ def _box(port: Port, dims: Sequence[int | None], spaces: Any) -> Any:
     return spaces.Box(*limits, tuple(dims), dtype.type)
 
 
-def _typed(text: ProgramText, given: Any, named: dict[str, Any]) -> Any:
+def _typed(text: Text, given: Any, named: dict[str, Any]) -> Any:
     """The observation space with the program's own types: environments say float64 where policies take float32."""
     from gymnasium import spaces
 
@@ -214,7 +244,7 @@ def _retyped(space: Any, port: Port, spaces: Any) -> Any:
     return spaces.Box(space.low.astype(port.dtype), space.high.astype(port.dtype), dtype=np.dtype(port.dtype).type)
 
 
-def _action_space(text: ProgramText, options: Options, rows: _Rows, name: str) -> Any:
+def _action_space(text: Text, options: Options, rows: _Rows, name: str) -> Any:
     """What the action's own shape says."""
     from gymnasium import spaces
 
@@ -237,7 +267,7 @@ def _action_space(text: ProgramText, options: Options, rows: _Rows, name: str) -
             f"{name}: its action is {port.dtype}, and nothing says which choices there are",
             remedy="Say it: --action discrete:6, multidiscrete:3,2 or multibinary:5.",
         )
-    return _box(replace(port, dtype="float32"), dims, spaces)
+    return own_space(replace(port, dtype="float32"), dims, spaces)
 
 
 def _fits(dims: Sequence[int | None], shape: Sequence[int]) -> bool:

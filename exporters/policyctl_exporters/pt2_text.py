@@ -8,9 +8,11 @@ a buffer that the program writes becomes an attribute that TorchScript writes.
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
@@ -60,7 +62,7 @@ def _take_name() -> None:
     torch.jit.script(Exported())
 
 
-def _fresh_root() -> nn.Module:
+def fresh_root() -> nn.Module:
     """A module of a class that no other program has, because TorchScript defines a method of a class once."""
     _take_name()
     kind = type(Exported.__name__, (nn.Module,), {"__module__": __name__, "__qualname__": Exported.__qualname__})
@@ -79,7 +81,7 @@ class ProgramText:
     """
 
     def __init__(self, program: Any, *, name: str) -> None:
-        """Raises: UnsupportedError: An argument or a result is no tensor."""
+        """Raises: UnsupportedError: An argument or a result is not a tensor."""
         self.program, self._name = program, name
         signature = program.graph_signature
         self._nodes = {node.name: node for node in program.graph.nodes}
@@ -91,14 +93,14 @@ class ProgramText:
         kinds = {each.kind for each in signature.output_specs} - {OutputKind.USER_OUTPUT, OutputKind.BUFFER_MUTATION}
         if kinds:
             raise UnsupportedError(
-                f"{name} gives {', '.join(sorted(kind.name for kind in kinds))}, which is no answer to an observation",
+                f"{name} gives {', '.join(sorted(kind.name for kind in kinds))}, which does not answer an observation",
                 remedy="Export a policy that answers, and changes nothing but its buffers.",
             )
         tensors = [each for each in self._given if not isinstance(each.arg, ConstantArgument)]
         for each in (*tensors, *results):
             if not isinstance(each.arg, TensorArgument):
                 raise UnsupportedError(
-                    f"{name}: {getattr(each.arg, 'name', each.arg)} is no tensor",
+                    f"{name}: {getattr(each.arg, 'name', each.arg)} is not a tensor",
                     remedy="Export a policy that takes and gives tensors alone.",
                 )
         self.written = {
@@ -127,17 +129,21 @@ class ProgramText:
                 least.append(1 if limits is None else max(1, int(limits.lower)))
         return max(least)
 
-    def flat(self, named: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments as the program takes them, from its inputs by name."""
+    def unmodified(self) -> nn.Module:
+        """The program as torch runs it, with buffers that nobody else has."""
+        with warnings.catch_warnings():
+            # A copy of a tree of arguments warns of torch's own code.
+            warnings.simplefilter("ignore", FutureWarning)
+            module: nn.Module = copy.deepcopy(self.program.module())
+        return module
+
+    def ask(self, module: nn.Module, named: Mapping[str, Tensor]) -> Any:
+        """What `unmodified` gives for its inputs by name: one tensor, or tensors by name."""
         tensors = iter([named[port.name] for port in self.inputs])
         leaves = [e.arg.value if isinstance(e.arg, ConstantArgument) else next(tensors) for e in self._given]
         args, kwargs = trees.tree_unflatten(leaves, self.program.module_call_graph[0].signature.in_spec)
-        return tuple(args), dict(kwargs)
-
-    def named(self, found: Any) -> Any:
-        """What the program gave: one tensor, or tensors by name."""
-        leaves = trees.tree_leaves(found)
-        return leaves[0] if self.bare else {p.name: leaf for p, leaf in zip(self.outputs, leaves, strict=True)}
+        results = trees.tree_leaves(module(*args, **kwargs))
+        return results[0] if self.bare else {p.name: each for p, each in zip(self.outputs, results, strict=True)}
 
     def compiled(self, *, unbatched: bool) -> torch.jit.ScriptModule:
         """The program as TorchScript, on the CPU, with its weights.
@@ -148,7 +154,7 @@ class ProgramText:
         Raises:
             UnsupportedError: An operator that TorchScript does not have.
         """
-        root = _fresh_root()
+        root = fresh_root()
         parameters = {*self.program.graph_signature.parameters}
         for target, value in {**self.program.state_dict, **self.program.constants}.items():
             if isinstance(value, Tensor):

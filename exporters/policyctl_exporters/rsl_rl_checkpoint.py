@@ -127,12 +127,12 @@ def read_runner(runner: Path | None, checkpoint: Path) -> tuple[Mapping[str, Any
         runner: Where a person says that it is; None for where a runner writes it, next to the checkpoint.
 
     Raises:
-        UsageError: There is none.
+        UsageError: No configuration exists.
     """
     places = [checkpoint.parent / each for each in _NEXT_TO_IT]
     path = runner or next((place for place in places if place.is_file()), None)
     if path is None or not path.is_file():
-        missing = f"{runner} is no file" if runner else "no configuration lies next to it"
+        missing = f"{runner} does not exist" if runner else "no configuration lies next to it"
         raise UsageError(
             f"{checkpoint.name} is a checkpoint of rsl_rl, which does not say its activation, and {missing}",
             remedy=_OPTION,
@@ -162,7 +162,7 @@ class _Reading:
         self._policy = self._section(self._runner) or {}
         if not self._policy:
             raise UsageError(
-                f"{runner_name} is no configuration of an rsl_rl runner: it has neither `policy` nor `actor`",
+                f"{runner_name} is not the configuration of an rsl_rl runner: it has neither `policy` nor `actor`",
                 remedy=_OPTION,
             )
 
@@ -243,7 +243,7 @@ class _Reading:
         # Between two layers stands one activation.
         if not numbers or numbers != [*range(0, 2 * len(numbers), 2)] or names != part.keys():
             raise UnsupportedError(
-                f"{self._name} has an actor that is no row of layers: {', '.join(sorted(part)) or 'nothing'}",
+                f"{self._name} has an actor that is not a row of layers: {', '.join(sorted(part)) or 'nothing'}",
                 remedy="Save the policy by its as_jit() or export_policy_as_jit(), and export that file.",
             )
         return tuple((part[f"{number}.weight"].float(), part[f"{number}.bias"].float()) for number in numbers)

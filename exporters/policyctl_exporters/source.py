@@ -35,7 +35,7 @@ class Source:
     """A policy that can be exported.
 
     Attributes:
-        kind: ``sb3``, ``module``, ``torchscript``, ``pt2``, ``rsl_rl`` or ``onnx``.
+        kind: ``sb3``, ``module``, ``torchscript``, ``pt2``, ``rsl_rl``, ``leapp`` or ``onnx``.
         algorithm: What trained it, or the module's class.
         reference: From raw observations by name, each (n, *shape), to all outputs of the policy itself.
         graph: What is exported; None where `onnx` is.

@@ -145,13 +145,18 @@ def _open_file(path: Path, options: Options) -> Source:
             from policyctl_exporters.pt2_source import open_pt2
 
             return open_pt2(path, options)
+        case ".yaml" | ".yml":
+            from policyctl_exporters.leapp_source import open_leapp
+
+            return open_leapp(path, options)
         case ".onnx":
             from policyctl_exporters.onnx_source import open_onnx
 
             return open_onnx(path, options)
     raise UsageError(
         f"{path.name}: a file of kind {path.suffix or 'unknown'!r} is not read",
-        remedy="Give a Stable-Baselines3 archive (.zip), TorchScript (.pt, .ts), torch.export (.pt2) or ONNX (.onnx).",
+        remedy="Give a Stable-Baselines3 archive (.zip), TorchScript (.pt, .ts), torch.export (.pt2), ONNX (.onnx),"
+        " or the description of a LEAPP bundle (.yaml).",
     )
 
 

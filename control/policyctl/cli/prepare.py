@@ -35,6 +35,7 @@ def export(
         str,
         typer.Argument(
             help="A Stable-Baselines3 or sb3-contrib .zip, a TorchScript .pt, a torch.export .pt2, an .onnx,"
+            " an rsl_rl model_*.pt, the .yaml of a LEAPP bundle,"
             " FILE.py:callable or package.module:callable that returns a torch module."
         ),
     ],
@@ -158,6 +159,8 @@ def export(
         policyctl export walk.py:make --observation 47 --action 12:-1..1 -o build/walk
         policyctl export walk.pt --observation 47 --action 12:-1..1 -o build/walk
         policyctl export walk.pt2 -o build/walk
+        policyctl export model_1500.pt --runner params/agent.yaml -o build/walk
+        policyctl export pipeline/pipeline.yaml -o build/walk
         policyctl export walk.onnx --describe deploy.yaml -o build/walk
         policyctl export pick.pt --observation camera=uint8:96x96x3 --observation arm=7 --action discrete:6 -o pick
     """

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from policyctl.cli import completion, options
 from policyctl.cli.call import Call
+from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from policyctl.services.control import Control
     from policyctl.services.releases.transfer import Transferred
 
 group = typer.Typer(
@@ -81,6 +84,9 @@ def export_release(
     model: options.Model,
     release: options.Release,
     destination: Annotated[str, typer.Argument(help="A folder, or oci://HOST[:PORT]/NAME[:TAG].")],
+    leapp: Annotated[
+        bool, typer.Option("--leapp", help="Write a LEAPP bundle of one node to a new folder instead.")
+    ] = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Write a release, with its manifest and signatures, as an OCI artifact.
@@ -89,15 +95,37 @@ def export_release(
     registry. The same release is the same artifact, byte for byte: note its
     digest, and import by it.
 
+    --leapp writes the ONNX or TorchScript artifact as LEAPP's runtime takes it:
+    the model, a description, and what the states of an episode begin with.
+
     Examples:
         policyctl release export walker 1.4.0 build/releases
+        policyctl release export walker 1.4.0 build/leapp --leapp
         policyctl release export walker 1.4.0 oci://registry.example.com/policies/walker
     """
     from policyctl.services.releases.transfer import export_release as service
 
     control = call.control()
+    if leapp:
+        _export_leapp(call, control, model, release, destination, dry_run=dry_run)
+        return
     done = service(control, model=model, release=release, destination=destination, dry_run=dry_run)
     _transferred(call, done, "Would export" if dry_run else "Exported", "to")
+
+
+def _export_leapp(call: Call, control: Control, model: str, release: str, destination: str, *, dry_run: bool) -> None:
+    from policyctl.services.releases.copies import is_registry
+    from policyctl.services.releases.leapp import export_leapp
+
+    if is_registry(destination):
+        raise UsageError(f"{destination} is a registry, and a LEAPP bundle is a folder", remedy="Name a new folder.")
+    done = export_leapp(control, model=model, release=release, destination=Path(destination), dry_run=dry_run)
+    memory = f"; memory: {', '.join(done.states)}" if done.states else ""
+    call.data(
+        done,
+        words=f"{'Would write' if dry_run else 'Wrote'} {model} {release} as a LEAPP bundle ({done.backend}){memory}:"
+        f" {done.description}\nManifest {done.manifest_digest}",
+    )
 
 
 @group.command("import")

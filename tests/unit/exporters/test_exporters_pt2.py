@@ -254,11 +254,11 @@ def test_nothing_in_a_file_runs_while_it_is_read(tmp_path: Path) -> None:
         return content
 
     cases = [
-        (_program_text(r'"Symbol\(.s\d+., positive=True, integer=True\)"', code), None, "which is no arithmetic"),
+        (_program_text(r'"Symbol\(.s\d+., positive=True, integer=True\)"', code), None, "which is not arithmetic"),
         (_program_text(r'"in_spec": "(\\.|[^"\\])*"', f'"in_spec": {tree}'), None, "tuples, lists and dicts"),
         (_program_text(r"torch\.ops\.aten\.cat\.default", "torch.ops.my.cat.default"), None, "the operator my.cat"),
         (sample, None, "data/sample_inputs/model.pt. holds pickles"),
-        (same, {"data/constants/opaque_obj_0": pickle.dumps(Touch(trap))}, "an object that is no tensor"),
+        (same, {"data/constants/opaque_obj_0": pickle.dumps(Touch(trap))}, "an object other than tensors"),
         (same, {"data/aotinductor/model/lib.so": b"code"}, "holds compiled code"),
     ]
     for change, more, problem in cases:

@@ -124,12 +124,14 @@ def _stirred(module: nn.Module) -> nn.Module:
                 buffer.copy_(torch.rand_like(buffer) + 0.5)
         for weight in module.parameters():
             weight.add_(torch.rand_like(weight) * 0.3)
-    return module.eval()
+    # In some versions it gives nothing.
+    module.eval()
+    return module
 
 
 def _of_models(models: Any, kind: str) -> Made:
     law = {"beta": "Beta", "spread": "HeteroscedasticGaussian"}.get(kind, "Gaussian")
-    settings: dict[str, Any] = {"hidden_dims": [16, HIDDEN], "activation": "mish", "obs_normalization": True}
+    settings: dict[str, Any] = {"hidden_dims": [16, HIDDEN], "activation": "selu", "obs_normalization": True}
     if "distribution_cfg" in inspect.signature(models.MLPModel).parameters:
         settings["distribution_cfg"] = {"class_name": f"rsl_rl.modules.distribution:{law}Distribution"}
     elif kind == "beta":
@@ -154,7 +156,7 @@ def _of_models(models: Any, kind: str) -> Made:
 def _of_modules(modules: Any, kind: str) -> Made:
     recurrent, student = kind in ("lstm", "gru"), kind == "student"
     name = "StudentTeacher" if student else "ActorCriticRecurrent" if recurrent else "ActorCritic"
-    module, settings = getattr(modules, name), {"activation": "mish"}
+    module, settings = getattr(modules, name), {"activation": "selu"}
     accepted = inspect.signature(module).parameters
     for who in ("student", "teacher") if student else ("actor", "critic"):
         settings[f"{who}_hidden_dims"] = [16, HIDDEN]
@@ -246,7 +248,10 @@ def test_a_configuration_is_named_or_lies_next_to_the_checkpoint(run: Any, tmp_p
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"actor_hidden_dims": [32, 8]}, r"is of another run: it says hidden layers of \[32, 8\], and \[16, 8\] are in"),
+        (
+            {"actor_hidden_dims": [32, 8]},
+            r"is of another run: it says hidden layers of \[32, 8\], and \[16, 8\] are in",
+        ),
         ({"rnn_type": "gru"}, "is of another run: it says the memory gru, and lstm is in"),
         ({"rnn_hidden_dim": 64}, "is of another run: it says rnn_hidden_dim 64"),
         ({"class_name": "ActorCritic"}, "is of another run: it says the class ActorCritic, and a memory is in"),
@@ -291,9 +296,9 @@ def test_nothing_but_tensors_is_unpickled_without_trust(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda made: made.update(model_state_dict={}), "an actor that is no row of layers"),
+        (lambda made: made.update(model_state_dict={}), "an actor that is not a row of layers"),
         (lambda made: made["model_state_dict"].update({"history_encoder.0.weight": torch.zeros(1)}), "history_encoder"),
-        (lambda made: made["model_state_dict"].pop("actor.2.bias"), "an actor that is no row of layers"),
+        (lambda made: made["model_state_dict"].pop("actor.2.bias"), "an actor that is not a row of layers"),
         (lambda made: made.pop("model_state_dict"), "holds weights and no program"),
     ],
 )

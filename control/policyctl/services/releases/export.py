@@ -47,6 +47,7 @@ class ExportRequest:
 
 _SOURCES: Final = (
     "a Stable-Baselines3 .zip, a TorchScript .pt, a torch.export .pt2, an .onnx,"
+    " an rsl_rl model_*.pt, the .yaml of a LEAPP bundle,"
     " FILE.py:callable or package.module:callable"
 )
 

@@ -1,0 +1,219 @@
+"""A policy that comes as a LEAPP bundle: its nodes become one model, and what flows back becomes memory.
+
+Nodes of TorchScript and torch.export are parts of one TorchScript program, nodes of ONNX of one ONNX
+graph. What is right is what the unmodified nodes answer, run in their order. Nodes of both kinds
+cannot be one model here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from policyctl.errors import UnsupportedError, UsageError
+from policyctl_exporters.conduct import checked
+from policyctl_exporters.leapp_bundle import Bundle, Node, Place, read_bundle
+from policyctl_exporters.onnx_roles import says_action
+from policyctl_exporters.pt2_file import load_exported
+from policyctl_exporters.pt2_source import open_text, own_space
+from policyctl_exporters.pt2_text import ProgramText, fresh_root
+from policyctl_exporters.source import HEADS, Head, Options, Source
+
+
+def open_leapp(path: Path, options: Options) -> Source:
+    """Read a LEAPP description, and the models next to it, as a policy.
+
+    Raises:
+        UsageError: Not a bundle, or one that is not whole.
+        UnsupportedError: Nodes that cannot be one model.
+    """
+    bundle = read_bundle(path)
+    kinds = {node.backend == "onnx" for node in bundle.nodes}
+    if len(kinds) > 1:
+        shown = ", ".join(f"{node.name} ({node.backend})" for node in bundle.nodes)
+        raise UnsupportedError(
+            f"{bundle.name} has nodes that cannot be one model: {shown}",
+            remedy="Export all nodes with jit or pt2, or all with onnx.",
+        )
+    if kinds == {True}:
+        from policyctl_exporters.leapp_onnx import open_chain
+
+        source = open_chain(bundle, options)
+    else:
+        options = replace(
+            options,
+            head=options.head or _head(bundle),
+            observation_space=options.observation_space or (None if bundle.has_batch else _rows(bundle)),
+        )
+        source = open_text(_Chain(bundle, options), options, name=bundle.name, kind="leapp")
+    return replace(_with_features(source, bundle), kind="leapp", file=(bundle.name, bundle.digest))
+
+
+def _head(bundle: Bundle) -> Head:
+    """Which output is the action, where one says so, or there is one alone."""
+    names = [*bundle.outputs]
+    if any(name in HEADS for name in names):
+        return Head()
+    actions = [name for name in names if says_action(name)] or (names if len(names) == 1 else [])
+    return Head(named={actions[0]: "action"}) if len(actions) == 1 else Head()
+
+
+def _rows(bundle: Bundle) -> Any:
+    """What a bundle takes that has no batch: each tensor whole."""
+    from gymnasium import spaces
+
+    ports = {name: bundle.port(place) for name, place in bundle.inputs.items()}
+    return spaces.Dict({name: own_space(port, port.dims, spaces) for name, port in ports.items()})
+
+
+def _with_features(source: Source, bundle: Bundle) -> Source:
+    """The contract with the names that the description has for elements."""
+    features = {}
+    for places in (bundle.inputs, bundle.outputs):
+        for name, (node, tensor) in places.items():
+            features[name] = next(each.features.get(tensor, ()) for each in bundle.nodes if each.name == node)
+    contract = source.contract
+    specs = [
+        tuple(
+            replace(spec, features=features[spec.name]) if len(features.get(spec.name, ())) == spec.size else spec
+            for spec in group
+        )
+        for group in (contract.observations, contract.outputs)
+    ]
+    return replace(source, contract=replace(contract, observations=specs[0], outputs=specs[1]))
+
+
+class _Chain:
+    """Nodes of torch as one program."""
+
+    bare = False
+    least_rows = 1
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        self._bundle, self._options = bundle, options
+        self.inputs = tuple(replace(bundle.port(place), name=name) for name, place in bundle.inputs.items())
+        self.outputs = tuple(
+            replace(bundle.port(place, output=True), name=name) for name, place in bundle.outputs.items()
+        )
+        self._texts = {
+            node.name: ProgramText(
+                load_exported(node.content, name=node.path.name, trust_pickle=options.trust_pickle),
+                name=node.path.name,
+            )
+            for node in bundle.nodes
+            if node.backend == "pt2"
+        }
+
+    def compiled(self, *, unbatched: bool) -> torch.jit.ScriptModule:
+        """All nodes in one `forward`; what flows back is written to buffers."""
+        root = fresh_root()
+        for number, node in enumerate(self._bundle.nodes):
+            root.add_module(f"node_{number}", self._part(node))
+        self._remember(root)
+        lines = [f"{port.name} = {port.name}.reshape({[*port.dims]})" for port in self.inputs if unbatched]
+        values = {place: name for name, place in self._bundle.inputs.items()}
+        values |= {place: f"self.{name}" for name, place in self._bundle.states.items()}
+        results: dict[Place, str] = {}
+        for number, node in enumerate(self._bundle.nodes):
+            arguments = []
+            for port in node.inputs:
+                place = (node.name, port.name)
+                arguments.append(results[self._bundle.wires[place]] if place in self._bundle.wires else values[place])
+            lines.append(f"v{number} = self.node_{number}({', '.join(arguments)})")
+            results |= self._results(node, number)
+        lines += [
+            f"self.{name}.copy_({results[self._bundle.feedback[place]]})" for name, place in self._bundle.states.items()
+        ]
+        end = ".unsqueeze(0)" if unbatched else ""
+        pairs = ", ".join(f"{name!r}: {results[place]}{end}" for name, place in self._bundle.outputs.items())
+        text = f"def forward(self, {', '.join(f'{port.name}: Tensor' for port in self.inputs)}):\n"
+        script: Any = torch.jit.script(root.eval())
+        try:
+            script.define(text + "".join(f"    {line}\n" for line in [*lines, f"return {{{pairs}}}"]))
+        except RuntimeError as error:
+            raise UsageError(
+                f"{self._bundle.name}: its nodes do not fit what it says of them: {error}",
+                remedy="Write the bundle again by leapp.compile_graph().",
+            ) from error
+        module: torch.jit.ScriptModule = script
+        return module
+
+    def unmodified(self) -> nn.Module:
+        """The nodes as they are, run in their order as LEAPP runs them."""
+        parts = {
+            node.name: self._texts[node.name].unmodified() if node.name in self._texts else self._script(node)
+            for node in self._bundle.nodes
+        }
+        chained = _Chained(self._bundle, parts)
+        self._remember(chained)
+        return chained
+
+    def ask(self, module: nn.Module, named: Mapping[str, Tensor]) -> Any:
+        """One step of `unmodified`."""
+        return module(named)
+
+    def _remember(self, module: nn.Module) -> None:
+        for name, place in self._bundle.states.items():
+            port = self._bundle.port(place)
+            value = torch.zeros([size or 1 for size in port.dims], dtype=getattr(torch, port.dtype))
+            if place in self._bundle.initial:
+                value.copy_(torch.tensor(self._bundle.initial[place]))
+            module.register_buffer(name, value)
+
+    def _part(self, node: Node) -> nn.Module:
+        text = self._texts.get(node.name)
+        return self._script(node) if text is None else text.compiled(unbatched=False)
+
+    def _script(self, node: Node) -> torch.jit.ScriptModule:
+        trusted = self._options.trust_operators
+        return checked(node.content, name=node.path.name, trusted=trusted, remembers=True).module.eval()
+
+    def _results(self, node: Node, number: int) -> dict[Place, str]:
+        text = self._texts.get(node.name)
+        if text is not None:
+            keys = [None] if text.bare else [port.name for port in text.outputs]
+        else:
+            schema: Any = self._script(node).forward.schema  # type: ignore[attr-defined]
+            alone = str(schema.returns[0].type) == "Tensor"
+            keys = [None] if alone else [*range(len(node.outputs))]
+        if len(keys) != len(node.outputs):
+            raise UsageError(
+                f"{self._bundle.name}: the model of {node.name} gives {len(keys)} tensors, and it says"
+                f" {len(node.outputs)}",
+                remedy="Write the bundle again by leapp.compile_graph().",
+            )
+        return {
+            (node.name, port.name): f"v{number}" if key is None else f"v{number}[{key!r}]"
+            for port, key in zip(node.outputs, keys, strict=True)
+        }
+
+
+class _Chained(nn.Module):
+    """Nodes that run one after another in Python."""
+
+    def __init__(self, bundle: Bundle, parts: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._bundle = bundle
+        self._names = {node.name: f"node_{number}" for number, node in enumerate(bundle.nodes)}
+        for name, part in parts.items():
+            self.add_module(self._names[name], part)
+
+    def forward(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One step."""
+        values = {place: named[name] for name, place in self._bundle.inputs.items()}
+        values |= {place: getattr(self, name) for name, place in self._bundle.states.items()}
+        results: dict[Place, Tensor] = {}
+        for node in self._bundle.nodes:
+            places = [(node.name, port.name) for port in node.inputs]
+            given = [results[self._bundle.wires[p]] if p in self._bundle.wires else values[p] for p in places]
+            found = self.get_submodule(self._names[node.name])(*given)
+            found = found if isinstance(found, tuple | list) else [found]
+            results |= {(node.name, port.name): each for port, each in zip(node.outputs, found, strict=True)}
+        for name, place in self._bundle.states.items():
+            setattr(self, name, results[self._bundle.feedback[place]].clone())
+        return {name: results[place] for name, place in self._bundle.outputs.items()}
