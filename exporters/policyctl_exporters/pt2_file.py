@@ -1,10 +1,11 @@
 """Read a `.pt2` file of `torch.export.save`, after a look that nothing in it runs code while it is read.
 
 `torch.export.load` unpickles what it finds, evaluates the expressions of sizes,
-imports modules that a tree of arguments names, and loads compiled libraries. So
-each record is looked at first, by the reader that torch uses itself: weights are
-plain bytes or pickles of tensors alone, expressions are arithmetic, trees are
-tuples, lists and dicts, and operators come from a list.
+imports modules that a tree of arguments names, loads compiled libraries, and
+compiles Python in which the names of the file stand. So each record is looked at
+first, by the reader that torch uses itself: weights are plain bytes or pickles of
+tensors alone, expressions are arithmetic, trees are tuples, lists and dicts,
+operators come from a list, and no name holds what could be code.
 """
 
 from __future__ import annotations
@@ -43,6 +44,13 @@ _NAMES: Final = frozenset(
     | {"TruncToInt", "ToFloat", "Identity", "IntTrueDiv", "FloatTrueDiv"}
 )
 _SYMBOL: Final = re.compile(r"[a-z]{1,4}\d+")
+_NAME: Final = re.compile(r"[\w.]*")
+_KEY: Final = re.compile(r"[\w. -]*")
+_TEXTS: Final = frozenset(
+    {"expr_str", "in_spec", "out_spec", "target", "guards_code", "torch_version", "as_string", "as_float"}
+)
+"""What is looked at otherwise, or is never part of a program's text."""
+
 _TREES: Final = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
 
 
@@ -84,6 +92,8 @@ def _records(content: bytes) -> dict[str, bytes]:
             raise ValueError("two of its records have one name")
         # Before 2.8 torch wrote a plain archive, and reads it as one.
         if _LEGACY in listed:
+            if any(each.endswith("archive_format") for each in listed):
+                raise ValueError("it is of two forms at once")
             return {each: archive.read(each) for each in listed}
     reader = torch._C.PyTorchFileReader(io.BytesIO(content))
     return {each: reader.get_record(each) for each in reader.get_all_records()}
@@ -118,8 +128,9 @@ def _examined(records: Mapping[str, bytes], name: str, *, trusted: bool) -> dict
             for entry in _entries(document):
                 if entry.get("use_pickle"):
                     path = str(entry.get("path_name"))
-                    pickled = next((value for each, value in records.items() if each.endswith(f"/{path}")), b"")
-                    _require_tensors(pickled, name, path, trusted=trusted)
+                    for each, value in records.items():
+                        if each.endswith(f"/{path}"):
+                            _require_tensors(value, name, path, trusted=trusted)
     return documents
 
 
@@ -169,8 +180,9 @@ class _Look:
         """Look at a value that stands under `key`."""
         if isinstance(value, dict):
             for inner, each in value.items():
-                # What a node says of the lines of code that it came from is read as text.
-                if inner != "metadata" or key != "nodes":
+                self._require_name(inner)
+                # Texts about the lines of code that something came from; a tensor of this name has other fields.
+                if inner != "metadata" or not _is_text(each):
                     self.at(each, inner if inner != "as_graph" else key)
         elif isinstance(value, list):
             for each in value:
@@ -185,6 +197,14 @@ class _Look:
                 f"{self._name} uses the operator {shown}, which no format here can hold",
                 remedy="Write the policy with torch's own operators (aten), without torch.cond and custom ones.",
             )
+
+        elif isinstance(value, str) and key not in _TEXTS:
+            self._require_name(value)
+
+    def _require_name(self, text: str) -> None:
+        """Refuse a name that would be more than a name in the Python that torch makes of the graph."""
+        if not _NAME.fullmatch(text):
+            self._refuse(f"the name {text[:60]!r}, which is more than a name")
 
     def _refuse(self, what: str) -> None:
         raise UnsupportedError(
@@ -232,8 +252,16 @@ def _is_tree(text: Any) -> bool:
 def _is_plain_tree(tree: Mapping[str, Any]) -> bool:
     context = tree["context"]
     keys = json.loads(context) if isinstance(context, str) else context
-    plain = keys is None or (isinstance(keys, list) and all(type(key) in (str, int) for key in keys))
+    plain = keys is None or (isinstance(keys, list) and all(map(_is_key, keys)))
     return plain and tree["type"] in _TREES and all(map(_is_plain_tree, tree["children_spec"]))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+def _is_key(key: Any) -> bool:
+    return type(key) is int or (type(key) is str and _KEY.fullmatch(key) is not None)
 
 
 @contextmanager

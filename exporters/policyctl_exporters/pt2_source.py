@@ -258,7 +258,10 @@ def _action_space(text: Text, options: Options, rows: _Rows, name: str) -> Any:
             f"{name}: no output is called action, it gives {', '.join(port.name for port in text.outputs)}",
             remedy=f"Say which one the action is made of: --head NAME=KIND, KIND one of {', '.join(HEADS)}.",
         )
-    port, kind = ports[0], said[ports[0].name]
+    # Of a choice that is given with its scores, those say how many there are.
+    port = next((port for port in ports if said[port.name] in ("logits", "q_values")), ports[0])
+    port = ports[0] if ports[0].dtype.startswith("float") else port
+    kind = said[port.name]
     dims = port.dims if rows.unbatched else port.dims[1:]
     if kind in ("logits", "q_values"):
         return spaces.Discrete(int(np.prod([size or 1 for size in dims])))

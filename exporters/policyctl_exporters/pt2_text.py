@@ -48,6 +48,9 @@ _LISTS: Final = {
 _SAME: Final = frozenset({"alias", "detach", "detach_", "lift_fresh"})
 """Operators that give what they are given: nothing here computes a gradient."""
 
+_CELLS: Final = frozenset({"gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"})
+"""Operators that ONNX's exporter does not know, and that torch takes apart."""
+
 _ASSERTS: Final = re.compile(r"_assert_\w+|sym_constrain_\w+|_functional_\w*assert\w*")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*")
 
@@ -82,7 +85,8 @@ class ProgramText:
 
     def __init__(self, program: Any, *, name: str) -> None:
         """Raises: UnsupportedError: An argument or a result is not a tensor."""
-        self.program, self._name = program, name
+        self._original, self._name = program, name
+        program = self.program = _decomposed(program)
         signature = program.graph_signature
         self._nodes = {node.name: node for node in program.graph.nodes}
         self._given = [each for each in signature.input_specs if each.kind is InputKind.USER_INPUT]
@@ -134,7 +138,7 @@ class ProgramText:
         with warnings.catch_warnings():
             # A copy of a tree of arguments warns of torch's own code.
             warnings.simplefilter("ignore", FutureWarning)
-            module: nn.Module = copy.deepcopy(self.program.module())
+            module: nn.Module = copy.deepcopy(self._original.module())
         return module
 
     def ask(self, module: nn.Module, named: Mapping[str, Tensor]) -> Any:
@@ -192,6 +196,16 @@ class ProgramText:
 
     def _inputs(self) -> list[Any]:
         return [self._nodes[each.arg.name] for each in self._given if isinstance(each.arg, TensorArgument)]
+
+
+def _decomposed(program: Any) -> Any:
+    """The program with simpler operators, where it has one that ONNX cannot hold."""
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    if not any(_short(node.target) in _CELLS for graph in graphs for node in graph.nodes):
+        return program
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return program.run_decompositions()
 
 
 class _Writer:

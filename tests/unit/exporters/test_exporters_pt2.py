@@ -84,6 +84,20 @@ class History(nn.Module):
         return self.net(self.seen.flatten(1))
 
 
+class Cell(nn.Module):
+    """One step of a GRU, which ONNX has no operator for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.actor = nn.GRUCell(SEEN, 5), nn.Linear(5, ACTS)
+        self.register_buffer("h", torch.zeros(1, 5))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        self.h = self.cell(obs, self.h)
+        return self.actor(self.h)
+
+
 def _program(module: nn.Module, *rows: int | None) -> torch.export.ExportedProgram:
     """Exported with an open batch where `rows` is left out, a fixed one, or none where it is None."""
     count = rows[0] if rows else 2
@@ -109,7 +123,10 @@ def _played(path: Path, rows: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([program(torch.from_numpy(row[None])).numpy() for row in rows])
 
 
-@pytest.mark.parametrize(("kind", "states"), [(Recurrent, {"cell": 0.0, "inner_hidden": 0.25}), (History, {"seen": 0})])
+@pytest.mark.parametrize(
+    ("kind", "states"),
+    [(Recurrent, {"cell": 0.0, "inner_hidden": 0.25}), (History, {"seen": 0.0}), (Cell, {"h": 0.0})],
+)
 def test_buffers_that_a_program_changes_are_served_as_states(
     kind: Any, states: dict[str, float], tmp_path: Path
 ) -> None:
@@ -240,7 +257,10 @@ class Touch:
 
 
 def test_nothing_in_a_file_runs_while_it_is_read(tmp_path: Path) -> None:
-    """Sizes that are code, modules that a tree of arguments names, pickles and libraries are refused before torch."""
+    """Sizes that are code, modules that a tree of arguments names, pickles and libraries are refused before torch.
+
+    So are names that would be code in the Python that torch writes of a graph.
+    """
     path, trap = _saved(Camera(), tmp_path), tmp_path / "trap"
     code = json.dumps(f"__import__('pathlib').Path({str(trap)!r}).touch()")
     tree = json.dumps('[1, {"type": "builtins.dict", "context": "{\\"__enum__\\": 1}", "children_spec": []}]')
@@ -257,6 +277,8 @@ def test_nothing_in_a_file_runs_while_it_is_read(tmp_path: Path) -> None:
         (_program_text(r'"Symbol\(.s\d+., positive=True, integer=True\)"', code), None, "which is not arithmetic"),
         (_program_text(r'"in_spec": "(\\.|[^"\\])*"', f'"in_spec": {tree}'), None, "tuples, lists and dicts"),
         (_program_text(r"torch\.ops\.aten\.cat\.default", "torch.ops.my.cat.default"), None, "the operator my.cat"),
+        (_program_text(r'"forward_arg_names": \["camera"', f'"forward_arg_names": [{code}'), None, "more than a name"),
+        (_program_text(r'"name": "cat"', f'"name": {code}'), None, "more than a name"),
         (sample, None, "data/sample_inputs/model.pt. holds pickles"),
         (same, {"data/constants/opaque_obj_0": pickle.dumps(Touch(trap))}, "an object other than tensors"),
         (same, {"data/aotinductor/model/lib.so": b"code"}, "holds compiled code"),
