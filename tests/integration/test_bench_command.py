@@ -16,6 +16,7 @@ import psutil
 import pytest
 from embedded import Embedded, embedded, is_measuring, wait_for
 
+from policyctl.client import regions
 from policyctl.measuring.result import BenchResult
 from policyctl.serving.native import choose
 from policyctl.settings import NativeMode
@@ -163,3 +164,14 @@ def test_a_server_that_is_killed_ends_the_run_with_an_error(tmp_path: Path) -> N
         wait_for(lambda: server.triton not in {None, pid})
         assert server.answered_by() == "1.0.0"
         server.run("bench", "walker", "-c", "1", *SHORT)
+
+
+def test_shared_memory_that_the_server_cannot_open_is_refused_before_anything_is_measured(
+    served: Embedded, tmp_path, monkeypatch
+) -> None:
+    """As in a container, or by a Triton that forbids it: exit code 8, with what shared memory needs."""
+    monkeypatch.setattr(regions.Regions.__init__, "__defaults__", (tmp_path,))
+    done = served.run("bench", "walker", "--shared-memory", "system", check=False)
+    assert done.returncode == 8, done.stdout + done.stderr
+    assert "cannot open this machine's shared memory" in done.stderr
+    assert "--allow-client-shm=true" in done.stderr

@@ -166,6 +166,12 @@ class TritonCalls:
         """Names of the shared memory that clients have registered."""
         return tuple(sorted(self._call("list shared memory", "SystemSharedMemoryStatus").regions))
 
+    def register_region(self, name: str, size_bytes: int) -> None:
+        """Have the server open a client's shared memory."""
+        self._call(
+            "open this machine's shared memory", "SystemSharedMemoryRegister", name=name, key=name, byte_size=size_bytes
+        )
+
     def forget_region(self, name: str) -> None:
         """Let go of a client's shared memory; nothing happens where it is not registered."""
         self._call(f"forget region {name}", "SystemSharedMemoryUnregister", name=name)

@@ -7,6 +7,7 @@ most of the time for batches of images.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from policyctl.client.calls import Answer, Infer
 from policyctl.client.grpc_messages import Steps, answer_of, array_of, metadata_of, own_part
-from policyctl.client.regions import Layout, Place, Region, Regions
+from policyctl.client.regions import NEEDED, Layout, Place, Region, Regions
 from policyctl.client.tensors import DATATYPES, KEPT_SHAPES, NUMPY, shapes_of
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError
@@ -36,6 +37,7 @@ _ANSWERED: Final = {"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}
 _UNKNOWN: Final = "Unable to find shared memory region"
 _ALREADY: Final = "already in manager"
 _IN_USE: Final = "currently in use"
+_FORBIDDEN: Final = re.compile(r"shared[- ]memory|client-shm", re.IGNORECASE)
 _PREPARED: Final = 16
 
 
@@ -118,13 +120,13 @@ class SharedTensors:
             yield partial(self._stub.SystemSharedMemoryRegister, request, timeout=_left_s(until))
         except grpc.RpcError as error:
             reason = str(error.details())
-            if error.code().name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+            # A Triton that forbids it may say UNAVAILABLE, as a connection that failed does.
+            if error.code().name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"} and not _FORBIDDEN.search(reason):
                 raise
             if _ALREADY not in reason:
                 raise UnsupportedError(
                     f"the server at {self._url} cannot open this client's shared memory: {reason}",
-                    remedy="shared_memory=True needs both on one machine with one /dev/shm (containers: --ipc=host),"
-                    " and one user. Otherwise leave it off.",
+                    remedy=NEEDED,
                 ) from error
         region.registered = True
 

@@ -36,7 +36,10 @@ from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError
 
 PREFIX: Final = "policyctl-client-"
-
+NEEDED: Final = (
+    "Shared memory needs client and server on one machine, as one user, with one /dev/shm (containers: --ipc=host)."
+    " Triton 26.04 and later must be started with --allow-client-shm=true. Otherwise leave it off."
+)
 MOST_REGIONS: Final = 64
 """Of one client; calls beyond it travel over the wire, as without shared memory."""
 

@@ -6,12 +6,16 @@ import itertools
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import grpc
 import numpy as np
 import pytest
 
 from policyctl.client import AsyncPolicyClient, PolicyClient, regions
+from policyctl.client.grpc_memory import SharedTensors
 from policyctl.client.regions import Layout, Regions, abandoned
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError, UsageError
@@ -135,3 +139,31 @@ def test_shared_memory_over_http_is_refused(kind: type[PolicyClient] | type[Asyn
     """It is there over gRPC alone, and says so at once."""
     with pytest.raises(UsageError, match="gRPC alone"):
         kind("walker", url="127.0.0.1:8000", protocol="http", shared_memory=True)
+
+
+class _Refusal(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__()
+        self.code, self.details = (lambda: code), (lambda: details)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "error"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "client shared memory is disabled (--allow-client-shm=false)", UnsupportedError),
+        (grpc.StatusCode.INVALID_ARGUMENT, "Unable to open shared memory region", UnsupportedError),
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses", _Refusal),
+    ],
+)
+def test_a_server_that_forbids_shared_memory_is_named_whatever_its_code(tmp_path, code, details, error) -> None:
+    """Triton 26.04 and later forbid it unless they are started otherwise; a lost connection is something else."""
+    shared = SharedTensors("walker", "127.0.0.1:8001", SimpleNamespace(SystemSharedMemoryRegister=len), None)
+    region = Regions(tmp_path).take(1)
+    assert region is not None
+    steps = shared._register(region, time.monotonic() + 60)
+    next(steps)
+    with pytest.raises(error) as refused:
+        steps.throw(_Refusal(code, details))
+    if error is UnsupportedError:
+        assert "--allow-client-shm=true" in refused.value.remedy
+        assert details in refused.value.problem

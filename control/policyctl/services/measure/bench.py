@@ -19,10 +19,11 @@ import psutil
 
 from policyctl import __version__
 from policyctl.adapters.endpoint import Endpoint
+from policyctl.client.regions import NEEDED, Regions
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import served_name
 from policyctl.domain.protocol import Protocol
-from policyctl.errors import PolicyctlError, ServerError, UsageError
+from policyctl.errors import PolicyctlError, ServerError, UnsupportedError, UsageError
 from policyctl.measuring.measurement import LoadMode, Measurement, Point, SharedMemory
 from policyctl.measuring.memory_trace import MemorySample, sampled
 from policyctl.measuring.perf_analyzer import WINDOWS, Load, PerfAnalyzer
@@ -48,7 +49,7 @@ def bench(control: Control, profile: Profile, *, model: str, alias: str, keep: b
         UsageError: The alias names nothing, or a batch is larger than what is served.
         ServerError: No server, requests that failed or the time limit before
             the first point was measured, or the alias moved meanwhile.
-        UnsupportedError: perf_analyzer cannot run here.
+        UnsupportedError: perf_analyzer cannot run here, or the server cannot open shared memory of this machine.
     """
     until = time.monotonic() + profile.time_limit_s
     points = _points(control, profile, until, model=model, alias=alias)
@@ -128,8 +129,24 @@ def _points(control: Control, profile: Profile, until: float, *, model: str, ali
             remedy="Set POLICYCTL_SERVING__MAX_BATCH_SIZE and promote again, or measure smaller batches.",
         )
     opened = open_release(control.repository, state.release(model, named.placement.release))
+    if SharedMemory.SYSTEM in profile.shared_memory:
+        _require_shared_memory(control)
     urls = {protocol: address(control.endpoint(), protocol) for protocol in profile.protocols}
     return _Points(control, profile, until, served_name(model, alias), named.placement, opened, urls)
+
+
+def _require_shared_memory(control: Control) -> None:
+    """Refuse where the server cannot open memory of this machine: perf_analyzer would fail at each point."""
+    memory, client = Regions(), control.client(control.endpoint())
+    try:
+        if (region := memory.take(1)) is not None:
+            client.register_region(region.name, region.size_bytes)
+            client.forget_region(region.name)
+    except ServerError as error:
+        raise UnsupportedError(error.problem, remedy=NEEDED) from error
+    finally:
+        memory.close()
+        client.close()
 
 
 @dataclass(slots=True)
