@@ -145,7 +145,7 @@ class DockerSettings(Group):
     memory_mib: int = Field(4096, ge=256, description="more than this and the kernel ends it")
     cpus: float | None = Field(None, gt=0, description="not set: all")
     shm_mib: int = Field(256, ge=64, description="its own /dev/shm")
-    pids: int = Field(1024, ge=64, description="processes and threads")
+    pids: int = Field(1024, ge=256, description="processes and threads; Triton starts some for each core")
 
 
 class ServiceLevelSettings(Group, json_schema_extra=_COMMAND):

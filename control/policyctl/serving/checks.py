@@ -19,6 +19,8 @@ MIB: Final = 1 << 20
 GLIBC_NEEDED: Final = (2, 35)
 """The wheel of the server is built against it (its tag is manylinux_2_35)."""
 
+WITHOUT_BASH: Final = "Triton starts Python-based backends through it, and without it every load hangs"
+
 _NOT_FOUND: Final = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
 _VERSION_MISSING: Final = re.compile(r"version [`'](\S+)' not found \(required by (\S+)\)")
 _LIBPYTHON: Final = re.compile(r"libpython3\.\d+\.so\.1\.0")
@@ -141,6 +143,19 @@ def bundled_library(soname: str, bundled: Collection[str]) -> str | None:
     stem, dot, suffix = soname.partition(".so")
     pattern = re.compile(rf"{re.escape(stem)}-[0-9a-f]{{8}}{re.escape(dot + suffix)}(\.[\w.]+)?")
     return next((name for name in sorted(bundled) if pattern.fullmatch(name)), None)
+
+
+def bash(path: str | None, *, needed: bool) -> Check:
+    """Whether Triton can start Python-based backends.
+
+    Args:
+        path: The first bash on the server's PATH; None where there is none.
+        needed: Whether such a backend serves the format that is served where nothing else is said.
+    """
+    if path is not None:
+        return Check("bash", Status.OK, path)
+    status = Status.FAILED if needed else Status.WARNING
+    return Check("bash", status, f"not found: {WITHOUT_BASH}", "Install it: apt-get install bash")
 
 
 def glibc(version: str) -> Check:

@@ -21,9 +21,10 @@ from typing import Any, Final
 
 from policyctl.errors import ServerError, UnsupportedError, connection_text
 from policyctl.plain_files import denied
+from policyctl.serving import checks
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.container_request import LABEL, Mounts, container_name, creation
-from policyctl.serving.logs import OnLog, ignore
+from policyctl.serving.logs import Level, LogLine, OnLog, ignore
 from policyctl.serving.run import ServerRun
 from policyctl.settings import DockerSettings
 
@@ -64,6 +65,7 @@ class TritonContainer(ServerRun):
         self._client = client
         self._container: Any = None
         self._started_at = ""
+        self._ran_out = False
 
     @property
     def remedy(self) -> str:
@@ -74,7 +76,7 @@ class TritonContainer(ServerRun):
         """Remove what an earlier supervisor left, and start it; `wait_live` says when it answers.
 
         Raises:
-            ServerError: It was started before, or Docker refuses.
+            ServerError: It was started before, a port is taken, or Docker refuses.
             UnsupportedError: No Docker answers, or the image is not there.
             UsageError: The settings ask for root, or for a port that is not on loopback.
         """
@@ -83,9 +85,12 @@ class TritonContainer(ServerRun):
         called = creation(self.options, self.settings, self.mounts, gpu=self._gpu)
         client = self._client = self._client or connect()
         require_image(client, self.settings.image)
-        with _translated(f"start {self.settings.image}"):
+        with _translated("remove what an earlier server left"):
             for left in client.containers.list(all=True, filters={"label": f"{LABEL}={called['labels'][LABEL]}"}):
                 left.remove(force=True, v=True)
+        # Docker would say it in its own words, after the container was made.
+        self._refuse_taken_ports()
+        with _translated(f"start {self.settings.image}"):
             self._container = client.containers.create(**called)
             self._container.start()
             self._container.reload()
@@ -93,9 +98,10 @@ class TritonContainer(ServerRun):
         threading.Thread(target=self._drain, name="container-log", daemon=True).start()
 
     def is_running(self) -> bool:
-        """Whether this very run of the container is there; one that somebody restarted is another.
+        """Whether this very run of the container goes on; one that somebody restarted is another.
 
-        Docker's own silence says nothing about Triton, which may go on without it.
+        A paused one does not go on. Docker's own silence says nothing about
+        Triton, which may go on without it.
         """
         if self._container is None:
             return False
@@ -107,31 +113,46 @@ class TritonContainer(ServerRun):
         except ServerError:
             return False  # it was removed
         state = self._state()
-        return state.get("Status") == "running" and state.get("StartedAt") == self._started_at
+        if state.get("Status") != "running" or state.get("StartedAt") != self._started_at:
+            return False
+        if state.get("OOMKilled") and not self._ran_out:
+            # Docker keeps the flag for as long as the container lives: a later end has another reason.
+            self._ran_out = True
+            words = f"the kernel ended a process of the container for its memory: {self._limit}"
+            self._forward(LogLine(Level.WARNING, "", words))
+        return True
 
     def ended(self) -> str:
         """How it ended, in words."""
         state = self._state()
-        if state.get("OOMKilled"):
-            return f"out of memory: docker.memory_mib is {self.settings.memory_mib}"
-        if state.get("Status") == "running":
-            return "somebody restarted it"
+        match state.get("Status"):
+            case "running":
+                return "somebody restarted it"
+            case "paused":
+                return "somebody paused it"
+        if state.get("OOMKilled") and not self._ran_out:
+            return f"out of memory: {self._limit}"
         return f"exit code {state.get('ExitCode', '?')}"
+
+    @property
+    def _limit(self) -> str:
+        return f"docker.memory_mib is {self.settings.memory_mib}"
 
     def exit_code(self) -> int | None:
         """What it ended with; None where it runs, or is gone."""
         state = self._state()
         return None if state.get("Status") != "exited" else int(state.get("ExitCode", 0))
 
-    def stop(self) -> None:
-        """End and remove it, and the key's file; nothing happens where there is nothing."""
-        self.mounts.key.unlink(missing_ok=True)
+    def stop(self, *, at_once: bool = False) -> None:
+        """End and remove it; nothing happens where there is nothing."""
+        paused = self._state().get("Status") == "paused"
         container, self._container = self._container, None
         if container is None:
             return
         # A daemon that is gone, or somebody who removed it first, leaves nothing to do here.
-        with contextlib.suppress(ServerError, UnsupportedError), _translated("stop the container"):
-            container.stop(timeout=self.options.exit_timeout_s + _STOP_RESERVE_S)
+        if not (at_once or paused):
+            with contextlib.suppress(ServerError, UnsupportedError), _translated("stop the container"):
+                container.stop(timeout=self.options.exit_timeout_s + _STOP_RESERVE_S)
         with contextlib.suppress(ServerError, UnsupportedError), _translated("remove the container"):
             container.remove(force=True, v=True)
 
@@ -145,6 +166,11 @@ class TritonContainer(ServerRun):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for raw in lines:
                     self._take_line(raw)
+
+
+def address() -> str:
+    """Where the Docker of the environment is asked."""
+    return os.environ.get("DOCKER_HOST") or _DOCKER_HOST
 
 
 def connect() -> Any:
@@ -165,11 +191,16 @@ def connect() -> Any:
     return client
 
 
-def require_image(client: Any, image: str) -> None:
-    """Refuse where the image is not on Docker's machine.
+def require_image(client: Any, image: str, *, python_backends: bool = False) -> None:
+    """Refuse where the image is not on Docker's machine, or cannot serve.
+
+    Args:
+        client: Docker's client.
+        image: Its name.
+        python_backends: Whether Python-based backends shall serve in it.
 
     Raises:
-        UnsupportedError: It is not.
+        UnsupportedError: It is not there, or lacks the bash that Triton starts Python-based backends through.
     """
     from docker.errors import ImageNotFound
 
@@ -182,6 +213,24 @@ def require_image(client: Any, image: str) -> None:
                 f"the image {image} is not on this machine", remedy=f"Fetch it (some 10 GB): docker pull {image}"
             ) from error
         raise
+    if python_backends and not any(_has_file(client, image, path) for path in ("/bin/bash", "/usr/bin/bash")):
+        raise UnsupportedError(f"the image {image} has no bash: {checks.WITHOUT_BASH}", remedy="Install bash in it.")
+
+
+def _has_file(client: Any, image: str, path: str) -> bool:
+    """Whether the image holds a file; nothing of the image runs."""
+    from docker.errors import NotFound
+
+    with _translated(f"look into {image}"):
+        container = client.containers.create(image, network_disabled=True)
+        try:
+            chunks, _ = container.get_archive(path)
+            chunks.close()
+        except NotFound:
+            return False
+        finally:
+            container.remove(force=True, v=True)
+    return True
 
 
 @contextlib.contextmanager
@@ -197,8 +246,7 @@ def _translated(doing: str) -> Iterator[None]:
         raise ServerError(f"Docker: cannot {doing}: {error.explanation or error}") from error
     except (DockerException, RequestException) as error:
         text = connection_text(error)
-        host = os.environ.get("DOCKER_HOST") or _DOCKER_HOST
-        if text == os.strerror(errno.EACCES) and host.startswith(_SOCKET):
-            refused = denied(PermissionError(errno.EACCES, text, host.removeprefix(_SOCKET)))
+        if text == os.strerror(errno.EACCES) and address().startswith(_SOCKET):
+            refused = denied(PermissionError(errno.EACCES, text, address().removeprefix(_SOCKET)))
             raise UnsupportedError(f"Docker: cannot {doing}: {refused.problem}", remedy=refused.remedy) from error
         raise UnsupportedError(f"Docker: cannot {doing}: {text}", remedy=remedy) from error

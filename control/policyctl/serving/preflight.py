@@ -8,6 +8,7 @@ the result; starting a server requires it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -64,9 +65,19 @@ def preflight(
         checks.triton_guard(built=triton_guard.find() is not None),
         _repository(repository),
         checks.shared_memory(free_bytes=_free(FOLDER), writable=os.access(FOLDER, os.W_OK | os.X_OK)),
-        *checks.ports(ports, host=host, holders=_holders(ports.values(), host)),
+        *port_checks(ports, host=host),
         _cpu(),
     )
+
+
+def port_checks(ports: Mapping[str, int], *, host: str) -> tuple[Check, ...]:
+    """Whether a server could listen on these ports now.
+
+    Args:
+        ports: By the option of `policyctl serve` that chooses each.
+        host: Address that the server will listen on.
+    """
+    return checks.ports(ports, host=host, holders=_holders(ports.values(), host))
 
 
 def _server(native: NativeMode) -> tuple[Check, ...]:
@@ -75,7 +86,13 @@ def _server(native: NativeMode) -> tuple[Check, ...]:
     except UnsupportedError as error:
         return (Check("tritonserver", Status.FAILED, error.problem, error.remedy),)
     server = Check("tritonserver", Status.OK, f"{install.tritonserver} ({install.version})")
-    return (server, *_binaries(install), _backend_code(native))
+    return (server, *_binaries(install, is_native=_is_native(native)), _backend_code(native))
+
+
+def _is_native(mode: NativeMode) -> bool:
+    with contextlib.suppress(UnsupportedError):
+        return choose(mode).backend is not None
+    return False
 
 
 def _backend_code(mode: NativeMode) -> Check:
@@ -86,11 +103,13 @@ def _backend_code(mode: NativeMode) -> Check:
     return checks.backend_code(code_problems(mode))
 
 
-def _binaries(install: TritonInstall) -> tuple[Check, ...]:
+def _binaries(install: TritonInstall, *, is_native: bool) -> tuple[Check, ...]:
     variables = environment(install)
     analyzer = _perf_analyzer()
     bundled = [path.name for path in install.libraries.iterdir()]
+    bash = shutil.which("bash", path=variables["PATH"])
     return (
+        checks.bash(bash, needed=not is_native),
         checks.libraries(
             "server libraries",
             _ldd(install.tritonserver, variables),

@@ -159,7 +159,7 @@ class TritonProcess(ServerRun):
             self._hide_key(self.pid)  # a server that logs nothing gave no sign before
         return True
 
-    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S, *, at_once: bool = False) -> None:
         """End it and all of its processes, and remove its shared memory.
 
         It is asked first; what is left some seconds before `timeout_s` is
@@ -167,12 +167,13 @@ class TritonProcess(ServerRun):
 
         Args:
             timeout_s: When it has to be over; the process is gone by then.
+            at_once: Kill it, without asking it first.
         """
         with self._changing:
             process = self._popen
             if process is not None and process.returncode is None:
                 deadline = time.monotonic() + timeout_s
-                if self.is_running():
+                if self.is_running() and not at_once:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGTERM)
                     self._wait_exit(deadline - min(_KILL_RESERVE_S, timeout_s / 2), idle_is_enough=True)
@@ -186,16 +187,6 @@ class TritonProcess(ServerRun):
             self._release_memory()
             if self._thread is not None and self._thread is not threading.current_thread():
                 self._thread.join(timeout=1.0)
-
-    def _refuse_taken_ports(self) -> None:
-        for port in self.options.ports:
-            if not ports.is_free(port, host=self.options.host):
-                who = ports.holder(port) or "another process"
-                raise ServerError(
-                    f"port {port} of {self.options.host} is held by {who}",
-                    remedy="Stop it, or choose other ports: policyctl serve --http-port, --grpc-port, --metrics-port"
-                    " (0 takes a free one).",
-                )
 
     def _run(self, arguments: list[str], variables: dict[str, str], folder: Path | None) -> None:
         """Make the process and drain its log for as long as it lives."""

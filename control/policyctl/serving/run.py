@@ -41,6 +41,14 @@ class ServerRun(ABC):
     def ended(self) -> str:
         """How it ended, as a phrase."""
 
+    @abstractmethod
+    def stop(self, *, at_once: bool = False) -> None:
+        """End it, and leave nothing behind; nothing happens where there is nothing.
+
+        Args:
+            at_once: Kill it, without asking it first: a server that is silent answers nobody any more.
+        """
+
     @property
     @abstractmethod
     def remedy(self) -> str:
@@ -68,6 +76,16 @@ class ServerRun(ABC):
         raise ServerError(
             f"{self.name} did not answer on {where} within {timeout_s:g} s: {self._last_words()}", remedy=self.remedy
         )
+
+    def _refuse_taken_ports(self) -> None:
+        for port in self.options.ports:
+            if not ports.is_free(port, host=self.options.host):
+                who = ports.holder(port) or "another process"
+                raise ServerError(
+                    f"port {port} of {self.options.host} is held by {who}",
+                    remedy="Stop it, or choose other ports: policyctl serve --http-port, --grpc-port, --metrics-port"
+                    " (0 takes a free one).",
+                )
 
     @property
     def _port(self) -> int:

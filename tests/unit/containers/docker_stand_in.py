@@ -42,6 +42,8 @@ class DockerStandIn:
 
     def __init__(self, *, images: tuple[str, ...] = (), runner: Runner | None = None) -> None:
         self.images, self.runner = set(images), runner
+        self.files = {"/bin/bash"}
+        """In every image."""
         self.containers: dict[str, Container] = {}
         self.calls: list[str] = []
         self.created = self.starts = 0
@@ -120,11 +122,12 @@ def _handler(engine: DockerStandIn) -> type[BaseHTTPRequestHandler]:
                 case ("GET", ["containers", "json"]):
                     self._answer(200, [{"Id": c.id} for c in engine.containers.values() if _matches(c, query)])
                 case ("POST", ["containers", "create"]):
-                    if engine.find(query["name"]):
-                        self._answer(409, {"message": f"the name {query['name']} is in use"})
+                    name = query.get("name", f"unnamed-{engine.created}")
+                    if engine.find(name):
+                        self._answer(409, {"message": f"the name {name} is in use"})
                         return
                     engine.created += 1
-                    container = Container(f"{engine.created:064x}", query["name"], body)
+                    container = Container(f"{engine.created:064x}", name, body)
                     engine.containers[container.id] = container
                     self._answer(201, {"Id": container.id, "Warnings": []})
                 case (_, ["containers", key, *what]):
@@ -156,6 +159,10 @@ def _handler(engine: DockerStandIn) -> type[BaseHTTPRequestHandler]:
                     self._answer(204)
                 case ("GET", "logs"):
                     self._logs(container)
+                case ("GET", "archive") if query["path"] in engine.files:
+                    self._answer(200, {}, **{"X-Docker-Container-Path-Stat": "e30="})
+                case ("GET", "archive"):
+                    self._answer(404, {"message": f"no such file: {query['path']}"})
                 case _:
                     self._answer(501, {"message": f"the stand-in does not know {command} {what}"})
 
@@ -169,11 +176,13 @@ def _handler(engine: DockerStandIn) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(struct.pack(">BxxxL", 1, len(line)) + line)
             self.close_connection = True
 
-        def _answer(self, status: int, document: Any = None) -> None:
+        def _answer(self, status: int, document: Any = None, **headers: str) -> None:
             content = b"" if document is None else json.dumps(document).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Api-Version", VERSION)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command != "HEAD":

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 from docker_stand_in import DockerStandIn
+from pydantic import ValidationError
 
 from policyctl.errors import ServerError, UnsupportedError, UsageError
 from policyctl.serving import container_request as module
 from policyctl.serving.command import ServerOptions
-from policyctl.serving.container import TritonContainer
+from policyctl.serving.container import TritonContainer, connect, require_image
 from policyctl.serving.container_request import Mounts, creation, user_of
 from policyctl.serving.logs import LogLine
 from policyctl.serving.ports import free_ports
@@ -217,8 +218,77 @@ def test_a_container_that_ended_or_was_restarted_is_another_run(engine, options,
     assert container.ended() == "out of memory: docker.memory_mib is 512"
     container.stop()
     assert not engine.containers
-    assert not mounts.key.exists()
     assert not container.is_running()
+
+
+def test_a_container_that_is_paused_is_said_to_be_and_goes_at_once(engine, options, mounts) -> None:
+    """A paused server answers nobody; no signal reaches it, so it is removed without being asked to end."""
+    container = TritonContainer(options, DockerSettings(), mounts)
+    container.start()
+    engine.only.state["Status"] = "paused"
+    assert not container.is_running()
+    assert (container.ended(), container.exit_code()) == ("somebody paused it", None)
+    engine.calls.clear()
+    container.stop()
+    assert not engine.containers
+    assert not any(call.endswith("/stop") for call in engine.calls)
+
+
+def test_a_silent_server_is_killed_without_being_asked_first(engine, options, mounts) -> None:
+    """Docker's stop would wait for its whole grace; a server that answers has that."""
+    for at_once in (False, True):
+        container = TritonContainer(options, DockerSettings(), mounts)
+        container.start()
+        engine.calls.clear()
+        container.stop(at_once=at_once)
+        assert not engine.containers
+        assert any(call.endswith("/stop") for call in engine.calls) is not at_once
+
+
+def test_an_old_lack_of_memory_is_not_the_reason_of_a_later_end(engine, options, mounts) -> None:
+    """The kernel ended a process of it while the container went on: said then, and not when somebody kills it later."""
+    heard: list[LogLine] = []
+    container = TritonContainer(options, DockerSettings(memory_mib=512), mounts, on_log=heard.append)
+    container.start()
+    engine.only.state["OOMKilled"] = True
+    assert container.is_running()
+    assert container.is_running()
+    said = "the kernel ended a process of the container for its memory: docker.memory_mib is 512"
+    assert [line.message for line in heard] == [said]
+    engine.end(engine.only, ExitCode=137)
+    assert not container.is_running()
+    assert container.ended() == "exit code 137"
+    container.stop()
+
+
+def test_a_taken_port_is_refused_in_plain_words_before_anything_is_made(engine, options, mounts) -> None:
+    """It names port, holder and remedy, as the embedded server does; Docker's text names the holder nowhere."""
+    with (
+        _answering(options.grpc_port),
+        pytest.raises(ServerError, match=f"port {options.grpc_port} of 127.0.0.1 is held"),
+    ):
+        TritonContainer(options, DockerSettings(), mounts).start()
+    assert not engine.containers
+
+
+def test_an_image_without_bash_is_refused_where_python_based_backends_shall_serve(engine) -> None:
+    """Triton starts them through it, and every load would hang; nothing that was made to look stays."""
+    client, image = connect(), DockerSettings().image
+    require_image(client, image, python_backends=True)
+    engine.files = {"/usr/bin/bash"}
+    require_image(client, image, python_backends=True)
+    engine.files = set()
+    require_image(client, image)
+    with pytest.raises(UnsupportedError, match="has no bash"):
+        require_image(client, image, python_backends=True)
+    assert not engine.containers
+
+
+def test_so_few_processes_that_triton_cannot_load_are_refused() -> None:
+    """Triton has 70 to 76 threads on two cores, and its loads hang where it may not start one more."""
+    assert DockerSettings(pids=256).pids == 256
+    with pytest.raises(ValidationError, match="pids"):
+        DockerSettings(pids=255)
 
 
 def test_a_docker_that_went_away_says_nothing_of_the_server(engine, options, mounts) -> None:

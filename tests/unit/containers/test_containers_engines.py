@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from types import SimpleNamespace
 
 import pytest
 
 from policyctl.adapters import endpoint as endpoints
-from policyctl.adapters import lock
+from policyctl.adapters import files, lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.repository import Repository
 from policyctl.domain.artifacts import Format
 from policyctl.errors import ServerError, UnsupportedError, UsageError
 from policyctl.services.control import Control, preferred_format
 from policyctl.services.supervise import external as module
-from policyctl.services.supervise.engines import launcher
-from policyctl.services.supervise.external import ExternalEngine
+from policyctl.services.supervise import serve as serve_module
+from policyctl.services.supervise.engines import DOCKER, forget_key, launcher
+from policyctl.services.supervise.external import EXTERNAL, ExternalEngine
+from policyctl.services.supervise.leftovers import trace_folder
+from policyctl.services.supervise.serve import Supervisor, pause_s
+from policyctl.serving.ports import free_ports
 from policyctl.settings import Settings, load
 
 
@@ -206,13 +212,64 @@ def test_doctor_looks_at_the_engine_of_the_settings(control, engine, monkeypatch
     """Docker, image and user; or the Triton of somebody else and its key. Each failed check says what to do."""
     from policyctl.services.machine import doctor
 
-    found = {check.name: check.status for check in doctor.examine(control(engine="docker"))}
-    assert found == {"docker": "ok", "image": "ok", "user": "ok"}
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port", "control_metrics_port"), free_ports(4), strict=True))
+    found = {check.name: check for check in doctor.examine(control(engine="docker", **ports))}
+    names = ["docker", "image", "user", *(f"port {port}" for port in ports.values())]
+    assert {name: check.status for name, check in found.items()} == dict.fromkeys(names, "ok")
+    assert found["docker"].detail == f"version 27 answers at {engine.host}"
+    with socket.create_server(("127.0.0.1", ports["grpc_port"])):
+        (taken,) = (c for c in doctor.examine(control(engine="docker", **ports)) if c.status == "failed")
+    assert (taken.name, "--grpc-port" in taken.fix) == (f"port {ports['grpc_port']}", True)
     engine.images.clear()
-    failed = [check for check in doctor.examine(control(engine="docker")) if check.status == "failed"]
+    failed = [check for check in doctor.examine(control(engine="docker", **ports)) if check.status == "failed"]
     assert [(check.name, "docker pull" in check.fix) for check in failed] == [("image", True)]
     (nowhere,) = doctor.examine(control(engine="external"))
     assert (nowhere.status, "POLICYCTL_SERVER__URL" in nowhere.fix) == ("failed", True)
     silent = doctor.examine(control(engine="external", url="127.0.0.1:9", timeout_s=1))
     assert {check.status for check in silent} == {"failed"}
     assert all(check.fix for check in silent)
+
+
+def test_asking_again_for_what_was_not_there_never_waits_long() -> None:
+    """Docker that is away, or a taken port, costs nothing to ask for; a server that starts and dies does."""
+    assert [pause_s(n, DOCKER, begun=False) for n in (0, 2, 3, 9)] == [0.5, 2.0, 5.0, 5.0]
+    assert [pause_s(n, DOCKER, begun=True) for n in (0, 3, 9)] == [0.5, 5.0, 30.0]
+    assert pause_s(9, EXTERNAL, begun=True) == 5.0
+
+
+def test_the_key_stays_from_one_container_to_the_next_in_a_folder_of_the_caller_alone(
+    control, engine, monkeypatch
+) -> None:
+    """The container's number may be a person's: key and traces are out of reach; a full disk keeps no server down."""
+    found = control(
+        engine="docker", **dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
+    )
+    launch = launcher(found, api_key="k" * 9)
+    trace_folder(found.repository).mkdir(parents=True)
+    first = launch(lambda _line: None)
+    first.start()
+    key = found.repository.control / "server" / "key"
+    home = key.parent.stat()
+    assert (key.read_text(), home.st_mode & 0o777, home.st_uid) == ("k" * 9, 0o700, os.getuid())
+    if os.getuid() == 0:
+        assert {path.stat().st_uid for path in (key, trace_folder(found.repository))} == {1000}
+    first.stop()
+    monkeypatch.setattr(files, "write_all", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    second = launch(lambda _line: None)
+    second.start()
+    assert engine.only.state["Status"] == "running"
+    second.stop()
+    forget_key(found)
+    assert not key.exists()
+
+
+@pytest.mark.parametrize(("live", "at_once"), [(False, True), (True, False)])
+def test_only_a_server_that_is_silent_itself_is_killed_at_once(control, monkeypatch, live: bool, at_once: bool) -> None:
+    """One that lives and whose model cannot be loaded again has its grace: other models answer meanwhile."""
+    supervisor, stops = Supervisor(control(), None, None, verbose=False), []
+    prober = SimpleNamespace(probe=lambda: False, silent=not live, asked=None)
+    monkeypatch.setattr(serve_module, "Prober", lambda *_: prober)
+    run = SimpleNamespace(manner=DOCKER, is_running=lambda _served: True, stop=lambda *, at_once: stops.append(at_once))
+    quiet = SimpleNamespace(repeat=lambda: None, follow=lambda: None, index=lambda: (), load_timeout_s=0.0)
+    supervisor._watch(run, quiet, quiet, quiet)
+    assert stops == [at_once]

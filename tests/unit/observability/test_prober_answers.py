@@ -178,3 +178,17 @@ def test_what_does_not_certify_is_never_left_in_service(watched) -> None:
         load_alias(world.control, world.server, KEY, world.state.aliases[KEY])
     assert world.answered() is None
     assert RecordKind.CERTIFIED not in {r.kind for r in world.control.repository.journal.records()[len(before) :]}
+
+
+def test_a_server_that_is_silent_is_told_from_a_model_that_is(watched) -> None:
+    """The first is killed at once; the second's server answers for others, and ends in an orderly way."""
+    server, prober = watched.world.server, watched.prober
+    server.infer = _silent
+    _probe(watched, 3)  # and is loaded again twice, in vain
+    assert (prober.probe(), prober.silent) == (False, False)
+    server.is_live = lambda: False
+    assert (prober.probe(), prober.silent) == (False, True)
+
+
+def _silent(*_args, **_more):
+    raise ServerError("no answer")

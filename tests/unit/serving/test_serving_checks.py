@@ -9,6 +9,7 @@ import pytest
 from policyctl.errors import UnsupportedError
 from policyctl.serving import checks
 from policyctl.serving.checks import MIB, Check, Status
+from policyctl.serving.preflight import preflight
 
 LDD = """\
 \tlinux-vdso.so.1 (0x00007ffd)
@@ -160,3 +161,19 @@ def test_requiring_names_every_failure_and_every_fix_once() -> None:
     assert "a: broken; c: gone" in caught.value.problem
     assert caught.value.remedy == "mend it"
     checks.require(seen[1:2])
+
+
+def test_without_bash_no_python_based_backend_starts() -> None:
+    """A failure where such a backend serves, a warning where the native one does; the words say what would happen."""
+    assert checks.bash("/bin/bash", needed=True).status is Status.OK
+    failed, warned = (checks.bash(None, needed=needed) for needed in (True, False))
+    assert (failed.status, warned.status) == (Status.FAILED, Status.WARNING)
+    assert "every load hangs" in failed.detail
+
+
+def test_bash_is_looked_for_where_the_server_will(monkeypatch, tmp_path) -> None:
+    """On the server's PATH: one that is elsewhere is not found by Triton."""
+    (tmp_path / "ldd").symlink_to("/usr/bin/ldd")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = {check.name: check.status for check in preflight(repository=tmp_path, ports={})}
+    assert found["bash"] is not Status.OK

@@ -9,9 +9,10 @@ from policyctl.adapters.triton import Triton
 from policyctl.domain.choices import Engine
 from policyctl.errors import PolicyctlError
 from policyctl.services.control import Control
-from policyctl.serving.container import connect, require_image
+from policyctl.serving.container import address, connect, require_image
 from policyctl.serving.container_request import user_of
-from policyctl.serving.preflight import PORT_OPTIONS, Check, Status, preflight
+from policyctl.serving.preflight import PORT_OPTIONS, Check, Status, port_checks, preflight
+from policyctl.settings import ContainerBackends
 
 
 def examine(control: Control) -> tuple[Check, ...]:
@@ -29,29 +30,38 @@ def examine(control: Control) -> tuple[Check, ...]:
 
 
 def _embedded(control: Control) -> tuple[Check, ...]:
-    server = control.settings.server
-    running = endpoints.read(control.repository)
-    numbers = (server.http_port, server.grpc_port, server.metrics_port, server.control_metrics_port)
-    ports = {option: port for option, port in zip(PORT_OPTIONS, numbers, strict=True) if port}
     return preflight(
         repository=control.repository.root,
-        host=server.host,
-        ports={} if running is not None else ports,
+        host=control.settings.server.host,
+        ports=_ports(control),
         native=control.settings.serving.native,
     )
+
+
+def _ports(control: Control) -> dict[str, int]:
+    """The ports that a server would take, by option; none while our own server has them."""
+    if endpoints.read(control.repository) is not None:
+        return {}
+    server = control.settings.server
+    numbers = (server.http_port, server.grpc_port, server.metrics_port, server.control_metrics_port)
+    return {option: port for option, port in zip(PORT_OPTIONS, numbers, strict=True) if port}
 
 
 def _docker(control: Control) -> tuple[Check, ...]:
     settings = control.settings.docker
 
+    def engine() -> str:
+        return f"version {connect().version()['Version']} answers at {address()}"
+
     def image() -> str:
-        require_image(connect(), settings.image)
+        require_image(connect(), settings.image, python_backends=settings.backends is ContainerBackends.POLICYCTL)
         return settings.image
 
     return (
-        _tried("docker", lambda: f"answers at {connect().api.base_url}"),
+        _tried("docker", engine),
         _tried("image", image),
         _tried("user", lambda: f"{user_of(settings)} in the container"),
+        *port_checks(_ports(control), host=control.settings.server.host),
     )
 
 

@@ -7,6 +7,7 @@ run, how a run is begun and ended, and what may be done where nothing answers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Collection
@@ -18,6 +19,7 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton_calls import server_name
 from policyctl.domain.choices import Engine as Kind
 from policyctl.domain.recommendations import pools
+from policyctl.plain_files import read_plain
 from policyctl.services.control import Control
 from policyctl.services.machine.hardware import announce
 from policyctl.services.supervise.external import ExternalEngine, Manner, external
@@ -108,9 +110,9 @@ class OwnEngine:
         """How the run ended: Docker knows of memory, and of others' hands."""
         return self.manner.ended.format(why=self.run.ended()), self.run.exit_code()
 
-    def stop(self) -> None:
-        """End the run and leave nothing behind."""
-        self.run.stop()
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the run and leave nothing behind; `at_once` kills what is silent without asking it first."""
+        self.run.stop(at_once=at_once)
 
     def endpoint(self) -> Endpoint:
         """Where it answers."""
@@ -165,17 +167,22 @@ def _docker(control: Control, api_key: str) -> Launch:
     options = _options(control, _choose_ports(control.settings.server), BACKENDS, api_key=api_key, gpu=gpu)
     inside(options, docker)  # refuses what must not be, before Docker is asked for anything
     user = user_of(docker)
-    require_image(connect(), docker.image)
-    announce(control)
     own = docker.backends is ContainerBackends.POLICYCTL
+    require_image(connect(), docker.image, python_backends=own)
+    announce(control)
     whose = "policyctl's own" if own else "NVIDIA's"
     control.tell(f"Container of {docker.image} as {user}, with {whose} backends.")
-    mounts = Mounts(key=control.repository.control / "server" / "key", traces=trace_folder(control.repository))
+    mounts = Mounts(key=_key_file(control), traces=trace_folder(control.repository))
 
     def prepare() -> None:
-        """Key and traces are for the container's user alone."""
-        control.repository.write(mounts.key, api_key.encode(), mode=0o600)
+        """Key and traces are for the container's user, in a folder that nobody else on this machine may enter."""
+        # Where it is there already, a full disk keeps no container from starting again.
+        if not _holds(mounts.key, api_key):
+            control.repository.write(mounts.key, api_key.encode(), mode=0o600)
+        mounts.key.parent.chmod(0o700)
         if os.getuid() == 0:  # else the container runs as us
+            # A person may have the container's number here: the folder stays root's.
+            os.chown(mounts.key.parent, 0, 0)
             uid, gid = map(int, user.split(":"))
             for path in (mounts.key, mounts.traces):
                 os.chown(path, uid, gid)
@@ -186,6 +193,21 @@ def _docker(control: Control, api_key: str) -> Launch:
         return OwnEngine(container, DOCKER, lambda: {"backends": OURS_VERIFY if own else "nvidia"}, prepare)
 
     return launch
+
+
+def forget_key(control: Control) -> None:
+    """Remove the file with the key once no container will need it; between two containers it stays."""
+    _key_file(control).unlink(missing_ok=True)
+
+
+def _key_file(control: Control) -> Path:
+    return control.repository.control / "server" / "key"
+
+
+def _holds(key: Path, content: str) -> bool:
+    with contextlib.suppress(OSError):
+        return read_plain(key, most_bytes=1024) == content.encode()
+    return False
 
 
 def _options(

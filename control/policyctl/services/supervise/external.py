@@ -27,6 +27,8 @@ from policyctl.serving.logs import OnLog
 
 _LOOK_S: Final = 0.2
 _WAIT_S: Final = 2.0
+ASKING_PAUSE_S: Final = 5.0
+"""The longest pause between two tries where nothing was started: starting costs, asking does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Manner:
         silent: Said when it does not answer.
         ended: Said when the run is over; ``{why}`` is where the engine knows more.
         again: Said before another try, with a time after it.
-        longest_pause_s: Between two tries. Starting costs, asking does not.
+        longest_pause_s: Between two starts.
         patience: How many times as long as the wheel's server it may take to answer.
     """
 
@@ -60,7 +62,7 @@ EXTERNAL: Final = Manner(
     silent="The server does not answer. policyctl did not start it: the person who runs it has to start it again.",
     ended="Somebody restarted the server: what was loaded is not loaded any more.",
     again="Asking for it again",
-    longest_pause_s=5.0,
+    longest_pause_s=ASKING_PAUSE_S,
 )
 
 
@@ -114,7 +116,7 @@ class ExternalEngine:
         """How the run ended."""
         return self.manner.ended, None
 
-    def stop(self) -> None:
+    def stop(self, *, at_once: bool = False) -> None:
         """It is not ours to stop."""
         if self._client is not None:
             self._client.close()

@@ -66,6 +66,7 @@ class Prober:
         client: The server; its time limit bounds a question.
         observed: Where it writes down what it sees, and which aliases are refused:
             one that can be loaded again is taken out.
+        silent: Whether the server itself gave no answer any more, when `probe` returned False.
     """
 
     control: Control
@@ -73,6 +74,7 @@ class Prober:
     observed: Observed
     known: KnownJournal
     clock: Callable[[], float] = time.monotonic
+    silent: bool = False
     _health: dict[AliasKey, Health] = field(default_factory=dict)
     _questions: Questions = field(init=False)
     _next_look: dict[str, float] = field(default_factory=dict)
@@ -97,7 +99,10 @@ class Prober:
                 health.failures += 1
                 if health.failures < FAILURES_BEFORE_RELOAD:
                     continue
-                if health.reloads >= RELOADS_BEFORE_RESTART or not self.client.is_live():
+                if not self.client.is_live():
+                    self.silent = True
+                    return False
+                if health.reloads >= RELOADS_BEFORE_RESTART:
                     return False
                 self._reload(key, state, health)
                 continue

@@ -43,7 +43,8 @@ from policyctl.services.observed import Observed
 from policyctl.services.supervise.announcement import Announcement
 from policyctl.services.supervise.bring_up import BringUp
 from policyctl.services.supervise.ending import bound_end, ends_in_time
-from policyctl.services.supervise.engines import Engine, Launch, launcher
+from policyctl.services.supervise.engines import Engine, Launch, forget_key, launcher
+from policyctl.services.supervise.external import ASKING_PAUSE_S, Manner
 from policyctl.services.supervise.leftovers import SWEEP_EVERY_S, empty, settle_if_left, sweep, trace_folder
 from policyctl.services.supervise.metrics import Metrics
 from policyctl.services.supervise.prober import Prober
@@ -122,7 +123,7 @@ class Supervisor:
         attempt = 0
         on_log = TritonLog(self.control, self._known, self.verbose)
         while not self.stop.is_set():
-            started, came_up = time.monotonic(), False
+            started, begun, came_up = time.monotonic(), False, False
             engine = self._engine = self.launch(on_log)
             try:
                 # What a recording left there goes with the server that wrote it.
@@ -130,6 +131,7 @@ class Supervisor:
                 if engine.manner.ours:
                     self.observed.server_starts()
                 engine.start()
+                begun = True
                 self._serve_once(engine)
                 came_up = not engine.manner.ours  # to ask again at once costs nothing; to start again may
             except PolicyctlError as error:
@@ -142,7 +144,7 @@ class Supervisor:
             if self.stop.is_set():
                 return
             attempt = 0 if came_up or time.monotonic() - started > STEADY_S else attempt + 1
-            delay = min(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], engine.manner.longest_pause_s)
+            delay = pause_s(attempt, engine.manner, begun=begun)
             self._tell(f"{engine.manner.again} in {delay:.1f} s.", LogLevel.WARNING)
             self.stop.wait(delay)
 
@@ -203,6 +205,7 @@ class Supervisor:
             probe_at = time.monotonic() + self.control.settings.prober.interval_s
             if not prober.probe():
                 self._tell(engine.manner.silent, LogLevel.ERROR)
+                engine.stop(at_once=prober.silent)
                 return
 
     def _served(self) -> frozenset[str]:
@@ -222,6 +225,18 @@ class Supervisor:
                 return
             with repository.writer("recovery by the server"):
                 self._bring_up.recover(client)
+
+
+def pause_s(attempt: int, manner: Manner, *, begun: bool) -> float:
+    """How long to wait before the next try.
+
+    Args:
+        attempt: Failures before it, one after the other.
+        manner: Of the engine.
+        begun: Whether a server was started at all. Where Docker is away or a port is taken, none was.
+    """
+    longest = manner.longest_pause_s if begun else min(manner.longest_pause_s, ASKING_PAUSE_S)
+    return min(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], longest)
 
 
 def serve(control: Control, reading: Reading[Settings], *, verbose: bool = False) -> None:
@@ -249,6 +264,7 @@ def serve(control: Control, reading: Reading[Settings], *, verbose: bool = False
         if is_new:
             stack.enter_context(_alone(control))
         bound_end(EXIT_S)
+        stack.callback(forget_key, control)
         Supervisor(speaking, launch, reading, verbose).run()
 
 
