@@ -149,7 +149,7 @@ def bash(path: str | None, *, needed: bool) -> Check:
     """Whether Triton can start Python-based backends.
 
     Args:
-        path: The first bash on the server's PATH; None where there is none.
+        path: The first bash on PATH of the server; None where it is missing.
         needed: Whether such a backend serves the format that is served where nothing else is said.
     """
     if path is not None:

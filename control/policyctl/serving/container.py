@@ -29,6 +29,7 @@ from policyctl.serving.run import ServerRun
 from policyctl.settings import DockerSettings
 
 _STOP_RESERVE_S: Final = 5
+_OUTLIVED: Final = 2
 _SOCKET: Final = "unix://"
 _DOCKER_HOST: Final = "unix:///var/run/docker.sock"
 
@@ -65,7 +66,7 @@ class TritonContainer(ServerRun):
         self._client = client
         self._container: Any = None
         self._started_at = ""
-        self._ran_out = False
+        self._outlived = 0
 
     @property
     def remedy(self) -> str:
@@ -115,11 +116,13 @@ class TritonContainer(ServerRun):
         state = self._state()
         if state.get("Status") != "running" or state.get("StartedAt") != self._started_at:
             return False
-        if state.get("OOMKilled") and not self._ran_out:
-            # Docker keeps the flag for as long as the container lives: a later end has another reason.
-            self._ran_out = True
-            words = f"the kernel ended a process of the container for its memory: {self._limit}"
-            self._forward(LogLine(Level.WARNING, "", words))
+        if state.get("OOMKilled"):
+            # Docker keeps the flag for as long as the container lives. One that runs still at the second look
+            # has outlived it, and a later end has another reason.
+            self._outlived += 1
+            if self._outlived == _OUTLIVED:
+                words = f"the kernel ended a process of the container for its memory: {self._limit}"
+                self._forward(LogLine(Level.WARNING, "", words))
         return True
 
     def ended(self) -> str:
@@ -130,7 +133,7 @@ class TritonContainer(ServerRun):
                 return "somebody restarted it"
             case "paused":
                 return "somebody paused it"
-        if state.get("OOMKilled") and not self._ran_out:
+        if state.get("OOMKilled") and self._outlived < _OUTLIVED:
             return f"out of memory: {self._limit}"
         return f"exit code {state.get('ExitCode', '?')}"
 
