@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 NATIVE = $(VENV)/.native
+FRAMEWORKS = .venv-frameworks
 # Tests start hundreds of interpreters: what these compile is kept, also where the environment says otherwise.
 export PYTHONDONTWRITEBYTECODE =
 UNIT_TESTS = $(BIN)/python -m pytest tests/unit -m 'not long' --numprocesses logical --maxprocesses 8 --dist worksteal
 # On the real server: they mostly wait. What wants the machine for itself is marked `alone`, and has it.
 INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration -m 'not long' --numprocesses 3 --dist loadfile
 
-.PHONY: help setup native demo test cases performance observe lint check format clean
+.PHONY: help setup native demo test cases performance frameworks observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -45,6 +46,13 @@ cases: setup  ## Run what failed once: the inputs of ../shared/cases, where that
 performance: setup  ## Run the long tests, and those of what measures and watches: slow-downs, leaks and faults that must be found
 	@$(BIN)/python -m pytest tests/unit tests/integration -m long --numprocesses 2
 	@$(BIN)/python -m pytest tests/performance
+
+frameworks:  ## Train with other frameworks, export, and compare with their own answers
+	@test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
+	@echo "Installing other frameworks into $(FRAMEWORKS) (some 2 GB) ..."
+	@$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[sb3]' pytest hypothesis
+	@$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement examples/frameworks/requirements.txt
+	@$(FRAMEWORKS)/bin/python -m pytest tests/unit/exporters/test_exporters_frameworks.py
 
 observe: setup  ## Run Prometheus and Alertmanager on the running server; prints alerts
 	@$(BIN)/python alerts/observe.py

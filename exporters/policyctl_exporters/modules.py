@@ -191,8 +191,9 @@ def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn
     if normalizer is not None and key in normalizer.statistics:
         mean, std = normalizer.statistics[key].mean, normalizer.std(key)
         return Normalize(mean, std, normalizer.clip_obs)
-    floating = (value.dtype for value in module.state_dict().values() if value.dtype.is_floating_point)
-    return _Cast(next(floating, torch.float32))
+    # Statistics of observations lie in buffers, and often in float64 where all weights are float32.
+    held = (*module.parameters(), *module.buffers())
+    return _Cast(next((value.dtype for value in held if value.dtype.is_floating_point), torch.float32))
 
 
 def _arguments(module: nn.Module, observations: Sequence[Observation]) -> list[str]:

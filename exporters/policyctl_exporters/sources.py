@@ -156,7 +156,8 @@ def _open_file(path: Path, options: Options) -> Source:
     raise UsageError(
         f"{path.name}: a file of kind {path.suffix or 'unknown'!r} is not read",
         remedy="Give a Stable-Baselines3 archive (.zip), TorchScript (.pt, .ts), torch.export (.pt2), ONNX (.onnx),"
-        " or the description of a LEAPP bundle (.yaml).",
+        " the description of a LEAPP bundle (.yaml), or FILE.py:callable that builds the policy and loads its weights"
+        " from this file (docs/frameworks.md).",
     )
 
 

@@ -101,8 +101,8 @@ def _read(content: bytes) -> Program:
 
 
 def _require_program(content: bytes, name: str, *, trusted: bool) -> None:
-    remedy = "Save the policy itself: torch.jit.save(torch.jit.script(module), FILE). Or give package.module:callable"
-    remedy += " that builds the module and loads its state dict."
+    remedy = "Save the policy itself: torch.jit.save(torch.jit.script(module), FILE). Or give FILE.py:callable"
+    remedy += " that builds the module and loads its state dict (docs/frameworks.md)."
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             code = [e for e in archive.infolist() if "/code/" in e.filename and e.filename.endswith(".py")]

@@ -175,12 +175,47 @@ def test_torchscript_is_a_source_too(tmp_path: Path) -> None:
     assert check_folder(tmp_path / "out").problems == ()
 
 
+class Scaled(nn.Module):
+    """Statistics in float64 and weights in float32, as skrl's scaler has them in front of its policies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((4,), 0.1, dtype=torch.float64))
+        self.net = network(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.net(x - self.mean.float())
+        return found
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_statistics_in_float64_leave_observations_in_the_precision_of_the_weights(
+    compiled: bool, tmp_path: Path
+) -> None:
+    """The weights say in which precision a policy computes."""
+    policy = torch.jit.script(Scaled()) if compiled else Scaled()
+    result = export_policy(
+        policy, tmp_path / "out", observation_space=BOX, action_space=spaces.Box(-9.0, 9.0, (2,)), formats=CPU_FORMATS
+    )
+    expected = Scaled()(torch.from_numpy(ROWS)).detach().numpy()
+    for answer in _answers(tmp_path / "out", result.contract, {"observation": ROWS}):
+        np.testing.assert_allclose(answer["action"], expected, atol=1e-6)
+
+
+def test_weights_in_a_file_of_another_kind_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    """CleanRL's, RLlib's and Brax's files hold no program: the remedy says how to give one."""
+    torch.save(network(2).state_dict(), tmp_path / "ppo.cleanrl_model")
+    with pytest.raises(UsageError, match=r"a file of kind '\.cleanrl_model' is not read") as refusal:
+        export_policy(tmp_path / "ppo.cleanrl_model", tmp_path / "out")
+    assert "FILE.py:callable" in refusal.value.remedy
+
+
 def test_weights_alone_are_refused_with_what_to_do(tmp_path: Path) -> None:
     """A state dict is no policy; the remedy says how to make one."""
     torch.save(network(2).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(UsageError, match=r"was written by torch\.save, not by") as refusal:
         export_policy(tmp_path / "weights.pt", tmp_path / "out", observation_space=BOX, action_space=spaces.Discrete(2))
-    assert "package.module:callable" in refusal.value.remedy
+    assert "FILE.py:callable" in refusal.value.remedy
 
 
 def test_a_callable_by_name_is_imported_and_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

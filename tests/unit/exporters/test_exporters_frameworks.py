@@ -1,0 +1,61 @@
+"""docs/frameworks.md: its commands run, and each export answers as the framework that trained the policy."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from policyctl.domain.artifacts import Format
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "examples" / "frameworks"
+PAGE = (ROOT / "docs" / "frameworks.md").read_text()
+FOLDERS = sorted(train.parent.name for train in EXAMPLES.glob("*/train.py"))
+PACKAGES = {"cleanrl": (), "skrl": ("skrl",)}
+"""What each example needs besides what exports."""
+
+
+def commands(folder: str) -> list[str]:
+    """The commands of the page for one example, that run in its folder."""
+    (block,) = re.findall(rf"^```sh\ncd examples/frameworks/{folder}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    return [line for line in block.splitlines() if line]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_an_export_answers_as_the_framework_that_trained_the_policy(folder: str, tmp_path: Path) -> None:
+    """Over whole episodes, in every format: normalised observations, squashed and clipped actions and all."""
+    for package in PACKAGES[folder]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: make frameworks")
+    shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs", "build"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # The variable of JAX: it looks for accelerators otherwise, and warns where it has none.
+    settings = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    for line in commands(folder):
+        done = subprocess.run(
+            shlex.split(line),
+            check=False,
+            cwd=tmp_path / folder,
+            env=settings,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    compared = re.findall(r"^(\w+): greatest difference \S+ over (\d+) steps$", done.stdout, re.MULTILINE)
+    assert {form for form, _ in compared} == {Format.ONNX, Format.OPENVINO, Format.TORCHSCRIPT}
+    assert all(int(steps) > 100 for _, steps in compared)
+
+
+def test_the_page_shows_the_modules_that_run() -> None:
+    """Each block of Python on the page is the file of its example."""
+    shown = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert shown and set(shown) == {(EXAMPLES / folder / "policy.py").read_text() for folder in FOLDERS}
