@@ -47,11 +47,14 @@ performance: setup  ## Run the long tests, and those of what measures and watche
 	@$(BIN)/python -m pytest tests/unit tests/integration -m long --numprocesses 2
 	@$(BIN)/python -m pytest tests/performance
 
-frameworks:  ## Train with other frameworks, export, and compare with their own answers
-	@test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
-	@echo "Installing other frameworks into $(FRAMEWORKS) (some 2 GB) ..."
-	@$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[sb3]' pytest hypothesis
-	@$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement examples/frameworks/requirements.txt
+$(FRAMEWORKS)/.installed: $(STAMP) examples/frameworks/requirements.txt
+	@echo "Installing other frameworks into $(FRAMEWORKS) (some 1.4 GB) ..."
+	@$(BIN)/python -m venv --without-pip $(FRAMEWORKS)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(FRAMEWORKS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/policyctl.pth
+	@$(BIN)/python -m pip --python $(FRAMEWORKS)/bin/python install --quiet --disable-pip-version-check --no-deps --requirement examples/frameworks/requirements.txt
+	@touch $@
+
+frameworks: setup $(FRAMEWORKS)/.installed  ## Train with other frameworks, export, and compare with their own answers
 	@$(FRAMEWORKS)/bin/python -m pytest tests/unit/exporters/test_exporters_frameworks.py
 
 observe: setup  ## Run Prometheus and Alertmanager on the running server; prints alerts

@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples" / "frameworks"
 PAGE = (ROOT / "docs" / "frameworks.md").read_text()
 FOLDERS = sorted(train.parent.name for train in EXAMPLES.glob("*/train.py"))
-PACKAGES = {"cleanrl": (), "skrl": ("skrl",)}
+PACKAGES = {
+    "brax": ("brax", "jax"),
+    "cleanrl": (),
+    "rllib": ("ray.rllib",),
+    "skrl": ("skrl",),
+    "tianshou": ("tianshou",),
+    "torchrl": ("torchrl",),
+}
 """What each example needs besides what exports."""
 
 
@@ -36,12 +43,13 @@ def test_an_export_answers_as_the_framework_that_trained_the_policy(folder: str,
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: make frameworks")
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs", "build"))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # The variable of JAX: it looks for accelerators otherwise, and warns where it has none.
-    settings = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    # JAX looks for accelerators otherwise, and warns where there is none.
+    settings = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    programs = {"python": [sys.executable], "policyctl": [sys.executable, "-m", "policyctl"]}
     for line in commands(folder):
+        program, *arguments = shlex.split(line)
         done = subprocess.run(
-            shlex.split(line),
+            [*programs[program], *arguments],
             check=False,
             cwd=tmp_path / folder,
             env=settings,
