@@ -49,8 +49,7 @@ performance: setup  ## Run the long tests, and those of what measures and watche
 
 $(FRAMEWORKS)/.installed: $(STAMP) examples/frameworks/requirements.txt
 	@echo "Installing other frameworks into $(FRAMEWORKS) (some 1.4 GB) ..."
-	@$(BIN)/python -m venv --without-pip $(FRAMEWORKS)
-	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(FRAMEWORKS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/policyctl.pth
+	@$(BIN)/python examples/frameworks/over.py $(FRAMEWORKS)
 	@$(BIN)/python -m pip --python $(FRAMEWORKS)/bin/python install --quiet --disable-pip-version-check --no-deps --requirement examples/frameworks/requirements.txt
 	@touch $@
 
