@@ -107,11 +107,15 @@ def read_onnx(path: Path) -> OnnxFile:
         UnsupportedError: ONNX Runtime cannot load it, as for an operator that it does not have.
     """
     import onnx
+    import onnx.inliner
 
     with open_named(path, most_bytes=MOST_BYTES) as reader:
         content = reader.read(MOST_BYTES)
     try:
         model = onnx.load_from_string(content)
+        if model.functions:
+            # Not every runtime knows functions, which torch writes a file full of.
+            model = onnx.inliner.inline_local_functions(model)
     # protobuf raises what it likes on damaged files.
     except Exception as error:
         raise UsageError(f"{path.name} is not a valid ONNX model: {first_line(error)}") from error

@@ -53,8 +53,9 @@ def keep_nan(model: Any) -> None:
 
 
 def _operands(node: Any) -> list[Any]:
-    """What an operation computes with, less its constants."""
-    return [value for value in node.input_values() if value.get_node().get_type_name() != "Constant"]
+    """What an operation computes with, less its constants, and less axes, which may be computed as well."""
+    values = [value for value in node.input_values() if value.get_node().get_type_name() != "Constant"]
+    return [value for value in values if value.get_element_type().is_real()]
 
 
 def _links(node: Any) -> bool:

@@ -25,6 +25,7 @@ from policyctl.domain.artifacts import FILES, Format
 from policyctl.domain.contract import Contract
 from policyctl.errors import UnsupportedError, first_line, last_line
 from policyctl_exporters.openvino_apart import keep_apart
+from policyctl_exporters.openvino_axes import with_axes
 from policyctl_exporters.openvino_nan import keep_nan
 
 OPSET: Final = 17
@@ -84,7 +85,7 @@ def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
 
     wanted = {spec.name for spec in (*contract.observations, *contract.outputs)}
     try:
-        model = openvino.Core().read_model(str(onnx_path))
+        model = openvino.Core().read_model(with_axes(onnx_path))
         keep_apart(model)
         keep_nan(model)
         # Conversion leaves the names of fused operations on inputs and outputs as well.
