@@ -116,11 +116,11 @@ def chooser(space: Any, *, start: bool) -> tuple[nn.Module, int]:
     return Greedy(sizes, starts), sum(sizes)
 
 
-def law_of(outputs: Sequence[TensorSpec], kind: ActionKind, space: Any = None) -> Distribution:
+def law_of(outputs: Sequence[TensorSpec], kind: ActionKind, choices: Sequence[int]) -> Distribution:
     """What the names of the outputs promise.
 
     Args:
-        space: The action space; may be absent unless it is MultiDiscrete.
+        choices: How many each element of the action has; used where there are several discrete ones.
     """
     shapes = {spec.name: spec.shape for spec in outputs}
     if kind is ActionKind.CONTINUOUS:
@@ -132,7 +132,7 @@ def law_of(outputs: Sequence[TensorSpec], kind: ActionKind, space: Any = None) -
         case ActionKind.DISCRETE:
             return Distribution(DistributionKind.CATEGORICAL)
         case ActionKind.MULTI_DISCRETE:
-            return Distribution(DistributionKind.MULTI_CATEGORICAL, nvec=tuple(int(n) for n in space.nvec))
+            return Distribution(DistributionKind.MULTI_CATEGORICAL, nvec=tuple(int(n) for n in choices))
         case _:
             return Distribution(DistributionKind.BERNOULLI)
 
@@ -153,7 +153,7 @@ def describe(found: Any, head: Head, space: Any, *, rows: int, observed: Sequenc
     names = unique_names([given[name] for name in further], taken={*observed, *OUTPUT_NAMES}, prefix="out")
     specs += [_further_spec(name, values[key], rows) for name, key in zip(names, further, strict=True)]
     keys = named | {name: given[key] for name, key in zip(names, further, strict=True)}
-    return Outputs(tuple(specs), keys, source, kind, law_of(specs, kind, space))
+    return Outputs(tuple(specs), keys, source, kind, law_of(specs, kind, getattr(space, "nvec", ())))
 
 
 def _given(found: Any, head: Head, kind: ActionKind) -> dict[str, str]:

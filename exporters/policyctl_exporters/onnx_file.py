@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.manifest import digest_of
@@ -60,6 +61,7 @@ class OnnxFile:
         model: The `onnx.ModelProto`, with all weights inside.
         session: ONNX Runtime with the unmodified file, or with one more of its tensors as an output.
         initial: What a state begins with, by the name of its input; zeros where nothing is said.
+        blocks: How many choices each block of its scores has, where they are known to be scores of choices.
     """
 
     name: str
@@ -69,18 +71,35 @@ class OnnxFile:
     outputs: tuple[Port, ...]
     session: Any
     initial: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    blocks: tuple[int, ...] = ()
 
-    def with_output(self, tensor: str, name: str) -> OnnxFile:
-        """The file with a float tensor of its graph, of shape (n, size), as one more output called `name`."""
+    def with_scores(self, blocks: Sequence[str], name: str) -> OnnxFile:
+        """The file with float tensors of its graph, each of shape (n, size), side by side as one more output."""
         import onnx
 
         from policyctl.sessions.onnxruntime import open_graph
 
         model = copy.deepcopy(self.model)
-        model.graph.node.append(onnx.helper.make_node("Identity", [tensor], [name]))
+        # A tensor inside that has this name already gives way.
+        moved = rename(model, {}, reserved=[name])
+        blocks = [moved.get(block, block) for block in blocks]
+        joined = ("Concat", {"axis": 1}) if len(blocks) > 1 else ("Identity", {})
+        model.graph.node.append(onnx.helper.make_node(joined[0], blocks, [name], **joined[1]))
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, None]))
         outputs = (*self.outputs, Port(name, "float32", (None, None)))
         return replace(self, model=model, outputs=outputs, session=open_graph(model.SerializeToString()))
+
+    def sizes(self, blocks: Sequence[str]) -> tuple[int, ...]:
+        """How long each of these float tensors of its graph, of shape (n, size), is for one row."""
+        file = self
+        for number, block in enumerate(blocks):
+            file = file.with_scores([block], f"block{number}")
+        found = file.run(self.zeros())
+        return tuple(int(found[f"block{number}"].shape[1]) for number in range(len(blocks)))
+
+    def zeros(self) -> dict[str, NDArray[Any]]:
+        """Zeros for every input, one row where the file does not say how many."""
+        return {p.name: np.zeros([1 if dim is None else dim for dim in p.dims], p.dtype) for p in self.inputs}
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """All outputs for one feed, by name."""
@@ -246,18 +265,25 @@ def passes_through(model: Any, output: str) -> str | None:
     return output if output in input_names(model) else None
 
 
-def drawn_from(model: Any, output: str) -> str | None:
-    """The scores (logarithms, shape (n, choices)) that an output is one draw from; None where nothing is drawn."""
+def drawn_from(model: Any, output: str) -> tuple[str, ...]:
+    """The scores (logarithms, shape (n, choices)) that an output is one draw from each; none where nothing is drawn."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    draws = [makers.get(part) for part in blocks_of(model, output)]
+    found = tuple(node.input[0] for node in draws if node is not None and node.op_type == "Multinomial")
+    return found if len(found) == len(draws) else ()
+
+
+def blocks_of(model: Any, output: str) -> tuple[str, ...]:
+    """The tensors that an output is joined of, but for their shapes and types; one where it is not joined."""
     makers = {name: node for node in model.graph.node for name in node.output}
     while output in makers:
         node = makers[output]
-        if node.op_type == "Multinomial":
-            scores: str = node.input[0]
-            return scores
-        if node.op_type not in {*_SHAPING_OPERATORS, "Cast", "Concat"} or (node.op_type == "Concat" and node.input[1:]):
-            return None
+        if node.op_type == "Concat" and node.input[1:]:
+            return tuple(block for each in node.input for block in blocks_of(model, each))
+        if node.op_type not in {*_SHAPING_OPERATORS, "Cast", "Concat"}:
+            break
         output = node.input[0]
-    return None
+    return (output,)
 
 
 def prune(model: Any, outputs: Iterable[str]) -> None:

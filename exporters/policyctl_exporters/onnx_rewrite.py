@@ -32,7 +32,7 @@ class Output:
         low: What the action is clipped to, of its shape; None where it is not.
         high: Likewise.
         scores: The contract's output that the action is chosen by; empty where the output is taken as it is.
-        first_choice: What choice 0 of the scores is.
+        choices: Of each element of such an action, what its first choice is, and how many scores it has.
         axis: Where its batch is, in the file.
     """
 
@@ -44,14 +44,15 @@ class Output:
     low: NDArray[np.float32] | None = None
     high: NDArray[np.float32] | None = None
     scores: str = ""
-    first_choice: int = 0
+    choices: tuple[tuple[int, int], ...] = ()
     axis: int = 0
 
     def of(self, rows: NDArray[Any]) -> NDArray[Any]:
         """What the contract promises for rows that the file itself gave, each of the file's own shape."""
         if self.scores:
-            best = rows.reshape(len(rows), -1).argmax(axis=1, keepdims=True)
-            return np.asarray(best + self.first_choice, dtype=self.spec.dtype)
+            blocks = np.split(rows.reshape(len(rows), -1), np.cumsum([size for _, size in self.choices])[:-1], axis=1)
+            best = [block.argmax(axis=1) + first for block, (first, _) in zip(blocks, self.choices, strict=True)]
+            return np.stack(best, axis=1).astype(self.spec.dtype)
         found = rows.reshape(-1, *self.spec.shape).astype(self.spec.dtype)
         return found if self.low is None else np.clip(found, self.low, self.high)
 
@@ -141,8 +142,7 @@ class _Builder:
         if output.is_constant:
             last = self._expand(self._add("Reshape", last, np.array([1, *shape], np.int64)), shape, observation)
         elif output.scores:
-            best = self._add("ArgMax", output.scores, axis=1, keepdims=1)
-            last = self._add("Add", best, np.array([output.first_choice], np.int64))
+            last = self._add("Add", self._best(output), np.array([first for first, _ in output.choices], np.int64))
         elif output.axis:
             rest = [at for at in range(len(output.given)) if at != output.axis]
             last = self._add("Transpose", last, perm=[output.axis, *rest])
@@ -154,6 +154,23 @@ class _Builder:
             if bound is not None and np.isfinite(bound).any():
                 last = self._add(operator, last, np.clip(bound, -_FLOAT32_MAX, _FLOAT32_MAX).astype(output.spec.dtype))
         self.graph.node.append(onnx.helper.make_node("Identity", [last], [output.spec.name]))
+
+    def _best(self, output: Output) -> str:
+        """The likeliest choice of each element, counted from 0."""
+        import onnx
+
+        blocks, begin = [output.scores], 0
+        if len(output.choices) > 1:
+            blocks = []
+            for _, size in output.choices:
+                blocks.append(self._add("Gather", output.scores, np.arange(begin, begin + size), axis=1))
+                begin += size
+        best = [self._add("ArgMax", block, axis=1, keepdims=1) for block in blocks]
+        if len(best) == 1:
+            return best[0]
+        joined = self._fresh(f"{ACTION}__concat")
+        self.graph.node.append(onnx.helper.make_node("Concat", best, [joined], axis=1))
+        return joined
 
     def _expand(self, last: str, shape: tuple[int, ...], observation: TensorSpec) -> str:
         """One row for each row of the observation."""

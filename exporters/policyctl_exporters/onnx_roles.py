@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
+from policyctl.domain.contract import SCORES
+from policyctl.domain.tensor import DTYPES
 from policyctl.errors import UsageError
 from policyctl_exporters.onnx_file import RANDOM, OnnxFile, Port, passes_through, sources
 from policyctl_exporters.source import FURTHER, HEADS, Head
@@ -62,6 +64,7 @@ def assign(
     random: Set[str],
     states: Mapping[str, str],
     discrete: bool | None = None,
+    said: bool = False,
 ) -> Roles:
     """Find the role of every tensor.
 
@@ -70,14 +73,18 @@ def assign(
         random: Outputs that differ when the file is asked the same twice.
         states: Inputs that are memory, each with the output that continues it, as somebody says.
         discrete: Whether the action is; None where nobody said what it is.
+        said: Whether somebody said which output the action is.
 
     Raises:
         UsageError: Memory that is not certain or is random, an action that cannot be identified
             or is random, or tensors that no contract holds.
     """
     head.require([port.name for port in file.outputs])
-    if strange := [port.name for port in file.inputs if not port.is_tensor]:
-        raise UsageError(f"{file.name} takes {', '.join(strange)}, which are no tensors of numbers")
+    if strange := [f"{port.name} ({port.dtype})" for port in file.inputs if not port.is_tensor]:
+        raise UsageError(
+            f"{file.name} takes {', '.join(strange)}, which no contract holds",
+            remedy=f"Export it again with inputs that are tensors of {', '.join(sorted(DTYPES))}.",
+        )
     known = sources(file.model)
     reach = {port.name: known.get(port.name, frozenset()) for port in file.outputs}
     sorting = _Sorting(file, head, reach, observed, random)
@@ -86,6 +93,8 @@ def assign(
     outputs = [name for name in kept if name not in memory.values()]
     named = sorting.named(outputs)
     source, kind = sorting.action(outputs, named, discrete)
+    if not said:
+        sorting.refuse_half_an_action(outputs, source, kind)
     parameters = {kind_: name for kind_, name in named.items() if kind_ in (*HEADS, "log_std") and name != source}
     if kind == "mean" and "log_std" in parameters:
         parameters["mean"] = source
@@ -237,6 +246,13 @@ class _Sorting:
         if discrete is not None and len(free) == 1:
             floating = next(port.dtype.startswith("float") for port in self._file.outputs if port.name == free[0])
             return free[0], "logits" if discrete and floating else "action"
+        if drawn := [name for name in self._actions_drawn() if not telling]:
+            raise UsageError(
+                f"{self._file.name} draws its action ({', '.join(drawn)}), so no two answers agree, and gives neither"
+                " a deterministic action nor scores that it is drawn from",
+                remedy="Export it again with its deterministic action as an output, or with mean and log_std, or"
+                " logits: clients draw from those.",
+            )
         reasons = "".join(f"; {name} is left out: {why}" for name, why in self.left_out.items())
         raise UsageError(
             f"{self._file.name}: no output is called 'action',"
@@ -244,6 +260,23 @@ class _Sorting:
             remedy="Say which one the action is made of: --head NAME=KIND (in Python head={'NAME': 'KIND'}), KIND one"
             f" of {', '.join(HEADS)}.",
         )
+
+    def _actions_drawn(self) -> list[str]:
+        return [port.name for port in self._file.outputs if port.name in self._random and says_action(port.name)]
+
+    def refuse_half_an_action(self, kept: Sequence[str], source: str, kind: str) -> None:
+        """Raises: UsageError: A continuous or discrete action is drawn, and the file gives none of that kind undrawn."""
+        dtypes = {port.name: port.dtype for port in self._file.outputs}
+        discrete = {name: not dtypes[name].startswith("float") for name in dtypes}
+        others = [name for name in kept if says_action(name) and name != source]
+        kinds = {kind in SCORES or discrete[source], *(discrete[name] for name in others)}
+        if lost := [name for name in self._actions_drawn() if discrete[name] not in kinds]:
+            raise UsageError(
+                f"{self._file.name} has two actions, {source} and {', '.join(lost)}, and draws the latter:"
+                " no output gives it without a draw",
+                remedy=f"Export it again with its deterministic action as an output. To serve {source} alone, say"
+                f" --head {source}={kind}.",
+            )
 
     def used_inputs(self, served: Sequence[str]) -> tuple[str, ...]:
         """Inputs that something depends on, or that the space names."""

@@ -16,19 +16,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution, State
+from policyctl.domain.contract import ACTION, ActionKind, Contract, State
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ParityError, UnsupportedError, UsageError, first_line
 from policyctl_exporters import observations as obs
 from policyctl_exporters import onnx_roles, parity
 from policyctl_exporters.heads import law_of
 from policyctl_exporters.normalizer import FLAT
-from policyctl_exporters.onnx_file import RANDOM, OnnxFile, drawn_from, read_onnx, sources
+from policyctl_exporters.onnx_choices import with_scores
+from policyctl_exporters.onnx_file import OnnxFile, read_onnx, sources
 from policyctl_exporters.onnx_rewrite import Output, rewrite
 from policyctl_exporters.onnx_roles import Roles
 from policyctl_exporters.onnx_rows import Feed, Original, batch_axes, feed_of, state_feed
 from policyctl_exporters.runtimes import by_name
-from policyctl_exporters.source import HEADS, Arrays, Options, Source
+from policyctl_exporters.source import Arrays, Options, Source
 from policyctl_exporters.spaces import (
     OUTPUT_NAMES,
     Observation,
@@ -61,26 +62,18 @@ def open_onnx_file(file: OnnxFile, options: Options) -> Source:
             f"{file.name}: a normalizer cannot be put in front of an ONNX file",
             remedy="Export from the torch policy, or put the normalisation into the ONNX graph.",
         )
-    file = _with_scores(file, options)
+    said = bool(options.head)
+    file, head = with_scores(file, options.head)
+    options = replace(options, head=head)
     space = options.observation_space
     observations = () if space is None else observations_of(space, feature_names=options.feature_names)
-    roles = _roles(file, observations, options)
+    roles = _roles(file, observations, options, said=said)
     # Where the batch of a state is, a fixed shape does not say: what is right for any number of rows is.
     for axes in _axes(file, roles):
         source = _opened(file, roles, observations, options, axes)
         if source.contract.max_batch is None:
             break
     return source
-
-
-def _with_scores(file: OnnxFile, options: Options) -> OnnxFile:
-    """The file with the scores that its only action is drawn from, where it gives no more than the draw."""
-    drawn = {port.name: scores for port in file.outputs if (scores := drawn_from(file.model, port.name))}
-    known = sources(file.model)
-    sure = [port.name for port in file.outputs if RANDOM not in known.get(port.name, ())]
-    if options.head or len(drawn) != 1 or any(onnx_roles.says_action(name) or name in HEADS for name in sure):
-        return file
-    return file.with_output(next(iter(drawn.values())), "logits")
 
 
 def _axes(file: OnnxFile, roles: Roles) -> list[dict[str, int]]:
@@ -103,8 +96,10 @@ def _opened(
     action, kind = _action_spec(roles, original, options)
     outputs = _outputs(roles, original, action, options)
     specs = tuple(output.spec for output in outputs)
-    # Scores of several components do not say where one component ends.
-    law = law_of(specs, kind) if kind in (ActionKind.CONTINUOUS, ActionKind.DISCRETE) else Distribution()
+    choices = [size for _, size in outputs[0].choices]
+    # Scores next to an action of several components do not say where one component ends.
+    one = kind in (ActionKind.CONTINUOUS, ActionKind.DISCRETE)
+    law = law_of(specs, kind, choices) if one or choices else Distribution()
     names = {f.port.name: f.spec.name for f in original.feeds} | {each.source: each.spec.name for each in outputs}
     states = tuple(
         State(names[given], names[after], _begin(file.initial.get(given))) for given, after in roles.states.items()
@@ -135,7 +130,7 @@ def _begin(value: NDArray[Any] | None) -> float | tuple[float, ...]:
     return numbers if len({*numbers}) > 1 else numbers[0]
 
 
-def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options) -> Roles:
+def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options, *, said: bool) -> Roles:
     """The role of every tensor; what differs when asked again is random."""
     random: set[str] = set()
     keys = {legal_name(observation.key) for observation in observations if observation.key != FLAT}
@@ -144,7 +139,13 @@ def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options
     discrete = None if space is None else action_of(space)[0] is not ActionKind.CONTINUOUS
     while True:
         roles = onnx_roles.assign(
-            file, head=options.head, observed=observed, random=random, states=options.states or {}, discrete=discrete
+            file,
+            head=options.head,
+            observed=observed,
+            random=random,
+            states=options.states or {},
+            discrete=discrete,
+            said=said,
         )
         axes = _axes(file, roles)[0]
         original = Original(file, _feeds(file, roles, observations, options, axes), axes)
@@ -181,14 +182,19 @@ def _action_spec(roles: Roles, original: Original, options: Options) -> tuple[Te
     given = original.one()[roles.source][0]
     scores, space = roles.kind in ("logits", "q_values"), options.action_space
     if space is None and scores:
-        return TensorSpec(ACTION, "int64", (1,), 0.0, float(given.size - 1)), ActionKind.DISCRETE
+        last = tuple(float(size - 1) for size in original.file.blocks or (given.size,))
+        kind = ActionKind.DISCRETE if len(last) == 1 else ActionKind.MULTI_DISCRETE
+        return TensorSpec(ACTION, "int64", (len(last),), 0.0, last[0] if len({*last}) == 1 else last), kind
     if space is None:
         return _unbounded(given)
     kind, action = action_of(space)
-    if scores and kind is not ActionKind.DISCRETE:
-        raise UnsupportedError(f"{roles.kind} of an ONNX file are read for Discrete actions, not for {space}")
-    if scores and int(space.n) != given.size:
-        raise UsageError(f"{given.size} {roles.kind}, the action space has {space.n} choices")
+    if scores and kind not in (ActionKind.DISCRETE, ActionKind.MULTI_DISCRETE):
+        raise UnsupportedError(
+            f"{roles.kind} of an ONNX file are read for Discrete and MultiDiscrete actions, not for {space}",
+            remedy=f"If {roles.source} is the action itself: --head {roles.source}=action.",
+        )
+    if scores and (count := int(np.sum(space.n if kind is ActionKind.DISCRETE else space.nvec))) != given.size:
+        raise UsageError(f"{given.size} {roles.kind}, the action space has {count} choices")
     floating = given.dtype.kind == "f"
     if not scores and (given.size != action.size or floating != (kind is ActionKind.CONTINUOUS)):
         raise UsageError(
@@ -221,8 +227,7 @@ def _outputs(roles: Roles, original: Original, action: TensorSpec, options: Opti
     parameters, more = dict(roles.parameters), {}
     if roles.kind in ("logits", "q_values"):
         parameters[roles.kind] = roles.source
-        start = 0 if options.action_space is None else int(options.action_space.start)
-        more = {"scores": roles.kind, "first_choice": start}
+        more = {"scores": roles.kind, "choices": _choices(action, rows[roles.source][0].size)}
     elif action.dtype == "float32" and options.action_space is not None:
         low, high = (bound.reshape(action.shape) for bound in float32_inside(options.action_space))
         more = {"low": low, "high": high}
@@ -239,6 +244,13 @@ def _outputs(roles: Roles, original: Original, action: TensorSpec, options: Opti
         axis = original.axes.get(source, 0)
         found.append(output(TensorSpec(name, str(array.dtype), array.shape[1:]), source, axis=axis))
     return tuple(found)
+
+
+def _choices(action: TensorSpec, scores: int) -> tuple[tuple[int, int], ...]:
+    """The first choice and the number of choices of each element of an action; all `scores` are of a single one."""
+    low, high = (np.broadcast_to(np.asarray(bound, np.int64), action.size) for bound in (action.low, action.high))
+    sizes = high - low + 1 if action.size > 1 else [scores]
+    return tuple((int(first), int(size)) for first, size in zip(low, sizes, strict=True))
 
 
 def _proved(source: Source, original: Original, outputs: Sequence[Output]) -> Source:

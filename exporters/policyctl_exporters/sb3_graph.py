@@ -371,7 +371,7 @@ def _scores(net: nn.Module, space: Any, *, name: str = "logits", stochastic: boo
     kind, action = action_of(space, start=False)
     choose, count = chooser(space, start=False)
     specs = (action, TensorSpec(name, "float32", (count,)))
-    law = law_of(specs, kind, space) if stochastic else Distribution()
+    law = law_of(specs, kind, getattr(space, "nvec", ())) if stochastic else Distribution()
     return _Head({name: net}, Outputs(specs, {name: name}, name, kind, law), choose)
 
 

@@ -139,7 +139,7 @@ def _open_file(path: Path, options: Options) -> Source:
             from policyctl_exporters.sb3_source import open_archived
 
             return open_archived(path, options)
-        case ".pt" | ".ts" | ".pth":
+        case ".pt" | ".ts" | ".pth" | ".jit":
             return _open_torchscript(path, options)
         case ".pt2":
             from policyctl_exporters.pt2_source import open_pt2
@@ -155,9 +155,9 @@ def _open_file(path: Path, options: Options) -> Source:
             return open_onnx(path, options)
     raise UsageError(
         f"{path.name}: a file of kind {path.suffix or 'unknown'!r} is not read",
-        remedy="Give a Stable-Baselines3 archive (.zip), TorchScript (.pt, .ts), torch.export (.pt2), ONNX (.onnx),"
-        " the description of a LEAPP bundle (.yaml), or FILE.py:callable that builds the policy and loads its weights"
-        " from this file (docs/frameworks.md).",
+        remedy="Give a Stable-Baselines3 archive (.zip), TorchScript (.pt, .ts, .jit), torch.export (.pt2),"
+        " ONNX (.onnx), the description of a LEAPP bundle (.yaml), or FILE.py:callable that builds the policy and loads"
+        " its weights from this file (docs/frameworks.md).",
     )
 
 

@@ -1,0 +1,142 @@
+"""Choices that a file draws, or leaves to its engine to draw, are served as scores with their likeliest choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from onnx import TensorProto
+from onnx_graphs import node, port, save
+
+from policyctl.domain.contract import ActionKind, DistributionKind
+from policyctl.errors import UsageError
+from policyctl_exporters import ExportResult, export_policy, load_reference
+from policyctl_exporters.runtimes import runners
+
+ROWS = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+WEIGHTS = {
+    "three": np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32),
+    "two": np.random.default_rng(2).standard_normal((4, 2)).astype(np.float32),
+}
+
+
+def branch(name: str) -> list[Any]:
+    """Logarithms of the probabilities of a branch, called like its weights."""
+    nodes = [node("MatMul", ["obs", name], [f"{name}_h"]), node("Softmax", [f"{name}_h"], [f"{name}_p"], axis=1)]
+    return [*nodes, node("Log", [f"{name}_p"], [f"{name}_log"])]
+
+
+def drawn(name: str) -> Any:
+    """A draw from a branch."""
+    return node("Multinomial", [f"{name}_log"], [f"{name}_drawn"], dtype=TensorProto.INT64)
+
+
+def logarithms(rows: Any, name: str) -> Any:
+    """What `branch` computes."""
+    scores = rows @ WEIGHTS[name]
+    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+
+def agree(result: ExportResult, scores: Any, choices: Any) -> None:
+    """Hold every way of serving every artifact against the scores and the likeliest choices."""
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            found = run({"obs": ROWS})
+            np.testing.assert_allclose(found["logits"], scores, atol=1e-5)
+            np.testing.assert_array_equal(found["action"], choices)
+
+
+BOTH = np.concatenate([logarithms(ROWS, "three"), logarithms(ROWS, "two")], axis=1)
+FIRSTS = np.array([10, 20])
+BEST = np.stack([BOTH[:, :3].argmax(axis=1), BOTH[:, 3:].argmax(axis=1)], axis=1)
+
+
+def test_several_drawn_choices_are_served_by_their_scores(tmp_path: Path) -> None:
+    """Two names for the same draws, as older ML-Agents writes them, change nothing."""
+    nodes = [*branch("three"), *branch("two"), drawn("three"), drawn("two")]
+    nodes += [node("Concat", ["three_drawn", "two_drawn"], [name], axis=1) for name in ("discrete_actions", "action")]
+    outputs = [port(name, ["n", 2], "int64") for name in ("discrete_actions", "action")]
+    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS), tmp_path / "out")
+    contract = result.contract
+    assert (contract.action_kind, contract.action.high) == (ActionKind.MULTI_DISCRETE, (2.0, 1.0))
+    assert (contract.distribution.kind, contract.distribution.nvec) == (DistributionKind.MULTI_CATEGORICAL, (3, 2))
+    agree(result, BOTH, BEST)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_scores_that_a_file_calls_its_action_are_scores(tmp_path: Path, old: bool) -> None:
+    """Older ML-Agents leaves the draw to its engine: its floats are no continuous action; both names are kept."""
+    names = ["action", "is_continuous_control"] if old else ["discrete_actions", "action"]
+    nodes = [*branch("three"), *branch("two")]
+    nodes += [node("Concat", ["three_log", "two_log"], [n], axis=1) for n in names if n != "is_continuous_control"]
+    outputs = [port(name, ["n", 5]) for name in names if name != "is_continuous_control"]
+    kind = {}
+    if old:
+        outputs.append(port("is_continuous_control", [1]))
+        kind = {"is_continuous_control": np.zeros(1, np.float32)}
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights={**WEIGHTS, **kind})
+    result = export_policy(source, tmp_path / "out")
+    assert result.contract.action_kind is ActionKind.MULTI_DISCRETE
+    assert [spec.name for spec in result.contract.further] == ([] if old else ["out_action"])
+    agree(result, BOTH, BEST)
+
+
+def test_a_continuous_action_of_an_old_file_stays_one(tmp_path: Path) -> None:
+    """The constant next to it says what it is."""
+    nodes = [node("MatMul", ["obs", "two"], ["action"])]
+    outputs = [port("action", ["n", 2]), port("is_continuous_control", [1])]
+    weights = {**WEIGHTS, "is_continuous_control": np.ones(1, np.float32)}
+    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=weights), tmp_path / "out")
+    assert result.contract.action_kind is ActionKind.CONTINUOUS
+
+
+def test_scores_of_several_choices_are_read_for_a_space_that_says_their_sizes(tmp_path: Path) -> None:
+    """Also where choices do not begin at 0."""
+    nodes = [*branch("three"), *branch("two"), node("Concat", ["three_log", "two_log"], ["scores"], axis=1)]
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], [port("scores", ["n", 5])], weights=WEIGHTS)
+    space = spaces.MultiDiscrete([3, 2], start=FIRSTS)
+    result = export_policy(source, tmp_path / "out", head={"scores": "logits"}, action_space=space)
+    agree(result, BOTH, BEST + FIRSTS)
+    right = load_reference(source, head={"scores": "logits"}, action_space=space)({"obs": ROWS})
+    np.testing.assert_array_equal(right["action"], BEST + FIRSTS)
+
+
+def test_scores_may_have_the_name_that_the_contract_gives_them(tmp_path: Path) -> None:
+    """Inside the graph: it is renamed there."""
+    nodes = [node("MatMul", ["obs", "three"], ["logits"])]
+    nodes.append(node("Multinomial", ["logits"], ["action"], dtype=TensorProto.INT64))
+    outputs = [port("action", ["n", 1], "int64")]
+    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS), tmp_path / "out")
+    scores = ROWS @ WEIGHTS["three"]
+    agree(result, scores, scores.argmax(axis=1)[:, None])
+
+
+NOISE = [node("MatMul", ["obs", "two"], ["mean"]), node("RandomNormalLike", ["mean"], ["noise"])]
+NOISE.append(node("Add", ["mean", "noise"], ["continuous_actions"]))
+
+
+def test_a_file_that_draws_its_only_action_says_so(tmp_path: Path) -> None:
+    """Nothing that could be said about its outputs would help; what to export does."""
+    outputs = [port("continuous_actions", ["n", 2])]
+    source = save(tmp_path, NOISE, [port("obs", ["n", 4])], outputs, weights=WEIGHTS)
+    with pytest.raises(
+        UsageError, match=r"draws its action \(continuous_actions\), so no two answers agree"
+    ) as refusal:
+        export_policy(source, tmp_path / "out")
+    assert "its deterministic action as an output" in refusal.value.remedy
+    assert "--head" not in refusal.value.remedy
+
+
+def test_half_of_a_hybrid_action_is_not_served_for_the_whole(tmp_path: Path) -> None:
+    """A continuous action that is only drawn is not dropped next to a discrete one, unless somebody says so."""
+    nodes = [*NOISE, *branch("three"), node("Identity", ["three_log"], ["discrete_actions"])]
+    outputs = [port("continuous_actions", ["n", 2]), port("discrete_actions", ["n", 3])]
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS)
+    with pytest.raises(UsageError, match="two actions, discrete_actions and continuous_actions") as refusal:
+        export_policy(source, tmp_path / "out")
+    assert "--head discrete_actions=logits" in refusal.value.remedy
+    result = export_policy(source, tmp_path / "out", head={"discrete_actions": "logits"})
+    agree(result, BOTH[:, :3], BEST[:, :1])
