@@ -49,7 +49,12 @@ class Port:
     @property
     def is_tensor(self) -> bool:
         """Whether a contract can hold it."""
-        return self.dtype in DTYPES
+        return self.dtype in DTYPES and not self.is_empty
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no elements, as the memory of a policy that has none."""
+        return 0 in self.dims
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,8 @@ class OnnxFile:
 
     def zeros(self) -> dict[str, NDArray[Any]]:
         """Zeros for every input, one row where the file does not say how many."""
-        return {p.name: np.zeros([1 if dim is None else dim for dim in p.dims], p.dtype) for p in self.inputs}
+        ports = [port for port in self.inputs if port.dtype in DTYPES]
+        return {p.name: np.zeros([1 if dim is None else dim for dim in p.dims], p.dtype) for p in ports}
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """All outputs for one feed, by name."""
@@ -164,7 +170,7 @@ def opened(model: Any, graph: str | bytes, *, name: str, digest: str) -> OnnxFil
         ) from error
 
     def port(node: Any) -> Port:
-        return Port(node.name, dtype_of(node), tuple(d if isinstance(d, int) and d > 0 else None for d in node.shape))
+        return Port(node.name, dtype_of(node), tuple(d if isinstance(d, int) and d >= 0 else None for d in node.shape))
 
     inputs, outputs = (tuple(map(port, nodes)) for nodes in (session.get_inputs(), session.get_outputs()))
     return OnnxFile(name, digest, model, inputs, outputs, session)

@@ -52,7 +52,7 @@ class Output:
         if self.scores:
             blocks = np.split(rows.reshape(len(rows), -1), np.cumsum([size for _, size in self.choices])[:-1], axis=1)
             best = [block.argmax(axis=1) + first for block, (first, _) in zip(blocks, self.choices, strict=True)]
-            return np.stack(best, axis=1).astype(self.spec.dtype)
+            return np.asarray(np.stack(best, axis=1), self.spec.dtype)
         found = rows.reshape(-1, *self.spec.shape).astype(self.spec.dtype)
         return found if self.low is None else np.clip(found, self.low, self.high)
 

@@ -80,7 +80,7 @@ def assign(
             or is random, or tensors that no contract holds.
     """
     head.require([port.name for port in file.outputs])
-    if strange := [f"{port.name} ({port.dtype})" for port in file.inputs if not port.is_tensor]:
+    if strange := [f"{port.name} ({port.dtype})" for port in file.inputs if not (port.is_tensor or port.is_empty)]:
         raise UsageError(
             f"{file.name} takes {', '.join(strange)}, which no contract holds",
             remedy=f"Export it again with inputs that are tensors of {', '.join(sorted(DTYPES))}.",
@@ -132,6 +132,8 @@ class _Sorting:
         return [port.name for port in self._file.outputs if port.name not in self.left_out]
 
     def _reason_against(self, port: Port) -> str:
+        if port.is_empty:
+            return "it has no elements"
         if not port.is_tensor:
             return f"it is {port.dtype}, which no contract holds"
         if port.name in self._random:
@@ -215,7 +217,9 @@ class _Sorting:
         )
 
     def _may_be_memory(self, port: Port, output: Port) -> bool:
-        settled = port.name in self._observed or port.name in self._passed or output.name in self._head.named
+        settled = (
+            port.is_empty or port.name in self._observed or port.name in self._passed or output.name in self._head.named
+        )
         observed = _OBSERVATION.fullmatch(port.name.lower()) or _SEEN.intersection(_words(port.name))
         return not (settled or observed or says_action(output.name)) and output.dtype == port.dtype
 
@@ -265,7 +269,7 @@ class _Sorting:
         return [port.name for port in self._file.outputs if port.name in self._random and says_action(port.name)]
 
     def refuse_half_an_action(self, kept: Sequence[str], source: str, kind: str) -> None:
-        """Raises: UsageError: A continuous or discrete action is drawn, and the file gives none of that kind undrawn."""
+        """Raises: UsageError: A continuous or discrete action is drawn, and no output gives one without a draw."""
         dtypes = {port.name: port.dtype for port in self._file.outputs}
         discrete = {name: not dtypes[name].startswith("float") for name in dtypes}
         others = [name for name in kept if says_action(name) and name != source]
@@ -281,9 +285,16 @@ class _Sorting:
     def used_inputs(self, served: Sequence[str]) -> tuple[str, ...]:
         """Inputs that something depends on, or that the space names."""
         used = frozenset[str]().union(*(self._reach[name] for name in served)) | self._observed
+        empty = {port.name for port in self._file.inputs if port.is_empty}
+        if needed := sorted(used & empty):
+            raise UsageError(
+                f"{self._file.name} computes its action with {', '.join(needed)}, which has no elements",
+                remedy="Export it again without that input.",
+            )
         for port in self._file.inputs:
             if port.name not in used:
-                self.notes.append(f"input {port.name} is left out: nothing that is served depends on it")
+                reason = "it has no elements" if port.is_empty else "nothing that is served depends on it"
+                self.notes.append(f"input {port.name} is left out: {reason}")
         found = tuple(port.name for port in self._file.inputs if port.name in used)
         if not found:
             raise UsageError(f"{self._file.name}: the action depends on no input")

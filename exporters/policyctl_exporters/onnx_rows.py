@@ -75,7 +75,7 @@ class Original:
         self.file, self.feeds, self.axes = file, feeds, axes
         fed = {feed.port.name for feed in feeds}
         self._zeros = {
-            port.name: np.zeros([dim or 1 for dim in port.dims], port.dtype)
+            port.name: np.zeros([1 if dim is None else dim for dim in port.dims], port.dtype)
             for port in file.inputs
             if port.name not in fed
         }

@@ -224,7 +224,8 @@ def _outputs(roles: Roles, original: Original, action: TensorSpec, options: Opti
         array = np.asarray(raw[name])
         return Output(spec, name, array.shape, str(array.dtype), is_constant=not reach.get(name), **more)
 
-    parameters, more = dict(roles.parameters), {}
+    parameters = dict(roles.parameters)
+    more: dict[str, Any] = {}
     if roles.kind in ("logits", "q_values"):
         parameters[roles.kind] = roles.source
         more = {"scores": roles.kind, "choices": _choices(action, rows[roles.source][0].size)}

@@ -36,4 +36,4 @@ def with_axes(path: Path) -> bytes:
             )
             node.input.append(name)
             node.attribute.remove(axes[0])
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))

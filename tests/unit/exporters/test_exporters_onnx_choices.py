@@ -114,6 +114,18 @@ def test_scores_may_have_the_name_that_the_contract_gives_them(tmp_path: Path) -
     agree(result, scores, scores.argmax(axis=1)[:, None])
 
 
+def test_choices_that_a_file_gives_as_floats_are_no_scores(tmp_path: Path) -> None:
+    """The best of one score would always be the first choice."""
+    nodes = [*branch("three"), node("ArgMax", ["three_log"], ["best"], axis=1)]
+    nodes.append(node("Cast", ["best"], ["discrete_actions"], to=TensorProto.FLOAT))
+    outputs = [port("discrete_actions", ["n", 1])]
+    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS), tmp_path / "out")
+    assert [spec.name for spec in result.contract.outputs] == ["action"]
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            np.testing.assert_array_equal(run({"obs": ROWS})["action"], BEST[:, :1])
+
+
 NOISE = [node("MatMul", ["obs", "two"], ["mean"]), node("RandomNormalLike", ["mean"], ["noise"])]
 NOISE.append(node("Add", ["mean", "noise"], ["continuous_actions"]))
 
@@ -132,11 +144,12 @@ def test_a_file_that_draws_its_only_action_says_so(tmp_path: Path) -> None:
 
 def test_half_of_a_hybrid_action_is_not_served_for_the_whole(tmp_path: Path) -> None:
     """A continuous action that is only drawn is not dropped next to a discrete one, unless somebody says so."""
-    nodes = [*NOISE, *branch("three"), node("Identity", ["three_log"], ["discrete_actions"])]
-    outputs = [port("continuous_actions", ["n", 2]), port("discrete_actions", ["n", 3])]
+    nodes = [*NOISE, *branch("three"), *branch("two")]
+    nodes.append(node("Concat", ["three_log", "two_log"], ["discrete_actions"], axis=1))
+    outputs = [port("continuous_actions", ["n", 2]), port("discrete_actions", ["n", 5])]
     source = save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS)
     with pytest.raises(UsageError, match="two actions, discrete_actions and continuous_actions") as refusal:
         export_policy(source, tmp_path / "out")
     assert "--head discrete_actions=logits" in refusal.value.remedy
     result = export_policy(source, tmp_path / "out", head={"discrete_actions": "logits"})
-    agree(result, BOTH[:, :3], BEST[:, :1])
+    agree(result, BOTH, BEST)

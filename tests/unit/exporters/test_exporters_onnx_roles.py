@@ -387,3 +387,24 @@ def test_text_has_no_role(tmp_path: Path) -> None:
     onnx.save(model([LINEAR], [port("obs", ["n", 4]), label], ACTION), tmp_path / "policy.onnx")
     with pytest.raises(UsageError, match="takes label"):
         export_policy(tmp_path / "policy.onnx", tmp_path / "other")
+
+
+@pytest.mark.parametrize("dims", [[0], ["n", 1, 0]])
+def test_memory_without_elements_is_left_out_in_words(tmp_path: Path, dims: list[int | str]) -> None:
+    """As libraries write it for a policy that has none; the file itself still gets it."""
+    nodes = [LINEAR, node("Identity", ["state_ins"], ["state_outs"])]
+    source = save(tmp_path, nodes, {**OBS, "state_ins": dims}, {**ACTION, "state_outs": dims})
+    result = export_policy(source, tmp_path / "out")
+    assert [spec.name for spec in result.contract.observations] == ["obs"]
+    assert [spec.name for spec in result.contract.outputs] == ["action"]
+    assert "input state_ins is left out: it has no elements" in result.notes
+    assert "output state_outs is left out: it has no elements" in result.notes
+
+
+def test_an_action_that_is_computed_with_nothing_is_refused(tmp_path: Path) -> None:
+    """An input without elements cannot be sent, and the graph would miss it."""
+    nodes = [node("Concat", ["obs", "more"], ["both"], axis=1), node("MatMul", ["both", "w"], ["action"])]
+    source = save(tmp_path, nodes, {**OBS, "more": ["n", 0]}, ACTION)
+    with pytest.raises(UsageError, match="computes its action with more, which has no elements") as refusal:
+        export_policy(source, tmp_path / "out")
+    assert "without that input" in refusal.value.remedy
