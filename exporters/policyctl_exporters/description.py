@@ -29,6 +29,7 @@ _FIELDS: Final = {
     "damping": ("joint_damping", "kd"),
 }
 """Fields of `Drive`, each with the keys of metadata that say it."""
+_SHOWN: Final = 12
 _FAR: Final = 1e9
 """No machine is commanded so far; infinity is beyond it."""
 
@@ -39,7 +40,7 @@ def described(policy: Source, description: Description | None) -> Source:
     Raises:
         UsageError: `description` names an unknown tensor, or does not fit the shapes.
     """
-    given = description or Description()
+    given = _placed(description or Description(), policy.contract)
     steps, size = _divided(policy.contract, given.chunk)
     own, notes = _of_metadata(policy.metadata, size)
     joints = given.joints or own.joints
@@ -58,6 +59,23 @@ def described(policy: Source, description: Description | None) -> Source:
         chunk=given.chunk,
     )
     return replace(policy, contract=contract, notes=(*policy.notes, *notes))
+
+
+def _placed(given: Description, contract: Contract) -> Description:
+    """The description with the name of the only observation where it means that one, which has an empty name there."""
+    if "" not in given.observations and all(history.observation for history in given.histories):
+        return given
+    names = [spec.name for spec in contract.environment if spec.role is None]
+    if len(names) != 1:
+        raise UsageError(
+            f"the description is of one observation, the policy takes {', '.join(names)}",
+            remedy="Name the observation in the description.",
+        )
+    return replace(
+        given,
+        observations={name or names[0]: features for name, features in given.observations.items()},
+        histories=tuple(replace(each, observation=each.observation or names[0]) for each in given.histories),
+    )
 
 
 def _over(given: Drive | None, own: Drive | None) -> Drive | None:
@@ -121,6 +139,10 @@ def _of_metadata(metadata: Mapping[str, str], size: int) -> tuple[Description, t
     numbers = {name: read(keys, (int, float)) for name, keys in _FIELDS.items()}
     drive = {name: values[0] if len(values) == 1 else values for name, values in numbers.items() if values}
     found = {"joints": joints, **({"drive": drive} if drive else {})}
+    known = {*_JOINTS, *(key for keys in _FIELDS.values() for key in keys)}
+    if unread := sorted(metadata.keys() - known):
+        shown = ", ".join([*unread[:_SHOWN], *(["..."] if unread[_SHOWN:] else [])])
+        notes.append(f"Not read of the file's metadata: {shown}. What of it changes a command, say with --describe.")
     if said:
         notes.append(f"The contract says what the file's metadata says: {', '.join(said)}.")
     return Description.from_data(found, what="the metadata"), tuple(notes)

@@ -66,6 +66,7 @@ def test_the_metadata_of_an_onnx_file_is_read(tmp_path) -> None:
     assert found.contract.action.features == JOINTS
     assert found.contract.drive == Drive(scale=0.5, offset=(0.1, 0.2, 0.3), stiffness=(20.0, 20.0, 40.0))
     assert found.notes == (
+        "Not read of the file's metadata: run_path. What of it changes a command, say with --describe.",
         "The contract says what the file's metadata says: joint_names, action_scale, default_joint_pos, kp.",
     )
     own = export_policy(

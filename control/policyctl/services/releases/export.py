@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from policyctl.domain.chunk import Chunk
+from policyctl.domain.deploy_file import is_deploy_file, read_deploy_file
 from policyctl.domain.drive import Description
 from policyctl.domain.space_text import SpaceText, parse_fields, parse_named, parse_space
 from policyctl.errors import UnsupportedError, UsageError
@@ -31,7 +32,8 @@ class ExportRequest:
         observation: The spaces of the observations, ``NAME=SPACE`` or one without a name; see `domain.space_text`.
         action: The space of the action, in the same words.
         spaces: A YAML file that says both.
-        describe: A YAML file that says what stands next to the weights (`domain.drive.Description`).
+        describe: A YAML file that says what stands next to the weights (`domain.drive.Description`), or
+            Unitree's deploy.yaml.
         options: What else `export_policy` takes, by name; None counts as not given.
     """
 
@@ -101,7 +103,9 @@ def export(request: ExportRequest, say: Say) -> ExportResult:
     try:
         from policyctl_exporters import export_policy, load_callable
 
-        description = _described(request)
+        description, notes = _described(request)
+        for note in notes:
+            say(note)
         chunk = None if description is None else description.chunk
         spaces = spaces_of(request.env, chunk) if request.env else _spaces(*_stated(request))
         policy = load_callable(request.source) if names_callable(request.source) else Path(request.source)
@@ -139,12 +143,21 @@ def _stated(request: ExportRequest) -> tuple[dict[str, SpaceText], SpaceText | N
     return parse_named(request.observation, what="--observation"), action
 
 
-def _described(request: ExportRequest) -> Description | None:
-    """What a file says that stands next to the weights."""
+def _described(request: ExportRequest) -> tuple[Description | None, tuple[str, ...]]:
+    """What a file says that stands next to the weights, and sentences on what of it no contract states."""
     if request.describe is None:
-        return None
+        return None, ()
     require_file(request.describe, "a YAML file with the fields observations, joints and drive")
-    return Description.from_data(_read_yaml(request.describe), what=request.describe.name)
+    data, what = _read_yaml(request.describe), request.describe.name
+    if is_deploy_file(data):
+        return read_deploy_file(data, what=what)
+    if not {each.name for each in fields(Description)} & {*data}:
+        raise UsageError(
+            f"{what} is no description of a policy: it has {', '.join(map(str, [*data][:5])) or 'no fields'}",
+            remedy="Write one: docs/export.md shows joints, drive and histories. Of rl_sar's config.yaml, action_scale"
+            " is drive.scale, default_dof_pos drive.offset, rl_kp drive.stiffness and rl_kd drive.damping.",
+        )
+    return Description.from_data(data, what=what), ()
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
