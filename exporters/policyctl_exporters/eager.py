@@ -19,7 +19,8 @@ from policyctl_exporters.onnx_file import graphs, weights
 from policyctl_exporters.runtimes import Runner, by_name
 from policyctl_exporters.source import Arrays, Source
 
-_LAST_DIGIT: Final = float(np.finfo(np.float32).eps)
+_MOVED: Final = (torch.float16, torch.bfloat16, torch.float32)
+"""Weights that move by their last digit: runtimes round there. Of float64 nothing would change."""
 
 
 class Graph(ABC):
@@ -30,21 +31,21 @@ class Graph(ABC):
 
     @abstractmethod
     def _moved(self, seed: int) -> AbstractContextManager[Runner]:
-        """The same with every float32 weight a last digit away."""
+        """The same with every weight of at most 32 bits a last digit away."""
 
     def __call__(self, observations: Arrays) -> Batch:
         """All outputs for a batch, by name."""
         return in_batches(self._answer, dict(observations), self._contract.max_batch)
 
     def sensitivity(self, observations: Arrays, *, seed: int) -> float:
-        """The largest finite change of a continuous output when every weight moves by its last float32 digit."""
+        """The largest finite change of a continuous output when every weight moves by its last digit."""
         moved, _ = self.moves(observations, observations, seed=seed)
         return float(moved[np.isfinite(moved)].max(initial=0.0))
 
     def moves(
         self, observations: Arrays, others: Arrays, *, seed: int
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """How far the action, and what it is made of, move when every weight moves by its last float32 digit.
+        """How far the action, and what it is made of, move when every weight moves by its last digit.
 
         Each runtime rounds every sum its own way, and the effect is of this
         size. The weights are the same again afterwards, bit by bit.
@@ -105,9 +106,9 @@ class EagerGraph(Graph):
         try:
             with torch.no_grad():
                 for weight, value in kept:
-                    if weight.dtype == torch.float32:
+                    if weight.dtype in _MOVED:
                         signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
-                        weight.copy_(value * (1 + _LAST_DIGIT * signs))
+                        weight.copy_(value.double() * (1 + torch.finfo(weight.dtype).eps * signs))
             yield self._run
         finally:
             with torch.no_grad():
@@ -130,10 +131,11 @@ class OnnxGraph(Graph):
         model = onnx.load_from_string(self._content)
         for graph in graphs(model.graph):
             for tensor in weights(graph):
-                if tensor.data_type == onnx.TensorProto.FLOAT:
+                if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
                     values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
                     signs = rng.integers(0, 2, values.shape) * 2 - 1
-                    moved = np.asarray(values * (1 + _LAST_DIGIT * signs), dtype=values.dtype)
+                    digit = float(np.finfo(values.dtype).eps)
+                    moved = (values.astype(np.float64) * (1 + digit * signs)).astype(values.dtype)
                     tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
         yield _session(model.SerializeToString(), self._contract)
 

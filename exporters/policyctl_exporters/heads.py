@@ -6,6 +6,7 @@ contract are those; every other one is kept as a further output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -148,7 +149,7 @@ def describe(found: Any, head: Head, space: Any, *, rows: int, observed: Sequenc
         _check_size(name, values[name], rows, action, kind, space)
     alone = source == "mean" and "log_std" not in named
     parameters = [name for name in PARAMETERS if name in named and not (name == "mean" and alone)]
-    specs = [action, *(_parameter_spec(name, values[name], action) for name in parameters)]
+    specs = [action, *(_parameter_spec(name, values[name], rows, action) for name in parameters)]
     further = [name for name in given if name not in named]
     names = unique_names([given[name] for name in further], taken={*observed, *OUTPUT_NAMES}, prefix="out")
     specs += [_further_spec(name, values[key], rows) for name, key in zip(names, further, strict=True)]
@@ -189,6 +190,7 @@ def _source(given: Mapping[str, str], kind: ActionKind) -> str:
         if name in given:
             return name
     shown = ", ".join(given.values()) or next(iter(given), "nothing")
+    shown += " (places in a tuple)" if all(name.isdecimal() for name in given.values()) else ""
     raise UsageError(
         f"the module gives {shown}, from which no {kind.value} action follows",
         remedy=f"Give one of {', '.join(sources)}, or say which output is one: --head NAME=KIND.",
@@ -200,10 +202,10 @@ def _check_size(name: str, value: Tensor, rows: int, action: TensorSpec, kind: A
     want = action.size
     if name in SCORES and kind is not ActionKind.CONTINUOUS:
         want = chooser(space, start=True)[1]
-    per_row = int(np.prod(value.shape[1:])) if value.ndim else 0
+    row = _row(value, rows)
     if name == "log_std" and value.numel() == action.size:
         return
-    if value.ndim == 0 or value.shape[0] != rows or per_row != want:
+    if row is None or math.prod(row) != want:
         raise UsageError(
             f"the module's {name} has shape {tuple(value.shape)} for {rows} observations,"
             f" expected {want} values each for the action space {space}",
@@ -211,17 +213,25 @@ def _check_size(name: str, value: Tensor, rows: int, action: TensorSpec, kind: A
         )
 
 
-def _parameter_spec(name: str, value: Tensor, action: TensorSpec) -> TensorSpec:
-    shape = tuple(value.shape[1:]) or (1,)
+def _parameter_spec(name: str, value: Tensor, rows: int, action: TensorSpec) -> TensorSpec:
+    shape = _row(value, rows) or (1,)
     return TensorSpec(name, "float32", shape if name in SCORES else action.shape)
+
+
+def _row(value: Tensor, rows: int) -> tuple[int, ...] | None:
+    """The shape of one row; the whole of a single row may be without a batch. None where it is not for `rows`."""
+    if value.ndim and value.shape[0] == rows:
+        return tuple(value.shape[1:])
+    return tuple(value.shape) if rows == 1 else None
 
 
 def _further_spec(name: str, value: Tensor, rows: int) -> TensorSpec:
     dtype = str(value.dtype).removeprefix("torch.").replace("bfloat16", "float32")
-    if dtype not in DTYPES or value.ndim == 0 or value.shape[0] != rows:
+    row = _row(value, rows)
+    if dtype not in DTYPES or row is None:
         raise UsageError(
             f"the module's {name} is {dtype}{list(value.shape)} for {rows} observations,"
             " expected numbers with one row for each",
             remedy="Return one row for each observation, or leave this output out.",
         )
-    return TensorSpec(name, dtype, tuple(value.shape[1:]) or (1,))
+    return TensorSpec(name, dtype, row or (1,))

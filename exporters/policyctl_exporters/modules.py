@@ -3,8 +3,8 @@
 The module takes what the environment gives, as a batch: a tensor for a plain
 space, a dict by key for a Dict space (or one argument a key, by its name, if
 its `forward` takes several), discrete observations as integers of shape (n,).
-It gives one tensor or a dict, of which `heads` makes the contract's
-outputs.
+It gives one tensor, a dict, or a tuple, whose names are 0, 1 and so on; `heads`
+makes the contract's outputs of that.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from policyctl.errors import UsageError
 from policyctl_exporters.conduct import copied, examine
@@ -27,7 +28,7 @@ from policyctl_exporters.normalizer import FLAT, Normalizer, read_normalizer
 from policyctl_exporters.observations import few
 from policyctl_exporters.program_memory import Memory, Remembering
 from policyctl_exporters.source import Options, Source
-from policyctl_exporters.spaces import Observation, observations_of, pair, scales_of
+from policyctl_exporters.spaces import OUTPUT_NAMES, Observation, observations_of, pair, scales_of
 
 _STEPS: Final = 20
 """What a program is left alone for, to see that its memory is all that it remembers."""
@@ -67,8 +68,17 @@ class _Answer(nn.Module):
             found = self.module(*states, **dict(zip(self.arguments, inputs, strict=True)))
         else:
             found = self.module(*states, dict(zip(self.keys, inputs, strict=True)))
-        # TorchScript that was exported here gives a tuple, also of one output.
-        return found[0] if isinstance(found, tuple) and len(found) == 1 else found
+        if isinstance(self.module, Remembering):
+            return _by_place(found[0]), found[1]
+        return _by_place(found)
+
+
+def _by_place(found: Any) -> Any:
+    """A tuple as a dict: its tensors by their places. Of one tensor, as TorchScript that was exported here, that."""
+    if not isinstance(found, tuple):
+        return found
+    tensors = {str(place): each for place, each in enumerate(tree_leaves(found)) if isinstance(each, Tensor)}
+    return tensors if len(tensors) > 1 else next(iter(tensors.values()), found)
 
 
 class _Cast(nn.Module):
@@ -134,20 +144,22 @@ def open_module(
     rows = [torch.from_numpy(values) for values in few(specs, scales).values()]
     conduct = examine(answer, rows, name=name)
     space, batches = options.action_space, conduct.batches
-    while True:
-        count = 2 if batches else 1
-        with torch.no_grad():
-            found = copied(answer)(*(values[:count] for values in rows))
+    given = _Given(answer, rows, memory=memory is not None)
+    constant = [name for name in given.constant() if name not in (*OUTPUT_NAMES, *options.head.named)]
+    notes += tuple(f"output {name} is left out: it is the same for every observation" for name in constant)
+    observed, refusals = [spec.name for spec in specs], []
+    # A program written for one row may fail on two, or give one row for them.
+    for count in (2, 1) if batches else (1,):
         try:
             outputs = describe(
-                found[0] if memory else found, options.head, space, rows=count, observed=[s.name for s in specs]
+                given.of(slice(0, count), less=constant), options.head, space, rows=count, observed=observed
             )
             break
-        except UsageError:
-            # What such a program remembers may have one row whatever its memory in the contract has.
-            if not (memory and batches):
-                raise
+        except UsageError as error:
+            refusals.append(error)
             batches = False
+    else:
+        raise refusals[0]
 
     def completed(part: nn.Module) -> OutputGraph:
         return OutputGraph(part, outputs, finish_of(outputs.source, space))
@@ -184,6 +196,32 @@ def open_module(
         trust_operators=options.trust_operators,
         notes=(*notes, *conduct.notes),
     )
+
+
+class _Given:
+    """What a module gives for rows, without what it remembers.
+
+    Args:
+        memory: Whether it gives that as well.
+    """
+
+    def __init__(self, answer: nn.Module, rows: Sequence[Tensor], *, memory: bool) -> None:
+        self._answer, self._rows, self._memory = answer, rows, memory
+
+    def of(self, part: slice, *, less: Sequence[str] = ()) -> Any:
+        """For some of the rows, without the outputs that `less` names."""
+        with torch.no_grad():
+            found = copied(self._answer)(*(values[part] for values in self._rows))
+        found = found[0] if self._memory else found
+        return {name: each for name, each in found.items() if name not in less} if isinstance(found, dict) else found
+
+    def constant(self) -> list[str]:
+        """Names of outputs that are the same for every row, as a spread that a module gives next to its action."""
+        each = [self.of(slice(at, at + 1)) for at in range(len(self._rows[0]))]
+        if not (isinstance(each[0], dict) and all(isinstance(value, Tensor) for value in each[0].values())):
+            return []
+        tensors = {name: [found[name] for found in each] for name in each[0]}
+        return [name for name, (first, *others) in tensors.items() if all(torch.equal(first, o) for o in others)]
 
 
 def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from policyctl.domain.contract import ACTION, ActionKind, Contract, State
+from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution, State
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ParityError, UnsupportedError, UsageError, first_line
 from policyctl_exporters import observations as obs

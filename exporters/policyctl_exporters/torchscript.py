@@ -97,7 +97,7 @@ def _read(content: bytes) -> Program:
         loaded = read(unit, content, torch.device("cpu"), {}, False)
         functions = _functions(unit)
         module = torch.jit._recursive.wrap_cpp_module(loaded)  # type: ignore[no-untyped-call]
-    return Program(module, functions, _silence(functions))
+    return Program(module, functions, (*_silence(functions), *_move(functions)))
 
 
 def _require_program(content: bytes, name: str, *, trusted: bool) -> None:
@@ -150,6 +150,19 @@ def _silence(functions: Mapping[str, Any]) -> tuple[str, ...]:
     # Torch's own functions warn of what only their author could change.
     places = [place for place in places if not place.startswith("torch.")]
     return (f"what {', '.join(places)} prints and warns is left out",) if places else ()
+
+
+def _move(functions: Mapping[str, Any]) -> tuple[str, ...]:
+    """Let tensors that a program makes on another device be made on the CPU, as `map_location` does with weights."""
+    devices: set[str] = set()
+    for graph in functions.values():
+        for node in nodes_of(graph):
+            if node.kind() != "prim::Constant" or str(node.output().type()) != "Device":
+                continue
+            if (device := node.s("value")) != "cpu":
+                node.s_("value", "cpu")
+                devices.add(device)
+    return (f"tensors that it makes on {', '.join(sorted(devices))} are made on the CPU",) if devices else ()
 
 
 def _effects(functions: Mapping[str, Any]) -> list[str]:

@@ -150,6 +150,8 @@ def _exporting() -> Iterator[None]:
 
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    # It prints the graph of an export that fails, and stdout is where a command prints its result.
+    torch._C._jit_set_onnx_log_output_stream("stderr")
     try:
         with warnings.catch_warnings(), torch.no_grad(), unvalidated():
             warnings.simplefilter("ignore")
