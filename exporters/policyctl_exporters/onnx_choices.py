@@ -29,7 +29,7 @@ _CHOOSING: Final = frozenset({"ArgMax", "Multinomial", "TopK"})
 
 
 def with_scores(file: OnnxFile, head: Head) -> tuple[OnnxFile, Head]:
-    """The file with the scores of its choices as an output that `Head` names, where it gives no choice of its own.
+    """The file with the scores of its choices as an output that `Head` names, where it gives no choice.
 
     Args:
         head: What somebody says the outputs are; then none is added.

@@ -105,6 +105,6 @@ def test_what_would_command_otherwise_is_refused(tmp_path: Path, changes: dict[s
 
 def test_another_programs_file_is_refused_with_what_to_write(tmp_path: Path) -> None:
     """Such as rl_sar's config.yaml: the remedy says which of its fields is which of a description's."""
-    with pytest.raises(UsageError, match="no description of a policy: it has go2/himloco") as refusal:
+    with pytest.raises(UsageError, match="no field of a description: it has go2/himloco") as refusal:
         exported(tmp_path, {"go2/himloco": {"action_scale": [0.25] * 3}})
     assert "action_scale is drive.scale" in refusal.value.remedy

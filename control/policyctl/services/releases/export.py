@@ -153,7 +153,7 @@ def _described(request: ExportRequest) -> tuple[Description | None, tuple[str, .
         return read_deploy_file(data, what=what)
     if not {each.name for each in fields(Description)} & {*data}:
         raise UsageError(
-            f"{what} is no description of a policy: it has {', '.join(map(str, [*data][:5])) or 'no fields'}",
+            f"{what} has no field of a description: it has {', '.join(map(str, [*data][:5])) or 'no fields'}",
             remedy="Write one: docs/export.md shows joints, drive and histories. Of rl_sar's config.yaml, action_scale"
             " is drive.scale, default_dof_pos drive.offset, rl_kp drive.stiffness and rl_kd drive.damping.",
         )
