@@ -144,7 +144,7 @@ def open_module(
     rows = [torch.from_numpy(values) for values in few(specs, scales).values()]
     conduct = examine(answer, rows, name=name)
     space, batches = options.action_space, conduct.batches
-    given = _Given(answer, rows, memory=memory is not None)
+    given = _Given(answer, rows, memory=len(states))
     constant = [name for name in given.constant() if name not in (*OUTPUT_NAMES, *options.head.named)]
     notes += tuple(f"output {name} is left out: it is the same for every observation" for name in constant)
     observed, refusals = [spec.name for spec in specs], []
@@ -202,26 +202,34 @@ class _Given:
     """What a module gives for rows, without what it remembers.
 
     Args:
-        memory: Whether it gives that as well.
+        rows: What it takes, memory last.
+        memory: How many of them are memory.
     """
 
-    def __init__(self, answer: nn.Module, rows: Sequence[Tensor], *, memory: bool) -> None:
+    def __init__(self, answer: nn.Module, rows: Sequence[Tensor], *, memory: int) -> None:
         self._answer, self._rows, self._memory = answer, rows, memory
 
     def of(self, part: slice, *, less: Sequence[str] = ()) -> Any:
         """For some of the rows, without the outputs that `less` names."""
+        return self._asked([values[part] for values in self._rows], less)
+
+    def _asked(self, rows: Sequence[Tensor], less: Sequence[str] = ()) -> Any:
         with torch.no_grad():
-            found = copied(self._answer)(*(values[part] for values in self._rows))
+            found = copied(self._answer)(*rows)
         found = found[0] if self._memory else found
         return {name: each for name, each in found.items() if name not in less} if isinstance(found, dict) else found
 
     def constant(self) -> list[str]:
         """Names of outputs that are the same for every row, as a spread that a module gives next to its action."""
-        each = [self.of(slice(at, at + 1)) for at in range(len(self._rows[0]))]
-        if not (isinstance(each[0], dict) and all(isinstance(value, Tensor) for value in each[0].values())):
+        first = self.of(slice(0, 1))
+        if not (isinstance(first, dict) and all(isinstance(value, Tensor) for value in first.values())):
             return []
-        tensors = {name: [found[name] for found in each] for name in each[0]}
-        return [name for name, (first, *others) in tensors.items() if all(torch.equal(first, o) for o in others)]
+        # With the memory of the first row: the program may fail with any other.
+        observed = len(self._rows) - self._memory
+        memory = [values[:1] for values in self._rows[observed:]]
+        count = len(self._rows[0])
+        others = [self._asked([v[at : at + 1] for v in self._rows[:observed]] + memory) for at in range(1, count)]
+        return [name for name, value in first.items() if all(torch.equal(value, other[name]) for other in others)]
 
 
 def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn.Module) -> nn.Module:
