@@ -8,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from policyctl.adapters.files import remove_tree
 
 _CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 
@@ -27,6 +30,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes, or the making of it, says something about the machine only, and nothing about a promise.
 settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 << 30
+"""Bytes; the files of all tests together take a tenth of that."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' files in memory where there is room: a disk takes milliseconds to remove each of their folders.
+
+    What is about a disk that is full, or read-only, makes a file system for that.
+    """
+    chosen = config.option.basetemp is not None or hasattr(config, "workerinput")
+    if not chosen and _MEMORY.is_mount() and shutil.disk_usage(_MEMORY).free > _ROOM:
+        folder = tempfile.mkdtemp(prefix="tests-of-policyctl-", dir=_MEMORY)
+        config.option.basetemp = str(Path(folder) / "files")
+        config.add_cleanup(lambda: remove_tree(Path(folder)))
 
 
 def pytest_collection_finish() -> None:
