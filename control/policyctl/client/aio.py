@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from typing import Protocol as Interface
 
 from policyctl.client.action import Action
-from policyctl.client.base import BaseClient, Deadline
+from policyctl.client.base import BaseClient, Deadline, closed_error
 from policyctl.client.calls import Begin, Call, Reply, Step, Wait
 from policyctl.client.served import Served
 from policyctl.client.servers import At
@@ -46,8 +46,9 @@ class AsyncPolicyClient(BaseClient[AsyncTransport, Coroutine[Any, Any, Action], 
         """Close every connection; a closed client asks no more."""
         if not self._closed:
             self._closed = True
-            for task in self._ahead:
+            for task in (ahead := tuple(self._ahead)):
                 task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
             for server in self._servers.all:
                 await server.transport.close()
 
@@ -65,16 +66,17 @@ class AsyncPolicyClient(BaseClient[AsyncTransport, Coroutine[Any, Any, Action], 
         """What callers do not wait for; a loop keeps no task that nobody refers to."""
         return set()
 
-    async def _carry_out(self, steps: Generator[Step | At, Any, T], deadline_s: float | None) -> T:
-        deadline = self._deadline(deadline_s)
+    async def _carry_out(self, steps: Generator[Step | At, Any, T], deadline_s: float | None, more_s: float = 0.0) -> T:
+        deadline = self._deadline(deadline_s, more_s)
 
         async def perform(step: Step | At) -> Any:
             if isinstance(step, At):
                 deadline.server, step = step.server, step.call
             if isinstance(step, Begin):
-                task = asyncio.ensure_future(self._carry_out(step.steps, deadline_s))
+                task = asyncio.ensure_future(self._carry_out(step.steps, deadline_s, step.more_s))
                 self._ahead.add(task)
                 task.add_done_callback(self._ended)
+                await asyncio.sleep(0)  # it begins now, and not when this caller waits next
                 return task
             if isinstance(step, Wait):
                 return await _result(step.task, deadline)
@@ -98,4 +100,6 @@ async def _result(task: Any, deadline: Deadline[Any]) -> Any:
     await asyncio.wait({task}, timeout=deadline.remaining_s())
     if not task.done():
         raise deadline.missed()
+    if task.cancelled():
+        raise closed_error()
     return task.result()

@@ -205,8 +205,11 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         return served
 
     def _answer(self, question: Question, deadline_s: float | None) -> ActionT:
-        ask = turn if question.episodes else exchange
-        steps = self._servers.ask(lambda memory: ask(self._model, memory, question))
+        steps = (
+            turn(self._model, self._servers.ask, question)
+            if question.episodes
+            else self._servers.ask(lambda memory: exchange(self._model, memory, question))
+        )
         action: ActionT = self._carry_out(steps, deadline_s)
         return action
 
@@ -215,14 +218,19 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         """The transport of a protocol to one server; each loads libraries that the other does not need."""
 
     @abstractmethod
-    def _carry_out(self, steps: Generator[Any, Any, Any], deadline_s: float | None) -> Any:
-        """Perform every step of `steps` within the deadline."""
+    def _carry_out(self, steps: Generator[Any, Any, Any], deadline_s: float | None, more_s: float = 0.0) -> Any:
+        """Perform every step of `steps` within the deadline, and `more_s` seconds."""
 
-    def _deadline(self, deadline_s: float | None) -> Deadline[TransportT]:
+    def _deadline(self, deadline_s: float | None, more_s: float = 0.0) -> Deadline[TransportT]:
         if self._closed:
-            raise UsageError("this client is closed", remedy="Make a new one, or ask within its `with` block.")
+            raise closed_error()
         limit_s = self._deadline_s if deadline_s is None else check_deadline(deadline_s)
-        return Deadline(limit_s, self._model, self._servers.chosen)
+        return Deadline(limit_s + more_s, self._model, self._servers.chosen)
+
+
+def closed_error() -> UsageError:
+    """A client that is closed is asked, or was closed while it was."""
+    return UsageError("this client is closed", remedy="Make a new one, or ask within its `with` block.")
 
 
 class Deadline(Generic[TransportT]):

@@ -88,9 +88,15 @@ class Task(Protocol):
 
 @dataclass(slots=True)
 class Begin:
-    """Carry out further steps while the caller goes on; the reply is their `Task`."""
+    """Carry out further steps while the caller goes on; the reply is their `Task`.
+
+    Attributes:
+        steps: What is carried out.
+        more_s: How much more time they have than one question.
+    """
 
     steps: Generator[Any, Any, Any]
+    more_s: float
 
 
 @dataclass(slots=True)

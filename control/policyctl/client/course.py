@@ -60,7 +60,7 @@ class Course:
         self.options = options
         self.author = author
         self.pending: Pending | None = None
-        self.queue: ChunkQueue[Action] = ChunkQueue()
+        self.queue: ChunkQueue[Action] = ChunkQueue(options.ahead_steps)
         self.is_assisted = options.assists or (author is not None and needs_course(author.contract))
         self._frames: dict[str, Frames] = {}
         self._last: Action | None = None
@@ -72,7 +72,7 @@ class Course:
     def twin(self) -> Course:
         """The same steps, to ask about while this one goes on."""
         other = copy(self)
-        other.queue, other.pending = ChunkQueue(), None
+        other.queue, other.pending = ChunkQueue(self.options.ahead_steps), None
         other.queue.step = self.queue.step
         other._frames = {name: copy(frames) for name, frames in self._frames.items()}
         return other
@@ -86,13 +86,13 @@ class Course:
     @property
     def must_ask(self) -> bool:
         """Whether the next step cannot be taken without an answer."""
-        return self.queue.is_empty if self.options.ahead_steps else self.queue.is_due()
+        return self.queue.is_empty if self.options.ahead_steps else self.queue.is_due
 
     @property
     def may_ask_ahead(self) -> bool:
         """Whether the next chunk is wanted, and this step need not wait for it."""
-        ahead = self.options.ahead_steps
-        return ahead > 0 and self.pending is None and not self.queue.is_empty and self.queue.is_due(ahead)
+        wanted = self.options.ahead_steps > 0 and self.pending is None
+        return wanted and not self.queue.is_empty and self.queue.is_due_ahead
 
     def require(self, contract: Contract) -> None:
         """Refuse a policy that the options do not go with.
@@ -109,6 +109,11 @@ class Course:
         if options.ahead_steps and contract.chunk is None:
             raise UsageError(
                 "ahead_steps, and the contract states no chunk", remedy="Leave ahead_steps out: each step is asked for."
+            )
+        if contract.chunk is not None and (most := contract.chunk.most_ahead) < options.ahead_steps:
+            raise UsageError(
+                f"ahead_steps is {options.ahead_steps}, expected {most} or less: {contract.chunk.words}",
+                remedy="Ask later: an answer is used before the next one is requested.",
             )
         if options.blend_steps and contract.action_kind is not ActionKind.CONTINUOUS:
             raise UsageError(
@@ -167,14 +172,19 @@ class Course:
         slot = next(slot for slot, release in author.releases.items() if release == author.release)
         return Action(value, author.release, slot, request_id, 0.0, {}, fallback=fallback)
 
+    def check(self, observation: Observation) -> None:
+        """Refuse a frame that could not be remembered, before a step is taken that needs no answer.
+
+        Raises:
+            UsageError: It has another shape, or is not finite.
+        """
+        for frames, frame in self._given_frames(observation):
+            frames.preview(frame)
+
     def advance(self, observation: Observation, action: Action) -> None:
         """The step is taken: `action` was handed out for `observation`."""
-        if self.author is not None and self.options.frames:
-            contract = self.author.contract
-            given = by_name(contract, observation)
-            for name, frames in self._frames_of(contract).items():
-                if name in given:
-                    frames.push(given[name])
+        for frames, frame in self._given_frames(observation):
+            frames.push(frame)
         last = self._last
         self._missed = self._missed + 1 if action.fallback else 0
         if not action.fallback:
@@ -184,14 +194,23 @@ class Course:
                 self._blended += 1
                 if self._blended >= self.options.blend_steps:
                     self._before = None
-        self._last = action
-        self.queue.step += 1
+        # A copy, because the array belongs to the caller.
+        self._last = replace(action, value=copy(action.value))
+        self.queue.advance()
 
     def _own(self, spec: TensorSpec) -> NDArray[Any]:
         if spec.role is Role.TIME_STEP:
             return np.full(spec.shape, self.queue.step, spec.dtype)
         last = np.zeros(spec.shape) if self._last is None else np.asarray(self._last.value)
         return last.reshape(spec.shape).astype(spec.dtype)
+
+    def _given_frames(self, observation: Observation) -> list[tuple[Frames, Any]]:
+        """Each history with its frame in `observation`."""
+        if self.author is None or not self.options.frames:
+            return []
+        given = by_name(self.author.contract, observation)
+        histories = self._frames_of(self.author.contract)
+        return [(frames, given[name]) for name, frames in histories.items() if name in given]
 
     def _frames_of(self, contract: Contract) -> dict[str, Frames]:
         specs = {spec.name: spec for spec in contract.environment}
@@ -222,7 +241,7 @@ class Course:
             if contract.action_kind is ActionKind.DISCRETE:
                 return 0
             return np.zeros(contract.step_shape, contract.action.dtype)
-        return None if self._last is None else self._last.value
+        return None if self._last is None else copy(self._last.value)
 
 
 def needs_course(contract: Contract) -> bool:

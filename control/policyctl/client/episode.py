@@ -22,7 +22,7 @@ from policyctl.client.errors import EpisodeInterruptedError, IncompatibleRelease
 from policyctl.client.observation import Observation
 from policyctl.client.served import Memory, Served
 from policyctl.domain.names import served_name, split_served_name
-from policyctl.errors import ServerError, UsageError
+from policyctl.errors import ServerError
 
 if TYPE_CHECKING:
     from policyctl.client.base import BaseClient
@@ -156,15 +156,7 @@ def interrupted(release: str | None, why: str) -> EpisodeInterruptedError:
 
 
 def joined(episodes: Sequence[Episode[Any]], form: Form, rows: int) -> dict[str, NDArray[Any]]:
-    """The memories of the rows of a batch, by the name of the input, each of shape (rows, *shape).
-
-    Raises:
-        UsageError: Not one episode a row.
-    """
-    if len(episodes) != rows:
-        raise UsageError(
-            f"{rows} observations and {len(episodes)} episodes", remedy="Give one episode for each row of the batch."
-        )
+    """The memories of the rows of a batch, by the name of the input, each of shape (rows, *shape)."""
     each = [episode.states(form) for episode in episodes]
     if rows == 1:
         return each[0]

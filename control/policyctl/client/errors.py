@@ -28,6 +28,12 @@ class NotServedError(ServerError):
     code = "not_served"
 
 
+class OverloadedError(ServerError):
+    """As many requests wait at the server as it takes."""
+
+    code = "overloaded"
+
+
 class RefusedError(ServerError):
     """The server says that the request itself is wrong for the model."""
 
@@ -71,7 +77,7 @@ def translate(status: str, message: str, *, model: str, url: str) -> PolicyctlEr
             remedy="Check the model's name and the alias; see what is served: policyctl status",
         )
     if "Exceeds maximum queue size" in message:
-        return ServerError(
+        return OverloadedError(
             f"{model} at {url} is full: {message}",
             remedy="Send fewer requests at once, or raise the queue size or instance count of the model.",
         )

@@ -183,7 +183,7 @@ def _author(model: str, memory: Memory, answer: Answer) -> Generator[Call, Any, 
 
 def _plan(served: Served, form: Form, question: Question) -> Infer:
     observation = question.observation
-    if question.episodes and (form.needs_course or question.episodes[0].course.is_assisted):
+    if question.episodes and (form.needs_course or any(e.course.is_assisted for e in question.episodes)):
         courses = [episode.course for episode in question.episodes]
         observation = completed(courses, served.contract, observation, batched=question.batched)
     inputs = prepare(form.inputs, observation, batched=question.batched, check_bounds=question.check_bounds)

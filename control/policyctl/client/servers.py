@@ -1,7 +1,7 @@
 """The servers that one client may ask, and which of them it asks now.
 
-A client stays with a server as long as that answers. Where it cannot be reached, or does not
-serve the alias, the same question goes to the next one, within the same deadline: an inference
+A client stays with a server as long as that answers. Where it cannot be reached, is full, or does not
+serve what the client needs, the same question goes to the next one, within the same deadline: an inference
 has no side effects. A server that let a deadline pass is not waited for again by the next question.
 What is known of a server (which release is in which slot) holds for that one alone.
 """
@@ -13,16 +13,29 @@ from dataclasses import dataclass
 from secrets import randbelow
 from typing import Any, Final, Generic, TypeVar
 
-from policyctl.client.calls import Begin, Call, Step, Wait
-from policyctl.client.errors import DeadlineError, EpisodeInterruptedError, NotServedError, UnreachableError
+from policyctl.client.calls import Call
+from policyctl.client.errors import (
+    DeadlineError,
+    EpisodeInterruptedError,
+    IncompatibleReleaseError,
+    NotServedError,
+    OverloadedError,
+    UnreachableError,
+)
 from policyctl.client.served import Memory
 from policyctl.errors import ServerError
 
 TransportT = TypeVar("TransportT")
 T = TypeVar("T")
 
-ELSEWHERE: Final = (UnreachableError, NotServedError, EpisodeInterruptedError)
-"""Errors after which another server may still give the right answer."""
+ELSEWHERE: Final = (
+    EpisodeInterruptedError,
+    IncompatibleReleaseError,
+    NotServedError,
+    OverloadedError,
+    UnreachableError,
+)
+"""Errors after which another server may still give the right answer; the first that any server gave says most."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +58,7 @@ class At:
     """A call to one of several servers."""
 
     server: Server[Any]
-    call: Call | Wait | Begin
+    call: Call
 
 
 class Servers(Generic[TransportT]):
@@ -61,7 +74,7 @@ class Servers(Generic[TransportT]):
         """The one that is asked first."""
         return self.all[self._chosen]
 
-    def ask(self, steps_of: Callable[[Memory], Generator[Step, Any, T]]) -> Generator[Any, Any, T]:
+    def ask(self, steps_of: Callable[[Memory], Generator[Call, Any, T]]) -> Generator[Any, Any, T]:
         """The steps of one question, put to one server after another until one answers.
 
         Args:
@@ -86,21 +99,18 @@ class Servers(Generic[TransportT]):
                 raise
             self._chosen = at
             return value
-        last = failed[-1]
-        kind = type(last) if len({type(error) for error in failed}) == 1 else UnreachableError
-        raise kind(
+        telling = min(failed, key=lambda error: [isinstance(error, kind) for kind in ELSEWHERE].index(True))
+        raise type(telling)(
             f"none of {count} servers has an answer: {'; '.join(error.problem for error in failed)}",
-            remedy=last.remedy,
-        )
+            remedy=telling.remedy,
+        ) from telling
 
 
-def _at(server: Server[Any], steps: Generator[Step, Any, T]) -> Generator[At, Any, T]:
+def _at(server: Server[Any], steps: Generator[Call, Any, T]) -> Generator[At, Any, T]:
     """`steps` with every call made to `server`."""
     try:
         step = next(steps)
         while True:
-            if isinstance(step, Begin):
-                step = Begin(_at(server, step.steps))
             try:
                 reply = yield At(server, step)
             except BaseException as error:  # noqa: BLE001 - the steps decide, and let most pass

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 from typing import Protocol as Interface
 
 from policyctl.client.action import Action
-from policyctl.client.base import BaseClient, Deadline
-from policyctl.client.calls import Begin, Call, Reply, Step, Wait
+from policyctl.client.base import BaseClient, Deadline, closed_error
+from policyctl.client.calls import Begin, Call, Reply, Step, Task, Wait
 from policyctl.client.served import Served
 from policyctl.client.servers import At
 from policyctl.client.steps import carry_out
@@ -18,6 +18,8 @@ from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError
 
 T = TypeVar("T")
+
+_MAKING = threading.Lock()
 
 _MOST_AHEAD = 32
 """Threads for questions that were sent ahead; more episodes than that wait for one another."""
@@ -39,6 +41,9 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
     `BaseClient` explains the arguments.
     """
 
+    _ahead: ThreadPoolExecutor | None = None
+    """Carries out what callers do not wait for; made for the first such question."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -49,7 +54,7 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
         """Close every connection; a closed client asks no more."""
         if not self._closed:
             self._closed = True
-            if "_ahead" in self.__dict__:
+            if self._ahead is not None:
                 self._ahead.shutdown(wait=False, cancel_futures=True)
             for server in self._servers.all:
                 server.transport.close()
@@ -63,19 +68,23 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
 
         return GrpcTransport(self._model, url, shared_memory=shared_memory)
 
-    @functools.cached_property
-    def _ahead(self) -> ThreadPoolExecutor:
-        """Carries out what callers do not wait for."""
-        return ThreadPoolExecutor(_MOST_AHEAD, thread_name_prefix="policyctl-ahead")
+    def _submit(self, begin: Begin, deadline_s: float | None) -> Task:
+        with _MAKING:
+            if self._ahead is None:
+                self._ahead = ThreadPoolExecutor(_MOST_AHEAD, thread_name_prefix="policyctl-ahead")
+        try:
+            return self._ahead.submit(self._carry_out, begin.steps, deadline_s, begin.more_s)
+        except RuntimeError:
+            raise closed_error() from None
 
-    def _carry_out(self, steps: Generator[Step | At, Any, T], deadline_s: float | None) -> T:
-        deadline = self._deadline(deadline_s)
+    def _carry_out(self, steps: Generator[Step | At, Any, T], deadline_s: float | None, more_s: float = 0.0) -> T:
+        deadline = self._deadline(deadline_s, more_s)
 
         def perform(step: Step | At) -> Any:
             if isinstance(step, At):
                 deadline.server, step = step.server, step.call
             if isinstance(step, Begin):
-                return self._ahead.submit(self._carry_out, step.steps, deadline_s)
+                return self._submit(step, deadline_s)
             if isinstance(step, Wait):
                 return _result(step.task, deadline)
             try:
@@ -94,3 +103,5 @@ def _result(task: Any, deadline: Deadline[Any]) -> Any:
         return task.result(deadline.remaining_s())
     except TimeoutError:
         raise deadline.missed() from None
+    except CancelledError:
+        raise closed_error() from None

@@ -7,7 +7,7 @@ earlier answer are not asked about.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,20 +18,24 @@ from policyctl.client.action import Action
 from policyctl.client.calls import Begin, Call, Step, Wait
 from policyctl.client.course import Pending
 from policyctl.client.episode import Episode, FinishElsewhereError, finishing
-from policyctl.client.errors import DeadlineError, NotServedError, UnreachableError
+from policyctl.client.errors import DeadlineError, NotServedError, OverloadedError, UnreachableError
 from policyctl.client.exchange import Question, exchange
 from policyctl.client.observation import Observation
 from policyctl.client.served import Memory
 from policyctl.errors import UsageError
 
-NO_ANSWER = (DeadlineError, UnreachableError, NotServedError)
+NO_ANSWER = (DeadlineError, UnreachableError, NotServedError, OverloadedError)
 """Errors that a fallback stands in for: all others say that something is wrong with the question or the answer."""
 
 _Part = tuple[list[int], Question, Action]
+Ask = Callable[[Callable[[Memory], Generator[Call, Any, Any]]], Generator[Any, Any, Any]]
 
 
-def turn(model: str, memory: Memory, question: Question) -> Generator[Step, Any, Action]:
+def turn(model: str, ask: Ask, question: Question) -> Generator[Any, Any, Action]:
     """Ask `question` within its episodes. What they remember changes only once every row has its action.
+
+    Args:
+        ask: Puts the steps of a question to a server that answers.
 
     Raises:
         EpisodeInterruptedError: An episode began with a release that does not answer any more.
@@ -39,39 +43,69 @@ def turn(model: str, memory: Memory, question: Question) -> Generator[Step, Any,
         PolicyctlError: See `exchange`.
     """
     courses = [episode.course for episode in question.episodes]
+    if question.batched:
+        _require_rows(question)
     if any(course.is_assisted for course in courses):
-        actions = yield from _assisted(model, memory, question)
+        actions = yield from _assisted(model, ask, question)
     else:
-        parts = yield from _answered(model, memory, question)
+        parts = yield from ask(lambda memory: _answered(model, memory, question))
         if not any(course.is_assisted for course in courses):
             return parts[0][2] if len(parts) == 1 else _stacked(_in_order(parts))
         actions = _accepted(question.episodes, parts)  # the contract says so, which was unknown
     for row, course in enumerate(courses):
-        observation = _rows_of(question.observation, row) if question.batched else question.observation
-        course.advance(observation, actions[row])
+        course.advance(_row(question, row), actions[row])
     return _stacked(actions) if question.batched else actions[0]
 
 
-def _assisted(model: str, memory: Memory, question: Question) -> Generator[Step, Any, list[Action]]:
+def _require_rows(question: Question) -> None:
+    """Raises: UsageError: Not one episode a row."""
+    observation = question.observation
+    arrays = observation.values() if isinstance(observation, Mapping) else [observation]
+    counts = {np.shape(array)[0] if np.ndim(array) else 1 for array in arrays}
+    if counts != {len(question.episodes)}:
+        rows = ", ".join(map(str, sorted(counts)))
+        raise UsageError(
+            f"{rows} observations and {len(question.episodes)} episodes",
+            remedy="Give one episode for each row of the batch.",
+        )
+
+
+def _assisted(model: str, ask: Ask, question: Question) -> Generator[Any, Any, list[Action]]:
     """The action of each row: of an answer, of an earlier one, or what stands in."""
     episodes = question.episodes
-    for episode in episodes:
+    for row, episode in enumerate(episodes):
         if question.batched and episode.course.options.ahead_steps:
             raise UsageError("ahead_steps goes with one observation at a time", remedy="Use act, or leave it out.")
+        episode.course.check(_row(question, row))
+    for episode in episodes:
         yield from _collected(episode)
     due = [row for row, episode in enumerate(episodes) if episode.course.must_ask]
-    part = question if len(due) == len(episodes) else _part(question, due, 0)
-    try:
-        parts = (yield from _answered(model, memory, part)) if due else []
-        answers = dict(zip(due, _accepted(part.episodes, parts), strict=True))
-    except NO_ANSWER as error:
-        answers = {row: episodes[row].course.without_answer(error, question.request_id) for row in due}
+    answers: dict[int, Action] = {}
+    if due:
+        part = question if len(due) == len(episodes) else _part(question, due, 0)
+        try:
+            parts = yield from ask(lambda memory: _answered(model, memory, part))
+        except NO_ANSWER as error:
+            answers = {row: episodes[row].course.without_answer(error, question.request_id) for row in due}
+        else:
+            answers = dict(zip(due, _accepted(part.episodes, parts), strict=True))
     for episode in episodes:
         if episode.course.may_ask_ahead:
-            twin = episode.twin()
-            task = yield Begin(_answered(model, memory, replace(question, episodes=(twin,))))
-            episode.course.pending = Pending(task, twin, episode.course.queue.step)
+            yield from _ask_ahead(model, ask, question, episode)
     return [answers[row] if row in answers else episode.course.from_queue() for row, episode in enumerate(episodes)]
+
+
+def _ask_ahead(model: str, ask: Ask, question: Question, episode: Episode[Any]) -> Generator[Step, Any, None]:
+    """Send the question about this step, and go on; it has until its answer is needed, and the deadline of one act."""
+    course = episode.course
+    chunk = None if course.author is None else course.author.contract.chunk
+    interval_s = 0.0 if chunk is None or chunk.interval_s is None else chunk.interval_s
+    twin = episode.twin()
+    # A copy, because the caller's array may hold the next step by the time that it is sent.
+    later = replace(question, observation=_copied(question.observation), episodes=(twin,))
+    steps = ask(lambda memory: _answered(model, memory, later))
+    task = yield Begin(steps, course.options.ahead_steps * interval_s)
+    course.pending = Pending(task, twin, course.queue.step)
 
 
 def _collected(episode: Episode[Any]) -> Generator[Step, Any, None]:
@@ -87,7 +121,8 @@ def _collected(episode: Episode[Any]) -> Generator[Step, Any, None]:
             course.pending = None  # it is asked again
         return
     except BaseException:
-        course.pending = None
+        if pending.task.done():  # else the caller gave up waiting, and may come back for it
+            course.pending = None
         raise
     course.pending = None
     episode.adopt(pending.episode)
@@ -144,6 +179,17 @@ def _rows_of(observation: Observation, rows: list[int] | int) -> Observation:
         return {name: np.asarray(array)[rows] for name, array in observation.items()}
     taken: NDArray[Any] = np.asarray(observation)[rows]
     return taken
+
+
+def _row(question: Question, row: int) -> Observation:
+    """The observation of one row."""
+    return _rows_of(question.observation, row) if question.batched else question.observation
+
+
+def _copied(observation: Observation) -> Observation:
+    if isinstance(observation, Mapping):
+        return {name: np.array(array) for name, array in observation.items()}
+    return np.array(observation)
 
 
 def _accepted(episodes: Sequence[Episode[Any]], parts: Sequence[_Part]) -> list[Action]:

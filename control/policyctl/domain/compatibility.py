@@ -36,6 +36,10 @@ how an action becomes a command, for the first time    MINOR  it means what it m
 the last steps lie otherwise in an observation, or     MAJOR  the same numbers mean another thing
 that is not said any more
 how they lie, for the first time                       MINOR  they mean what they meant
+an answer with the actions of several steps: more,     MAJOR  an episode hands out other actions,
+fewer, or no longer; other time between them                  or at another pace
+time between them for the first time; how many are     MINOR  each step's action is for that step
+carried out
 the order of tensors                                   -      they travel by name
 =====================================================  =====  ====================================
 
@@ -56,6 +60,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from policyctl.domain.chunk import Chunk
 from policyctl.domain.contract import Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.drive import Drive
 from policyctl.domain.json_values import fields_to_json, to_json
@@ -116,7 +121,8 @@ def compare(earlier: Contract, later: Contract) -> tuple[Difference, ...]:
     found += _histories(earlier, later)
     if earlier.chunk != later.chunk:
         before, after = (each.words if each else "one action an answer" for each in (earlier.chunk, later.chunk))
-        found.append(Difference("chunk", "", f"was {before}; is {after}", Bump.MAJOR))
+        needs = _chunk_needs(earlier.chunk, later.chunk)
+        found.append(Difference("chunk", "", f"was {before}; is {after}", needs))
     return tuple(sorted(found, key=lambda difference: -difference.needs))
 
 
@@ -140,6 +146,12 @@ def _histories(earlier: Contract, later: Contract) -> Iterator[Difference]:
         elif before[name] != after.get(name):
             said = to_json(after[name]) if name in after else "not stated any more"
             yield Difference("history", name, f"was {to_json(before[name])}, is {said}", Bump.MAJOR)
+
+
+def _chunk_needs(earlier: Chunk | None, later: Chunk | None) -> Bump:
+    if earlier is None or later is None or earlier.horizon != later.horizon:
+        return Bump.MAJOR
+    return Bump.MINOR if earlier.interval_s in (None, later.interval_s) else Bump.MAJOR
 
 
 def _memory(contract: Contract) -> str:

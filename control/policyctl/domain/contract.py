@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -212,12 +212,17 @@ class Contract:
         self.chunk.require(self.action)
 
     def _check_own_inputs(self) -> None:
-        sizes = {Role.PREVIOUS_ACTION: math.prod(self.step_shape), Role.TIME_STEP: 1}
-        for role, size in sizes.items():
+        wide = {"float32", "float64"}
+        fits = {
+            Role.PREVIOUS_ACTION: (math.prod(self.step_shape), {self.action.dtype, *wide}),
+            Role.TIME_STEP: (1, {"int32", "int64", "uint32", "uint64", *wide}),
+        }
+        for role, (size, dtypes) in fits.items():
             for spec in self.with_role(role):
-                if spec.size != size:
+                if spec.size != size or spec.dtype not in dtypes:
                     raise UsageError(
-                        f"contract: {spec.name} ({role.words}) has {spec.size} elements, expected {size}",
+                        f"contract: {spec.name} ({role.words}) has {spec.size} elements of {spec.dtype},"
+                        f" expected {size} of {', '.join(sorted(dtypes))}",
                         remedy="Leave its role out, and give it with each observation.",
                     )
 
@@ -230,6 +235,17 @@ class Contract:
     def step_shape(self) -> tuple[int, ...]:
         """The shape of the action of one step; `()` for a number."""
         return self.action.shape if self.chunk is None else self.action.shape[1:]
+
+    def of_one_step(self) -> Contract:
+        """What an environment meets of it: the action alone, and of a chunk the first one."""
+        if self.chunk is None:
+            return self
+        shape, action = self.step_shape or (1,), self.action
+        size = math.prod(shape)
+        low, high = (each[:size] if isinstance(each, tuple) else each for each in (action.low, action.high))
+        names = tuple(name.removesuffix("[0]") for name in action.features[:size])
+        step = replace(action, shape=shape, low=low, high=high, features=names)
+        return replace(self, outputs=(step,), distribution=Distribution(), states=(), chunk=None)
 
     @property
     def environment(self) -> tuple[TensorSpec, ...]:

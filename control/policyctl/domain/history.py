@@ -103,7 +103,7 @@ class Frames:
         """The observation with `frame`, of shape (size,), as its newest step: of shape (length * size,).
 
         Raises:
-            UsageError: The frame has another shape; nothing is remembered of it.
+            UsageError: The frame has another shape, or is not finite; nothing is remembered of it.
         """
         observation = self.preview(frame)
         self._steps = self._with(frame)
@@ -113,7 +113,7 @@ class Frames:
         """What `push` would give; nothing is remembered of it.
 
         Raises:
-            UsageError: The frame has another shape.
+            UsageError: The frame has another shape, or is not finite.
         """
         import numpy as np
 
@@ -129,6 +129,10 @@ class Frames:
         step = np.array(frame, self._dtype if self._dtype.startswith("float") else None)
         if step.shape != (self.size,):
             raise UsageError(f"the frame has shape {step.shape}, expected ({self.size},)")
+        if step.dtype.kind == "f" and not np.isfinite(step).all():
+            raise UsageError(
+                f"the frame is not finite: {step.tolist()}", remedy="Give this step's observation once more."
+            )
         if not self._steps:
             first = step if self.history.beginning is Beginning.FIRST else np.zeros_like(step)
             return (*[first] * (self.history.length - 1), step)

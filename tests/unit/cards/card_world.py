@@ -37,7 +37,7 @@ class FakeClient:
         if 0 < self.max_batch < len(observations):
             raise UsageError(f"a batch of {len(observations)} observations")
         value = np.full((len(observations), 1), self._asked % 2, dtype=np.float32)
-        return SimpleNamespace(value=value, release=self.releases[self._asked % len(self.releases)])
+        return SimpleNamespace(value=value, release=self.releases[self._asked % len(self.releases)], releases=())
 
 
 def write_card_export(folder: Path, seed: int) -> Path:

@@ -137,24 +137,30 @@ def test_rows_with_chunks_are_asked_about_when_each_is_due(server: Server, clien
 
 
 @given(
-    st.integers(2, 8).flatmap(lambda h: st.tuples(st.just(h), st.integers(1, h))),
+    st.tuples(st.integers(2, 8), st.integers(1, 8), st.integers(0, 7))
+    .map(lambda shape: (Chunk(shape[0], min(shape[:2])), shape[2]))
+    .map(lambda pair: (pair[0], min(pair[1], pair[0].most_ahead))),
     st.lists(st.integers(0, 12), min_size=1, max_size=20),
 )
-def test_an_action_is_for_its_step_however_late_its_answer_comes(shape: tuple[int, int], delays: list[int]) -> None:
-    """Of each answer only the actions of steps that are still to come are used."""
-    horizon, execute = shape
-    chunk, queue, flying = Chunk(horizon, execute), ChunkQueue[int](), list[tuple[int, int]]()
+def test_an_action_is_for_its_step_however_late_its_answer_comes(plan: tuple[Chunk, int], delays: list[int]) -> None:
+    """Of each answer only the actions of steps that are still to come are used, and so many as the contract says."""
+    chunk, ahead = plan
+    queue, flying = ChunkQueue[int](ahead), list[tuple[int, int]]()
+    used: dict[int, int] = {}
     for step in range(60):
+        if not flying and (queue.is_due if not ahead else queue.is_empty or queue.is_due_ahead):
+            flying.append((step, step + delays[step % len(delays)]))
         for asked, arrives in list(flying):
             if arrives <= step:
                 flying.remove((asked, arrives))
-                queue.put(chunk, asked, np.arange(asked, asked + horizon), asked)
-        if not flying and queue.is_due():
-            flying.append((step, step + delays[step % len(delays)]))
+                queue.put(chunk, asked, np.arange(asked, asked + chunk.horizon), asked)
         if not queue.is_empty:
             action, place, asked = queue.take()
             assert action == step == asked + place
-        queue.step += 1
+            used[asked] = used.get(asked, 0) + 1
+        queue.advance()
+    if set(delays) <= {0, ahead}:
+        assert all(count <= chunk.execute for count in used.values()), "an early answer waits for its turn"
 
 
 def test_the_next_chunk_is_requested_while_the_loop_goes_on(server: Server, client: PolicyClient) -> None:
@@ -176,17 +182,95 @@ def test_the_next_chunk_is_requested_while_the_loop_goes_on(server: Server, clie
     assert fourth.step == 2
 
 
-def test_a_loop_waits_for_a_chunk_once_it_has_nothing_left(server: Server, client: PolicyClient) -> None:
-    """The answer that was requested ahead is used, and the policy is not asked twice."""
-    episode = client.episode(ahead_steps=2)
-    server.gate = threading.Event()
-    server.gate.set()
-    actions = [episode.act([float(step)]) for step in range(12)]
-    for step, action in enumerate(actions):
-        asked = int(float(action.value[0]) + 1e-3)
-        assert asked + action.step == step
+def settled(episode: Any) -> None:
+    """Wait until the question that was sent ahead has its answer, or its error."""
+    if episode.course.pending is not None:
+        episode.course.pending.task.exception(WAIT_S)
+
+
+def test_an_answer_that_comes_early_waits_for_its_turn(server: Server, client: PolicyClient) -> None:
+    """As many actions of each answer are carried out as the contract says, and no observation is sent twice."""
+    episode = client.episode(ahead_steps=1)
+    actions = []
+    for step in range(8):
+        actions.append(episode.act([float(step)]))
+        settled(episode)
+    assert values(actions) == [0.0, 0.1, 1.1, 1.2, 3.1, 3.2, 5.1, 5.2]
+    assert [float(call.inputs["observation"][0, 0]) for call in server.asked] == [0.0, 1.0, 3.0, 5.0, 7.0]
     episode.reset()
     assert values([episode.act([50.0])]) == [50.0], "an answer to an earlier episode is dropped"
+
+
+def test_a_question_ahead_is_about_the_observation_as_it_was(server: Server, client: PolicyClient) -> None:
+    """A loop may write the next step into the same array before the question is sent."""
+    episode, observation = client.episode(ahead_steps=1), np.float32([0.0])
+    server.gate = threading.Event()
+    server.gate.set()
+    for step in range(20):
+        observation[:] = step
+        action = episode.act(observation)
+        observation[:] = -99.0
+        assert values([action]) == [round(step - action.step + action.step / 10, 4)]
+
+
+def test_what_a_caller_does_to_an_action_stays_with_the_caller(server: Server, client: PolicyClient) -> None:
+    """The episode keeps a copy for its fallback, and gives one."""
+    server.contract, server.policy = PLAIN, same
+    episode = client.episode(fallback="last")
+    server.errors = [None, *[DeadlineError("late")] * 3]
+    for _ in range(4):
+        action = episode.act([4.0])
+        assert values([action]) == [4.0]
+        action.value *= 0.5
+
+
+def test_a_frame_that_is_not_finite_is_refused_before_it_is_remembered(server: Server, client: PolicyClient) -> None:
+    """Also in a step that needs no answer: it would stay in the history."""
+    observation = TensorSpec("observation", "float32", (3,))
+    server.contract = replace(CHUNKED, observations=(observation,), histories=(History("observation", 3),))
+    server.policy = lambda inputs: plan({"observation": inputs["observation"].sum(axis=1, keepdims=True)})
+    episode = client.episode(frames=True)
+    assert values([episode.act([1.0])]) == [1.0]
+    with pytest.raises(UsageError, match="not finite"):
+        episode.act([np.nan])
+    assert values([episode.act([2.0]), episode.act([3.0])]) == [1.1, 6.0]
+
+
+def test_a_batch_has_an_episode_a_row(server: Server, client: PolicyClient) -> None:
+    """Neither a row too many nor one too few is acted on."""
+    for rows in (1, 3):
+        with pytest.raises(UsageError, match=f"{rows} observations and 2 episodes"):
+            client.act_batch([[1.0]] * rows, episodes=[client.episode(), client.episode()])
+    assert not server.asked
+
+
+def test_a_chunk_goes_on_with_an_observation_that_is_a_number(client: PolicyClient) -> None:
+    """A space of one number takes it."""
+    episode = client.episode()
+    assert values([episode.act(2.0), episode.act(3.0)]) == [2.0, 2.1]
+
+
+def test_rows_of_a_batch_fall_back_together_and_blend(server: Server, client: PolicyClient) -> None:
+    """No row moves on where one has no answer."""
+    server.contract, server.policy = PLAIN, same
+    episodes = [client.episode(fallback="last", blend_steps=1) for _ in range(2)]
+    server.errors = [None, DeadlineError("late"), None]
+    rows = [client.act_batch([[a], [b]], episodes=episodes) for a, b in ((1.0, 2.0), (3.0, 4.0))]
+    assert [row.value[:, 0].tolist() for row in rows] == [[1.0, 2.0], [1.0, 2.0]]
+    assert [row.fallback for row in rows] == ["", "last"]
+    server.promote("1.1.0", lambda inputs: inputs["observation"] + 8)
+    mixed = client.act_batch([[1.0], [2.0]], episodes=episodes)
+    assert mixed.value[:, 0].tolist() == [5.0, 6.0]
+    assert mixed.blended_from == "1.0.0"
+
+
+def test_a_closed_client_says_so_to_whoever_waits(server: Server, client: PolicyClient) -> None:
+    """Also where a question ahead could not be sent."""
+    episode = client.episode(ahead_steps=1)
+    episode.act([0.0])
+    client.close()
+    with pytest.raises(UsageError, match="closed"):
+        episode.act([1.0])
 
 
 def test_a_question_ahead_that_failed_is_asked_again(server: Server, client: PolicyClient) -> None:
@@ -361,6 +445,7 @@ def test_an_episode_gives_what_it_knows_itself(server: Server, client: PolicyCli
         ({"blend": 3}, "unknown option blend"),
         ({"frames": True}, "the contract states no histories"),
         ({"ahead_steps": 1}, "the contract states no chunk"),
+        ({"ahead_steps": -1}, "ahead_steps is -1, expected 0 or more"),
         ({"fallback": "hold"}, "what the action commands is unknown"),
     ],
 )
@@ -371,6 +456,13 @@ def test_options_that_mean_nothing_are_refused(
     server.contract, server.policy = PLAIN, same
     with pytest.raises(UsageError, match=message):
         client.episode(**options).act([1.0])
+    assert not server.asked
+
+
+def test_a_chunk_that_is_too_short_is_not_requested_ahead(server: Server, client: PolicyClient) -> None:
+    """An answer would be requested before the one before it is used."""
+    with pytest.raises(UsageError, match="ahead_steps is 2, expected 1 or less: 4 actions an answer"):
+        client.episode(ahead_steps=2).act([1.0])
     assert not server.asked
 
 

@@ -17,6 +17,7 @@ from policyctl.client.calls import Answer, Call, Counters, FetchConfig, FetchCou
 from policyctl.client.errors import (
     IncompatibleReleaseError,
     NotServedError,
+    OverloadedError,
     RefusedError,
     UnknownReleaseError,
     UnreachableError,
@@ -536,8 +537,8 @@ def test_a_configuration_without_what_policyctl_writes_is_refused(server: Server
         ("404", "Request for unknown model: 'x' is not found", NotServedError),
         ("StatusCode.UNAVAILABLE", "Request for unknown model: 'x' version 3 is not at ready state", NotServedError),
         ("StatusCode.UNAVAILABLE", "failed to connect to all addresses", UnreachableError),
-        ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", ServerError),
-        ("503", "Exceeds maximum queue size", ServerError),
+        ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", OverloadedError),
+        ("503", "Exceeds maximum queue size", OverloadedError),
         ("StatusCode.INVALID_ARGUMENT", "unexpected shape", RefusedError),
         ("400", "unexpected shape", RefusedError),
         ("StatusCode.INTERNAL", "the backend failed", ServerError),

@@ -49,6 +49,10 @@ def transformed(transform: Transform) -> Contract:
     return replace(DRAWN, distribution=replace(DRAWN.distribution, transform=transform))
 
 
+def chunked(chunk: Chunk) -> Contract:
+    return replace(acting(shape=(4, 1), low=None, high=None, features=()), chunk=chunk)
+
+
 MASK = TensorSpec("action_mask", "bool", (2,))
 STATE = TensorSpec("state", "float32", (8,))
 MAJOR, MINOR, PATCH = Bump.MAJOR, Bump.MINOR, Bump.PATCH
@@ -197,10 +201,23 @@ CASES = {
     ),
     "an answer holds several steps": (
         acting(shape=(4, 1), low=None, high=None, features=()),
-        replace(acting(shape=(4, 1), low=None, high=None, features=()), chunk=Chunk(4, 2, 0.02)),
+        chunked(Chunk(4, 2, 0.02)),
         MAJOR,
         "chunk was one action an answer; is 4 actions an answer, 2 carried out; 0.02 s from one to the next",
     ),
+    "the time between the steps of a chunk is stated": (
+        chunked(Chunk(4, 2)),
+        chunked(Chunk(4, 2, 0.02)),
+        MINOR,
+        "4 actions an answer",
+    ),
+    "the time between the steps of a chunk is another": (
+        chunked(Chunk(4, 2, 0.05)),
+        chunked(Chunk(4, 2, 0.02)),
+        MAJOR,
+        "0.02 s",
+    ),
+    "more of a chunk is carried out": (chunked(Chunk(4, 2)), chunked(Chunk(4, 3)), MINOR, "3 carried out"),
     "batches are limited more": (replace(BASE, max_batch=8), replace(BASE, max_batch=1), MAJOR, "is at most 1"),
     "batches are limited no longer": (replace(BASE, max_batch=1), BASE, MINOR, "is any number"),
 }

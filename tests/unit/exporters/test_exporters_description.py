@@ -149,7 +149,10 @@ def test_metadata_that_does_not_fit_is_left_out_with_a_note(tmp_path, value) -> 
         ({"chunk": {"horizon": 2, "execute": 1}}, "horizon is 2, the action has shape (3,)"),
         ({"chunk": {"horizon": 3, "execute": 4}}, "execute is 4, expected 1 to 3"),
         ({"chunk": {"horizon": 3, "execute": 1, "interval_s": 0}}, "interval_s is 0, expected more than 0"),
-        ({"roles": {"obs": "time_step"}}, "obs (how many steps of the episode are over) has 2 elements, expected 1"),
+        (
+            {"roles": {"obs": "time_step"}},
+            "obs (how many steps of the episode are over) has 2 elements of float32, expected 1 of",
+        ),
         ({"roles": {"obs": "previous"}}, "deploy.yaml.roles"),
         ({"roles": {"lidar": "goal"}}, "names the observation 'lidar'"),
     ],

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from policyctl.card.figures import EVALUATION
 from policyctl.client import Action, Episode, PolicyClient
+from policyctl.client.course import needs_course
 from policyctl.domain.actions import Behaviour, describe
 from policyctl.domain.contract import Contract
 from policyctl.domain.drive import Description
@@ -115,14 +116,15 @@ def evaluate(
         contract = release.contract
         player = None if reference is None else reference(contract)
         own: dict[int, Episode[Action]] = {}
-        rows: list[Episode[Action]] = []
+        rows: list[Episode[Action]] = []  # none for a policy that needs none
 
         def begin(indices: list[int]) -> None:
-            rows[:] = [own.setdefault(index, client.episode()) for index in indices]
+            if contract.states or needs_course(contract):
+                rows[:] = [own.setdefault(index, client.episode()) for index in indices]
 
         def act(observations: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
             answer = client.act_batch(observation_for(contract, observations), episodes=rows)
-            releases.add(answer.release)
+            releases.update(answer.releases or (answer.release,))
             return np.asarray(answer.value)
 
         try:
@@ -182,7 +184,8 @@ def _keep(
 def behaviour(contract: Contract, played: RolloutResult) -> Behaviour:
     """What the actions of episodes look like; the order of steps is known within each."""
     lengths = [len(each) for each in played.actions]
-    actions = np.concatenate([np.asarray(each).reshape(len(each), *contract.step_shape) for each in played.actions])
+    contract = contract.of_one_step()
+    actions = np.concatenate([np.asarray(each).reshape(len(each), *contract.action.shape) for each in played.actions])
     starts = np.cumsum([0, *lengths[:-1]])
     before = np.concatenate([np.arange(s, s + n - 1) for s, n in zip(starts, lengths, strict=True)]).astype(np.int64)
     return describe(contract, {contract.action.name: actions}, steps=(before, before + 1))
