@@ -166,6 +166,7 @@ def evaluate(
         if trust_pickle:
             options.check_unpickling()
         options.check_normalizer(normalizer, no_normalizer=no_normalizer)
+        service.require_reference(reference, normalizer)
         player = functools.partial(
             service.load_player,
             reference,

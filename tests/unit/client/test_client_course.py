@@ -18,7 +18,7 @@ from policyctl.client import AsyncPolicyClient, DeadlineError, PolicyClient, Ref
 from policyctl.client.calls import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
 from policyctl.client.served import ModelConfig
 from policyctl.domain.chunk import Chunk, ChunkQueue
-from policyctl.domain.contract import ActionKind, Contract
+from policyctl.domain.contract import ActionKind, Contract, State
 from policyctl.domain.drive import Drive, DriveKind
 from policyctl.domain.history import History
 from policyctl.domain.tensor import Role, TensorSpec
@@ -76,6 +76,8 @@ class Server:
                 if self.errors and (error := self.errors.pop(0)) is not None:
                     raise error
                 outputs = {"action": np.asarray(self.policy(dict(call.inputs)), self.contract.action.dtype)}
+                if "h_in" in call.inputs:
+                    outputs["h_out"] = call.inputs["h_in"] + np.float32(1)
                 return Answer(self.slot, call.request_id, outputs, {}, 1.0)
 
     def promote(self, release: str, policy: Policy) -> None:
@@ -199,6 +201,25 @@ def test_an_answer_that_comes_early_waits_for_its_turn(server: Server, client: P
     assert [float(call.inputs["observation"][0, 0]) for call in server.asked] == [0.0, 1.0, 3.0, 5.0, 7.0]
     episode.reset()
     assert values([episode.act([50.0])]) == [50.0], "an answer to an earlier episode is dropped"
+
+
+def test_memory_goes_on_by_one_answer_after_another(server: Server, client: PolicyClient) -> None:
+    """Also where each is requested ahead: none begins from a memory that another question has moved on already."""
+    memory, after = TensorSpec("h_in", "float32", (1,)), TensorSpec("h_out", "float32", (1,))
+    server.contract = replace(
+        CHUNKED,
+        observations=(OBSERVATION, memory),
+        outputs=(CHUNKED.action, after),
+        states=(State("h_in", "h_out"),),
+    )
+    server.policy = lambda inputs: plan({"observation": inputs["h_in"] * 10})
+    for ahead in (0, 1):
+        episode = client.episode(ahead_steps=ahead)
+        actions = []
+        for step in range(6):
+            actions.append(episode.act([float(step)]))
+            settled(episode)
+        assert [round(value) for value in values(actions)] == [0, 0, 10, 10, 20, 20]
 
 
 def test_a_question_ahead_is_about_the_observation_as_it_was(server: Server, client: PolicyClient) -> None:

@@ -191,6 +191,17 @@ def behaviour(contract: Contract, played: RolloutResult) -> Behaviour:
     return describe(contract, {contract.action.name: actions}, steps=(before, before + 1))
 
 
+def require_reference(source: Path, normalizer: Path | None) -> None:
+    """Refuse names that are no files, before anybody is asked or a library is loaded.
+
+    Raises:
+        UsageError: Names the file, and what it should be.
+    """
+    require_file(source, "what the policy was exported from")
+    if normalizer is not None:
+        require_file(normalizer, "a saved VecNormalize")
+
+
 def load_player(source: Path, env: Environment, served: Contract, **options: Any) -> Player:
     """The policy in its own runtime, ready to play.
 
@@ -202,9 +213,6 @@ def load_player(source: Path, env: Environment, served: Contract, **options: Any
         UsageError: A file or environment that cannot be used.
         UnsupportedError: A library is not installed.
     """
-    require_file(source, "what the policy was exported from")
-    if isinstance(options.get("normalizer"), Path):
-        require_file(options["normalizer"], "a saved VecNormalize")
     try:
         from policyctl_exporters.description import described
         from policyctl_exporters.source import Options
