@@ -21,6 +21,7 @@ from policyctl.client.episode_options import EpisodeOptions, OnSwitch
 from policyctl.client.errors import EpisodeInterruptedError, IncompatibleReleaseError, NotServedError
 from policyctl.client.observation import Observation
 from policyctl.client.served import Memory, Served
+from policyctl.client.steps import changed
 from policyctl.domain.names import served_name, split_served_name
 from policyctl.errors import ServerError
 
@@ -175,7 +176,7 @@ def finishing(
         EpisodeInterruptedError: Neither serves the release.
     """
     try:
-        return (yield from _redirected(model, steps))
+        return (yield from changed(steps, lambda call: replace(call, model=model)))
     except NotServedError:
         # `own_model` stays until the alias has answered, so an episode that fails stands where it stood.
         try:
@@ -186,18 +187,3 @@ def finishing(
     for episode in episodes:
         episode.ask_alias()
     return value
-
-
-def _redirected(model: str, steps: Generator[Call, Any, T]) -> Generator[Call, Any, T]:
-    try:
-        call = next(steps)
-        while True:
-            try:
-                reply = yield replace(call, model=model)
-            except ServerError as error:
-                call = steps.throw(error)
-            else:
-                call = steps.send(reply)
-    except StopIteration as done:
-        value: T = done.value
-        return value

@@ -8,6 +8,7 @@ What is known of a server (which release is in which slot) holds for that one al
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from secrets import randbelow
@@ -23,6 +24,7 @@ from policyctl.client.errors import (
     UnreachableError,
 )
 from policyctl.client.served import Memory
+from policyctl.client.steps import changed
 from policyctl.errors import ServerError
 
 TransportT = TypeVar("TransportT")
@@ -90,7 +92,7 @@ class Servers(Generic[TransportT]):
         for at in ((first + number) % count for number in range(count)):
             server = self.all[at]
             try:
-                value = yield from _at(server, steps_of(server.memory))
+                value = yield from changed(steps_of(server.memory), functools.partial(At, server))
             except ELSEWHERE as error:
                 failed.append(error)
                 continue
@@ -104,19 +106,3 @@ class Servers(Generic[TransportT]):
             f"none of {count} servers has an answer: {'; '.join(error.problem for error in failed)}",
             remedy=telling.remedy,
         ) from telling
-
-
-def _at(server: Server[Any], steps: Generator[Call, Any, T]) -> Generator[At, Any, T]:
-    """`steps` with every call made to `server`."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                reply = yield At(server, step)
-            except BaseException as error:  # noqa: BLE001 - the steps decide, and let most pass
-                step = steps.throw(error)
-            else:
-                step = steps.send(reply)
-    except StopIteration as done:
-        value: T = done.value
-        return value

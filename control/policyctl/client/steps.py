@@ -34,6 +34,22 @@ def carry_out(steps: Generator[Step, Any, T], perform: Callable[[Step], Any]) ->
         return value
 
 
+def changed(steps: Generator[Step, Any, T], change: Callable[[Step], Any]) -> Generator[Any, Any, T]:
+    """The same procedure, where `change` says what is performed for each step."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                reply = yield change(step)
+            except BaseException as error:  # noqa: BLE001 - the procedure decides, and lets most pass
+                step = steps.throw(error)
+            else:
+                step = steps.send(reply)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+
+
 async def carry_out_async(steps: Generator[Step, Any, T], perform: Callable[[Step], Awaitable[Any]]) -> T:
     """`carry_out`, where performing a step is awaited."""
     try:
