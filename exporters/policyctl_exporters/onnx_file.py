@@ -67,6 +67,7 @@ class OnnxFile:
         session: ONNX Runtime with the unmodified file, or with one more of its tensors as an output.
         initial: What a state begins with, by the name of its input; zeros where nothing is said.
         blocks: How many choices each block of its scores has, where they are known to be scores of choices.
+        limits: The least and the largest number of an input, by its name, where the file was found to fail on others.
     """
 
     name: str
@@ -77,6 +78,7 @@ class OnnxFile:
     session: Any
     initial: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     blocks: tuple[int, ...] = ()
+    limits: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
     def with_scores(self, blocks: Sequence[str], name: str) -> OnnxFile:
         """The file with float tensors of its graph, each of shape (n, size), side by side as one more output."""

@@ -262,7 +262,7 @@ class _Sorting:
             f"{self._file.name}: no output is called 'action',"
             f" it gives {', '.join(outputs) or 'nothing that can be served'}{reasons}",
             remedy="Say which one the action is made of: --head NAME=KIND (in Python head={'NAME': 'KIND'}), KIND one"
-            f" of {', '.join(HEADS)}.",
+            f" of {', '.join(HEADS)}{_example([*telling, *free])}.",
         )
 
     def _actions_drawn(self) -> list[str]:
@@ -299,6 +299,11 @@ class _Sorting:
         if not found:
             raise UsageError(f"{self._file.name}: the action depends on no input")
         return found
+
+
+def _example(names: Sequence[str]) -> str:
+    """What to type, where there is an output to name."""
+    return f"; for example --head {names[0]}={HEADS[0]}" if names else ""
 
 
 def _kept_constants(head: Head) -> tuple[str, ...]:

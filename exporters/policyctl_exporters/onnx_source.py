@@ -25,6 +25,7 @@ from policyctl_exporters.heads import law_of
 from policyctl_exporters.normalizer import FLAT
 from policyctl_exporters.onnx_choices import with_scores
 from policyctl_exporters.onnx_file import OnnxFile, read_onnx, sources
+from policyctl_exporters.onnx_limits import limits_of
 from policyctl_exporters.onnx_rewrite import Output, rewrite
 from policyctl_exporters.onnx_roles import Roles
 from policyctl_exporters.onnx_rows import Feed, Original, batch_axes, feed_of, state_feed
@@ -67,6 +68,8 @@ def open_onnx_file(file: OnnxFile, options: Options) -> Source:
     options = replace(options, head=head)
     space = options.observation_space
     observations = () if space is None else observations_of(space, feature_names=options.feature_names)
+    if not observations:
+        file = replace(file, limits=limits_of(file))
     roles = _roles(file, observations, options, said=said)
     # Where the batch of a state is, a fixed shape does not say: what is right for any number of rows is.
     for axes in _axes(file, roles):
@@ -119,9 +122,22 @@ def _opened(
         reference=reference,
         file=(file.name, file.digest),
         metadata={entry.key: entry.value for entry in file.model.metadata_props},
-        notes=roles.notes,
+        notes=(*roles.notes, *_limit_notes(file, original.feeds)),
     )
     return _proved(source, original, outputs)
+
+
+def _limit_notes(file: OnnxFile, feeds: Sequence[Feed]) -> list[str]:
+    notes = []
+    for feed in feeds:
+        low, high = file.limits.get(feed.port.name, (None, None))
+        ends = [
+            *([f"{low:g} or more"] if low is not None else []),
+            *([f"{high:g} or less"] if high is not None else []),
+        ]
+        if ends:
+            notes.append(f"{feed.spec.name} is {' and '.join(ends)}: {file.name} fails on other numbers")
+    return notes
 
 
 def _begin(value: NDArray[Any] | None) -> float | tuple[float, ...]:
@@ -168,7 +184,7 @@ def _feeds(
     feeds = tuple(
         state_feed(port, name=name, axis=axes[port.name], file=file.name)
         if port.name in roles.states
-        else feed_of(port, specs.get(port.name), name=name, answers=file.outputs, file=file.name)
+        else _limited(file, feed_of(port, specs.get(port.name), name=name, answers=file.outputs, file=file.name))
         for port, name in zip(ports, names, strict=True)
     )
     if observations or not options.feature_names:
@@ -176,6 +192,12 @@ def _feeds(
     said = options.feature_names
     own = said if isinstance(said, dict) else {feed.spec.name: said for feed in feeds}
     return tuple(replace(f, spec=replace(f.spec, features=tuple(own.get(f.spec.name, ())))) for f in feeds)
+
+
+def _limited(file: OnnxFile, feed: Feed) -> Feed:
+    """The feed with the bounds beyond which the file fails."""
+    low, high = file.limits.get(feed.port.name, (feed.spec.low, feed.spec.high))
+    return replace(feed, spec=replace(feed.spec, low=low, high=high))
 
 
 def _action_spec(roles: Roles, original: Original, options: Options) -> tuple[TensorSpec, ActionKind]:
