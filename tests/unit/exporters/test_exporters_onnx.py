@@ -303,14 +303,12 @@ def test_an_operator_that_nobody_else_has_is_named(tmp_path: Path) -> None:
 
 
 def test_an_index_out_of_range_asks_for_bounds(tmp_path: Path) -> None:
-    """A table that is looked up with whole numbers needs to know which; with bounds it is served."""
-    nodes = [node("Gather", ["w", "mode"], ["rows"]), node("Squeeze", ["rows", "one"], ["action"])]
-    source = save(
-        tmp_path, nodes, [port("mode", ["n", 1], "int64")], {"action": ["n", 2]}, weights={"one": np.array([1])}
-    )
-    with pytest.raises(UsageError, match="itself fails on mode") as refusal:
+    """A table that is looked up with several whole numbers needs to know which; with bounds it is served."""
+    nodes = [node("Gather", ["w", "modes"], ["rows"]), node("ReduceMean", ["rows"], ["action"], axes=[1], keepdims=0)]
+    source = save(tmp_path, nodes, [port("modes", ["n", 2], "int64")], {"action": ["n", 2]})
+    with pytest.raises(UsageError, match="itself fails on modes") as refusal:
         export_policy(source, tmp_path / "out")
     assert "bounds" in refusal.value.remedy
-    result = export_policy(source, tmp_path / "out", observation_space=spaces.Discrete(4))
-    for found in answers(result, {"observation": np.array([[3], [0]])}):
+    result = export_policy(source, tmp_path / "out", observation_space=spaces.MultiDiscrete([4, 4]))
+    for found in answers(result, {"observation": np.array([[3, 3], [0, 0]])}):
         np.testing.assert_allclose(found["action"], WEIGHTS[[3, 0]])
