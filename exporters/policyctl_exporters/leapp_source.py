@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.conduct import checked
@@ -50,7 +51,7 @@ def open_leapp(path: Path, options: Options) -> Source:
             head=options.head or _head(bundle),
             observation_space=options.observation_space or (None if bundle.has_batch else _rows(bundle)),
         )
-        source = open_text(_Chain(bundle, options), options, name=bundle.name, kind="leapp")
+        source = open_text(Chain(bundle, options), options, name=bundle.name, kind="leapp")
     return replace(_with_features(source, bundle), kind="leapp", file=(bundle.name, bundle.digest))
 
 
@@ -88,7 +89,7 @@ def _with_features(source: Source, bundle: Bundle) -> Source:
     return replace(source, contract=replace(contract, observations=specs[0], outputs=specs[1]))
 
 
-class _Chain:
+class Chain:
     """Nodes of torch as one program."""
 
     bare = False
@@ -212,8 +213,8 @@ class _Chained(nn.Module):
             places = [(node.name, port.name) for port in node.inputs]
             given = [results[self._bundle.wires[p]] if p in self._bundle.wires else values[p] for p in places]
             found = self.get_submodule(self._names[node.name])(*given)
-            found = found if isinstance(found, tuple | list) else [found]
-            results |= {(node.name, port.name): each for port, each in zip(node.outputs, found, strict=True)}
+            given_back = zip(node.outputs, tree_leaves(found), strict=True)
+            results |= {(node.name, port.name): each for port, each in given_back}
         for name, place in self._bundle.states.items():
             setattr(self, name, results[self._bundle.feedback[place]].clone())
         return {name: results[place] for name, place in self._bundle.outputs.items()}

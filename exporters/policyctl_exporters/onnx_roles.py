@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
 from policyctl.domain.contract import SCORES
 from policyctl.domain.tensor import DTYPES
@@ -87,8 +87,8 @@ def assign(
         )
     known = sources(file.model)
     reach = {port.name: known.get(port.name, frozenset()) for port in file.outputs}
-    sorting = _Sorting(file, head, reach, observed, random)
-    kept = sorting.keep_what_can_be_served()
+    sorting = Sorting(file, head, reach, observed, random)
+    kept = sorting.keep_what_can_be_served(file.model)
     memory = sorting.memory(states)
     outputs = [name for name in kept if name not in memory.values()]
     named = sorting.named(outputs)
@@ -106,12 +106,42 @@ def assign(
     return Roles(inputs, source, kind, parameters, tuple(further), memory, tuple(sorting.notes))
 
 
-class _Sorting:
-    """Puts aside what cannot be served, with a word about each."""
+class Ported(Protocol):
+    """A file whose tensors have names."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What it takes."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """What it gives."""
+        ...
+
+    @property
+    def initial(self) -> Mapping[str, Any]:
+        """What memory begins with, by the name of its input; zeros where nothing is said."""
+        ...
+
+
+class Sorting:
+    """Finds out what is memory.
+
+    Args:
+        reach: The inputs that each output depends on.
+        observed: Inputs that the observation space names.
+        random: Outputs that differ when the file is asked the same twice.
+    """
 
     def __init__(
         self,
-        file: OnnxFile,
+        file: Ported,
         head: Head,
         reach: Mapping[str, frozenset[str]],
         observed: Set[str],
@@ -123,15 +153,15 @@ class _Sorting:
         self.left_out: dict[str, str] = {}
         self._passed: set[str] = set()
 
-    def keep_what_can_be_served(self) -> list[str]:
-        """Outputs that can have a role, in the file's order."""
+    def keep_what_can_be_served(self, model: Any) -> list[str]:
+        """Outputs that can have a role, in the file's order; `model` is the file's `onnx.ModelProto`."""
         for port in self._file.outputs:
-            if reason := self._reason_against(port):
+            if reason := self._reason_against(port, model):
                 self.left_out[port.name] = reason
                 self.notes.append(f"output {port.name} is left out: {reason}")
         return [port.name for port in self._file.outputs if port.name not in self.left_out]
 
-    def _reason_against(self, port: Port) -> str:
+    def _reason_against(self, port: Port, model: Any) -> str:
         if port.is_empty:
             return "it has no elements"
         if not port.is_tensor:
@@ -140,7 +170,7 @@ class _Sorting:
             return "it is random, and who asks draws actions itself"
         if not self._reach[port.name] and port.name not in (*_kept_constants(self._head), *self._head.named):
             return "it is the same for every observation"
-        given = passes_through(self._file.model, port.name)
+        given = passes_through(model, port.name)
         users = [name for name, found in self._reach.items() if given in found and name != port.name]
         if given is not None and given not in self._observed and not users and port.name not in self._head.named:
             self._passed.add(given)

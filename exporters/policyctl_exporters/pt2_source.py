@@ -22,6 +22,7 @@ from policyctl.plain_files import open_named
 from policyctl_exporters.conduct import checked
 from policyctl_exporters.modules import open_module, open_program
 from policyctl_exporters.onnx_file import Port
+from policyctl_exporters.onnx_roles import Sorting
 from policyctl_exporters.program_memory import memory_of
 from policyctl_exporters.pt2_file import load_exported
 from policyctl_exporters.pt2_text import ProgramText
@@ -44,8 +45,53 @@ def open_pt2(path: Path, options: Options) -> Source:
     with open_named(path, most_bytes=_MOST_BYTES) as file:
         content = file.read()
     program = load_exported(content, name=path.name, trust_pickle=options.trust_pickle)
-    source = open_text(ProgramText(program, name=path.name), options, name=path.name, kind="pt2")
+    text = ProgramText(program, name=path.name)
+    memory = _memory(text, options)
+    served: Text = _remembering(text, memory, path, content, options) if memory else text
+    source = open_text(served, options, name=path.name, kind="pt2")
     return replace(source, file=(path.name, digest_of(content)))
+
+
+def _memory(text: ProgramText, options: Options) -> Mapping[str, str]:
+    """Inputs that are memory, each with the output that continues it.
+
+    Raises:
+        UsageError: An output may continue an input, and nobody says so.
+    """
+    names = [port.name for port in text.outputs]
+    if text.bare:
+        if options.states:
+            raise UsageError(f"{text.name} gives one tensor, which continues nothing", remedy="Leave --state out.")
+        return {}
+    options.head.require(names)
+    observed = {*(getattr(options.observation_space, "spaces", None) or ())}
+    sorting = Sorting(text, options.head, text.reach(), observed, set())
+    memory = sorting.memory(options.states or {})
+    kinds = {*HEADS, "log_std"}
+    made = [name for name in names if options.head.named.get(name, name) in kinds]
+    further = [name for name in names if name not in (*made, *memory.values())]
+    for source in made:
+        sorting.refuse_what_may_be_memory(source, further, memory)
+    return memory
+
+
+def _remembering(text: ProgramText, memory: Mapping[str, str], path: Path, content: bytes, options: Options) -> Text:
+    """The program whose memory is in buffers: the only node of a bundle, to which its own outputs flow back."""
+    from policyctl_exporters.leapp_bundle import Bundle, Node
+    from policyctl_exporters.leapp_source import Chain
+
+    node = Node("program", "pt2", path, content, text.inputs, text.outputs, {})
+    bundle = Bundle(
+        name=text.name,
+        digest="",
+        nodes=(node,),
+        wires={},
+        feedback={("program", given): ("program", after) for given, after in memory.items()},
+        initial={},
+        inputs={port.name: ("program", port.name) for port in text.inputs if port.name not in memory},
+        outputs={port.name: ("program", port.name) for port in text.outputs if port.name not in memory.values()},
+    )
+    return Chain(bundle, options)
 
 
 class Text(Protocol):

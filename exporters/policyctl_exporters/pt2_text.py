@@ -80,11 +80,13 @@ class ProgramText:
         inputs: Tensors that it takes, in order, by the names of its arguments or of the entries in them.
         outputs: Tensors that it gives: by their keys where it gives a dict, else ``output_0`` and so on.
         bare: Whether it gives one tensor, which has no name.
+        initial: Empty: what a program takes as memory begins with zeros.
         written: Buffers that the graph gives again, dotted, by the node that each gets.
     """
 
     def __init__(self, program: Any, *, name: str) -> None:
         """Raises: UnsupportedError: An argument or a result is not a tensor."""
+        self.name, self.initial = name, dict[str, Any]()
         self._original, self._name = program, name
         program = self.program = _decomposed(program)
         signature = program.graph_signature
@@ -121,6 +123,18 @@ class ProgramText:
         value = self._nodes[node].meta["val"]
         dims = tuple(int(size) if isinstance(size, int) else None for size in value.shape)
         return Port(name, str(value.dtype).removeprefix("torch."), dims)
+
+    def reach(self) -> dict[str, frozenset[str]]:
+        """The inputs that each output depends on."""
+        known = {node: frozenset({port.name}) for node, port in zip(self._inputs(), self.inputs, strict=True)}
+        for node in self.program.graph.nodes:
+            found = known.get(node, frozenset()).union(*(known.get(each, frozenset()) for each in node.all_input_nodes))
+            known[node] = found
+            if _short(node.target).endswith("_") and node.all_input_nodes:
+                # It writes to its first input.
+                known[node.all_input_nodes[0]] = found
+        results = (known[self._nodes[name]] for name in self._results)
+        return dict(zip((port.name for port in self.outputs), results, strict=True))
 
     @property
     def least_rows(self) -> int:

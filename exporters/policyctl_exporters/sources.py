@@ -34,7 +34,7 @@ def load_reference(source: Any, **options: Any) -> Answer:
     Args:
         source: As for `export_policy`.
         options: What `export_policy` takes to read a policy: observation_space, action_space, normalizer,
-            despite_archive, images, trust_pickle, code, trust_operators, head and feature_names.
+            despite_archive, images, trust_pickle, code, trust_operators, head, states, runner and feature_names.
 
     Returns:
         From raw observations by tensor name, each of shape (n, *shape), to
@@ -55,10 +55,10 @@ def open_source(source: Any, options: Options) -> Source:
         UsageError: It cannot be read as it is.
         UnsupportedError: It is of a kind that cannot be exported.
     """
-    if options.states and not (isinstance(source, str | Path) and Path(source).suffix.lower() == ".onnx"):
+    if options.states and not (isinstance(source, str | Path) and Path(source).suffix.lower() in (".onnx", ".pt2")):
         name = Path(source).name if isinstance(source, str | Path) else type(source).__name__
         raise UsageError(
-            f"--state names tensors of an ONNX file, and {name} is not one",
+            f"--state names tensors of an ONNX or .pt2 file, and {name} is not one",
             remedy="Leave it out: the export finds what a TorchScript file remembers.",
         )
     policy = _open(source, options)

@@ -338,7 +338,7 @@ def test_a_reset_that_fails_is_refused(tmp_path: Path) -> None:
 def test_pairs_of_states_are_refused_where_the_source_is_no_onnx_file(tmp_path: Path) -> None:
     """They name tensors of a graph; until now they were ignored."""
     for source in (_saved(Smooths(), tmp_path), Smooths()):
-        with pytest.raises(UsageError, match=r"--state names tensors of an ONNX file, and .* is not one"):
+        with pytest.raises(UsageError, match=r"--state names tensors of an ONNX or .pt2 file, and .* is not one"):
             _export(source, tmp_path, states={"h": "h_out"})
 
 

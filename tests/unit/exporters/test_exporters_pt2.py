@@ -173,6 +173,58 @@ def test_a_fixed_batch_is_served_as_what_it_is(rows: int | None, limit: int | No
     assert result.contract.observations[0].shape == (SEEN,)
 
 
+class Explicit(nn.Module):
+    """It takes its memory, and gives what continues it."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.names = nn.Linear(SEEN + ACTS, ACTS), names
+
+    def forward(self, obs: Tensor, h_in: Tensor) -> Any:
+        action = torch.tanh(self.net(torch.cat([obs, h_in], 1)))
+        after = 0.5 * h_in + action
+        return dict(zip(self.names, (action, after), strict=True)) if self.names else (action, after)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("action", "h_out"), {}),
+        (("action", "carry"), {"states": {"h_in": "carry"}}),
+        ((), {"states": {"h_in": "output_1"}, "head": {"output_0": "action"}}),
+    ],
+)
+def test_an_output_that_continues_an_input_is_memory(
+    names: tuple[str, ...], said: dict[str, Any], tmp_path: Path
+) -> None:
+    """By its name, or as somebody says; an episode is the program's own with its memory handed on."""
+    path, module = tmp_path / "walk.pt2", Explicit(names).eval()
+    torch.export.save(torch.export.export(module, (torch.zeros(1, SEEN), torch.zeros(1, ACTS))), path)
+    result = export_policy(path, tmp_path / "out", formats=["onnx"], golden_rows=8, **said)
+    assert [state.input for state in result.contract.states] == ["h_in"]
+    assert [spec.name for spec in result.contract.environment] == ["obs"]
+    (run,) = runners(result.formats[0], result.output, result.contract).values()
+    memory, right = initial_states(result.contract), torch.zeros(1, ACTS)
+    for row in np.random.default_rng(0).standard_normal((20, 1, SEEN)).astype(np.float32):
+        answer = run({"obs": row, **memory})
+        memory = {state.input: answer[state.output] for state in result.contract.states}
+        with torch.no_grad():
+            found = module(torch.from_numpy(row), right)
+        action, right = found.values() if names else found
+        np.testing.assert_allclose(answer["action"], action.numpy(), rtol=0, atol=2e-5)
+
+
+def test_a_program_that_may_have_memory_is_refused_until_somebody_says_so(tmp_path: Path) -> None:
+    """Served without it, it would forget: the refusal names the pair, and the options that settle it."""
+    path, module = tmp_path / "walk.pt2", Explicit(("action", "carry")).eval()
+    torch.export.save(torch.export.export(module, (torch.zeros(1, SEEN), torch.zeros(1, ACTS))), path)
+    with pytest.raises(UsageError, match=r"walk.pt2 may have memory \(h_in -> carry\)") as refusal:
+        export_policy(path, tmp_path / "out")
+    assert "--state h_in=carry" in refusal.value.remedy
+    export_policy(path, tmp_path / "out", head={"carry": "output"}, formats=["torchscript"], golden_rows=8)
+
+
 class Fixed(Net):
     """Right for its own number of rows alone."""
 
