@@ -48,8 +48,21 @@ _LISTS: Final = {
 _SAME: Final = frozenset({"alias", "detach", "detach_", "lift_fresh"})
 """Operators that give what they are given: nothing here computes a gradient."""
 
-_CELLS: Final = frozenset({"gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"})
-"""Operators that ONNX's exporter does not know, and that torch takes apart."""
+_COMPOSED: Final = frozenset(
+    {"gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell", "scaled_dot_product_attention"}
+)
+"""Operators that ONNX's exporter does not know, or knows of known shapes alone, and that torch takes apart."""
+
+_RENAMED: Final = {
+    "_softmax": "torch.softmax({0}, {1})",
+    "_log_softmax": "torch.log_softmax({0}, {1})",
+    "copy": "{1}.type_as({0}).expand_as({0})",
+}
+_FIRST_OF: Final = {
+    "_native_batch_norm_legit_no_training": "torch.batch_norm({0}, {1}, {2}, {3}, {4}, False, {5}, {6}, False)",
+    "native_layer_norm": "torch.layer_norm({0}, {1}, {2}, {3}, {4})",
+}
+"""What ONNX's exporter knows under another name: programs that their author took apart. The second give a tuple."""
 
 _ASSERTS: Final = re.compile(r"_assert_\w+|sym_constrain_\w+|_functional_\w*assert\w*")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*")
@@ -215,7 +228,7 @@ class ProgramText:
 def _decomposed(program: Any) -> Any:
     """The program with simpler operators, where it has one that ONNX cannot hold."""
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
-    if not any(_short(node.target) in _CELLS for graph in graphs for node in graph.nodes):
+    if not any(_short(node.target) in _COMPOSED for graph in graphs for node in graph.nodes):
         return program
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -247,16 +260,23 @@ class _Writer:
 
     def _call(self, node: Any, graph_module: Any) -> None:
         target = node.target
+        # A file lists every result of an operator, also those that nothing uses.
+        if target is operator.getitem and not node.users:
+            return
         if target is torch._C._set_grad_enabled or _ASSERTS.match(_short(target)):
             return
         if target is torch.ops.higher_order.wrap_with_set_grad_enabled:
             self._inline(node, graph_module)
         elif target is operator.getitem and isinstance(self.names.get(node.args[0]), list):
-            self.names[node] = self.names[node.args[0]][node.args[1]]
+            given: Any = self.names[node.args[0]]
+            if node.args[1] >= len(given):
+                raise self._unknown(f"a further result of {_short(node.args[0].target)}")
+            self.names[node] = given[node.args[1]]
         else:
             self._count += 1
-            self.names[node] = f"v{self._count}"
             self.line(f"v{self._count} = {self._expression(node)}")
+            alone: Any = [f"v{self._count}"]
+            self.names[node] = alone if _short(target) in _FIRST_OF else alone[0]
 
     def _inline(self, node: Any, graph_module: Any) -> None:
         """A part of the graph without gradients, as all of it is here."""
@@ -275,6 +295,8 @@ class _Writer:
         if not isinstance(target, torch._ops.OpOverload):
             raise self._unknown(_short(target))
         short, first = _short(target), [self.literal(each) for each in node.args]
+        if form := _RENAMED.get(short) or _FIRST_OF.get(short):
+            return form.format(*first)
         if short in _SAME:
             return first[0]
         if short == "lift_fresh_copy":

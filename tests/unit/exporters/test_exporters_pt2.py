@@ -98,6 +98,19 @@ class Cell(nn.Module):
         return self.actor(self.h)
 
 
+class Attention(nn.Module):
+    """A transformer, whose attention has no ONNX operator here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.first, self.last = nn.Linear(SEEN, 12), nn.Linear(4, ACTS)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.last(self.layer(self.first(obs).view(obs.shape[0], 3, 4)).mean(1))
+
+
 def _program(module: nn.Module, *rows: int | None) -> torch.export.ExportedProgram:
     """Exported with an open batch where `rows` is left out, a fixed one, or none where it is None."""
     count = rows[0] if rows else 2
@@ -163,6 +176,13 @@ def test_an_open_batch_with_several_inputs_and_results_is_served(tmp_path: Path)
     card = (result.output / "model_card.yaml").read_text()
     assert "pt2" in card
     assert "walk.pt2" in card
+
+
+def test_a_transformer_with_an_open_batch_is_served_in_every_format(tmp_path: Path) -> None:
+    """torch takes its attention apart first, and parity holds every format against the program as it was."""
+    result = export_policy(_saved(Attention(), tmp_path), tmp_path / "out", golden_rows=8)
+    assert result.failed == {}
+    assert result.contract.max_batch is None
 
 
 @pytest.mark.parametrize(("rows", "limit"), [(1, None), (4, None), (None, 1)])

@@ -245,6 +245,20 @@ def test_a_configuration_is_named_or_lies_next_to_the_checkpoint(run: Any, tmp_p
     assert run("export", "walk.pt", "--runner", "gone.yaml", "-o", "another").code == 2
 
 
+def test_a_configuration_as_isaac_lab_writes_it_is_read(tmp_path: Path) -> None:
+    """With Python's tuples, and with references, which the export reads as plain values and never as code."""
+    path, trap = by_hand("mlp", 3).saved(tmp_path), tmp_path / "trap"
+    (tmp_path / "params" / "agent.yaml").write_text(
+        "seed: 7\nobs_groups: &groups\n  policy: !!python/tuple\n  - policy\nother: *groups\n"
+        f"unused: !!python/object/apply:pathlib.Path.touch\n- !!python/object/apply:pathlib.Path [{trap}]\n"
+        "policy:\n  class_name: ActorCritic\n  actor_hidden_dims: !!python/tuple [16, 8]\n"
+        "  actor_obs_normalization: true\n  activation: elu\n"
+    )
+    result = export_policy(path, tmp_path / "out", formats=["torchscript"], golden_rows=8)
+    assert "seed: 7" in (result.output / "model_card.yaml").read_text()
+    assert not trap.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
