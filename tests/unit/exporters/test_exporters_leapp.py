@@ -165,6 +165,31 @@ def test_several_nodes_are_served_as_one_model(
     assert [spec.name for spec in contract.environment] == ["raw"]
 
 
+class Bare(nn.Module):
+    """One row without a batch, as a script of a person has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = Policy()
+
+    def forward(self, obs: Tensor, last: Tensor) -> Tensor:
+        return self.policy(obs.unsqueeze(0), last.unsqueeze(0)).squeeze(0)
+
+
+def test_a_bundle_without_a_batch_is_served_one_row_at_a_time(tmp_path: Path) -> None:
+    """Its tensors are rows; the contract says so by `max_batch`."""
+    path = bundle(tmp_path / "b", "jit")
+    models = json.loads(path.read_text())["models"]
+    models["policy"] = _node(tmp_path / "b", "policy", Bare(), "jit", {"obs": OBSERVED, "last": ACTS}, ("action", ACTS))
+    for tensor in (*models["policy"]["inputs"], *models["policy"]["outputs"]):
+        tensor["shape"] = tensor["shape"][1:]
+    _with(path, "models", value=models)
+    (tmp_path / "b" / "walk_initial_values.safetensors").write_bytes(safetensors({"policy/last": BEGIN[0]}))
+    contract = _check(path, tmp_path, formats=["onnx", "torchscript"]).contract
+    assert contract.max_batch == 1
+    assert contract.observations[0].shape == (OBSERVED,)
+
+
 def test_nodes_that_cannot_be_one_model_are_refused_by_name(tmp_path: Path) -> None:
     """ONNX next to TorchScript: the refusal names both nodes."""
     path = bundle(tmp_path / "b", "onnx", (Scale(), "jit"))
