@@ -34,6 +34,7 @@ from policyctl_exporters.answers import answered_rows, with_proved_law
 from policyctl_exporters.artifacts import ExportResult, FormatParity, IncompleteExportError, write_artifacts
 from policyctl_exporters.description import described
 from policyctl_exporters.folders import check_output, whole_folder
+from policyctl_exporters.own_answers import require_own_answers
 from policyctl_exporters.source import HeadOption, Options, Source
 from policyctl_exporters.sources import open_source
 from policyctl_exporters.spaces import FeatureNames
@@ -65,6 +66,7 @@ def export_policy(
     runner: str | Path | None = None,
     description: Description | None = None,
     recorded: Any = None,
+    answers: Any = None,
     tolerance: Tolerance | None = None,
     golden_rows: int = 64,
     seed: int = 0,
@@ -112,6 +114,8 @@ def export_policy(
             An ONNX file's own metadata says what this leaves out.
         recorded: Observations from the environment to prove parity on as
             well: an NPZ path, or arrays by input name.
+        answers: What the policy's own framework did, likewise: observations, and ``action`` next to them.
+            A policy that answers otherwise is refused. They stand for `recorded` where that is None.
         tolerance: What counts as agreement, also when a server is certified later; None
             for `parity.fitted`, which follows the size of the policy's outputs.
         golden_rows: Rows of the golden set, at least 1.
@@ -127,7 +131,7 @@ def export_policy(
     Raises:
         UsageError: An argument or a file that cannot be used as it is.
         UnsupportedError: A policy, or every format, that cannot be exported here; or a step that does not end.
-        ParityError: No artifact that computes the policy's actions.
+        ParityError: The policy does not answer as its framework did, or no artifact computes its actions.
         IncompleteExportError: A format of `formats` failed; the others are written, and in its `result`.
     """
     if golden_rows < 1:
@@ -155,7 +159,11 @@ def export_policy(
             policy = described(open_source(source, options), description)
         wanted = _check_formats(formats, policy)
         with steps.step("reference", "ask the policy itself for actions to compare with"):
-            groups, golden = answered_rows(policy, recorded, tolerance, golden_rows, seed)
+            if answers is not None:
+                note = require_own_answers(policy, answers, tolerance)
+                policy = dataclasses.replace(policy, notes=(*policy.notes, note))
+            seen = answers if recorded is None else recorded
+            groups, golden = answered_rows(policy, seen, tolerance, golden_rows, seed)
             return with_proved_law(policy, groups), wanted, groups, golden
 
     policy, wanted, groups, golden = steps.run(ask)

@@ -40,7 +40,7 @@ _SINGLES: Final = 16
 _ELEMENTS: Final = 1 << 20
 _DRAWN_ROWS: Final = 192
 _FAR_ROWS: Final = 256
-_RECORDED_ROWS: Final = 4096
+RECORDED_ROWS: Final = 4096
 _LEAST: Final = -3.0
 _TINY: Final = 1e-3
 _MASK: Final = re.compile(r"(action_?)?masks?")
@@ -144,6 +144,26 @@ def answered(answer: Callable[[Batch], Batch], rows: Batch) -> tuple[Batch, Batc
     return take(rows, list(answers)), join(*answers.values()) if answers else {}
 
 
+def read_arrays(recorded: Any) -> Any:
+    """The arrays in an NPZ file by name, those that `policyctl record` wrote by input; what is no path as it is.
+
+    Raises:
+        UsageError: Not readable.
+    """
+    if not isinstance(recorded, str | Path):
+        return recorded
+    try:
+        content = read_plain(Path(recorded), most_bytes=LARGEST_BYTES, follow_links=True)
+    except OSError as error:
+        refuse_if_denied(error)
+        raise UsageError(
+            f"{Path(recorded).name}: recorded observations cannot be read ({error.strerror})",
+            remedy="Save them with numpy.savez, one array an observation.",
+        ) from error
+    what = f"{Path(recorded).name}: recorded observations"
+    return _inputs(unpack(content, what=what, most_bytes=UNPACKED_BYTES))
+
+
 def read_recorded(recorded: Any, contract: Contract) -> Batch | None:
     """Observations that were recorded in the environment.
 
@@ -157,17 +177,7 @@ def read_recorded(recorded: Any, contract: Contract) -> Batch | None:
     """
     if recorded is None:
         return None
-    if isinstance(recorded, str | Path):
-        try:
-            content = read_plain(Path(recorded), most_bytes=LARGEST_BYTES, follow_links=True)
-        except OSError as error:
-            refuse_if_denied(error)
-            raise UsageError(
-                f"{Path(recorded).name}: recorded observations cannot be read ({error.strerror})",
-                remedy="Save them with numpy.savez, one array an observation.",
-            ) from error
-        what = f"{Path(recorded).name}: recorded observations"
-        recorded = _inputs(unpack(content, what=what, most_bytes=UNPACKED_BYTES))
+    recorded = read_arrays(recorded)
     if not isinstance(recorded, Mapping):
         recorded = {contract.observations[0].name: np.asarray(recorded)}
     batch: Batch = {}
@@ -190,7 +200,7 @@ def read_recorded(recorded: Any, contract: Contract) -> Batch | None:
     if len({len(values) for values in batch.values()}) != 1:
         raise UsageError("recorded observations differ in length")
     rows = len(next(iter(batch.values())))
-    return take(batch, spread(rows, _RECORDED_ROWS))
+    return take(batch, spread(rows, RECORDED_ROWS))
 
 
 def spread(rows: int, most: int) -> NDArray[np.int64]:

@@ -259,27 +259,29 @@ def _mismatch(
 ) -> ParityError:
     """The refusal of an artifact; shows the worst observation."""
     row, tolerance = worst.worst_row, rows.tolerance
-    shown = "; ".join(_describe(spec, rows.observations[spec.name][row]) for spec in contract.observations)
+    shown = "; ".join(describe(spec, rows.observations[spec.name][row]) for spec in contract.observations)
     wide = name.startswith("openvino") and any(spec.dtype == "float64" for spec in contract.observations)
     return ParityError(
         f"{name}: output {worst.name} differs from the policy's by {worst.max_abs:.3g} at batch {size}"
         f" (allowed: {tolerance.atol:g} + {tolerance.rtol:g} * |expected|).\n"
-        f"  expected {_values(rows.expected[worst.name][row])}\n"
-        f"  found    {_values(answers[worst.name][row])}\n"
+        f"  expected {as_text(rows.expected[worst.name][row])}\n"
+        f"  found    {as_text(answers[worst.name][row])}\n"
         f"  for {shown}",
         remedy=_REMEDY_FLOAT64 if wide else REMEDY,
     )
 
 
-def _describe(spec: TensorSpec, observation: NDArray[Any]) -> str:
-    values = observation.reshape(-1)
+def describe(spec: TensorSpec, observation: NDArray[Any]) -> str:
+    """One observation for a message, with the names of its elements where they are known."""
+    flat = observation.reshape(-1)
     if spec.features:
-        shown = ", ".join(f"{n}={v:.6g}" for n, v in zip(spec.features[:_SHOWN], values, strict=False))
+        shown = ", ".join(f"{n}={v:.6g}" for n, v in zip(spec.features[:_SHOWN], flat, strict=False))
     else:
-        shown = ", ".join(f"{v:.6g}" for v in values[:_SHOWN].astype(float))
-    more = f", ... {values.size} values" if values.size > _SHOWN else ""
+        shown = ", ".join(f"{v:.6g}" for v in flat[:_SHOWN].astype(float))
+    more = f", ... {flat.size} values" if flat.size > _SHOWN else ""
     return f"{spec.name} [{shown}{more}]"
 
 
-def _values(values: NDArray[Any]) -> str:
-    return np.array2string(values.reshape(-1), precision=7, threshold=_SHOWN, separator=", ")
+def as_text(answer: NDArray[Any]) -> str:
+    """One answer for a message."""
+    return np.array2string(answer.reshape(-1), precision=7, threshold=_SHOWN, separator=", ")

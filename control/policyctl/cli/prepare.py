@@ -127,6 +127,14 @@ def export(
     recorded: Annotated[
         Path | None, typer.Option(help="Recorded observations (.npz) to compare on, besides drawn ones.")
     ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the policy's own framework did (.npz): observations, and action next to them."
+            " A policy that answers otherwise is refused.",
+        ),
+    ] = None,
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance of parity.", min=0)] = None,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance of parity.", min=0)] = None,
     golden_rows: Annotated[int, typer.Option(help="Size of the golden set.", min=1, max=4096)] = 64,
@@ -157,6 +165,7 @@ def export(
         policyctl export lstm.onnx --state memory=carry -o build/lstm
         policyctl export mypackage.policies:make --env Pendulum-v1 -o build/pendulum
         policyctl export walk.py:make --observation 47 --action 12:-1..1 -o build/walk
+        policyctl export walk.py:make --spaces walk.yaml --answers episodes.npz -o build/walk
         policyctl export walk.pt --observation 47 --action 12:-1..1 -o build/walk
         policyctl export walk.pt2 -o build/walk
         policyctl export model_1500.pt --runner params/agent.yaml -o build/walk
@@ -184,6 +193,7 @@ def export(
         "feature_names": feature or None,
         "runner": runner,
         "recorded": recorded,
+        "answers": answers,
         "tolerance": Tolerance(**allowed) if allowed else None,
         "golden_rows": golden_rows,
         "seed": seed,

@@ -89,3 +89,5 @@ def episodes(count: int = 3) -> Iterator[tuple[Any, Any]]:
 
 if __name__ == "__main__":
     train()
+    observations, actions = (np.stack(each) for each in zip(*episodes(), strict=True))
+    np.savez("episodes.npz", observation=observations, action=actions)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import EnvToModulePipeline, MeanStdFilter
@@ -71,3 +72,5 @@ def episodes(count: int = 3) -> Iterator[tuple[Any, Any]]:
 
 if __name__ == "__main__":
     train()
+    observations, actions = (np.stack(each) for each in zip(*episodes(), strict=True))
+    np.savez("episodes.npz", observation=observations, action=actions)

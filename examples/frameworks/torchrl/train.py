@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict.nn import AddStateIndependentNormalScale, TensorDictModule
 from torch import nn
@@ -95,3 +96,5 @@ def episodes(count: int = 3) -> Iterator[tuple[Any, Any]]:
 
 if __name__ == "__main__":
     train()
+    observations, actions = (np.stack(each) for each in zip(*episodes(), strict=True))
+    np.savez("episodes.npz", observation=observations, action=actions)

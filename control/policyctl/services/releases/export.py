@@ -69,7 +69,11 @@ def check(request: ExportRequest) -> None:
 
     if not names_callable(request.source):
         require_file(Path(request.source), _SOURCES)
-    for name, kind in (("normalizer", "a saved VecNormalize"), ("recorded", "an .npz file")):
+    for name, kind in (
+        ("normalizer", "a saved VecNormalize"),
+        ("recorded", "an .npz file"),
+        ("answers", "an .npz file"),
+    ):
         if isinstance(path := request.options[name], Path):
             require_file(path, kind)
     _stated(request)
