@@ -145,7 +145,7 @@ def answered(answer: Callable[[Batch], Batch], rows: Batch) -> tuple[Batch, Batc
 
 
 def read_arrays(recorded: Any) -> Any:
-    """The arrays in an NPZ file by name, those that `policyctl record` wrote by input; what is no path as it is.
+    """The arrays in an NPZ file by name, those that `policyctl record` wrote by input; anything but a path as it is.
 
     Raises:
         UsageError: Not readable.

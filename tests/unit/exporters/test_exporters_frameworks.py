@@ -21,7 +21,7 @@ FOLDERS = sorted(train.parent.name for train in EXAMPLES.glob("*/train.py"))
 PACKAGES = {
     "brax": ("brax", "jax"),
     "cleanrl": (),
-    "rllib": ("ray.rllib",),
+    "rllib": ("ray",),
     "skrl": ("skrl",),
     "tianshou": ("tianshou",),
     "torchrl": ("torchrl",),
