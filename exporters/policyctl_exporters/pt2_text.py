@@ -68,20 +68,22 @@ _ASSERTS: Final = re.compile(r"_assert_\w+|sym_constrain_\w+|_functional_\w*asse
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*")
 
 
-class Exported(nn.Module):
+class ExportedProgram(nn.Module):
     """What the weights of a program hang on."""
 
 
 @cache
 def _take_name() -> None:
     """Let TorchScript number every class of this name, the first of a process as well: see `writers.number_classes`."""
-    torch.jit.script(Exported())
+    torch.jit.script(ExportedProgram())
 
 
 def fresh_root() -> nn.Module:
     """A module of a class that no other program has, because TorchScript defines a method of a class once."""
     _take_name()
-    kind = type(Exported.__name__, (nn.Module,), {"__module__": __name__, "__qualname__": Exported.__qualname__})
+    kind = type(
+        ExportedProgram.__name__, (nn.Module,), {"__module__": __name__, "__qualname__": ExportedProgram.__qualname__}
+    )
     root: nn.Module = kind()
     return root
 
@@ -394,7 +396,7 @@ def _attach(root: nn.Module, target: str, value: Tensor) -> None:
     *owners, last = target.split(".")
     for owner in owners:
         if owner not in root._modules:
-            root.add_module(owner, Exported())
+            root.add_module(owner, ExportedProgram())
         inner = root._modules[owner]
         if inner is None:
             raise UnsupportedError(f"the weight {target} stands in nothing")

@@ -62,6 +62,7 @@ class Actor:
         halves: What the last layer's halves are: empty where it has none, ``gaussian`` or ``beta``.
         limits: What a beta distribution lies between.
         notes: For the person who exports.
+        algorithm: What trained it; ``rsl_rl`` where the configuration does not say it.
         seed: Of the training; None where the configuration does not say it.
     """
 
@@ -74,6 +75,7 @@ class Actor:
     halves: str
     limits: tuple[float, float]
     notes: tuple[str, ...]
+    algorithm: str
     seed: int | None
 
     @property
@@ -201,6 +203,7 @@ class _Reading:
             halves=halves,
             limits=limits,
             notes=self._notes(),
+            algorithm=_last(self._section_of("algorithm").get("class_name")) or "rsl_rl",
             seed=seed if type(seed) is int else None,
         )
 
@@ -222,10 +225,12 @@ class _Reading:
                 remedy="Save the policy by its as_jit() or export_policy_as_jit(), and export that file.",
             )
 
+    def _section_of(self, key: str) -> Mapping[str, Any]:
+        found = self._runner.get(key)
+        return found if isinstance(found, Mapping) else {}
+
     def _class(self) -> str:
-        runner = self._runner.get("runner")
-        of_runner = runner.get("policy_class_name") if isinstance(runner, Mapping) else None
-        return str(self._policy.get("class_name") or of_runner or "").replace(":", ".").rpartition(".")[2]
+        return _last(self._policy.get("class_name") or self._section_of("runner").get("policy_class_name"))
 
     def _is_recurrent(self) -> bool:
         kind = self._class()
@@ -296,7 +301,7 @@ class _Reading:
     def _halves(self) -> tuple[str, tuple[float, float]]:
         law = self._policy.get("distribution_cfg")
         law = law if isinstance(law, Mapping) else {}
-        kind = str(law.get("class_name", "")).replace(":", ".").rpartition(".")[2]
+        kind = _last(law.get("class_name"))
         if kind and kind not in _DISTRIBUTIONS:
             raise UnsupportedError(
                 f"{self._runner_name}: the distribution {kind} is not rsl_rl's own",
@@ -320,6 +325,11 @@ class _Reading:
 
     def _refuse_other_run(self, what: str) -> None:
         raise UsageError(f"{self._runner_name} is of another run: it says {what} {self._name}", remedy=_OPTION)
+
+
+def _last(name: Any) -> str:
+    """The class that a configuration names, with or without its module."""
+    return str(name or "").replace(":", ".").rpartition(".")[2]
 
 
 def _candidates(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -54,7 +54,7 @@ def open_checkpoint(checkpoint: Mapping[str, Any], path: Path, options: Options)
     else:
         source = open_module(program.module, options, kind="rsl_rl", notes=actor.notes)
     seed = {} if actor.seed is None else {"seed": actor.seed}
-    return replace(source, training={"framework": {"name": "rsl_rl"}, **seed})
+    return replace(source, algorithm=actor.algorithm, training={"framework": {"name": "rsl_rl"}, **seed})
 
 
 class _Head(nn.Module):

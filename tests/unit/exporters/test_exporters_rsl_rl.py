@@ -245,6 +245,25 @@ def test_a_configuration_is_named_or_lies_next_to_the_checkpoint(run: Any, tmp_p
     assert run("export", "walk.pt", "--runner", "gone.yaml", "-o", "another").code == 2
 
 
+@pytest.mark.parametrize(
+    "laid_out",
+    [
+        lambda runner: {"train_cfg": {**runner, "algorithm": {"class_name": "rsl_rl.algorithms:PPO"}}},
+        lambda runner: (
+            {key: {"desc": None, "value": value} for key, value in runner.items()}
+            | {"algorithm": {"value": {"class_name": "PPO"}}}
+        ),
+    ],
+)
+def test_a_configuration_is_read_where_others_put_it(laid_out: Any, tmp_path: Path) -> None:
+    """Within the configuration of a training, and as Weights and Biases keeps it."""
+    made = by_hand("mlp", 3)
+    result = export_policy(
+        made.saved(tmp_path, laid_out(made.runner)), tmp_path / "out", formats=["torchscript"], golden_rows=8
+    )
+    assert "algorithm: PPO" in (result.output / "model_card.yaml").read_text()
+
+
 def test_a_configuration_as_isaac_lab_writes_it_is_read(tmp_path: Path) -> None:
     """With Python's tuples, and with references, which the export reads as plain values and never as code."""
     path, trap = by_hand("mlp", 3).saved(tmp_path), tmp_path / "trap"
