@@ -196,7 +196,7 @@ def test_what_a_killed_client_left_is_swept(url: str) -> None:
         from policyctl.client import PolicyClient
         client = PolicyClient("walker", url={url!r}, shared_memory=True, deadline_s={PATIENCE_S})
         client.act([0.0, 1.0, 0.0, 0.0])
-        print(next(iter(client._transport._shared.regions.all())).name, flush=True)
+        print(next(iter(client._servers.chosen.transport._shared.regions.all())).name, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
