@@ -30,6 +30,9 @@ from policyctl_exporters.program_memory import Memory, Remembering
 from policyctl_exporters.source import Options, Source
 from policyctl_exporters.spaces import OUTPUT_NAMES, Observation, observations_of, pair, scales_of
 
+_LISTS: Final = ("List[", "Tuple[", "(Tensor")
+"""How TorchScript writes the type of an argument that holds several tensors by their places."""
+
 _STEPS: Final = 20
 """What a program is left alone for, to see that its memory is all that it remembers."""
 
@@ -249,12 +252,18 @@ def _arguments(module: nn.Module, observations: Sequence[Observation]) -> list[s
     if isinstance(module, torch.jit.ScriptModule):
         schema: Any = module.forward.schema  # type: ignore[attr-defined]
         offered = {argument.name: argument.has_default_value() for argument in schema.arguments[1:]}
+        kinds = {str(argument.type) for argument in schema.arguments[1:] if not argument.has_default_value()}
+        if listed := [kind for kind in sorted(kinds) if kind.startswith(_LISTS)]:
+            raise UsageError(
+                f"forward() of {name_of(module)} takes {listed[0]}, whose tensors have no names",
+                remedy="Give it one argument for each observation, or a dict, and script it again.",
+            )
         if keys == {*offered} and all(str(argument.type) == "Tensor" for argument in schema.arguments[1:]):
             return [observation.key for observation in observations]
     else:
-        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        ways = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         parameters = inspect.signature(module.forward).parameters.values()
-        offered = {p.name: p.default is not inspect.Parameter.empty for p in parameters if p.kind in kinds}
+        offered = {p.name: p.default is not inspect.Parameter.empty for p in parameters if p.kind in ways}
     names = [name for name, optional in offered.items() if not optional or name in keys]
     if len(names) < 2:
         return []

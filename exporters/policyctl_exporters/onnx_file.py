@@ -159,6 +159,7 @@ def opened(model: Any, graph: str | bytes, *, name: str, digest: str) -> OnnxFil
 
     Raises:
         UnsupportedError: ONNX Runtime cannot load it.
+        UsageError: It does not say the shape of an input.
     """
     from policyctl.sessions.onnxruntime import dtype_of, open_graph
 
@@ -174,8 +175,18 @@ def opened(model: Any, graph: str | bytes, *, name: str, digest: str) -> OnnxFil
     def port(node: Any) -> Port:
         return Port(node.name, dtype_of(node), tuple(d if isinstance(d, int) and d >= 0 else None for d in node.shape))
 
+    unshaped = [value.name for value in model.graph.input if value.name in input_names(model) and _is_unshaped(value)]
+    if unshaped:
+        raise UsageError(
+            f"{name} does not say which shape {', '.join(unshaped)} has",
+            remedy="Export it again with inputs whose shapes are known.",
+        )
     inputs, outputs = (tuple(map(port, nodes)) for nodes in (session.get_inputs(), session.get_outputs()))
     return OnnxFile(name, digest, model, inputs, outputs, session)
+
+
+def _is_unshaped(value: Any) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def graphs(graph: Any) -> Iterator[Any]:

@@ -408,3 +408,12 @@ def test_an_action_that_is_computed_with_nothing_is_refused(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="computes its action with more, which has no elements") as refusal:
         export_policy(source, tmp_path / "out")
     assert "without that input" in refusal.value.remedy
+
+
+def test_an_input_without_a_shape_is_refused_by_name(tmp_path: Path) -> None:
+    """It is no scalar, for which it was taken."""
+    made = model([LINEAR], OBS, ACTION)
+    made.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(made, tmp_path / "policy.onnx")
+    with pytest.raises(UsageError, match="does not say which shape obs has"):
+        export_policy(tmp_path / "policy.onnx", tmp_path / "out")

@@ -152,3 +152,23 @@ def test_a_policy_in_half_precision_is_held_to_its_own_digits(tmp_path: Path) ->
         right = policy(torch.tensor(ROWS)).numpy()
     for found in answers(result):
         np.testing.assert_allclose(found["action"], right, atol=2e-3 * float(np.abs(right).max()))
+
+
+class Listed(nn.Module):
+    """Takes its observations in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.Linear(4, 2)
+
+    def forward(self, observations: list[Tensor]) -> Tensor:
+        """Two of shape (n, 2) to (n, 2)."""
+        return self.act(torch.cat(observations, dim=1))
+
+
+def test_a_program_that_takes_a_list_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    """Places are no names: nothing says which observation comes first."""
+    two = spaces.Dict({name: spaces.Box(-np.inf, np.inf, (2,), np.float32) for name in "ab"})
+    with pytest.raises(UsageError, match=r"takes List\[Tensor\], whose tensors have no names") as refusal:
+        export_policy(saved(Listed(), tmp_path), tmp_path / "out", **{**SPACES, "observation_space": two})
+    assert "one argument for each observation" in refusal.value.remedy
