@@ -23,7 +23,7 @@ from policyctl_exporters.source import FURTHER, HEADS, Head
 
 _DIRECTIONS: Final = frozenset(
     {"in", "ins", "input", "inputs", "out", "outs", "output", "outputs"}
-    | {"next", "new", "prev", "previous", "old", "last", "init", "initial"}
+    | {"next", "new", "prev", "previous", "past", "present", "old", "last", "init", "initial"}
 )
 _OBSERVATION: Final = re.compile(r"(obs|observations?)[_.]?\d*")
 _SEEN: Final = frozenset({"action", "actions", "command", "commands", "mask", "masks"})

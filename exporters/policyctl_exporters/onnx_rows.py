@@ -149,13 +149,16 @@ def feed_of(port: Port, spec: TensorSpec | None, *, name: str, answers: Sequence
     return Feed(port, TensorSpec(name, port.dtype, shape or (1,), role=role_of(port.name)), batched)
 
 
-def state_feed(port: Port, *, name: str, axis: int, file: str) -> Feed:
-    """How memory is fed whose batch is dimension `axis`.
+def state_feed(port: Port, *, name: str, axis: int, copies: int, file: str) -> Feed:
+    """How memory is fed whose batch is dimension `axis`; where that is of another size, it has none.
+
+    Args:
+        copies: Rows that the file wants at once of what the environment gives.
 
     Raises:
         UsageError: It has an open dimension besides its batch.
     """
-    batched = len(port.dims) > 1 or None in port.dims
+    batched = None in port.dims or (len(port.dims) > 1 and port.dims[axis] in (1, copies))
     row = (*port.dims[:axis], *port.dims[axis + 1 :]) if batched else port.dims
     if None in row:
         raise UsageError(f"{file}: the state {port.name} has an open dimension besides its batch: {list(port.dims)}")
@@ -168,7 +171,7 @@ def batch_axes(port: Port) -> tuple[int, ...]:
         return (port.dims.index(None),)
     if len(port.dims) == 3 and port.dims[1] == 1:
         return (1, 0) if port.dims[0] == 1 else (1,)
-    return (0,)
+    return tuple(axis for axis, dim in enumerate(port.dims) if dim == 1) or (0,)
 
 
 def _is_batched(port: Port, spec: TensorSpec) -> bool:

@@ -25,7 +25,7 @@ from policyctl_exporters.heads import law_of
 from policyctl_exporters.normalizer import FLAT
 from policyctl_exporters.onnx_choices import with_scores
 from policyctl_exporters.onnx_file import OnnxFile, read_onnx, sources
-from policyctl_exporters.onnx_limits import limits_of
+from policyctl_exporters.onnx_limits import limit_notes, limits_of
 from policyctl_exporters.onnx_rewrite import Output, rewrite
 from policyctl_exporters.onnx_roles import Roles
 from policyctl_exporters.onnx_rows import Feed, Original, batch_axes, feed_of, state_feed
@@ -122,22 +122,9 @@ def _opened(
         reference=reference,
         file=(file.name, file.digest),
         metadata={entry.key: entry.value for entry in file.model.metadata_props},
-        notes=(*roles.notes, *_limit_notes(file, original.feeds)),
+        notes=(*roles.notes, *limit_notes(file, original.feeds)),
     )
     return _proved(source, original, outputs)
-
-
-def _limit_notes(file: OnnxFile, feeds: Sequence[Feed]) -> list[str]:
-    notes = []
-    for feed in feeds:
-        low, high = file.limits.get(feed.port.name, (None, None))
-        ends = [
-            *([f"{low:g} or more"] if low is not None else []),
-            *([f"{high:g} or less"] if high is not None else []),
-        ]
-        if ends:
-            notes.append(f"{feed.spec.name} is {' and '.join(ends)}: {file.name} fails on other numbers")
-    return notes
 
 
 def _begin(value: NDArray[Any] | None) -> float | tuple[float, ...]:
@@ -181,11 +168,17 @@ def _feeds(
         pairs = pair(observations, given, what=file.name)
         specs = {name: each.spec for name, each in zip(given, pairs, strict=True)}
     names = unique_names([port.name for port in ports], taken=set(OUTPUT_NAMES), prefix="obs")
+    named = dict(zip((port.name for port in ports), names, strict=True))
+    environment = {
+        name: _limited(file, feed_of(port, specs.get(name), name=named[name], answers=file.outputs, file=file.name))
+        for port in ports
+        if (name := port.name) not in roles.states
+    }
+    copies = max((feed.copies for feed in environment.values()), default=1)
     feeds = tuple(
-        state_feed(port, name=name, axis=axes[port.name], file=file.name)
-        if port.name in roles.states
-        else _limited(file, feed_of(port, specs.get(port.name), name=name, answers=file.outputs, file=file.name))
-        for port, name in zip(ports, names, strict=True)
+        environment.get(port.name)
+        or state_feed(port, name=named[port.name], axis=axes[port.name], copies=copies, file=file.name)
+        for port in ports
     )
     if observations or not options.feature_names:
         return feeds

@@ -35,13 +35,29 @@ def test_the_number_of_a_frame_has_the_bounds_of_the_motion(
     """A motion shorter than what is drawn is served; what the file fails on, the contract rules out, with a word."""
     result = export_policy(tracker(tmp_path, dtype, clamped=clamped), tmp_path / "out")
     spec = next(spec for spec in result.contract.observations if spec.name == "time_step")
-    assert (spec.low, spec.high) == (0.0, high)
+    assert (spec.low, spec.high) == (0.0, 2.0**24 if clamped and dtype == "int64" else high)
     ends = "0 or more" if clamped else "0 or more and 19 or less"
     assert f"time_step is {ends}: policy.onnx fails on other numbers" in result.notes
     steps = np.arange(9, dtype=dtype)[:, None] * 2
     for form in result.formats:
         for run in runners(form, result.output, result.contract).values():
             np.testing.assert_array_equal(run({"obs": ROWS, "time_step": steps})["joint_pos"], FRAMES[::2][:9])
+
+
+def test_a_step_of_64_bits_lies_within_what_float32_holds(tmp_path: Path) -> None:
+    """OpenVINO computes others less exactly, and an episode has no such step: every format is served."""
+    nodes = [LINEAR, node("Mod", ["step_idx", "period"], ["slot"]), node("Identity", ["slot"], ["position"])]
+    inputs = [port("obs", [1, 4]), port("step_idx", [1], "int64")]
+    outputs = [port("action", [1, 2]), port("position", [1], "int64")]
+    source = save(tmp_path, nodes, inputs, outputs, weights={"period": np.array(7)})
+    result = export_policy(source, tmp_path / "out")
+    assert result.failed == {}
+    assert "step_idx is at most 16777216: OpenVINO computes larger whole numbers less exactly" in result.notes
+    steps = np.array([[0], [8], [-1]])
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            found = [run({"obs": ROWS[:1], "step_idx": steps[at : at + 1]})["position"] for at in range(3)]
+            np.testing.assert_array_equal(np.concatenate(found), steps % 7)
 
 
 def test_a_single_number_that_a_file_never_fails_on_has_no_bounds(tmp_path: Path) -> None:

@@ -410,6 +410,32 @@ def test_an_action_that_is_computed_with_nothing_is_refused(tmp_path: Path) -> N
     assert "without that input" in refusal.value.remedy
 
 
+def test_memory_may_have_its_batch_anywhere(tmp_path: Path) -> None:
+    """As a cache of keys and values has it, behind its layers; past and present are one memory."""
+    nodes = [node("Add", ["past_key_values", "obs"], ["present_key_values"])]
+    nodes += [node("ReduceMean", ["present_key_values"], ["mean"], axes=[0, 1], keepdims=0)]
+    nodes += [node("MatMul", ["mean", "w"], ["action"])]
+    inputs, outputs = {"obs": [1, 4], "past_key_values": [3, 2, 1, 4]}, {"action": [1, 2]}
+    source = save(tmp_path, nodes, inputs, {**outputs, "present_key_values": [3, 2, 1, 4]})
+    contract = export_policy(source, tmp_path / "out").contract
+    assert [(state.input, state.output) for state in contract.states] == [("past_key_values", "present_key_values")]
+    assert [spec.shape for spec in contract.observations] == [(4,), (3, 2, 4)]
+    assert contract.max_batch is None
+
+
+def test_memory_without_a_batch_is_served_row_by_row(tmp_path: Path) -> None:
+    """A history of five steps is no batch of five, where the observation is one."""
+    cut = {"one": np.array([1]), "five": np.array([5]), "zero": np.array([0]), "flat": np.array([1, 20])}
+    nodes = [node("Slice", ["history_in", "one", "five", "zero"], ["later"])]
+    nodes += [node("Concat", ["later", "obs"], ["history_out"], axis=0)]
+    nodes += [node("Reshape", ["history_out", "flat"], ["row"]), node("MatMul", ["row", "all"], ["action"])]
+    weights = {**cut, "all": np.ones((20, 2), np.float32)}
+    inputs, outputs = {"obs": [1, 4], "history_in": [5, 4]}, {"action": [1, 2], "history_out": [5, 4]}
+    contract = export_policy(save(tmp_path, nodes, inputs, outputs, weights=weights), tmp_path / "out").contract
+    assert [spec.shape for spec in contract.observations] == [(4,), (5, 4)]
+    assert (contract.states[0].input, contract.max_batch) == ("history_in", 1)
+
+
 def test_an_input_without_a_shape_is_refused_by_name(tmp_path: Path) -> None:
     """It is no scalar, for which it was taken."""
     made = model([LINEAR], OBS, ACTION)
