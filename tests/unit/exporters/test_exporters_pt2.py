@@ -138,7 +138,11 @@ def _played(path: Path, rows: NDArray[Any]) -> NDArray[Any]:
 
 @pytest.mark.parametrize(
     ("kind", "states"),
-    [(Recurrent, {"cell": 0.0, "inner_hidden": 0.25}), (History, {"seen": 0.0}), (Cell, {"h": 0.0})],
+    [
+        (Recurrent, {"cell": 0.0, "inner_hidden": 0.25}),
+        (History, {"seen": 0.0}),
+        pytest.param(Cell, {"h": 0.0}, marks=pytest.mark.long),
+    ],
 )
 def test_buffers_that_a_program_changes_are_served_as_states(
     kind: Any, states: dict[str, float], tmp_path: Path
@@ -211,7 +215,7 @@ class Explicit(nn.Module):
     ("names", "said"),
     [
         (("action", "h_out"), {}),
-        (("action", "carry"), {"states": {"h_in": "carry"}}),
+        pytest.param(("action", "carry"), {"states": {"h_in": "carry"}}, marks=pytest.mark.long),
         ((), {"states": {"h_in": "output_1"}, "head": {"output_0": "action"}}),
     ],
 )

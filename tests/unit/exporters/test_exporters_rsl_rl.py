@@ -203,8 +203,17 @@ def _check(made: Made, folder: Path, *, formats: list[str] | None = None) -> Any
     return result
 
 
-@pytest.mark.parametrize("generation", [2, 3, 5])
-@pytest.mark.parametrize("kind", ["mlp", "lstm", "gru", "student"])
+@pytest.mark.parametrize(
+    ("kind", "generation"),
+    [
+        *(("mlp", generation) for generation in (2, 3, 5)),
+        *(("student", generation) for generation in (2, 3, 5)),
+        ("lstm", 2),
+        ("gru", 5),
+        *(pytest.param("lstm", generation, marks=pytest.mark.long) for generation in (3, 5)),
+        *(pytest.param("gru", generation, marks=pytest.mark.long) for generation in (2, 3)),
+    ],
+)
 def test_checkpoints_of_every_generation_are_served(kind: str, generation: int, tmp_path: Path) -> None:
     """Weights, activation, statistics and memory, wherever that generation keeps them."""
     result = _check(by_hand(kind, generation), tmp_path, formats=["torchscript"])
@@ -216,6 +225,7 @@ def test_checkpoints_of_every_generation_are_served(kind: str, generation: int, 
     assert "seed: 42" in card
 
 
+@pytest.mark.long
 def test_a_recurrent_checkpoint_is_served_in_every_format(tmp_path: Path) -> None:
     """ONNX, OpenVINO and TorchScript, over the whole episode."""
     assert len(_check(by_hand("lstm", 2), tmp_path).formats) == 3
