@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.tensor import DTYPES
-from policyctl.errors import UnsupportedError, UsageError, first_line
+from policyctl.errors import PolicyctlError, UnsupportedError, UsageError, first_line
 from policyctl.plain_files import open_named
 
 MOST_BYTES: Final = 2**31 - 1
@@ -206,8 +206,10 @@ def nested(node: Any) -> Iterator[Any]:
 
 
 def plain_words(error: Exception) -> str:
-    """What ONNX Runtime says, without its codes."""
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Fatal error: )?", "", first_line(error))
+    """What ONNX Runtime says, without its codes and the places in its source."""
+    text = error.problem.splitlines()[0] if isinstance(error, PolicyctlError) else first_line(error)
+    text = re.sub(r"(\w+: )?\[ONNXRuntimeError\] : \d+ : \w+ : (Fatal error: )?", "", text)
+    return re.sub(r" Name:'[^']*'( Status Message: /\S.*)?", "", text)
 
 
 def load_weights(model: Any, path: Path) -> bool:

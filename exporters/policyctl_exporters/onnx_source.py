@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from policyctl.domain.contract import ACTION, ActionKind, Contract, Distribution, State
 from policyctl.domain.tensor import TensorSpec
-from policyctl.errors import ParityError, UnsupportedError, UsageError, first_line
+from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters import observations as obs
 from policyctl_exporters import onnx_roles, parity
 from policyctl_exporters.heads import law_of
 from policyctl_exporters.normalizer import FLAT
 from policyctl_exporters.onnx_choices import with_scores
-from policyctl_exporters.onnx_file import OnnxFile, read_onnx, sources
+from policyctl_exporters.onnx_file import OnnxFile, plain_words, read_onnx, sources
 from policyctl_exporters.onnx_limits import limit_notes, limits_of
 from policyctl_exporters.onnx_rewrite import Output, rewrite
 from policyctl_exporters.onnx_roles import Roles
@@ -301,5 +301,5 @@ def _disagreement(content: bytes, contract: Contract, group: parity.Rows) -> str
         session = OnnxSession(contract, content, filename="the graph")
         parity.check("the graph", by_name(session, contract), contract, [group])
     except Exception as error:  # noqa: BLE001 - whatever ONNX Runtime raises on a graph that knows one batch alone
-        return error.problem.splitlines()[0] if isinstance(error, ParityError) else first_line(error)
+        return plain_words(error)
     return ""
