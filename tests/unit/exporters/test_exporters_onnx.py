@@ -63,7 +63,10 @@ def test_a_file_for_one_row_is_served_in_batches_where_that_is_right(
 TO_ONE_ROW = [node("Reshape", ["obs", "one"], ["row"]), node("MatMul", ["row", "w"], ["action"])]
 CENTRED = [node("ReduceMean", ["obs"], ["m"], axes=[0]), node("Sub", ["obs", "m"], ["c"])]
 CENTRED += [node("MatMul", ["c", "w"], ["a"]), node("Add", ["a", "a"], ["action"])]
+NORMED = [node("ReduceL2", ["obs"], ["long"], keepdims=0), node("Max", ["long", "most"], ["d"])]
+NORMED += [node("Div", ["obs", "d"], ["c"]), node("MatMul", ["c", "w"], ["action"])]
 ONE_ROW_ONLY = {
+    "an extreme row that shortens the others": (NORMED, {"obs": ["n", 4]}, {"action": ["n", 2]}),
     "a shape inside": (TO_ONE_ROW, {"obs": [1, 4]}, {"action": [1, 2]}),
     "a shape inside, no batch": (TO_ONE_ROW, {"obs": [4]}, {"action": [1, 2]}),
     "rows that see each other": (CENTRED, {"obs": ["n", 4]}, {"action": ["n", 2]}),
@@ -73,7 +76,7 @@ ONE_ROW_ONLY = {
 @pytest.mark.parametrize("name", ONE_ROW_ONLY)
 def test_a_file_that_answers_otherwise_in_a_batch_is_served_row_by_row(tmp_path: Path, name: str) -> None:
     """The contract says so, every artifact takes one row, and the export says why."""
-    source = save(tmp_path, *ONE_ROW_ONLY[name], weights={"one": np.array([1, 4])})
+    source = save(tmp_path, *ONE_ROW_ONLY[name], weights={"one": np.array([1, 4]), "most": np.float32(2000)})
     result = export_policy(source, tmp_path / "out")
     assert result.contract.max_batch == 1
     (why,) = (note for note in result.notes if "one row at a time" in note)
