@@ -35,7 +35,7 @@ def keep_apart(model: Any) -> None:
 
 
 def _summed(value: Any, name: str) -> Any:
-    from openvino import opset10
+    from policyctl.sessions.quiet_openvino import opset10
 
     zero = opset10.constant([0])
     more = opset10.unsqueeze(value, zero)

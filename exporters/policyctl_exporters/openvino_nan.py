@@ -91,7 +91,7 @@ def _is_number(value: Any) -> bool:
 
 def _unless_nan(value: Any, otherwise: Any, reduction: Any) -> Any:
     """`otherwise`, but NaN where `value` is, or where `reduction` met one."""
-    from openvino import opset10
+    from policyctl.sessions.quiet_openvino import opset10
 
     # Fixed names: OpenVINO's would count up, and no two exports would be alike.
     name = f"{otherwise.get_node().get_friendly_name()}/nan"

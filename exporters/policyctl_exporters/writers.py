@@ -81,11 +81,11 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
 
 def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
     """Convert ONNX to OpenVINO IR, weights in float32, that keeps NaN (see `openvino_nan`)."""
-    import openvino
+    from policyctl.sessions.quiet_openvino import ov
 
     wanted = {spec.name for spec in (*contract.observations, *contract.outputs)}
     try:
-        model = openvino.Core().read_model(with_axes(onnx_path))
+        model = ov.Core().read_model(with_axes(onnx_path))
         keep_apart(model)
         keep_nan(model)
         # Conversion leaves the names of fused operations on inputs and outputs as well.
@@ -94,7 +94,7 @@ def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
             if names:
                 port.get_tensor().set_names(names)
         name_operations(model)
-        openvino.save_model(model, str(folder / FILES[Format.OPENVINO][0]), compress_to_fp16=False)
+        ov.save_model(model, str(folder / FILES[Format.OPENVINO][0]), compress_to_fp16=False)
     except RuntimeError as error:
         raise UnsupportedError(
             f"OpenVINO cannot convert the policy: {last_line(error)}",

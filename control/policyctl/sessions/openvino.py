@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from policyctl.domain.contract import Contract
 from policyctl.domain.tensor import TensorSpec
 from policyctl.sessions.ports import Arrays, check_artifact
+from policyctl.sessions.quiet_openvino import ov
 
 OPTIONS: Final = {
     "INFERENCE_PRECISION_HINT": "f32",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +58,18 @@ def test_what_float32_cannot_hold_becomes_its_largest_number(tmp_path: Path) -> 
         found: Any = run({"obs": np.array([[1e300, -1e300, 0.5, np.nan]])})["action"]
         assert found.dtype == np.float64
         np.testing.assert_array_equal(found, [[largest, -largest, 0.5, np.nan]])
+
+
+@pytest.mark.parametrize(
+    "module", ["policyctl.sessions.openvino", "policyctl.sessions.quiet_openvino", "openvino"], ids=str
+)
+def test_openvino_tells_nobody_that_it_is_imported(tmp_path: Path, module: str) -> None:
+    """It would send an event to Google Analytics by another package, which it finds when it is imported by itself."""
+    (tmp_path / "openvino_telemetry").mkdir()
+    marker = tmp_path / "sent"
+    (tmp_path / "openvino_telemetry" / "__init__.py").write_text(
+        f"open({str(marker)!r}, 'w').close(); raise ImportError"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", f"import {module}"], env=environment, check=True, timeout=120)
+    assert marker.exists() is (module == "openvino")

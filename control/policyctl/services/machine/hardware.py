@@ -24,7 +24,7 @@ _RUNTIMES: Final = ("openvino", "onnxruntime", "tensorrt", "torch", "thread_pool
 _ASK: Final = """
 import importlib.metadata, json, sys
 def openvino():
-    import openvino as ov
+    from policyctl.sessions.quiet_openvino import ov
     core = ov.Core()
     devices = {}
     for device in core.available_devices:
