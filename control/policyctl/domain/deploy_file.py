@@ -10,6 +10,7 @@ command of a robot would be another without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ _KINDS: Final = {
     "JointEffortAction": DriveKind.TORQUE,
 }
 _WIDE: Final = 100.0
-"""No joint is commanded so far: limits of this size cut nothing off."""
+"""No joint is commanded to so many radians: limits of a position from here on cut nothing off."""
 _REMEDY: Final = "Write the description yourself: docs/export.md shows its fields joints, drive and histories."
 
 
@@ -58,9 +59,12 @@ def _read(data: Mapping[str, Any], what: str) -> tuple[Description, tuple[str, .
             remedy=_REMEDY,
         )
     ((name, action),) = data["actions"].items()
-    if any(abs(float(limit)) < _WIDE for pair in action.get("clip") or () for limit in pair):
+    free = _WIDE if _KINDS[name] is DriveKind.POSITION else math.inf
+    if any(abs(float(limit)) < free for pair in action.get("clip") or () for limit in pair):
         raise UsageError(f"{what} limits the command ({name}.clip), which no contract states", remedy=_REMEDY)
     motors = [int(data["joint_ids_map"][joint]) for joint in _joints(action, data)]
+    if min(motors) < 0 or len(set(motors)) < len(motors):
+        raise UsageError(f"{what} maps joints to the motors {motors}, expected one motor each, from 0", remedy=_REMEDY)
     notes, gains = [], {}
     for gain in ("stiffness", "damping"):
         if max(motors) < len(data[gain]):

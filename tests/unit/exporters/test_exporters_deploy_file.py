@@ -94,6 +94,9 @@ ACTION = DEPLOY["actions"]["JointPositionAction"]
             "commands by JointPositionAction, JointVelocityAction",
         ),
         ({"actions": {"JointPositionAction": {**ACTION, "scale": ["fast"] * 3}}}, "cannot be read as one"),
+        ({"actions": {"JointEffortAction": {**ACTION, "clip": [[-150.0, 150.0]] * 3}}}, "limits the command"),
+        ({"joint_ids_map": [2, 0, -1]}, "expected one motor each, from 0"),
+        ({"joint_ids_map": [2, 0, 2]}, "expected one motor each, from 0"),
         ({"joint_ids_map": [0, 1]}, "names 2 joints, the action has 3 elements"),
     ],
 )
