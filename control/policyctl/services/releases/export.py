@@ -74,7 +74,7 @@ def check(request: ExportRequest) -> None:
         ("recorded", "an .npz file"),
         ("answers", "an .npz file"),
     ):
-        if isinstance(path := request.options[name], Path):
+        if isinstance(path := request.options.get(name), Path):
             require_file(path, kind)
     _stated(request)
     _described(request)
