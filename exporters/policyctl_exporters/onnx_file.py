@@ -84,7 +84,7 @@ class OnnxFile:
         """The file with float tensors of its graph, each of shape (n, size), side by side as one more output."""
         import onnx
 
-        from policyctl.sessions.onnxruntime import open_graph
+        from policyctl.sessions.onnxruntime import dtype_of, open_graph
 
         model = copy.deepcopy(self.model)
         # A tensor inside that has this name already gives way.
@@ -92,9 +92,11 @@ class OnnxFile:
         blocks = [moved.get(block, block) for block in blocks]
         joined = ("Concat", {"axis": 1}) if len(blocks) > 1 else ("Identity", {})
         model.graph.node.append(onnx.helper.make_node(joined[0], blocks, [name], **joined[1]))
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, None]))
-        outputs = (*self.outputs, Port(name, "float32", (None, None)))
-        return replace(self, model=model, outputs=outputs, session=open_graph(model.SerializeToString()))
+        # Without a type, for it is that of the blocks.
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+        session = open_graph(model.SerializeToString())
+        made = Port(name, dtype_of(session.get_outputs()[-1]), (None, None))
+        return replace(self, model=model, outputs=(*self.outputs, made), session=session)
 
     def sizes(self, blocks: Sequence[str]) -> tuple[int, ...]:
         """How long each of these float tensors of its graph, of shape (n, size), is for one row."""

@@ -114,6 +114,19 @@ def test_scores_may_have_the_name_that_the_contract_gives_them(tmp_path: Path) -
     agree(result, scores, scores.argmax(axis=1)[:, None])
 
 
+def test_scores_of_double_precision_are_scores(tmp_path: Path) -> None:
+    """Whatever floats a file gives, they are served as float32."""
+    nodes = [
+        node("Cast", ["obs"], ["wide"], to=TensorProto.DOUBLE),
+        node("MatMul", ["wide", "d"], ["discrete_actions"]),
+    ]
+    outputs = [port("discrete_actions", ["n", 3], "float64")]
+    weights = {"d": WEIGHTS["three"].astype(np.float64)}
+    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=weights), tmp_path / "out")
+    scores = ROWS @ WEIGHTS["three"]
+    agree(result, scores, scores.argmax(axis=1)[:, None])
+
+
 def test_choices_that_a_file_gives_as_floats_are_no_scores(tmp_path: Path) -> None:
     """The best of one score would always be the first choice."""
     nodes = [*branch("three"), node("ArgMax", ["three_log"], ["best"], axis=1)]
