@@ -147,7 +147,10 @@ def read_onnx(path: Path) -> OnnxFile:
             model = onnx.inliner.inline_local_functions(model)
     # protobuf raises what it likes on damaged files.
     except Exception as error:
-        raise UsageError(f"{path.name} is not a valid ONNX model: {first_line(error)}") from error
+        raise UsageError(
+            f"{path.name} is not a valid ONNX model: {first_line(error)}",
+            remedy="It is damaged, cut short, or of another kind: get the file again.",
+        ) from error
     outside = load_weights(model, path)
     return opened(model, str(path) if outside else content, name=path.name, digest=digest_of(content))
 

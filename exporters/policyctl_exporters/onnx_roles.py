@@ -63,6 +63,7 @@ def assign(
     observed: Set[str],
     random: Set[str],
     states: Mapping[str, str],
+    shapeless: Set[str] = frozenset(),
     discrete: bool | None = None,
     said: bool = False,
 ) -> Roles:
@@ -72,6 +73,7 @@ def assign(
         observed: Inputs that the observation space names.
         random: Outputs that differ when the file is asked the same twice.
         states: Inputs that are memory, each with the output that continues it, as somebody says.
+        shapeless: Outputs whose shape depends on the observation.
         discrete: Whether the action is; None where nobody said what it is.
         said: Whether somebody said which output the action is.
 
@@ -87,7 +89,7 @@ def assign(
         )
     known = sources(file.model)
     reach = {port.name: known.get(port.name, frozenset()) for port in file.outputs}
-    sorting = Sorting(file, head, reach, observed, random)
+    sorting = Sorting(file, head, reach, observed, random, shapeless)
     kept = sorting.keep_what_can_be_served(file.model)
     memory = sorting.memory(states)
     outputs = [name for name in kept if name not in memory.values()]
@@ -137,6 +139,7 @@ class Sorting:
         reach: The inputs that each output depends on.
         observed: Inputs that the observation space names.
         random: Outputs that differ when the file is asked the same twice.
+        shapeless: Outputs whose shape depends on the observation.
     """
 
     def __init__(
@@ -146,7 +149,9 @@ class Sorting:
         reach: Mapping[str, frozenset[str]],
         observed: Set[str],
         random: Set[str],
+        shapeless: Set[str] = frozenset(),
     ) -> None:
+        self._shapeless = shapeless
         self._file, self._head, self._reach, self._observed = file, head, reach, observed
         self._random = {port.name for port in file.outputs if RANDOM in reach[port.name]} | set(random)
         self.notes: list[str] = []
@@ -166,6 +171,8 @@ class Sorting:
             return "it has no elements"
         if not port.is_tensor:
             return f"it is {port.dtype}, which no contract holds"
+        if port.name in self._shapeless:
+            return "its shape depends on the observation"
         if port.name in self._random:
             return "it is random, and who asks draws actions itself"
         if not self._reach[port.name] and port.name not in (*_kept_constants(self._head), *self._head.named):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from policyctl.domain.limits import bounds
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
-from policyctl_exporters.observations import draw, nearest_to_zero
+from policyctl_exporters.observations import draw, join, nearest_to_zero
 from policyctl_exporters.onnx_file import OnnxFile, Port
 from policyctl_exporters.source import Arrays
 from policyctl_exporters.spaces import role_of
@@ -84,10 +84,22 @@ class Original:
         """All outputs that are tensors, each of shape (n, *row), by their names in the file."""
         count = len(next(iter(observations.values())))
         answers = [self._one({name: array[at] for name, array in observations.items()}) for at in range(count)]
+        arrays = {port.name: [answer[port.name] for answer in answers] for port in self.file.outputs if port.is_tensor}
+        return {name: np.stack(each) for name, each in arrays.items() if len({array.shape for array in each}) == 1}
+
+    def shapeless_outputs(self) -> set[str]:
+        """Outputs whose shape depends on the observation, or that may have no elements."""
+        specs = [feed.spec for feed in self.feeds]
+        rows = join(
+            {spec.name: nearest_to_zero(spec) for spec in specs},
+            draw(specs, {}, np.random.default_rng(0), _ASKED_TWICE),
+        )
+        count = len(next(iter(rows.values())))
+        answers = [self._one({name: array[at] for name, array in rows.items()}) for at in range(count)]
         return {
-            port.name: np.stack([answer[port.name] for answer in answers])
-            for port in self.file.outputs
-            if port.is_tensor
+            name
+            for name in answers[0]
+            if 0 in answers[0][name].shape or len({answer[name].shape for answer in answers}) > 1
         }
 
     def one(self) -> dict[str, NDArray[Any]]:
@@ -101,7 +113,7 @@ class Original:
         return {
             name
             for name, array in first.items()
-            if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f")
+            if name not in again or not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f")
         }
 
     def raw(self, observation: Arrays) -> dict[str, Any]:

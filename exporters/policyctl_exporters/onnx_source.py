@@ -139,6 +139,7 @@ def _begin(value: NDArray[Any] | None) -> float | tuple[float, ...]:
 def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options, *, said: bool) -> Roles:
     """The role of every tensor; what differs when asked again is random."""
     random: set[str] = set()
+    shapeless: set[str] = set()
     keys = {legal_name(observation.key) for observation in observations if observation.key != FLAT}
     observed = {port.name for port in file.inputs if legal_name(port.name) in keys}
     space = options.action_space
@@ -150,12 +151,17 @@ def _roles(file: OnnxFile, observations: Sequence[Observation], options: Options
             observed=observed,
             random=random,
             states=options.states or {},
+            shapeless=shapeless,
             discrete=discrete,
             said=said,
         )
         axes = _axes(file, roles)[0]
         original = Original(file, _feeds(file, roles, observations, options, axes), axes)
-        more = original.random_outputs() & {roles.source, *roles.parameters.values(), *roles.further}
+        served = {roles.source, *roles.parameters.values(), *roles.further}
+        if found := original.shapeless_outputs() & served:
+            shapeless |= found
+            continue
+        more = original.random_outputs() & served
         if not more:
             return roles
         random |= more

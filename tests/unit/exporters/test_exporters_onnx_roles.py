@@ -410,6 +410,17 @@ def test_an_action_that_is_computed_with_nothing_is_refused(tmp_path: Path) -> N
     assert "without that input" in refusal.value.remedy
 
 
+@pytest.mark.parametrize("operator", ["Unique", "NonZero"])
+def test_an_output_whose_shape_depends_on_the_observation_is_left_out(tmp_path: Path, operator: str) -> None:
+    """No contract holds it; the action is served."""
+    nodes = [LINEAR, node(operator, ["action"], ["found"])]
+    dtype = "float32" if operator == "Unique" else "int64"
+    outputs = [port("action", ["n", 2]), port("found", ["k"] if operator == "Unique" else [2, "k"], dtype)]
+    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs), tmp_path / "out")
+    assert [spec.name for spec in result.contract.outputs] == ["action"]
+    assert "output found is left out: its shape depends on the observation" in result.notes
+
+
 def test_memory_may_have_its_batch_anywhere(tmp_path: Path) -> None:
     """As a cache of keys and values has it, behind its layers; past and present are one memory."""
     nodes = [node("Add", ["past_key_values", "obs"], ["present_key_values"])]
