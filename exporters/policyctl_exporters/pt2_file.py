@@ -17,7 +17,7 @@ import logging
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -46,10 +46,11 @@ _NAMES: Final = frozenset(
 _SYMBOL: Final = re.compile(r"[a-z]{1,4}\d+")
 _NAME: Final = re.compile(r"[\w.]*")
 _KEY: Final = re.compile(r"[\w. -]*")
-_TEXTS: Final = frozenset(
-    {"expr_str", "in_spec", "out_spec", "target", "guards_code", "torch_version", "as_string", "as_float"}
-)
-"""What is looked at otherwise, or is never part of a program's text."""
+_STRING: Final = re.compile(r"[^'\"\\\r\n]*")
+_OPERATORS: Final = frozenset({"target", "as_operator"})
+_STRINGS: Final = frozenset({"as_string", "as_float"})
+_TEXTS: Final = _OPERATORS | _STRINGS | {"expr_str", "in_spec", "out_spec", "guards_code", "torch_version"}
+"""What is looked at otherwise, or is never part of a program's text: guards are dropped."""
 
 _TREES: Final = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
 
@@ -73,7 +74,7 @@ def load_exported(content: bytes, *, name: str, trust_pickle: bool = False) -> A
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            return torch.export.load(io.BytesIO(content))
+            program = torch.export.load(io.BytesIO(content))
     # torch raises what it likes on a file of another version, and on a damaged one.
     except Exception as error:
         of = f" (saved by {version})" if version else ""
@@ -81,22 +82,38 @@ def load_exported(content: bytes, *, name: str, trust_pickle: bool = False) -> A
             f"torch {torch.__version__} cannot read {name}{of}: {first_line(error)}",
             remedy="Save the program again by this version of torch: torch.export.save(program, FILE).",
         ) from error
+    # Torch would compile the guards as Python; without examples it derives none from the file.
+    program._guards_code, program.example_inputs = [], None
+    return program
 
 
 def _records(content: bytes) -> dict[str, bytes]:
     if content[:2] != b"PK":
         raise ValueError("it is not an archive")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        listed = [entry.filename for entry in archive.infolist()]
+        entries = archive.infolist()
+        listed = [entry.filename for entry in entries]
         if len({*listed}) != len(listed):
             raise ValueError("two of its records have one name")
+        # Torch compresses nothing, and a few MB that unpack to all memory end the process.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("one of its records is compressed")
+        _require_within(content, (entry.file_size for entry in entries))
         # Before 2.8 torch wrote a plain archive, and reads it as one.
         if _LEGACY in listed:
             if any(each.endswith("archive_format") for each in listed):
                 raise ValueError("it is of two forms at once")
             return {each: archive.read(each) for each in listed}
     reader = torch._C.PyTorchFileReader(io.BytesIO(content))
-    return {each: reader.get_record(each) for each in reader.get_all_records()}
+    names = reader.get_all_records()
+    # Two readers of one archive may find two lists in it.
+    _require_within(content, map(reader.get_record_size, names))
+    return {each: reader.get_record(each) for each in names}
+
+
+def _require_within(content: bytes, sizes: Iterable[int]) -> None:
+    if sum(sizes) > len(content):
+        raise ValueError("its records claim more bytes than the file has")
 
 
 def _examined(records: Mapping[str, bytes], name: str, *, trusted: bool) -> dict[str, Any]:
@@ -191,13 +208,14 @@ class _Look:
             self._refuse(f"the size {str(value)[:60]!r}, which is not arithmetic")
         elif key in ("in_spec", "out_spec") and not _is_tree(value):
             self._refuse("arguments or results in something else than tuples, lists and dicts")
-        elif key == "target" and not (isinstance(value, str) and _OPERATOR.fullmatch(value)):
+        elif key in _OPERATORS and not (isinstance(value, str) and _OPERATOR.fullmatch(value)):
             shown = str(value)[:80].removeprefix("torch.ops.")
             raise UnsupportedError(
                 f"{self._name} uses the operator {shown}, which no format here can hold",
                 remedy="Write the policy with torch's own operators (aten), without torch.cond and custom ones.",
             )
-
+        elif key in _STRINGS and isinstance(value, str) and not _STRING.fullmatch(value):
+            self._refuse(f"the text {value[:60]!r}, which may end inside a quotation")
         elif isinstance(value, str) and key not in _TEXTS:
             self._require_name(value)
 

@@ -167,7 +167,7 @@ class ProgramText:
         with warnings.catch_warnings():
             # A copy of a tree of arguments warns of torch's own code.
             warnings.simplefilter("ignore", FutureWarning)
-            module: nn.Module = copy.deepcopy(self._original.module())
+            module: nn.Module = copy.deepcopy(self._original.module(check_guards=False))
         return module
 
     def ask(self, module: nn.Module, named: Mapping[str, Tensor]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -355,6 +356,8 @@ def test_nothing_in_a_file_runs_while_it_is_read(tmp_path: Path) -> None:
         (_program_text(r"torch\.ops\.aten\.cat\.default", "torch.ops.my.cat.default"), None, "the operator my.cat"),
         (_program_text(r'"forward_arg_names": \["camera"', f'"forward_arg_names": [{code}'), None, "more than a name"),
         (_program_text(r'"name": "cat"', f'"name": {code}'), None, "more than a name"),
+        (_program_text(r'"as_int": 1}', '"as_operator": "torch.os.getcwd"}'), None, "the operator torch.os.getcwd"),
+        (_program_text(r'"as_int": 1}', f'"as_string": {code}}}'), None, "which may end inside a quotation"),
         (sample, None, "data/sample_inputs/model.pt. holds pickles"),
         (same, {"data/constants/opaque_obj_0": pickle.dumps(Touch(trap))}, "an object other than tensors"),
         (same, {"data/aotinductor/model/lib.so": b"code"}, "holds compiled code"),
@@ -363,6 +366,43 @@ def test_nothing_in_a_file_runs_while_it_is_read(tmp_path: Path) -> None:
         with pytest.raises((UnsupportedError, UsageError), match=problem):
             export_policy(_changed(path, change, more), tmp_path / "out")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("module", [Net, Cell], ids=["as it is", "taken apart"])
+def test_guards_that_a_file_carries_never_run(module: type[nn.Module], tmp_path: Path) -> None:
+    """Torch keeps guards as Python, and would compile them with the program: they are dropped."""
+    trap = tmp_path / "trap"
+    guard = json.dumps([f"__import__('pathlib').Path({str(trap)!r}).touch() or True"])
+    path = _saved(module(), tmp_path, 1)
+    export_policy(
+        _changed(path, _program_text(r'"guards_code": \[[^\]]*\]', f'"guards_code": {guard}')), tmp_path / "out"
+    )
+    assert (tmp_path / "out" / "contract.json").exists()
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["before torch 2.8", "now"])
+def test_a_compressed_record_is_refused_before_it_is_unpacked(legacy: bool, tmp_path: Path) -> None:
+    """A few MB that unpack to all memory would end the process, and torch compresses nothing."""
+    path = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("serialized_exported_program.json" if legacy else "bomb/models/model.json", "{}")
+        archive.writestr("extra_files/x", bytes(1 << 20), zipfile.ZIP_DEFLATED)
+    with pytest.raises(UsageError, match="one of its records is compressed"):
+        export_policy(path, tmp_path / "out")
+
+
+def test_records_that_share_the_bytes_of_a_file_are_refused(tmp_path: Path) -> None:
+    """Many records over the same bytes unpack to more than the file."""
+    path = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("serialized_exported_program.json", bytes(5000))
+        for number in range(3):
+            again = copy.copy(archive.infolist()[0])
+            again.filename = f"extra_files/{number}"
+            archive.filelist.append(again)
+    with pytest.raises(UsageError, match="its records claim more bytes than the file has"):
+        export_policy(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
