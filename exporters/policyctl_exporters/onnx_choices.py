@@ -5,17 +5,23 @@ draw. ML-Agents writes both kinds of file. Newer ones draw a choice of each
 branch (`Multinomial`). Older ones give the logarithms of all branches side by
 side, and call them the action: served as they are named, they would be taken
 for a continuous action.
+
+Whether floats are scores, and where one branch ends, only the graph says. A
+graph of any other shape than these is refused, until somebody says both: the
+answers of a wrong reading would agree with each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
-from dataclasses import replace
-from typing import Final
+import math
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 
-from policyctl_exporters.onnx_file import RANDOM, OnnxFile, blocks_of, drawn_from, sources
+from policyctl.errors import UsageError
+from policyctl_exporters.onnx_file import RANDOM, SHAPING, OnnxFile, sources
 from policyctl_exporters.onnx_roles import says_action
 from policyctl_exporters.source import FURTHER, HEADS, Head
 
@@ -26,30 +32,66 @@ _OLD_KIND: Final = "is_continuous_control"
 """Outputs of ML-Agents: scores of its older files, their name before that, and what says that those are scores."""
 
 _CHOOSING: Final = frozenset({"ArgMax", "Multinomial", "TopK"})
+_SCORING: Final = frozenset({"Gemm", "Log", "LogSoftmax", "MatMul"})
+"""What gives scores. `Softmax` gives probabilities: a client would draw from their exponentials."""
+
+_KEEPING: Final = frozenset(
+    {"Add", "Cast", "Clip", "Div", "Gather", "Identity", "Max", "Min", "Mul", "ReduceLogSumExp", "ReduceMax", "Slice"}
+    | {"Split", "Sub", "Where"}
+)
+"""What leaves scores what they are: masks, temperatures, limits, and one branch cut out of many."""
+
+_JOINING: Final = (SHAPING - {"Identity"}) | {"Concat", "Transpose"}
 
 
-def with_scores(file: OnnxFile, head: Head) -> tuple[OnnxFile, Head]:
+def with_scores(file: OnnxFile, head: Head, *, sized: bool) -> tuple[OnnxFile, Head]:
     """The file with the scores of its choices as an output that `Head` names, where it gives no choice.
 
     Args:
         head: What somebody says the outputs are; then none is added.
+        sized: Whether an action space says how many choices each branch has.
+
+    Raises:
+        UsageError: The graph does not say that its floats are scores, or how many choices each branch has.
     """
     if head:
         # Its name says that these are scores of branches; of other scores only the action space does.
-        said = head.named.get(_DISCRETE) == _LOGITS and any(port.name == _DISCRETE for port in file.outputs)
-        return (replace(file, blocks=_sizes(file, _DISCRETE)) if said else file), head
-    drawn = {port.name: scores for port in file.outputs if (scores := drawn_from(file.model, port.name))}
+        if head.named.get(_DISCRETE) != _LOGITS or not any(port.name == _DISCRETE for port in file.outputs):
+            return file, head
+        sizes = _sizes(file, _DISCRETE)
+        if sizes is None and not sized:
+            raise _unsure(file, _DISCRETE)
+        return replace(file, blocks=_joined(sizes or ())), head
+    drawn = {port.name: scores for port in file.outputs if (scores := _drawn_from(file.model, port.name))}
     known = sources(file.model)
     sure = [port.name for port in file.outputs if RANDOM not in known.get(port.name, ())]
     if len({*drawn.values()}) == 1 and not any(says_action(name) or name in HEADS for name in sure):
         blocks = next(iter(drawn.values()))
-        return replace(file.with_scores(blocks, _LOGITS), blocks=file.sizes(blocks)), head
+        shapes = file.shapes(blocks)
+        return replace(file.with_scores(blocks, _LOGITS), blocks=tuple(shapes[block][1] for block in blocks)), head
     floating = {port.name for port in file.outputs if port.dtype.startswith("float")}
     name = _DISCRETE if _DISCRETE in floating else _OLD if _says_discrete(file, floating) else ""
-    if not (name and (sizes := _sizes(file, name))):
+    sizes = _sizes(file, name) if name else ()
+    if sizes is None:
+        raise _unsure(file, name)
+    if not sizes:
         return file, head
     kinds = {name: _LOGITS} | {other: FURTHER for other in sure if other == _OLD != name}
-    return replace(file, blocks=sizes), Head(named=kinds)
+    return replace(file, blocks=_joined(sizes)), Head(named=kinds)
+
+
+def _joined(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes that the graph says for sure: one layer may give the scores of many branches, as only a space can say."""
+    return sizes if len(sizes) > 1 else ()
+
+
+def _unsure(file: OnnxFile, scores: str) -> UsageError:
+    return UsageError(
+        f"{file.name}: its graph does not say whether {scores} are scores of choices, and where each branch of them"
+        " ends",
+        remedy=f"If they are logarithms or logits: --head {scores}={_LOGITS}, with an environment (--env) or an"
+        f" action_space= that says how many choices each branch has. If they are the action: --head {scores}=action.",
+    )
 
 
 def _says_discrete(file: OnnxFile, floating: Set[str]) -> bool:
@@ -59,11 +101,93 @@ def _says_discrete(file: OnnxFile, floating: Set[str]) -> bool:
     return not np.any(file.run(file.zeros())[_OLD_KIND])
 
 
-def _sizes(file: OnnxFile, scores: str) -> tuple[int, ...]:
-    """How many scores each branch has in an output; none where these are choices that were made floats."""
-    blocks = blocks_of(file.model, scores)
-    makers = {name: node.op_type for node in file.model.graph.node for name in node.output}
-    if _CHOOSING.intersection(makers.get(block, "") for block in blocks):
+def _sizes(file: OnnxFile, scores: str) -> tuple[int, ...] | None:
+    """How many scores each branch has in an output; none where these are choices that were made floats.
+
+    Returns:
+        None where the graph does not say that these are scores, or where a branch ends.
+    """
+    joined = _Joined(file.model)
+    joined.follow(scores)
+    if _CHOOSING.issuperset(joined.made_by(block) for block in joined.blocks):
         return ()
-    sizes = file.sizes(blocks)
-    return sizes if min(sizes) > 1 else ()
+    shapes = file.shapes([scores, *joined.passed])
+    sizes = tuple(shapes[block][-1] if shapes[block] else 1 for block in joined.blocks)
+    if max(sizes) == 1:
+        return ()
+    rows, total = shapes[scores][:1], math.prod(shapes[scores][1:])
+    # Of any other shape, scores of a branch may lie apart, or several branches in one block.
+    flat = all((math.prod(shapes[name][:-1]),) == rows for name in joined.passed)
+    sure = joined.is_plain and flat and sum(sizes) == total and _are_scores(file.model, joined.blocks)
+    return sizes if sure else None
+
+
+@dataclass(slots=True)
+class _Joined:
+    """The tensors that an output is joined of, but for their shapes and types; one where it is not joined.
+
+    Attributes:
+        passed: Every tensor on the way, with the output and the blocks.
+        is_plain: Whether all were joined in their last or second dimension.
+    """
+
+    model: Any
+    blocks: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    is_plain: bool = True
+    makers: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.makers = {name: node for node in self.model.graph.node for name in node.output}
+
+    def made_by(self, name: str) -> str:
+        """The operator that gives a tensor; empty where none does."""
+        return self.makers[name].op_type if name in self.makers else ""
+
+    def follow(self, output: str) -> None:
+        """Go back from an output to its blocks."""
+        self.passed.append(output)
+        if self.made_by(output) == "Concat":
+            node = self.makers[output]
+            self.is_plain &= next(entry.i for entry in node.attribute if entry.name == "axis") in (1, -1)
+            for each in node.input:
+                self.follow(each)
+        elif self.made_by(output) in {*SHAPING, "Cast"}:
+            self.follow(self.makers[output].input[0])
+        else:
+            self.blocks.append(output)
+
+
+def _drawn_from(model: Any, output: str) -> tuple[str, ...]:
+    """The scores (logarithms, shape (n, choices)) that an output is one draw from each; none where nothing is drawn."""
+    joined = _Joined(model)
+    joined.follow(output)
+    draws = [joined.makers[block] for block in joined.blocks if joined.made_by(block) == "Multinomial"]
+    # Without the attribute one is drawn.
+    once = all(entry.i == 1 for draw in draws for entry in draw.attribute if entry.name == "sample_size")
+    return (
+        tuple(draw.input[0] for draw in draws) if joined.is_plain and once and len(draws) == len(joined.blocks) else ()
+    )
+
+
+def _are_scores(model: Any, blocks: list[str]) -> bool:
+    """Whether each block is what a layer or a logarithm gives, and nothing that makes it anything else, or joins it."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    # A mask is made of inputs alone.
+    reached: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type != "Shape" and (node.op_type in _SCORING or reached.intersection(node.input)):
+            reached.update(node.output)
+    waiting = [(block, False) for block in blocks]
+    gone = set(waiting)
+    while waiting:
+        name, logarithm = waiting.pop()
+        operator = makers[name].op_type if name in reached else ""
+        if operator in _JOINING or not (logarithm or operator in _KEEPING | _SCORING):
+            return False
+        if operator == "Log" or operator in _KEEPING:
+            inside = logarithm or operator == "Log"
+            more = {(each, inside) for each in makers[name].input if each in reached} - gone
+            gone |= more
+            waiting += more
+    return True

@@ -30,7 +30,8 @@ RANDOM: Final = "(a random number)"
 _RANDOM_OPERATORS: Final = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
-_SHAPING_OPERATORS: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+SHAPING: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+"""Operators that change nothing but a shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class OnnxFile:
         model: The `onnx.ModelProto`, with all weights inside.
         session: ONNX Runtime with the unmodified file, or with one more of its tensors as an output.
         initial: What a state begins with, by the name of its input; zeros where nothing is said.
-        blocks: How many choices each block of its scores has, where they are known to be scores of choices.
+        blocks: How many choices each block of its scores has, where the graph itself says so.
+        added: The output that `with_scores` added, which nobody can name; empty without one.
         limits: The least and the largest number of an input, by its name, where the file was found to fail on others.
     """
 
@@ -78,10 +80,11 @@ class OnnxFile:
     session: Any
     initial: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     blocks: tuple[int, ...] = ()
+    added: str = ""
     limits: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
     def with_scores(self, blocks: Sequence[str], name: str) -> OnnxFile:
-        """The file with float tensors of its graph, each of shape (n, size), side by side as one more output."""
+        """The file with tensors of its graph, each of shape (n, size) and of one type, side by side as an output."""
         import onnx
 
         from policyctl.sessions.onnxruntime import dtype_of, open_graph
@@ -96,15 +99,21 @@ class OnnxFile:
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
         session = open_graph(model.SerializeToString())
         made = Port(name, dtype_of(session.get_outputs()[-1]), (None, None))
-        return replace(self, model=model, outputs=(*self.outputs, made), session=session)
+        return replace(self, model=model, outputs=(*self.outputs, made), session=session, added=name)
 
-    def sizes(self, blocks: Sequence[str]) -> tuple[int, ...]:
-        """How long each of these float tensors of its graph, of shape (n, size), is for one row."""
-        file = self
-        for number, block in enumerate(blocks):
-            file = file.with_scores([block], f"block{number}")
-        found = file.run(self.zeros())
-        return tuple(int(found[f"block{number}"].shape[1]) for number in range(len(blocks)))
+    def shapes(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The shape of each of these tensors of its graph, for one row where the file does not say how many."""
+        import onnx
+
+        from policyctl.sessions.onnxruntime import open_graph
+
+        model = copy.deepcopy(self.model)
+        known = {port.name for port in self.outputs}
+        more = [name for name in dict.fromkeys(names) if name not in known]
+        model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in more)
+        ports = (*self.outputs, *(Port(name, "", ()) for name in more))
+        file = replace(self, outputs=ports, session=open_graph(model.SerializeToString()))
+        return {name: np.shape(value) for name, value in file.run(self.zeros()).items()}
 
     def zeros(self) -> dict[str, NDArray[Any]]:
         """Zeros for every input, one row where the file does not say how many."""
@@ -285,31 +294,10 @@ def passes_through(model: Any, output: str) -> str | None:
     makers = {name: node for node in model.graph.node for name in node.output}
     while output in makers:
         node = makers[output]
-        if node.op_type not in _SHAPING_OPERATORS:
+        if node.op_type not in SHAPING:
             return None
         output = node.input[0]
     return output if output in input_names(model) else None
-
-
-def drawn_from(model: Any, output: str) -> tuple[str, ...]:
-    """The scores (logarithms, shape (n, choices)) that an output is one draw from each; none where nothing is drawn."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    draws = [makers.get(part) for part in blocks_of(model, output)]
-    found = tuple(node.input[0] for node in draws if node is not None and node.op_type == "Multinomial")
-    return found if len(found) == len(draws) else ()
-
-
-def blocks_of(model: Any, output: str) -> tuple[str, ...]:
-    """The tensors that an output is joined of, but for their shapes and types; one where it is not joined."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    while output in makers:
-        node = makers[output]
-        if node.op_type == "Concat" and node.input[1:]:
-            return tuple(block for each in node.input for block in blocks_of(model, each))
-        if node.op_type not in {*_SHAPING_OPERATORS, "Cast", "Concat"}:
-            break
-        output = node.input[0]
-    return (output,)
 
 
 def prune(model: Any, outputs: Iterable[str]) -> None:

@@ -96,7 +96,7 @@ def assign(
     named = sorting.named(outputs)
     source, kind = sorting.action(outputs, named, discrete)
     if not said:
-        sorting.refuse_half_an_action(outputs, source, kind)
+        sorting.refuse_half_an_action(outputs, source, kind, added=file.added)
     parameters = {kind_: name for kind_, name in named.items() if kind_ in (*HEADS, "log_std") and name != source}
     if kind == "mean" and "log_std" in parameters:
         parameters["mean"] = source
@@ -305,18 +305,26 @@ class Sorting:
     def _actions_drawn(self) -> list[str]:
         return [port.name for port in self._file.outputs if port.name in self._random and says_action(port.name)]
 
-    def refuse_half_an_action(self, kept: Sequence[str], source: str, kind: str) -> None:
-        """Raises: UsageError: A continuous or discrete action is drawn, and no output gives one without a draw."""
+    def refuse_half_an_action(self, kept: Sequence[str], source: str, kind: str, *, added: str) -> None:
+        """Refuse a continuous or discrete action that is drawn, where no output gives one without a draw.
+
+        Args:
+            added: The output that the file itself does not have.
+
+        Raises:
+            UsageError: There is one.
+        """
         dtypes = {port.name: port.dtype for port in self._file.outputs}
         discrete = {name: not dtypes[name].startswith("float") for name in dtypes}
         others = [name for name in kept if says_action(name) and name != source]
         kinds = {kind in SCORES or discrete[source], *(discrete[name] for name in others)}
         if lost := [name for name in self._actions_drawn() if discrete[name] not in kinds]:
+            first = [name for name in self._actions_drawn() if name not in lost] if source == added else [source]
+            alone = f" To serve {source} alone, say --head {source}={kind}." if source != added else ""
             raise UsageError(
-                f"{self._file.name} has two actions, {source} and {', '.join(lost)}, and draws the latter:"
+                f"{self._file.name} has two actions, {', '.join(first)} and {', '.join(lost)}, and draws the latter:"
                 " no output gives it without a draw",
-                remedy=f"Export it again with its deterministic action as an output. To serve {source} alone, say"
-                f" --head {source}={kind}.",
+                remedy=f"Export it again with its deterministic action as an output.{alone}",
             )
 
     def used_inputs(self, served: Sequence[str]) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def open_onnx_file(file: OnnxFile, options: Options) -> Source:
             remedy="Export from the torch policy, or put the normalisation into the ONNX graph.",
         )
     said = bool(options.head)
-    file, head = with_scores(file, options.head)
+    file, head = with_scores(file, options.head, sized=options.action_space is not None)
     options = replace(options, head=head)
     space = options.observation_space
     observations = () if space is None else observations_of(space, feature_names=options.feature_names)
@@ -217,8 +217,8 @@ def _action_spec(roles: Roles, original: Original, options: Options) -> tuple[Te
             f"{roles.kind} of an ONNX file are read for Discrete and MultiDiscrete actions, not for {space}",
             remedy=f"If {roles.source} is the action itself: --head {roles.source}=action.",
         )
-    if scores and (count := int(np.sum(space.n if kind is ActionKind.DISCRETE else space.nvec))) != given.size:
-        raise UsageError(f"{given.size} {roles.kind}, the action space has {count} choices")
+    if scores:
+        _require_choices(original.file, roles.kind, given.size, space)
     floating = given.dtype.kind == "f"
     if not scores and (given.size != action.size or floating != (kind is ActionKind.CONTINUOUS)):
         raise UsageError(
@@ -227,6 +227,18 @@ def _action_spec(roles: Roles, original: Original, options: Options) -> tuple[Te
             remedy=f"Check the space, and what the output is: --head {roles.source}=KIND.",
         )
     return action, kind
+
+
+def _require_choices(file: OnnxFile, kind: str, count: int, space: Any) -> None:
+    """Raises: UsageError: A Discrete or MultiDiscrete space has other choices than the file has scores."""
+    choices = [int(size) for size in np.ravel(space.nvec if hasattr(space, "nvec") else space.n)]
+    if file.blocks and list(file.blocks) != choices:
+        raise UsageError(
+            f"{file.name} has scores of {list(file.blocks)} choices, the action space {space} has {choices}",
+            remedy="Give the action space that the policy was trained with.",
+        )
+    if sum(choices) != count:
+        raise UsageError(f"{count} {kind}, the action space has {sum(choices)} choices")
 
 
 def _unbounded(given: NDArray[Any]) -> tuple[TensorSpec, ActionKind]:

@@ -14,7 +14,10 @@ from onnx_graphs import node, port, save
 from policyctl.domain.contract import ActionKind, DistributionKind
 from policyctl.errors import UsageError
 from policyctl_exporters import ExportResult, export_policy, load_reference
+from policyctl_exporters.onnx_choices import with_scores
+from policyctl_exporters.onnx_file import read_onnx
 from policyctl_exporters.runtimes import runners
+from policyctl_exporters.source import Head
 
 ROWS = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
 WEIGHTS = {
@@ -166,3 +169,144 @@ def test_half_of_a_hybrid_action_is_not_served_for_the_whole(tmp_path: Path) -> 
     assert "--head discrete_actions=logits" in refusal.value.remedy
     result = export_policy(source, tmp_path / "out", head={"discrete_actions": "logits"})
     agree(result, BOTH, BEST)
+
+
+def test_a_hybrid_action_that_is_drawn_whole_is_refused_without_an_output_that_the_file_lacks(tmp_path: Path) -> None:
+    """The scores behind the draws have no name in the file, so nobody can say `--head` for them."""
+    nodes = [*NOISE, *branch("three"), *branch("two"), drawn("three"), drawn("two")]
+    nodes.append(node("Concat", ["three_drawn", "two_drawn"], ["discrete_actions"], axis=1))
+    outputs = [port("continuous_actions", ["n", 2]), port("discrete_actions", ["n", 2], "int64")]
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS)
+    with pytest.raises(UsageError, match="two actions, discrete_actions and continuous_actions") as refusal:
+        export_policy(source, tmp_path / "out")
+    assert refusal.value.remedy == "Export it again with its deterministic action as an output."
+
+
+SIX = {"six": np.random.default_rng(3).standard_normal((4, 6)).astype(np.float32)}
+FOLDED = {"folded": np.array([-1, 2, 3], np.int64), "flat": np.array([-1, 6], np.int64)}
+INTERLEAVED = [
+    *(node("Unsqueeze", [f"{name}_log", "last"], [f"{name}_column"]) for name in ("three", "other")),
+    node("Concat", ["three_column", "other_column"], ["pairs"], axis=-1),
+    node("Reshape", ["pairs", "flat"], ["discrete_actions"]),
+]
+BESTS = [node("ArgMax", [f"{name}_log"], [f"{name}_best"], axis=1) for name in ("three", "two")]
+UNSURE = {
+    "several branches in one block": [
+        node("MatMul", ["obs", "six"], ["h"]),
+        node("Reshape", ["h", "folded"], ["rows"]),
+        node("LogSoftmax", ["rows"], ["log"], axis=2),
+        node("Reshape", ["log", "flat"], ["discrete_actions"]),
+    ],
+    "branches that lie apart": [*branch("three"), *branch("other"), *INTERLEAVED],
+    "joined before the last step": [
+        *branch("three"),
+        *branch("two"),
+        node("Concat", ["three_log", "two_log"], ["both"], axis=1),
+        node("Add", ["both", "one"], ["discrete_actions"]),
+    ],
+    "joined before the logarithm": [
+        *branch("three"),
+        *branch("two"),
+        node("Concat", ["three_p", "two_p"], ["both"], axis=1),
+        node("Log", ["both"], ["discrete_actions"]),
+    ],
+    "choices": [
+        *branch("three"),
+        *branch("two"),
+        *BESTS,
+        node("Concat", ["three_best", "two_best"], ["both"], axis=1),
+        node("Cast", ["both"], ["floats"], to=TensorProto.FLOAT),
+        node("Mul", ["floats", "one"], ["discrete_actions"]),
+    ],
+    "probabilities": [node("MatMul", ["obs", "three"], ["h"]), node("Softmax", ["h"], ["discrete_actions"], axis=1)],
+    "a one for the choice": [
+        *branch("three"),
+        node("ArgMax", ["three_log"], ["best"], axis=1, keepdims=0),
+        node("OneHot", ["best", "depth", "bits"], ["discrete_actions"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("graph", UNSURE)
+def test_floats_are_scores_of_branches_only_where_the_graph_says_so(tmp_path: Path, graph: str) -> None:
+    """A wrong reading would be right in every artifact, as the reference would read the same."""
+    more = {"one": np.ones(1, np.float32), "depth": np.int64(3), "bits": np.array([0, 1], np.float32)}
+    weights = {**WEIGHTS, **SIX, **FOLDED, **more, "other": SIX["six"][:, :3], "last": np.array([2], np.int64)}
+    outputs = [port("discrete_actions", ["n", "scores"])]
+    source = save(tmp_path, UNSURE[graph], [port("obs", ["n", 4])], outputs, weights=weights)
+    for head in ({}, {"discrete_actions": "logits"}):
+        with pytest.raises(UsageError, match="does not say whether discrete_actions are scores of choices") as refusal:
+            export_policy(source, tmp_path / "out", head=head)
+        assert "--head discrete_actions=logits, with an environment" in refusal.value.remedy
+
+
+def test_a_space_and_a_head_say_what_the_graph_does_not(tmp_path: Path) -> None:
+    """Two branches of three that come out of one layer are served as two choices."""
+    nodes = UNSURE["several branches in one block"]
+    outputs = [port("discrete_actions", ["n", 6])]
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights={**SIX, **FOLDED})
+    given = {"head": {"discrete_actions": "logits"}, "action_space": spaces.MultiDiscrete([3, 3])}
+    scores = (ROWS @ SIX["six"]).reshape(-1, 2, 3)
+    logs = scores - np.log(np.exp(scores).sum(axis=2, keepdims=True))
+    agree(export_policy(source, tmp_path / "out", **given), logs.reshape(-1, 6), scores.argmax(axis=2))
+
+
+@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([1, 4]), spaces.Discrete(5)])
+@pytest.mark.parametrize("how", ["draws", "scores", "said"])
+def test_an_action_space_with_other_branches_than_the_file_is_refused(tmp_path: Path, space: Any, how: str) -> None:
+    """Also where it has as many choices together."""
+    ends = "drawn" if how == "draws" else "log"
+    nodes = [*branch("three"), *branch("two"), *([drawn("three"), drawn("two")] if how == "draws" else [])]
+    nodes.append(node("Concat", [f"three_{ends}", f"two_{ends}"], ["discrete_actions"], axis=1))
+    outputs = [port("discrete_actions", ["n", 2], "int64") if how == "draws" else port("discrete_actions", ["n", 5])]
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS)
+    head = {"discrete_actions": "logits"} if how == "said" else None
+    with pytest.raises(UsageError, match=r"has scores of \[3, 2\] choices, the action space .* has \["):
+        export_policy(source, tmp_path / "out", head=head, action_space=space)
+
+
+@pytest.mark.parametrize("how", ["several draws of one choice", "draws below each other"])
+def test_draws_are_branches_only_where_each_is_one_choice_of_a_row(tmp_path: Path, how: str) -> None:
+    """Five draws from the same scores are five answers, and draws below each other are of other rows."""
+    if how == "several draws of one choice":
+        draw = node("Multinomial", ["three_log"], ["action"], dtype=TensorProto.INT64, sample_size=5)
+        nodes, outputs = [*branch("three"), draw], [port("action", ["n", 5], "int64")]
+    else:
+        nodes = [*branch("three"), *branch("two"), drawn("three"), drawn("two")]
+        nodes.append(node("Concat", ["three_drawn", "two_drawn"], ["action"], axis=0))
+        outputs = [port("action", ["m", 1], "int64")]
+    with pytest.raises(UsageError, match="draws its action"):
+        export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS), tmp_path / "out")
+
+
+# ONNX Runtime draws from no doubles.
+@pytest.mark.parametrize(("dtype", "draws"), [("float16", False), ("float16", True), ("float64", False)])
+def test_scores_may_be_of_any_precision(tmp_path: Path, dtype: str, draws: bool) -> None:
+    """What stands in the graph says of which type they are."""
+    name = "h" if draws else "discrete_actions"
+    nodes = [node("MatMul", ["obs", "typed"], ["r"]), node("LogSoftmax", ["r"], [name], axis=1)]
+    outputs = [port("discrete_actions", ["n", 3], dtype)]
+    if draws:
+        nodes.append(node("Multinomial", ["h"], ["discrete_actions"], dtype=TensorProto.INT64))
+        outputs = [port("discrete_actions", ["n", 1], "int64")]
+    weights = {"typed": WEIGHTS["three"].astype(dtype)}
+    source = save(tmp_path, nodes, [port("obs", ["n", 4], dtype)], outputs, weights=weights)
+    answers = load_reference(source)({"obs": ROWS.astype(dtype)})
+    np.testing.assert_allclose(answers["logits"], logarithms(ROWS, "three"), atol=1e-2 if dtype == "float16" else 1e-5)
+
+
+def test_many_branches_are_measured_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each copy of a file with many branches would cost a session."""
+    from policyctl.sessions import onnxruntime
+
+    names = [f"branch{number}" for number in range(20)]
+    nodes = [node("MatMul", ["obs", "three"], ["h"])]
+    nodes += [node("LogSoftmax", ["h"], [name], axis=1) for name in names]
+    nodes.append(node("Concat", names, ["discrete_actions"], axis=1))
+    outputs = [port("discrete_actions", ["n", 60])]
+    file = read_onnx(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=WEIGHTS))
+    opened: list[Any] = []
+    really = onnxruntime.open_graph
+    monkeypatch.setattr(onnxruntime, "open_graph", lambda graph: opened.append(graph) or really(graph))
+    found, _ = with_scores(file, Head(), sized=False)
+    assert (found.blocks, len(opened)) == ((3,) * 20, 1)
