@@ -1,7 +1,7 @@
 """`policyctl serve` with the engines that are not its own child: somebody else's Triton, and a container.
 
 The external server is the real one, killed and started again by the test. The
-container is not one: no Docker engine runs here. A stand-in takes what the
+container is not one, so that no Docker is needed: tests/containers has a real one. A stand-in takes what the
 `docker` package sends, and runs the command that was sent, entry point and
 mounted key included, with the real tritonserver of the wheel.
 """

@@ -17,6 +17,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from policyctl.errors import ServerError, UnsupportedError, connection_text
@@ -24,12 +25,13 @@ from policyctl.plain_files import denied
 from policyctl.serving import checks
 from policyctl.serving.command import ServerOptions
 from policyctl.serving.container_request import LABEL, Mounts, container_name, creation
-from policyctl.serving.logs import Level, LogLine, OnLog, ignore
+from policyctl.serving.logs import OnLog, ignore
 from policyctl.serving.run import ServerRun
 from policyctl.settings import DockerSettings
 
 _STOP_RESERVE_S: Final = 5
-_OUTLIVED: Final = 2
+_SAME_END_S: Final = 2.0
+"""The kernel's end of a process and the container's end this close are one."""
 _SOCKET: Final = "unix://"
 _DOCKER_HOST: Final = "unix:///var/run/docker.sock"
 
@@ -66,7 +68,6 @@ class TritonContainer(ServerRun):
         self._client = client
         self._container: Any = None
         self._started_at = ""
-        self._outlived = 0
 
     @property
     def remedy(self) -> str:
@@ -96,7 +97,7 @@ class TritonContainer(ServerRun):
             self._container.start()
             self._container.reload()
         self._started_at = str(self._state().get("StartedAt", ""))
-        threading.Thread(target=self._drain, name="container-log", daemon=True).start()
+        threading.Thread(target=self._drain, args=(self._container,), name="container-log", daemon=True).start()
 
     def is_running(self) -> bool:
         """Whether this very run of the container goes on; one that somebody restarted is another.
@@ -114,16 +115,7 @@ class TritonContainer(ServerRun):
         except ServerError:
             return False  # it was removed
         state = self._state()
-        if state.get("Status") != "running" or state.get("StartedAt") != self._started_at:
-            return False
-        if state.get("OOMKilled"):
-            # Docker keeps the flag for as long as the container lives. One that runs still at the second look
-            # has outlived it, and a later end has another reason.
-            self._outlived += 1
-            if self._outlived == _OUTLIVED:
-                words = f"the kernel ended a process of the container for its memory: {self._limit}"
-                self._forward(LogLine(Level.WARNING, "", words))
-        return True
+        return state.get("Status") == "running" and state.get("StartedAt") == self._started_at
 
     def ended(self) -> str:
         """How it ended, in words."""
@@ -133,13 +125,33 @@ class TritonContainer(ServerRun):
                 return "somebody restarted it"
             case "paused":
                 return "somebody paused it"
-        if state.get("OOMKilled") and self._outlived < _OUTLIVED:
-            return f"out of memory: {self._limit}"
-        return f"exit code {state.get('ExitCode', '?')}"
+        code = f"exit code {state.get('ExitCode', '?')}"
+        if not state.get("OOMKilled"):
+            return code
+        limit = f"docker.memory_mib is {self.settings.memory_mib}"
+        outlived_s = self._outlived_s(state)
+        if outlived_s < _SAME_END_S:
+            return f"out of memory: {limit}"
+        return f"{code}; {outlived_s:.0f} s before that the kernel ended a process in it for its memory: {limit}"
 
-    @property
-    def _limit(self) -> str:
-        return f"docker.memory_mib is {self.settings.memory_mib}"
+    def _outlived_s(self, state: Mapping[str, Any]) -> float:
+        """For how long it went on after the kernel last ended a process in it; 0 where Docker cannot say.
+
+        Docker's own flag says of every later end as well that memory was its reason.
+        """
+        with contextlib.suppress(ServerError, UnsupportedError, ValueError, KeyError), _translated("ask what happened"):
+            began, ended = (
+                datetime.fromisoformat(str(state[name])).timestamp() for name in ("StartedAt", "FinishedAt")
+            )
+            filters = {"container": self._container.id, "event": "oom"}
+            times: list[float] = [
+                each["timeNano"] / 1e9
+                for each in self._client.events(
+                    since=f"{began:.6f}", until=f"{ended:.6f}", filters=filters, decode=True
+                )
+            ]
+            return ended - max(times)
+        return 0.0
 
     def exit_code(self) -> int | None:
         """What it ended with; None where it runs, or is gone."""
@@ -162,10 +174,10 @@ class TritonContainer(ServerRun):
     def _state(self) -> Mapping[str, Any]:
         return {} if self._container is None else self._container.attrs.get("State", {})
 
-    def _drain(self) -> None:
+    def _drain(self, container: Any) -> None:
         with contextlib.suppress(ServerError, UnsupportedError), _translated("read its log"):
             rest = b""
-            for chunk in self._container.logs(stream=True, follow=True):
+            for chunk in container.logs(stream=True, follow=True):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for raw in lines:
                     self._take_line(raw)

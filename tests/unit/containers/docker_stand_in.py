@@ -42,6 +42,8 @@ class DockerStandIn:
 
     def __init__(self, *, images: tuple[str, ...] = (), runner: Runner | None = None) -> None:
         self.images, self.runner = set(images), runner
+        self.out_of_memory: list[float] = []
+        """When the kernel ended a process of a container, in seconds since 1970."""
         self.files = {"/bin/bash"}
         """In every image."""
         self.containers: dict[str, Container] = {}
@@ -116,6 +118,8 @@ def _handler(engine: DockerStandIn) -> type[BaseHTTPRequestHandler]:
                     self._answer(200, "OK")
                 case (_, ["version"]):
                     self._answer(200, {"ApiVersion": VERSION, "Version": "27"})
+                case ("GET", ["events"]):
+                    self._events()
                 case ("GET", ["images", *name, "json"]):
                     found = "/".join(name) in engine.images
                     self._answer(200 if found else 404, {"Id": "sha256:1"} if found else {"message": "No such image"})
@@ -175,6 +179,15 @@ def _handler(engine: DockerStandIn) -> type[BaseHTTPRequestHandler]:
             for line in container.lines:
                 self.wfile.write(struct.pack(">BxxxL", 1, len(line)) + line)
             self.close_connection = True
+
+        def _events(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for each in engine.out_of_memory:
+                line = json.dumps({"timeNano": int(each * 1e9)}).encode()
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+            self.wfile.write(b"0\r\n\r\n")
 
         def _answer(self, status: int, document: Any = None, **headers: str) -> None:
             content = b"" if document is None else json.dumps(document).encode()

@@ -1,7 +1,7 @@
 """docker-compose.yml and Dockerfile: what they promise, and what tools that need no Docker engine say of them.
 
-No engine runs here, so nothing of this was started: it is held against the real
-interfaces instead (our commands and settings, Triton's arguments, schemas).
+No engine runs here (tests/containers has one): the files are held against the real
+interfaces (our commands and settings, Triton's arguments, schemas).
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.docker_engine import MissingError
+from harness.docker_engine import engine as docker_engine
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import files, lock
 from policyctl.adapters.endpoint import Endpoint
@@ -273,3 +275,12 @@ def test_only_a_server_that_is_silent_itself_is_killed_at_once(control, monkeypa
     quiet = SimpleNamespace(repeat=lambda: None, follow=lambda: None, index=lambda: (), load_timeout_s=0.0)
     supervisor._watch(run, quiet, quiet, quiet)
     assert stops == [at_once]
+
+
+@pytest.mark.parametrize(("uid", "words"), [(1000, "needs root"), (0, "not installed: dockerd")])
+def test_a_machine_that_can_run_no_engine_says_what_it_lacks(monkeypatch, tmp_path, uid: int, words: str) -> None:
+    """So the tests on a Docker engine are skipped with a reason, and their command says what to install."""
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingError, match=words), docker_engine(tmp_path):
+        pass
