@@ -29,6 +29,7 @@ from policyctl_exporters.observations import few
 from policyctl_exporters.program_memory import Memory, Remembering
 from policyctl_exporters.source import Options, Source
 from policyctl_exporters.spaces import OUTPUT_NAMES, Observation, observations_of, pair, scales_of
+from policyctl_exporters.watch import Watch
 
 _LISTS: Final = ("List[", "Tuple[", "(Tensor")
 """How TorchScript writes the type of an argument that holds several tensors by their places."""
@@ -163,6 +164,9 @@ def open_module(
             batches = False
     else:
         raise refusals[0]
+    if batches:
+        # What gives two values to one row may seem to give one value to each of two.
+        describe(given.of(slice(0, 1), less=constant), options.head, space, rows=1, observed=observed)
 
     def completed(part: nn.Module) -> OutputGraph:
         return OutputGraph(part, outputs, finish_of(outputs.source, space))
@@ -223,16 +227,26 @@ class _Given:
         return {name: each for name, each in found.items() if name not in less} if isinstance(found, dict) else found
 
     def constant(self) -> list[str]:
-        """Names of outputs that are the same for every row, as a spread that a module gives next to its action."""
+        """Names of outputs that depend on nothing, as a spread that a module gives next to its action.
+
+        That all rows give one value is not enough: a warning is False on most of them.
+        """
         first = self.of(slice(0, 1))
         if not (isinstance(first, dict) and all(isinstance(value, Tensor) for value in first.values())):
             return []
+        watch = Watch(copied(self._answer))
+        found = watch.ask([values[:1] for values in self._rows])
+        # Behind a branch a value follows from what the branch read.
+        if watch.reads or watch.branches:
+            return []
+        found = found[0] if self._memory else found
         # With the memory of the first row: the program may fail with any other.
         observed = len(self._rows) - self._memory
         memory = [values[:1] for values in self._rows[observed:]]
         count = len(self._rows[0])
         others = [self._asked([v[at : at + 1] for v in self._rows[:observed]] + memory) for at in range(1, count)]
-        return [name for name, value in first.items() if all(torch.equal(value, other[name]) for other in others)]
+        free = [name for name in first if not watch.marked(found[name])]
+        return [name for name in free if all(torch.equal(first[name], other[name]) for other in others)]
 
 
 def _encoder(observation: Observation, normalizer: Normalizer | None, module: nn.Module) -> nn.Module:

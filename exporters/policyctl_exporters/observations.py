@@ -13,7 +13,7 @@ one and a half times the cut-off). `answers.far_rows` says which of the rest cou
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -200,7 +200,14 @@ def read_recorded(recorded: Any, contract: Contract) -> Batch | None:
     if len({len(values) for values in batch.values()}) != 1:
         raise UsageError("recorded observations differ in length")
     rows = len(next(iter(batch.values())))
-    return take(batch, spread(rows, RECORDED_ROWS))
+    return take(batch, chosen(rows, contract, recorded))
+
+
+def chosen(rows: int, contract: Contract, recorded: Container[str]) -> NDArray[np.int64]:
+    """Which of `rows` `read_recorded` gives, `RECORDED_ROWS` at most: of one episode the first, which follow on."""
+    if contract.states and not any(state.input in recorded for state in contract.states):
+        return np.arange(min(rows, RECORDED_ROWS))
+    return spread(rows, RECORDED_ROWS)
 
 
 def spread(rows: int, most: int) -> NDArray[np.int64]:

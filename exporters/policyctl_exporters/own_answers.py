@@ -58,7 +58,8 @@ def require_own_answers(policy: Source, answers: Any, tolerance: Tolerance | Non
     else:
         given = dict(policy.reference(rows))
     total = len(np.asarray(arrays[contract.environment[0].name]))
-    said = {spec.name: _said(spec, arrays[spec.name], total, name) for spec in contract.outputs if spec.name in arrays}
+    at = obs.chosen(total, contract, arrays)
+    said = {s.name: _said(s, arrays[s.name], total, at, name) for s in contract.outputs if s.name in arrays}
     expected = given | said
     allowed = tolerance or parity.fitted(expected)
     comparison = compare(contract, expected, given, allowed)
@@ -68,8 +69,8 @@ def require_own_answers(policy: Source, answers: Any, tolerance: Tolerance | Non
     return f"{policy.algorithm} answers as {name} says on {comparison.rows} rows; largest difference: {shown}"
 
 
-def _said(spec: TensorSpec, values: Any, total: int, name: str) -> NDArray[Any]:
-    """An output as the framework gave it, on those of `total` rows that `read_recorded` chooses."""
+def _said(spec: TensorSpec, values: Any, total: int, at: NDArray[np.int64], name: str) -> NDArray[Any]:
+    """An output as the framework gave it, on the rows `at` of `total`."""
     array = np.asarray(values)
     floating = np.dtype(spec.dtype).kind == "f"
     if array.ndim == 0 or array.size != total * spec.size or (array.dtype.kind == "f") != floating:
@@ -77,8 +78,7 @@ def _said(spec: TensorSpec, values: Any, total: int, name: str) -> NDArray[Any]:
             f"{name}: {spec.name} is {array.dtype}{list(array.shape)},"
             f" expected {spec.dtype}{[total, *spec.shape]}, one row for each observation"
         )
-    chosen = obs.spread(total, obs.RECORDED_ROWS)
-    return array.reshape(total, *spec.shape)[chosen].astype(spec.dtype)
+    return array.reshape(total, *spec.shape)[at].astype(spec.dtype)
 
 
 def _otherwise(

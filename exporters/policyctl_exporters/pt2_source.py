@@ -310,6 +310,11 @@ def _action_space(text: Text, options: Options, rows: _Rows, name: str) -> Any:
     kind = said[port.name]
     dims = port.dims if rows.unbatched else port.dims[1:]
     if kind in ("logits", "q_values"):
+        if len(dims) > 1:
+            raise UsageError(
+                f"{name}: its {kind} are {_shown(port)}, and nothing says which choices there are",
+                remedy="Say it: --action discrete:6, multidiscrete:3,2 or multibinary:5.",
+            )
         return spaces.Discrete(int(np.prod([size or 1 for size in dims])))
     if not port.dtype.startswith("float"):
         raise UsageError(

@@ -27,7 +27,7 @@ from policyctl.plain_files import NOTE_BYTES, open_named
 from policyctl_exporters.pickles import require_trust
 
 ACTIVATIONS: Final = (
-    *("elu", "selu", "relu", "crelu", "lrelu", "tanh", "sigmoid", "softplus", "gelu", "swish", "mish"),
+    *("elu", "selu", "relu", "lrelu", "tanh", "sigmoid", "softplus", "gelu", "swish", "mish"),
     "identity",
 )
 _NEXT_TO_IT: Final = ("params/agent.yaml", "agent.yaml", "config.yaml")
@@ -43,8 +43,15 @@ _CLASSES: Final = {
 """Whether the actor of a class remembers."""
 
 _DISTRIBUTIONS: Final = ("GaussianDistribution", "HeteroscedasticGaussianDistribution", "BetaDistribution")
+_OWN: Final = ("actor.", "student.", "mlp.", "memory_", "rnn.")
+"""What a key of an actor begins with; others save weights under the same names."""
+
 _UNUSED: Final = ("critic", "teacher", "memory_c", "memory_t")
 _GATES: Final = {4: "lstm", 3: "gru"}
+_OTHER_CELLS: Final = {"_reverse": "bidirectional", "weight_hr": "an LSTM with a projection"}
+"""By a part of a weight's name."""
+
+_AS_JIT: Final = "Save the policy by its as_jit() or export_policy_as_jit(), and export that file."
 _OPTION: Final = "Name the configuration of its run: --runner params/agent.yaml (runner='params/agent.yaml')."
 
 
@@ -109,7 +116,9 @@ def read_checkpoint(content: bytes, *, name: str, trust_pickle: bool) -> Mapping
     # Whatever a file raises that torch.save did not write, or that is damaged.
     except Exception:  # noqa: BLE001
         return None
-    return found if isinstance(found, Mapping) and any(key in found for key in _WHOLES) else None
+    whole = next((found[key] for key in _WHOLES if key in found), None) if isinstance(found, Mapping) else None
+    own = isinstance(whole, Mapping) and any(str(key).startswith(_OWN) for key in whole)
+    return found if own else None
 
 
 def _unpickled(content: bytes, name: str) -> Any:
@@ -186,7 +195,13 @@ class _Reading:
         stack = self._layers(layers)
         halves, limits = self._halves()
         self._require_sizes(stack, memory)
+        if halves and len(stack[-1][0]) % 2:
+            self._refuse_other_run(f"that the last layer gives halves, and {len(stack[-1][0])} outputs are in")
         activation = str(self._policy["activation"]).lower()
+        if activation == "crelu":
+            raise UnsupportedError(
+                f"{self._runner_name}: what the activation 'crelu' is depends on the version of rsl_rl", remedy=_AS_JIT
+            )
         if activation not in ACTIVATIONS:
             raise UsageError(
                 f"{self._runner_name}: the activation {activation!r} is not known",
@@ -196,10 +211,10 @@ class _Reading:
         return Actor(
             layers=stack,
             activation=activation,
-            normalizer=self._normalizer(normalizer),
+            normalizer=self._normalizer(normalizer, (memory["weight_ih_l0"] if memory else stack[0][0]).shape[1]),
             memory=memory,
             cell=cell,
-            spread=None if halves else self._spread(),
+            spread=None if halves else self._spread(len(stack[-1][0])),
             halves=halves,
             limits=limits,
             notes=self._notes(),
@@ -222,7 +237,7 @@ class _Reading:
         if others:
             raise UnsupportedError(
                 f"{self._name} holds {', '.join(sorted(others))}, which no actor of rsl_rl's own classes has",
-                remedy="Save the policy by its as_jit() or export_policy_as_jit(), and export that file.",
+                remedy=_AS_JIT,
             )
 
     def _section_of(self, key: str) -> Mapping[str, Any]:
@@ -249,11 +264,18 @@ class _Reading:
         if not numbers or numbers != [*range(0, 2 * len(numbers), 2)] or names != part.keys():
             raise UnsupportedError(
                 f"{self._name} has an actor that is not a row of layers: {', '.join(sorted(part)) or 'nothing'}",
-                remedy="Save the policy by its as_jit() or export_policy_as_jit(), and export that file.",
+                remedy=_AS_JIT,
             )
         return tuple((part[f"{number}.weight"].float(), part[f"{number}.bias"].float()) for number in numbers)
 
     def _cell(self, memory: Mapping[str, Tensor]) -> str:
+        other = next((what for part, what in _OTHER_CELLS.items() if any(part in key for key in memory)), "")
+        if not {"weight_ih_l0", "weight_hh_l0"} <= memory.keys():
+            other = other or "of another kind than an LSTM or a GRU"
+        elif memory["weight_ih_l0"].shape[0] == memory["weight_hh_l0"].shape[1]:
+            other = "a plain RNN"
+        if other:
+            raise UnsupportedError(f"{self._name} has a memory that is {other}", remedy=_AS_JIT)
         weight, hidden = memory["weight_ih_l0"], memory["weight_hh_l0"].shape[1]
         cell = _GATES.get(weight.shape[0] // hidden, "")
         said = str(self._policy.get("rnn_type", cell)).lower()
@@ -273,7 +295,7 @@ class _Reading:
             if memory and type(self._policy.get(key)) is int and self._policy[key] != size:
                 self._refuse_other_run(f"{key} {self._policy[key]}, and {size} is in")
 
-    def _normalizer(self, own: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    def _normalizer(self, own: Mapping[str, Tensor], observes: int) -> tuple[Tensor, Tensor] | None:
         of_runner = self._checkpoint.get("obs_norm_state_dict")
         found = own or (of_runner if isinstance(of_runner, Mapping) else {})
         keys = ("student_obs_normalization" if self._student else "actor_obs_normalization", "obs_normalization")
@@ -288,13 +310,24 @@ class _Reading:
         if not {"_mean", "_std"} <= found.keys():
             raise UnsupportedError(
                 f"{self._name} has a normaliser of another class than rsl_rl's: {', '.join(sorted(found))}",
-                remedy="Save the policy by its as_jit() or export_policy_as_jit(), and export that file.",
+                remedy=_AS_JIT,
             )
+        for key in ("_mean", "_std"):
+            if found[key].numel() != observes:
+                raise UnsupportedError(
+                    f"{self._name} has a normaliser of {found[key].numel()} elements, and the actor takes {observes}",
+                    remedy=_AS_JIT,
+                )
         return found["_mean"].float().reshape(1, -1), found["_std"].float().reshape(1, -1)
 
-    def _spread(self) -> Tensor | None:
+    def _spread(self, actions: int) -> Tensor | None:
         found = {key.rpartition(".")[2].removesuffix("_param"): value for key, value in self._weights.items()}
         std = found["log_std"].exp() if "log_std" in found else found.get("std")
+        if std is not None and std.numel() != actions:
+            raise UnsupportedError(
+                f"{self._name} has a std of {std.numel()} elements for {actions} actions",
+                remedy=f"{_AS_JIT} It gives the action without its spread.",
+            )
         # Of a spread that training drove below zero no draw can be made.
         return std.float() if std is not None and bool((std > 0).all()) else None
 

@@ -21,10 +21,10 @@ from policyctl_exporters.rsl_rl_checkpoint import ACTIVATIONS, Actor, describe, 
 from policyctl_exporters.source import Options, Source
 
 _MODULES: Final = (
-    *(nn.ELU, nn.SELU, nn.ReLU, nn.CELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.ELU, nn.SELU, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.GELU, nn.SiLU, nn.Mish),
     nn.Identity,
 )
-"""Of each of `ACTIVATIONS`; what rsl_rl calls `crelu` is CELU."""
+"""Of each of `ACTIVATIONS`."""
 
 
 def open_checkpoint(checkpoint: Mapping[str, Any], path: Path, options: Options) -> Source:

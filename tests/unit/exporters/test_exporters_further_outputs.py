@@ -131,3 +131,77 @@ def test_nan_in_a_further_output_is_no_reason_to_refuse_a_policy(tmp_path: Path)
     result = export_policy(module, tmp_path / "out", observation_space=BOX, action_space=TWO)
     assert [spec.name for spec in result.contract.further] == ["ratio"]
     assert result.failed == {}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["python", "torchscript"])
+def test_a_warning_that_is_rarely_given_is_kept(compiled: bool, tmp_path: Path) -> None:
+    """It depends on the observation, though it is the same for most of them; what depends on nothing is left out."""
+    module: Any = Warns().eval()
+    module = torch.jit.script(module) if compiled else module
+    result = export_policy(module, tmp_path / "out", formats=["onnx"], observation_space=BOX, action_space=TWO)
+    assert [spec.name for spec in result.contract.outputs] == ["action", "unsafe"]
+    assert "output spread is left out: it is the same for every observation" in result.notes
+
+
+class Warns(nn.Module):
+    """An action, a warning about far observations, and a spread that never changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.spread = nn.Linear(4, 2), nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"action": self.net(x), "unsafe": x.abs().amax(dim=1) > 100.0, "spread": self.spread * 2}
+
+
+class Branches(nn.Module):
+    """Warns by a branch, behind which nothing is computed from the observation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        unsafe = torch.zeros(1)
+        if bool(x.abs().max() > 100.0):
+            unsafe = torch.ones(1)
+        return {"action": self.net(x), "unsafe": unsafe}
+
+
+def test_a_warning_behind_a_branch_is_kept(tmp_path: Path) -> None:
+    """What a branch chooses depends on what the branch read."""
+    program: Any = torch.jit.script(Branches().eval())
+    result = export_policy(program, tmp_path / "out", formats=["onnx"], observation_space=BOX, action_space=TWO)
+    assert [spec.name for spec in result.contract.outputs] == ["action", "unsafe"]
+
+
+class Clock(nn.Module):
+    """An action, and a clock that only memory moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(4, 2)
+        self.register_buffer("phase", torch.zeros(1, 1))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.phase = self.phase + 0.1
+        return {"action": self.net(x) + self.phase, "clock": self.phase.clone()}
+
+
+def test_an_output_that_depends_on_memory_alone_is_kept(tmp_path: Path) -> None:
+    """It is the same for every observation, and another one at every step."""
+    torch.jit.save(torch.jit.script(Clock().eval()), str(tmp_path / "clock.pt"))
+    result = export_policy(
+        tmp_path / "clock.pt", tmp_path / "out", formats=["onnx"], observation_space=BOX, action_space=TWO
+    )
+    assert "clock" in [spec.name for spec in result.contract.outputs]
+
+
+def test_two_values_for_an_action_of_one_are_refused(tmp_path: Path) -> None:
+    """A module that answers the first row alone seems to give one value to each of two rows."""
+    module = Gives(lambda x, y: y[0])
+    with pytest.raises(UsageError, match=r"action has shape \(2,\) for 1 observations, expected 1 values"):
+        export_policy(module, tmp_path / "out", observation_space=BOX, action_space=spaces.Box(-1.0, 1.0, (1,)))

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import nn
 
 from policyctl.errors import ParityError, UsageError
-from policyctl_exporters import export_policy
+from policyctl_exporters import export_policy, observations
 from policyctl_exporters.observations import RECORDED_ROWS
 
 SPACES: Any = {"observation_space": spaces.Box(-4.0, 4.0, (3,)), "action_space": spaces.Box(-1.0, 1.0, (2,))}
@@ -126,3 +126,17 @@ def test_a_policy_with_memory_is_compared_over_one_episode(tmp_path: Path) -> No
     assert "on 20 rows" in result.notes[-1]
     with pytest.raises(ParityError, match="action differs in row"):
         export_policy(source, tmp_path / "no", formats=["onnx"], answers={**answers, "action": did[::-1]}, **SPACES)
+
+
+def test_of_a_long_episode_the_first_steps_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows spread over it would not follow on, and a policy that answers right would be refused."""
+    monkeypatch.setattr(observations, "RECORDED_ROWS", 8)
+    torch.manual_seed(4)
+    program = torch.jit.script(Counter().eval())
+    torch.jit.save(program, str(tmp_path / "counter.pt"))
+    seen = played(20)["observation"]
+    with torch.no_grad():
+        did = np.concatenate([program(torch.from_numpy(row[None])).numpy() for row in seen])
+    answers = {"observation": seen, "action": did}
+    result = export_policy(tmp_path / "counter.pt", tmp_path / "out", formats=["onnx"], answers=answers, **SPACES)
+    assert "on 8 rows" in result.notes[-1]

@@ -473,3 +473,22 @@ def test_the_same_file_gives_the_same_bytes(tmp_path: Path) -> None:
         export_policy(path, tmp_path / f"out{number}", formats=["torchscript"], golden_rows=8)
         files.append({p.name: p.read_bytes() for p in sorted((tmp_path / f"out{number}").iterdir())})
     assert files[0] == files[1]
+
+
+class Table(nn.Module):
+    """Scores of two choices at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(SEEN, 6)
+
+    def forward(self, obs: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.net(obs).reshape(-1, 2, 3)}
+
+
+def test_scores_of_several_dimensions_need_an_action_space(tmp_path: Path) -> None:
+    """Of shape (2, 3) they may choose one of 6, or twice one of 3."""
+    with pytest.raises(UsageError, match=r"its logits are \[any, 2, 3\]") as refusal:
+        export_policy(_saved(Table(), tmp_path), tmp_path / "out")
+    assert "multidiscrete" in refusal.value.remedy

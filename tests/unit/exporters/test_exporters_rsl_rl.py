@@ -339,7 +339,10 @@ def test_nothing_but_tensors_is_unpickled_without_trust(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda made: made.update(model_state_dict={}), "an actor that is not a row of layers"),
+        (lambda made: made.update(model_state_dict={"fc1.weight": torch.zeros(1)}), "holds weights and no program"),
+        (lambda made: made["model_state_dict"].update(std=torch.ones(2)), "a std of 2 elements for 3 actions"),
+        (lambda made: made["obs_norm_state_dict"].update(_mean=torch.ones(1, 1)), "a normaliser of 1 elements"),
+        (lambda made: made["obs_norm_state_dict"].update(_std=torch.ones(1, 1)), "a normaliser of 1 elements"),
         (lambda made: made["model_state_dict"].update({"history_encoder.0.weight": torch.zeros(1)}), "history_encoder"),
         (lambda made: made["model_state_dict"].pop("actor.2.bias"), "an actor that is not a row of layers"),
         (lambda made: made.pop("model_state_dict"), "holds weights and no program"),
@@ -353,6 +356,38 @@ def test_other_weights_are_refused_by_name(
     change(made.checkpoint)
     with pytest.raises((UsageError, UnsupportedError), match=problem):
         export_policy(made.saved(tmp_path), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("rnn", "problem"),
+    [
+        (nn.RNN(OBSERVED, HIDDEN), "a memory that is a plain RNN"),
+        (nn.LSTM(OBSERVED, HIDDEN, bidirectional=True), "a memory that is bidirectional"),
+        (nn.LSTM(OBSERVED, HIDDEN, proj_size=HIDDEN // 2), "a memory that is an LSTM with a projection"),
+    ],
+)
+def test_another_memory_than_that_of_rsl_rl_is_refused_by_name(rnn: nn.Module, problem: str, tmp_path: Path) -> None:
+    """It is not served as the LSTM or the GRU that its sizes resemble."""
+    made = by_hand("lstm", 3)
+    weights = {k: v for k, v in made.checkpoint["model_state_dict"].items() if not k.startswith("memory_a")}
+    made.checkpoint["model_state_dict"] = weights | _named("memory_a.rnn", rnn)
+    with pytest.raises(UnsupportedError, match=problem) as refusal:
+        export_policy(made.saved(tmp_path), tmp_path / "out")
+    assert "as_jit()" in refusal.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"activation": "crelu"}, "what the activation 'crelu' is depends on the version of rsl_rl"),
+        ({"state_dependent_std": True}, "the last layer gives halves, and 3 outputs are in"),
+    ],
+)
+def test_what_a_configuration_leaves_open_is_refused(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    """One activation was ReLU, CReLU and CELU under one name, and an odd number of outputs has no halves."""
+    made = by_hand("mlp", 3)
+    with pytest.raises((UsageError, UnsupportedError), match=problem):
+        export_policy(made.saved(tmp_path, {"policy": {**made.runner["policy"], **change}}), tmp_path / "out")
 
 
 def test_a_damaged_checkpoint_and_a_foreign_configuration_are_refused(tmp_path: Path) -> None:
