@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from policyctl.errors import UnsupportedError, UsageError, first_line
+from policyctl.errors import UnsupportedError, UsageError, first_line, last_line
 from policyctl_exporters.program_flow import rare_draws, written_attributes
 from policyctl_exporters.torchscript import Program, load_program
 from policyctl_exporters.watch import Place, Watch, attributes, fingerprint, tensors_in
@@ -186,9 +186,8 @@ def _ask(module: nn.Module, observations: Sequence[Tensor], name: str) -> tuple[
 
 
 def _first_answer(watch: Watch, observations: Sequence[Tensor], name: str) -> Any:
-    first = [rows[:1] for rows in observations]
     try:
-        return watch.ask(first)
+        return watch.ask([rows[:1] for rows in observations])
     except UnsupportedError:
         raise
     # Whatever the policy's own code raises on its first observation.
@@ -199,7 +198,7 @@ def _first_answer(watch: Watch, observations: Sequence[Tensor], name: str) -> An
                 remedy="Write an if statement or a loop, which torch.jit.script() compiles, or use torch.where.",
             ) from error
         raise UsageError(
-            f"{name} fails on one observation: {type(error).__name__}: {watch.words(first, error)}",
+            f"{name} fails on one observation: {type(error).__name__}: {last_line(error)}",
             remedy="Check the observation space, and that the policy takes a batch in its first dimension.",
         ) from error
 

@@ -32,8 +32,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from policyctl.errors import last_line
-
 _READERS: Final = frozenset(
     {"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage", "__deepcopy__"}
 )
@@ -95,14 +93,6 @@ class Watch:
         calls = _Calls(self)
         with torch.no_grad(), calls, _Operators(self, calls):
             return self._module(*observations)
-
-    def words(self, observations: Sequence[Tensor], error: Exception) -> str:
-        """What the policy itself says where `ask` raised `error`: on its way out of a program, that loses its words."""
-        try:
-            self._module(*observations)
-        except Exception as own:  # noqa: BLE001 - whatever the policy's own code raises
-            return last_line(own)
-        return last_line(error)
 
     def mark(self, values: Any) -> None:
         """Mark every tensor in `values` as computed from an observation."""
