@@ -96,8 +96,9 @@ def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
         name_operations(model)
         ov.save_model(model, str(folder / FILES[Format.OPENVINO][0]), compress_to_fp16=False)
     except RuntimeError as error:
+        said = str(error).partition("To facilitate the conversion")[0]  # advice about extensions of OpenVINO follows
         raise UnsupportedError(
-            f"OpenVINO cannot convert the policy: {last_line(error)}",
+            f"OpenVINO cannot convert the policy: {last_line(RuntimeError(said))}",
             remedy="Leave openvino out of the formats.",
         ) from error
 
