@@ -10,7 +10,7 @@ makes the contract's outputs of that.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from policyctl.errors import UsageError
 from policyctl_exporters.conduct import copied, examine
 from policyctl_exporters.eager import EagerGraph
-from policyctl_exporters.heads import OutputGraph, describe, finish_of
+from policyctl_exporters.heads import OutputGraph, Outputs, describe, finish_of
 from policyctl_exporters.layers import Normalize
 from policyctl_exporters.memory import memory_notes
 from policyctl_exporters.normalizer import FLAT, Normalizer, read_normalizer
@@ -147,26 +147,16 @@ def open_module(
     answer = _Answer(module, observations, normalizer)
     rows = [torch.from_numpy(values) for values in few(specs, scales).values()]
     conduct = examine(answer, rows, name=name)
-    space, batches = options.action_space, conduct.batches
+    space = options.action_space
     given = _Given(answer, rows, memory=len(states))
     constant = [name for name in given.constant() if name not in (*OUTPUT_NAMES, *options.head.named)]
     notes += tuple(f"output {name} is left out: it is the same for every observation" for name in constant)
-    observed, refusals = [spec.name for spec in specs], []
-    # A program written for one row may fail on two, or give one row for them.
-    for count in (2, 1) if batches else (1,):
-        try:
-            outputs = describe(
-                given.of(slice(0, count), less=constant), options.head, space, rows=count, observed=observed
-            )
-            break
-        except UsageError as error:
-            refusals.append(error)
-            batches = False
-    else:
-        raise refusals[0]
-    if batches:
-        # What gives two values to one row may seem to give one value to each of two.
-        describe(given.of(slice(0, 1), less=constant), options.head, space, rows=1, observed=observed)
+    observed = [spec.name for spec in specs]
+
+    def described(count: int) -> Outputs:
+        return describe(given.of(slice(0, count), less=constant), options.head, space, rows=count, observed=observed)
+
+    outputs, batches = _for_rows(described, batches=conduct.batches)
 
     def completed(part: nn.Module) -> OutputGraph:
         return OutputGraph(part, outputs, finish_of(outputs.source, space))
@@ -203,6 +193,28 @@ def open_module(
         trust_operators=options.trust_operators,
         notes=(*notes, *conduct.notes),
     )
+
+
+def _for_rows(described: Callable[[int], Outputs], *, batches: bool) -> tuple[Outputs, bool]:
+    """What the contract makes of a module's answers, and whether one inference may have any number of rows.
+
+    Args:
+        described: What it makes of the answer to so many rows.
+        batches: Whether the module itself takes any number.
+    """
+    if not batches:
+        return described(1), False
+    try:
+        outputs = described(2)
+    except UsageError as refusal:
+        # A program written for one row may fail on two, or give one row for them.
+        try:
+            return described(1), False
+        except UsageError:
+            raise refusal from None
+    # What gives two values to one row may seem to give one value to each of two.
+    described(1)
+    return outputs, True
 
 
 class _Given:

@@ -118,7 +118,7 @@ def _sizes(file: OnnxFile, scores: str) -> tuple[int, ...] | None:
     rows, total = shapes[scores][:1], math.prod(shapes[scores][1:])
     # Of any other shape, scores of a branch may lie apart, or several branches in one block.
     flat = all((math.prod(shapes[name][:-1]),) == rows for name in joined.passed)
-    sure = joined.is_plain and flat and sum(sizes) == total and _are_scores(file.model, joined.blocks)
+    sure = joined.is_plain and flat and sum(sizes) == total and _are_scores(joined)
     return sizes if sure else None
 
 
@@ -170,24 +170,23 @@ def _drawn_from(model: Any, output: str) -> tuple[str, ...]:
     )
 
 
-def _are_scores(model: Any, blocks: list[str]) -> bool:
+def _are_scores(joined: _Joined) -> bool:
     """Whether each block is what a layer or a logarithm gives, and nothing that makes it anything else, or joins it."""
-    makers = {name: node for node in model.graph.node for name in node.output}
     # A mask is made of inputs alone.
     reached: set[str] = set()
-    for node in model.graph.node:
+    for node in joined.model.graph.node:
         if node.op_type != "Shape" and (node.op_type in _SCORING or reached.intersection(node.input)):
             reached.update(node.output)
-    waiting = [(block, False) for block in blocks]
+    waiting = [(block, False) for block in joined.blocks]
     gone = set(waiting)
     while waiting:
         name, logarithm = waiting.pop()
-        operator = makers[name].op_type if name in reached else ""
+        operator = joined.made_by(name) if name in reached else ""
         if operator in _JOINING or not (logarithm or operator in _KEEPING | _SCORING):
             return False
         if operator == "Log" or operator in _KEEPING:
             inside = logarithm or operator == "Log"
-            more = {(each, inside) for each in makers[name].input if each in reached} - gone
+            more = {(each, inside) for each in joined.makers[name].input if each in reached} - gone
             gone |= more
             waiting += more
     return True

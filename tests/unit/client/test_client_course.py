@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from client_fakes import model_config
 from hypothesis import given
 from hypothesis import strategies as st
 
 from policyctl.client import AsyncPolicyClient, DeadlineError, PolicyClient, RefusedError, UnreachableError
 from policyctl.client.calls import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
-from policyctl.client.served import ModelConfig
 from policyctl.domain.chunk import Chunk, ChunkQueue
 from policyctl.domain.contract import ActionKind, Contract, State
 from policyctl.domain.drive import Drive, DriveKind
@@ -60,12 +59,7 @@ class Server:
     def perform(self, call: Call, timeout_s: float) -> Reply:
         match call:
             case FetchConfig():
-                parameters = {
-                    "contract": json.dumps(self.contract.to_json()),
-                    "release": self.release,
-                    "releases": json.dumps({str(self.slot): self.release}),
-                }
-                return ModelConfig(parameters, 64)
+                return model_config(self.contract, self.release, self.slot)
             case FetchCounters():
                 return Counters()
             case Infer():

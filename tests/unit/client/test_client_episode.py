@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from client_fakes import model_config
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -17,7 +17,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from policyctl.client import AsyncPolicyClient, EpisodeInterruptedError, NotServedError, PolicyClient
 from policyctl.client.calls import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
 from policyctl.client.errors import IncompatibleReleaseError, RefusedError
-from policyctl.client.served import ModelConfig
 from policyctl.domain.contract import ActionKind, Contract, State
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
@@ -73,13 +72,7 @@ class Server:
             case FetchConfig(wanted):
                 if wanted not in (None, slot):
                     raise NotServedError("gone")
-                parameters = {
-                    "contract": json.dumps(release.contract.to_json()),
-                    "release": release.name,
-                    "releases": json.dumps({str(slot): release.name}),
-                    "manifest_digest": f"sha256:{slot}",
-                }
-                return ModelConfig(parameters, 64)
+                return model_config(release.contract, release.name, slot, manifest_digest=f"sha256:{slot}")
             case FetchCounters():
                 return Counters()
             case Infer():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from client_fakes import model_config
 
 from policyctl.client import (
     AsyncPolicyClient,
@@ -21,7 +21,6 @@ from policyctl.client import (
     UnreachableError,
 )
 from policyctl.client.calls import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
-from policyctl.client.served import ModelConfig
 from policyctl.domain.contract import ActionKind, Contract, State
 from policyctl.domain.protocol import Protocol
 from policyctl.domain.tensor import TensorSpec
@@ -66,13 +65,7 @@ class Machine:
             slot = self.pinned[release]
         match call:
             case FetchConfig():
-                parameters = {
-                    "contract": json.dumps(self.contract.to_json()),
-                    "release": release,
-                    "releases": json.dumps({str(slot): release}),
-                    "manifest_digest": f"sha256:{release}",
-                }
-                return ModelConfig(parameters, 64)
+                return model_config(self.contract, release, slot, manifest_digest=f"sha256:{release}")
             case FetchCounters():
                 return Counters()
             case Infer():

@@ -74,9 +74,10 @@ def export_leapp(
 
     published = control.known().release(model, release)
     folder = control.repository.slot(model, published.slot)
-    listed = read_release(folder, expected_digest=published.manifest_digest).manifest
-    paths = {entry.path for entry in listed.files}
-    form = next((form for form in _BACKENDS if paths.issuperset(FILES[form])), None)
+    form = next((form for form in _BACKENDS if all((folder / path).is_file() for path in FILES[form])), None)
+    kept = (CONTRACT_FILE, *(FILES[form] if form else ()))
+    # Read once: what is written are the very bytes that were verified.
+    found = read_release(folder, keep=kept, expected_digest=published.manifest_digest)
     if form is None:
         raise UnsupportedError(
             f"{model} {release} has neither ONNX nor TorchScript, which LEAPP runs",
@@ -85,8 +86,6 @@ def export_leapp(
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination} is in use", remedy="Give a new folder for the bundle.")
     (artifact,) = FILES[form]
-    # The very bytes that were verified.
-    found = read_release(folder, keep=(artifact, CONTRACT_FILE), expected_digest=published.manifest_digest)
     contract = Contract.from_json(json.loads(found.contents[CONTRACT_FILE]))
     content, description = found.contents[artifact], f"{model}.yaml"
     if not dry_run:
