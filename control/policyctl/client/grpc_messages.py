@@ -12,6 +12,7 @@ Source: https://protobuf.dev/programming-guides/encoding/#last-one-wins
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Generator
 from typing import Any, Final, TypeVar
 
@@ -28,6 +29,11 @@ from policyctl.client.trace_context import HEADER
 INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 
 read_response = messages.ModelInferResponse.FromString
+
+_ID: Final = b"\x1a"
+"""The tag of the field `id`; its length follows, in one byte up to 127, and its bytes."""
+_MOST_OF_ONE_BYTE: Final = 0x7F
+_BYTES: Final = tuple(bytes((number,)) for number in range(_MOST_OF_ONE_BYTE + 1))
 
 T = TypeVar("T")
 Steps = Generator[Callable[[], Any], Any, T]
@@ -61,18 +67,28 @@ class Requests:
         for name, shape, dtype in inputs:
             request.inputs.add(name=name, shape=shape, datatype=DATATYPES[dtype])
             size = size_of(shape, dtype)
-            content = messages.ModelInferRequest(raw_input_contents=[bytes(size)])
-            before.append(content.SerializeToString()[:-size])
+            before.append(_serialized(raw_input_contents=[bytes(size)])[:-size])
         for name in outputs:
             request.outputs.add(name=name)
         return request.SerializeToString(), before
 
 
 def own_part(call: Infer, timeout_s: float) -> bytes:
-    """What differs from call to call, apart from tensors."""
-    part = messages.ModelInferRequest(id=call.request_id)
-    part.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
-    serialized: bytes = part.SerializeToString()
+    """What differs from call to call, apart from tensors: the request's id, and its time-out in whole milliseconds."""
+    request_id = call.request_id.encode()
+    if len(request_id) > _MOST_OF_ONE_BYTE:
+        return _timeout_part(math.ceil(timeout_s * 1e3)) + _serialized(id=call.request_id)
+    return b"".join((_timeout_part(math.ceil(timeout_s * 1e3)), _ID, _BYTES[len(request_id)], request_id))
+
+
+@functools.lru_cache(KEPT_SHAPES)
+def _timeout_part(timeout_ms: int) -> bytes:
+    """Triton's parameter counts microseconds."""
+    return _serialized(parameters={"timeout": messages.InferParameter(int64_param=1000 * timeout_ms)})
+
+
+def _serialized(**fields: Any) -> bytes:
+    serialized: bytes = messages.ModelInferRequest(**fields).SerializeToString()
     return serialized
 
 
@@ -87,8 +103,8 @@ def arrays_of(response: Any) -> dict[str, NDArray[Any]]:
     Raises:
         ServerError: One is not as Triton writes it.
     """
-    contents = response.raw_output_contents
-    return {each.name: array_of(each, contents[i]) for i, each in enumerate(response.outputs) if i < len(contents)}
+    pairs = zip(response.outputs, response.raw_output_contents, strict=False)  # one that is missing is missed later
+    return {each.name: array_of(each, content) for each, content in pairs}
 
 
 def array_of(output: Any, content: bytes) -> NDArray[Any]:
@@ -106,9 +122,8 @@ def array_of(output: Any, content: bytes) -> NDArray[Any]:
 def answer_of(response: Any, call: Infer, outputs: dict[str, NDArray[Any]], elapsed_ns: int) -> Answer:
     """The answer that `response` is."""
     named = response.parameters
-    parameters: dict[str, Any] = {}
-    if RELEASE in named:
-        parameters[RELEASE] = named[RELEASE].string_param
+    release = named.get(RELEASE)
+    parameters: dict[str, Any] = {} if release is None else {RELEASE: release.string_param}
     if call.timing:
         values = {name: named[name] for name in TIMING if name in named}
         parameters |= {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in values.items()}

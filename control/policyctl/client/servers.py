@@ -86,7 +86,10 @@ class Servers(Generic[TransportT]):
             ServerError: None has an answer; names what each said.
         """
         if len(self.all) == 1:
-            return (yield from steps_of(self.all[0].memory))
+            return steps_of(self.all[0].memory)
+        return self._ask_in_turn(steps_of)
+
+    def _ask_in_turn(self, steps_of: Callable[[Memory], Generator[Call, Any, T]]) -> Generator[Any, Any, T]:
         count, first = len(self.all), self._chosen
         failed: list[ServerError] = []
         for at in ((first + number) % count for number in range(count)):

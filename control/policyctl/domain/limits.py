@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.domain.tensor import Bound, TensorSpec
+
+_FEW = 16
+"""Numbers that Python holds apart sooner than NumPy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +46,11 @@ class TensorLimits:
 def all_finite(array: NDArray[Any]) -> bool:
     """Whether `array` holds neither NaN nor infinity.
 
-    A search in the bytes of the truth values takes a third of the time of NumPy's `all`, whose overhead is what counts
-    for the few numbers of a policy.
+    NumPy's overhead is what counts for the few numbers of a policy. So few are asked one by one; of more, a search in
+    the bytes of the truth values takes a third of the time of NumPy's `all`.
     """
+    if array.size <= _FEW:
+        return all(map(math.isfinite, array.ravel().tolist()))
     return b"\0" not in np.isfinite(array).tobytes()
 
 

@@ -26,7 +26,7 @@ def response(**changed: Any) -> Any:
     return service_pb2.ModelInferResponse(model_version="3", id="a", outputs=[output], raw_output_contents=[bytes(8)])
 
 
-@pytest.mark.parametrize("request_id", ["a", "b" * 300, "ä"])
+@pytest.mark.parametrize("request_id", ["", "a", "b" * 127, "b" * 128, "b" * 300, "ä"])
 def test_the_parts_of_a_request_make_the_message_that_tritonclient_sends(request_id: str) -> None:
     """Whatever was asked before; the tensors, the id and the time-out are those of the call."""
     requests = Requests("walker")
@@ -36,8 +36,8 @@ def test_the_parts_of_a_request_make_the_message_that_tritonclient_sends(request
             tensors.append(InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
             tensors[-1].set_data_from_numpy(array)
         outputs = [InferRequestedOutput(name) for name in wanted.outputs]
-        expected = _get_inference_request("walker", tensors, "", request_id, outputs, 0, False, False, 0, 7, None)
-        assert service_pb2.ModelInferRequest.FromString(requests.write(wanted, 7e-6)) == expected
+        expected = _get_inference_request("walker", tensors, "", request_id, outputs, 0, False, False, 0, 7000, None)
+        assert service_pb2.ModelInferRequest.FromString(requests.write(wanted, 6.1e-3)) == expected
 
 
 def test_requests_take_no_memory_that_stays() -> None:
