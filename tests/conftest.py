@@ -22,6 +22,9 @@ _CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 # Each worker has one core. The threads of a policy would spin while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Servers keep no process that other tests' commands would start from.
+os.environ["XDG_RUNTIME_DIR"] = "/nonexistent"
+
 # A shell that runs the tests in the background lets them ignore Ctrl-C, and so every process that a test starts to
 # interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from policyctl.errors import ServerError
 
-COMMAND = (sys.executable, "-m", "policyctl.cli.main")
+COMMAND = (sys.executable, "-m", "policyctl")
 _POLL_S = 0.05
 
 

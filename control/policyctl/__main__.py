@@ -6,11 +6,15 @@ that time wants no traceback.
 
 import sys
 
+from policyctl import warm
+
 _INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line."""
+    if (code := warm.run(sys.argv[1:])) is not None:
+        sys.exit(code)
     try:
         from policyctl.cli.main import main as run
     except KeyboardInterrupt:

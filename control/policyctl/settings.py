@@ -87,6 +87,9 @@ class ServerSettings(Group):
     load_timeout_s: float = Field(60.0, gt=0, description="for one load", json_schema_extra=_LIVE)
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
+    warm_commands: bool = Field(
+        True, description="keep a process that short commands start from, so that they start at once"
+    )
     engine: Engine = Field(Engine.EMBEDDED, description="who runs Triton: embedded, docker or external")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -55,6 +56,7 @@ def serve(
         policyctl --profile production serve
         policyctl serve --engine external --url 127.0.0.1:8001
     """
+    from policyctl.cli.warmed import kept
     from policyctl.services.supervise.serve import serve as service
 
     given = {
@@ -66,7 +68,8 @@ def serve(
         "control_metrics_port": control_metrics_port,
     }
     control, reading = call.serving(server=given)
-    service(control, reading, verbose=verbose)
+    with kept() if control.settings.server.warm_commands else contextlib.nullcontext():
+        service(control, reading, verbose=verbose)
 
 
 @options.command("repository", "url")

@@ -1,0 +1,229 @@
+"""The process that has imported everything already, and becomes a copy for each command (`policyctl.warm`).
+
+`policyctl serve` keeps it. It listens at a socket that this user alone can
+reach, imports nothing and reads nothing after its start, and forks. What a
+command does, its copy does: nothing is left here for the next one. It ends with
+its server; commands that run go on to their end.
+
+Files that change under it (an upgrade) make it useless, so it says no to every
+command then.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import fcntl
+import gc
+import importlib
+import io
+import marshal
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from policyctl import warm
+
+_MOST_BYTES: Final = 16 << 20
+"""Of a request; Linux passes at most some 6 MB of arguments and environment to a process."""
+_REQUEST_S: Final = 10.0
+_STREAMS: Final = ("stdin", "stdout", "stderr")
+_LOOK_S: Final = 1.0
+_ALSO: Final = ("policyctl.services.rollout.here", "policyctl.services.show.status", "policyctl.client.aio")
+"""What commands import late, besides their own modules."""
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Keep such a process while the block runs."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "policyctl.cli.warmed"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the server, and not for commands that run
+        cwd="/",
+    ) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def main() -> None:
+    """Answer until stdin, which the server holds, is closed."""
+    report = _Report()
+    atexit.register(report.send)  # first of all, so that it runs last of all
+    Path(warm.folder()).mkdir(mode=0o700, exist_ok=True)
+    if not warm.is_ours():
+        sys.exit(f"{warm.folder()} is not a folder of this user alone")
+    with Path(warm.address() + ".lock").open("w") as lock:
+        while not _taken(lock):  # another server of this user keeps one
+            if _over(_LOOK_S):
+                return
+        modified_ns = _import()
+        gc.collect()
+        gc.freeze()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        with _listening() as listener:
+            connection = _copy(listener)
+        if connection is not None:
+            lock.close()
+            _become(connection, modified_ns, report)
+
+
+def _taken(lock: Any) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _over(timeout_s: float) -> bool:
+    """Whether the server has let go of stdin."""
+    return bool(select.select([0], [], [], timeout_s)[0])
+
+
+def _import() -> dict[str, int]:
+    """Import what short commands import; when each file of it was changed, in nanoseconds."""
+    from policyctl.cli import commands
+
+    importlib.import_module("policyctl.cli.main")
+    for command in warm.COMMANDS:
+        commands.parser_of(command)
+    for module in _ALSO:
+        importlib.import_module(module)
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return {file: Path(file).stat().st_mtime_ns for file in files if file}
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[socket.socket]:
+    Path(warm.address()).unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(warm.address())
+        listener.listen(64)
+        yield listener
+
+
+def _copy(listener: socket.socket) -> socket.socket | None:
+    """The connection of a command, in a copy that is to run it; None where the server has ended."""
+    while True:
+        if 0 in select.select([listener.fileno(), 0], [], [])[0]:
+            Path(warm.address()).unlink(missing_ok=True)
+            return None
+        connection, _ = listener.accept()
+        if warm.is_same_user(connection) and os.fork() == 0:
+            return connection
+        connection.close()
+
+
+@dataclass(slots=True)
+class _Report:
+    """How a command ended, which its copy says when nothing is left to do.
+
+    Attributes:
+        connection: To the process that a person started; None in the process that makes copies.
+        code: The exit code; that of an error nobody caught, until the command ends otherwise.
+    """
+
+    connection: socket.socket | None = None
+    code: int = 1
+
+    def send(self) -> None:
+        """Say it, if anybody is to hear it."""
+        if self.connection is not None:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            with contextlib.suppress(OSError):
+                self.connection.send(bytes((self.code,)))
+
+
+def _become(connection: socket.socket, modified_ns: Mapping[str, int], report: _Report) -> None:
+    """Run the command that `connection` asks for."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    connection.settimeout(_REQUEST_S)
+    content, descriptors = _received(connection)
+    identity, arguments, environment, umask, streams = marshal.loads(content)  # noqa: S302 - of this user's own process
+    if identity != warm.identity() or any(not _is_as_it_was(*each) for each in modified_ns.items()):
+        os._exit(0)
+    *opened, here, alive = descriptors
+    for number, descriptor in enumerate(opened):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.fchdir(here)
+    os.close(here)
+    os.umask(umask)
+    os.environ.clear()
+    os.environb.update(environment)
+    time.tzset()
+    for number, (name, (encoding, errors)) in enumerate(zip(_STREAMS, streams, strict=True)):
+        setattr(sys, name, _stream(number, encoding, errors))
+    sys.argv[:] = arguments
+    connection.send(os.getpid().to_bytes(4, sys.byteorder))
+    if connection.recv(1) != b"!":  # it runs the command itself
+        os._exit(0)
+    connection.settimeout(None)
+    threading.Thread(target=_die_with, args=(alive,), daemon=True).start()
+    report.connection = connection
+    from policyctl.cli.main import main as command
+
+    try:
+        command()
+    except SystemExit as stop:
+        report.code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        raise
+    else:
+        report.code = 0
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to interrupt: only the report is left
+
+
+def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """The request, and the descriptors that came with it."""
+    content, rights, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(5 * 4))
+    descriptors = array.array("i")
+    for _, _, data in rights:
+        descriptors.frombytes(data)
+    size = int.from_bytes(content[:4], sys.byteorder)
+    pieces = bytearray(content[4:])
+    while len(pieces) < size <= _MOST_BYTES and (piece := connection.recv(1 << 16)):
+        pieces += piece
+    if len(pieces) != size or len(descriptors) != len(_STREAMS) + 2:
+        os._exit(0)
+    return bytes(pieces), list(descriptors)
+
+
+def _is_as_it_was(file: str, modified_ns: int) -> bool:
+    try:
+        return Path(file).stat().st_mtime_ns == modified_ns
+    except OSError:
+        return False
+
+
+def _stream(number: int, encoding: str, errors: str) -> io.TextIOWrapper:
+    """As the interpreter opens it at its start."""
+    stream = open(number, "wb" if number else "rb", closefd=False)  # noqa: SIM115 - open until the process ends
+    return io.TextIOWrapper(stream, encoding, errors, line_buffering=number == 2 or os.isatty(number))
+
+
+def _die_with(alive: int) -> None:
+    """End this process when the one that a person started is gone."""
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
