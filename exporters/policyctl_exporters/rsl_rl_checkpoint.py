@@ -42,11 +42,21 @@ _CLASSES: Final = {
 }
 """Whether the actor of a class remembers."""
 
+_READ: Final = frozenset(
+    {"class_name", "activation", "hidden_dims", "rnn_type", "rnn_hidden_dim", "rnn_hidden_size", "rnn_num_layers"}
+    | {"obs_normalization", "state_dependent_std", "distribution_cfg", "stochastic"}
+    | {f"{who}_{what}" for who in ("actor", "student") for what in ("hidden_dims", "obs_normalization")}
+)
+_READ_OF_LAW: Final = frozenset({"class_name", "action_range", "std_range"})
+_BEGINNING: Final = frozenset({"init_noise_std", "noise_std_type", "init_std", "std_type", "learn_std"})
+"""Where the spread begins in training, and how it is kept: the weights show both."""
+
 _DISTRIBUTIONS: Final = ("GaussianDistribution", "HeteroscedasticGaussianDistribution", "BetaDistribution")
 _OWN: Final = ("actor.", "student.", "mlp.", "memory_", "rnn.")
 """What a key of an actor begins with; others save weights under the same names."""
 
 _UNUSED: Final = ("critic", "teacher", "memory_c", "memory_t")
+_LEAST_SPREAD: Final = 1e-6
 _GATES: Final = {4: "lstm", 3: "gru"}
 _OTHER_CELLS: Final = {"_reverse": "bidirectional", "weight_hr": "an LSTM with a projection"}
 """By a part of a weight's name."""
@@ -189,14 +199,14 @@ class _Reading:
         layers, memory = self._part(who, "mlp"), self._part(f"{memory_of}.rnn", "rnn.rnn")
         normalizer = self._part(f"{who}_obs_normalizer", "obs_normalizer")
         self._refuse_others()
+        self._refuse_other_settings()
         if recurrent != bool(memory):
             self._refuse_other_run(f"the class {self._class()}, and {'no' if recurrent else 'a'} memory is in")
         cell = self._cell(memory) if memory else ""
         stack = self._layers(layers)
         halves, limits = self._halves()
         self._require_sizes(stack, memory)
-        if halves and len(stack[-1][0]) % 2:
-            self._refuse_other_run(f"that the last layer gives halves, and {len(stack[-1][0])} outputs are in")
+        self._require_spread(halves, len(stack[-1][0]))
         activation = str(self._policy["activation"]).lower()
         if activation == "crelu":
             raise UnsupportedError(
@@ -238,6 +248,36 @@ class _Reading:
             raise UnsupportedError(
                 f"{self._name} holds {', '.join(sorted(others))}, which no actor of rsl_rl's own classes has",
                 remedy=_AS_JIT,
+            )
+
+    def _refuse_other_settings(self) -> None:
+        """Refuse settings that may change the network in a way that is not known here, unless they are off."""
+        own = {key: value for key, value in self._policy.items() if not key.startswith(("critic_", "teacher_"))}
+        law = {f"distribution_cfg.{key}": value for key, value in self._law().items() if key not in _READ_OF_LAW}
+        unknown = {key: value for key, value in (own | law).items() if key not in _READ and value}
+        shown = [f"{key}: {value}" for key, value in unknown.items() if key.rpartition(".")[2] not in _BEGINNING]
+        if shown:
+            raise UnsupportedError(
+                f"{self._runner_name} says {', '.join(shown)}, which no actor of rsl_rl's own classes knows",
+                remedy=_AS_JIT,
+            )
+
+    def _law(self) -> Mapping[str, Any]:
+        law = self._policy.get("distribution_cfg")
+        return law if isinstance(law, Mapping) else {}
+
+    def _require_spread(self, halves: str, outputs: int) -> None:
+        """Hold the spread in the weights against what the last layer is said to give."""
+        held = any(not key.startswith(_UNUSED) for key in self._weights)
+        if halves and (outputs % 2 or held):
+            has = f"{outputs} outputs are in" if outputs % 2 else "a std is in"
+            self._refuse_other_run(f"that the last layer gives halves, and {has}")
+        drawn = not self._student or self._law() or self._policy.get("stochastic") is True
+        if not (halves or held) and (drawn or self._class().startswith("StudentTeacher")):
+            raise UnsupportedError(
+                f"{self._name} has no std, so its {outputs} outputs may be a mean and a std,"
+                f" and {self._runner_name} does not say so",
+                remedy=f"Name the configuration that says state_dependent_std or a distribution. {_AS_JIT}",
             )
 
     def _section_of(self, key: str) -> Mapping[str, Any]:
@@ -328,12 +368,13 @@ class _Reading:
                 f"{self._name} has a std of {std.numel()} elements for {actions} actions",
                 remedy=f"{_AS_JIT} It gives the action without its spread.",
             )
+        if std is not None and (limits := self._law().get("std_range")):
+            std = std.clamp(max(float(limits[0]), _LEAST_SPREAD), float(limits[1]))
         # Of a spread that training drove below zero no draw can be made.
         return std.float() if std is not None and bool((std > 0).all()) else None
 
     def _halves(self) -> tuple[str, tuple[float, float]]:
-        law = self._policy.get("distribution_cfg")
-        law = law if isinstance(law, Mapping) else {}
+        law = self._law()
         kind = _last(law.get("class_name"))
         if kind and kind not in _DISTRIBUTIONS:
             raise UnsupportedError(

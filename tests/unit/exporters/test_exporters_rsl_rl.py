@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from policyctl.domain.golden import Golden
 from policyctl.domain.memory import initial_states
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters import export_policy
@@ -381,6 +382,9 @@ def test_another_memory_than_that_of_rsl_rl_is_refused_by_name(rnn: nn.Module, p
     [
         ({"activation": "crelu"}, "what the activation 'crelu' is depends on the version of rsl_rl"),
         ({"state_dependent_std": True}, "the last layer gives halves, and 3 outputs are in"),
+        ({"tanh_output": True}, "says tanh_output: True, which no actor of rsl_rl's own classes knows"),
+        ({"last_activation": "tanh"}, "says last_activation: tanh"),
+        ({"distribution_cfg": {"class_name": "GaussianDistribution", "squash": True}}, "distribution_cfg.squash: True"),
     ],
 )
 def test_what_a_configuration_leaves_open_is_refused(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
@@ -388,6 +392,30 @@ def test_what_a_configuration_leaves_open_is_refused(change: dict[str, Any], pro
     made = by_hand("mlp", 3)
     with pytest.raises((UsageError, UnsupportedError), match=problem):
         export_policy(made.saved(tmp_path, {"policy": {**made.runner["policy"], **change}}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("settings", [{}, {"state_dependent_std": True}])
+def test_a_last_layer_of_means_and_spreads_is_never_an_action_of_both(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Without a std the configuration has to say that the layer gives it; with a std it must not say so."""
+    made = by_hand("mlp", 3)
+    if not settings:
+        made.checkpoint["model_state_dict"].pop("std")
+    wide = nn.Linear(HIDDEN, 2 * ACTS)
+    made.checkpoint["model_state_dict"] |= {"actor.4.weight": wide.weight, "actor.4.bias": wide.bias}
+    with pytest.raises((UsageError, UnsupportedError), match=r"so its 6 outputs may be|halves, and a std is in"):
+        export_policy(made.saved(tmp_path, {"policy": {**made.runner["policy"], **settings}}), tmp_path / "out")
+
+
+def test_settings_that_are_off_or_of_training_alone_change_nothing(tmp_path: Path) -> None:
+    """Forks and newer versions write settings that are off; a spread is served within its range."""
+    made = by_hand("mlp", 5)
+    law = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log", "std_range": [0.6, 2.0]}
+    more = {"cnn_cfg": None, "tanh_output": False, "critic_layers": 3, "distribution_cfg": law}
+    path = made.saved(tmp_path, {**made.runner, "actor": {**made.runner["actor"], **more}})
+    result = export_policy(path, tmp_path / "out", formats=["torchscript"], golden_rows=8)
+    golden = Golden.from_bytes((result.output / "golden.npz").read_bytes(), result.contract)
+    spread = golden.outputs["log_std"]
+    np.testing.assert_allclose(np.exp(spread), 0.6, rtol=1e-6)
 
 
 def test_a_damaged_checkpoint_and_a_foreign_configuration_are_refused(tmp_path: Path) -> None:
