@@ -41,6 +41,12 @@ _KEEPING: Final = frozenset(
 )
 """What leaves scores what they are: masks, temperatures, limits, and one branch cut out of many."""
 
+_TURNING: Final = frozenset({"Neg", "Reciprocal"})
+"""What makes the best score the worst one."""
+
+_MOST_PASSED: Final = 4096
+"""Tensors that an output is joined of: nobody has as many branches, and `Concat(x, x)` doubles them at each step."""
+
 _JOINING: Final = (SHAPING - {"Identity"}) | {"Concat", "Transpose"}
 
 
@@ -111,6 +117,8 @@ def _sizes(file: OnnxFile, scores: str) -> tuple[int, ...] | None:
     joined.follow(scores)
     if _CHOOSING.issuperset(joined.made_by(block) for block in joined.blocks):
         return ()
+    if joined.is_endless:
+        return None
     shapes = file.shapes([scores, *joined.passed])
     sizes = tuple(shapes[block][-1] if shapes[block] else 1 for block in joined.blocks)
     if max(sizes) == 1:
@@ -118,7 +126,7 @@ def _sizes(file: OnnxFile, scores: str) -> tuple[int, ...] | None:
     rows, total = shapes[scores][:1], math.prod(shapes[scores][1:])
     # Of any other shape, scores of a branch may lie apart, or several branches in one block.
     flat = all((math.prod(shapes[name][:-1]),) == rows for name in joined.passed)
-    sure = joined.is_plain and flat and sum(sizes) == total and _are_scores(joined)
+    sure = joined.is_plain and flat and sum(sizes) == total and _are_scores(file, joined)
     return sizes if sure else None
 
 
@@ -144,18 +152,26 @@ class _Joined:
         """The operator that gives a tensor; empty where none does."""
         return self.makers[name].op_type if name in self.makers else ""
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether it was followed to a limit alone."""
+        return len(self.passed) > _MOST_PASSED
+
     def follow(self, output: str) -> None:
         """Go back from an output to its blocks."""
-        self.passed.append(output)
-        if self.made_by(output) == "Concat":
-            node = self.makers[output]
-            self.is_plain &= next(entry.i for entry in node.attribute if entry.name == "axis") in (1, -1)
-            for each in node.input:
-                self.follow(each)
-        elif self.made_by(output) in {*SHAPING, "Cast"}:
-            self.follow(self.makers[output].input[0])
-        else:
-            self.blocks.append(output)
+        waiting = [output]
+        while waiting and not self.is_endless:
+            name = waiting.pop()
+            self.passed.append(name)
+            if self.made_by(name) == "Concat":
+                node = self.makers[name]
+                self.is_plain &= next(entry.i for entry in node.attribute if entry.name == "axis") in (1, -1)
+                waiting += reversed(node.input)
+            elif self.made_by(name) in {*SHAPING, "Cast"}:
+                waiting.append(self.makers[name].input[0])
+            else:
+                self.blocks.append(name)
+        self.is_plain &= not waiting
 
 
 def _drawn_from(model: Any, output: str) -> tuple[str, ...]:
@@ -170,7 +186,7 @@ def _drawn_from(model: Any, output: str) -> tuple[str, ...]:
     )
 
 
-def _are_scores(joined: _Joined) -> bool:
+def _are_scores(file: OnnxFile, joined: _Joined) -> bool:
     """Whether each block is what a layer or a logarithm gives, and nothing that makes it anything else, or joins it."""
     # A mask is made of inputs alone.
     reached: set[str] = set()
@@ -179,14 +195,25 @@ def _are_scores(joined: _Joined) -> bool:
             reached.update(node.output)
     waiting = [(block, False) for block in joined.blocks]
     gone = set(waiting)
+    factors: set[str] = set()
     while waiting:
         name, logarithm = waiting.pop()
         operator = joined.made_by(name) if name in reached else ""
-        if operator in _JOINING or not (logarithm or operator in _KEEPING | _SCORING):
+        if operator in _JOINING | _TURNING or not (logarithm or operator in _KEEPING | _SCORING):
             return False
         if operator == "Log" or operator in _KEEPING:
             inside = logarithm or operator == "Log"
-            more = {(each, inside) for each in joined.makers[name].input if each in reached} - gone
+            given = joined.makers[name].input
+            more = {(each, inside) for each in given if each in reached} - gone
             gone |= more
             waiting += more
-    return True
+            if operator in {"Div", "Mul", "Sub"}:
+                both = reached.issuperset(given)
+                if (both and operator != "Sub" and not logarithm) or (operator != "Mul" and given[0] not in reached):
+                    return False
+                factors.update(each for each in given if operator != "Sub" and each not in reached)
+    known = sources(joined.model)
+    constants = [name for name in factors if not known.get(name)]
+    values = file.values(constants) if constants else {}
+    # A negative one makes the best score the worst, and 0 makes all alike.
+    return all(bool(np.all(values[name] > 0)) for name in constants)

@@ -20,6 +20,7 @@ from policyctl.domain.manifest import digest_of
 from policyctl.domain.tensor import DTYPES
 from policyctl.errors import PolicyctlError, UnsupportedError, UsageError, first_line
 from policyctl.plain_files import open_named
+from policyctl_exporters.inlining import require_bounded
 
 MOST_BYTES: Final = 2**31 - 1
 """What protobuf can hold: graph and weights together, which stand in one file after an export."""
@@ -103,6 +104,10 @@ class OnnxFile:
 
     def shapes(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
         """The shape of each of these tensors of its graph, for one row where the file does not say how many."""
+        return {name: np.shape(value) for name, value in self.values(names).items()}
+
+    def values(self, names: Iterable[str]) -> dict[str, Any]:
+        """Each of these tensors of its graph, and its outputs, by name, for zeros."""
         import onnx
 
         from policyctl.sessions.onnxruntime import open_graph
@@ -113,7 +118,7 @@ class OnnxFile:
         model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in more)
         ports = (*self.outputs, *(Port(name, "", ()) for name in more))
         file = replace(self, outputs=ports, session=open_graph(model.SerializeToString()))
-        return {name: np.shape(value) for name, value in file.run(self.zeros()).items()}
+        return file.run(self.zeros())
 
     def zeros(self) -> dict[str, NDArray[Any]]:
         """Zeros for every input, one row where the file does not say how many."""
@@ -152,8 +157,11 @@ def read_onnx(path: Path) -> OnnxFile:
     try:
         model = onnx.load_from_string(content)
         if model.functions:
+            _require_bounded(model, path.name)
             # Not every runtime knows functions, which torch writes a file full of.
             model = onnx.inliner.inline_local_functions(model)
+    except UsageError:
+        raise
     # protobuf raises what it likes on damaged files.
     except Exception as error:
         raise UsageError(
@@ -217,6 +225,16 @@ def nested(node: Any) -> Iterator[Any]:
         yield from attribute.graphs
         if attribute.HasField("g"):
             yield attribute.g
+
+
+def _require_bounded(model: Any, name: str) -> None:
+    """Raises: UsageError: Its functions call one another too often to be written out."""
+    bodies = {f"{each.domain}::{each.name}": each for each in model.functions} | {name: model.graph}
+    operators = {
+        key: [f"{node.domain}::{node.op_type}" for graph in graphs(body) for node in graph.node]
+        for key, body in bodies.items()
+    }
+    require_bounded(operators, name=name)
 
 
 def plain_words(error: Exception) -> str:

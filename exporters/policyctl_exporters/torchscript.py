@@ -20,6 +20,7 @@ from typing import Any, Final
 import torch
 
 from policyctl.errors import UsageError, first_line
+from policyctl_exporters.inlining import require_bounded
 
 _NAMESPACES: Final = frozenset({"aten", "prim", "quantized"})
 _STRUCTURE: Final = frozenset(
@@ -64,6 +65,7 @@ def load_program(content: bytes, *, name: str, trusted: bool = False) -> Program
     _require_program(content, name, trusted=trusted)
     try:
         program = _read(content)
+        require_bounded({key: _called(graph) for key, graph in program.functions.items()}, name=name)
         effects = [] if trusted else _effects(program.functions)
     # A program nested too deep for Python's stack is one of them.
     except RuntimeError as error:
@@ -188,6 +190,20 @@ def _computes(node: Any) -> bool:
         return False
     files = any("file" in argument.name and "str" in str(argument.type) for argument in schema.arguments)
     return not files and (bool(schema.returns) or any(is_written(argument) for argument in schema.arguments))
+
+
+def _called(graph: Any) -> list[str]:
+    """For each operator of a function the qualified name of what it calls; its own where it calls nothing."""
+    called: list[str] = []
+    for node in nodes_of(graph):
+        match node.kind():
+            case "prim::CallMethod":
+                called.append(f"{next(iter(node.inputs())).type()}.{node.s('name')}")
+            case "prim::CallFunction":
+                called.append(str(next(iter(node.inputs())).type()))
+            case _:
+                called.append(node.kind())
+    return called
 
 
 def _types(node: Any) -> list[str]:

@@ -219,6 +219,24 @@ UNSURE = {
         node("Mul", ["floats", "one"], ["discrete_actions"]),
     ],
     "probabilities": [node("MatMul", ["obs", "three"], ["h"]), node("Softmax", ["h"], ["discrete_actions"], axis=1)],
+    "scores turned around by a factor": [*branch("three"), node("Mul", ["three_log", "minus"], ["discrete_actions"])],
+    "scores turned around by a computed divisor": [
+        *branch("three"),
+        node("Sub", ["minus", "one"], ["below"]),
+        node("Div", ["three_log", "below"], ["discrete_actions"]),
+    ],
+    "scores turned around by a sign": [*branch("three"), node("Neg", ["three_log"], ["discrete_actions"])],
+    "scores taken from a number": [*branch("three"), node("Sub", ["one", "three_log"], ["discrete_actions"])],
+    "the logarithm of what is not chosen": [
+        *branch("three"),
+        node("Sub", ["one", "three_p"], ["rest"]),
+        node("Log", ["rest"], ["discrete_actions"]),
+    ],
+    "doubled forty times": [
+        node("MatMul", ["obs", "three"], ["x0"]),
+        *(node("Concat", [f"x{n}", f"x{n}"], [f"x{n + 1}"], axis=1) for n in range(40)),
+        node("Identity", ["x40"], ["discrete_actions"]),
+    ],
     "a one for the choice": [
         *branch("three"),
         node("ArgMax", ["three_log"], ["best"], axis=1, keepdims=0),
@@ -230,7 +248,12 @@ UNSURE = {
 @pytest.mark.parametrize("graph", UNSURE)
 def test_floats_are_scores_of_branches_only_where_the_graph_says_so(tmp_path: Path, graph: str) -> None:
     """A wrong reading would be right in every artifact, as the reference would read the same."""
-    more = {"one": np.ones(1, np.float32), "depth": np.int64(3), "bits": np.array([0, 1], np.float32)}
+    more = {
+        "one": np.ones(1, np.float32),
+        "minus": -np.ones(1, np.float32),
+        "depth": np.int64(3),
+        "bits": np.array([0, 1], np.float32),
+    }
     weights = {**WEIGHTS, **SIX, **FOLDED, **more, "other": SIX["six"][:, :3], "last": np.array([2], np.int64)}
     outputs = [port("discrete_actions", ["n", "scores"])]
     source = save(tmp_path, UNSURE[graph], [port("obs", ["n", 4])], outputs, weights=weights)
@@ -238,6 +261,19 @@ def test_floats_are_scores_of_branches_only_where_the_graph_says_so(tmp_path: Pa
         with pytest.raises(UsageError, match="does not say whether discrete_actions are scores of choices") as refusal:
             export_policy(source, tmp_path / "out", head=head)
         assert "--head discrete_actions=logits, with an environment" in refusal.value.remedy
+
+
+def test_scores_keep_their_order_below_a_positive_factor_and_forty_doublings(tmp_path: Path) -> None:
+    """A temperature, a largest score taken off, and sums of a tensor with itself."""
+    nodes = [node("MatMul", ["obs", "three"], ["h"]), node("ReduceMax", ["h"], ["top"], axes=[1])]
+    nodes += [node("Sub", ["h", "top"], ["below"]), node("Div", ["below", "heat"], ["x0"])]
+    nodes += [node("Add", [f"x{n}", f"x{n}"], [f"x{n + 1}"]) for n in range(40)]
+    nodes.append(node("Identity", ["x40"], ["discrete_actions"]))
+    weights = {**WEIGHTS, "heat": np.float32(2**40)}
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], [port("discrete_actions", ["n", 3])], weights=weights)
+    scores = ROWS @ WEIGHTS["three"]
+    answers = load_reference(source)({"obs": ROWS})
+    np.testing.assert_allclose(answers["logits"], scores - scores.max(axis=1, keepdims=True), atol=1e-5)
 
 
 def test_a_space_and_a_head_say_what_the_graph_does_not(tmp_path: Path) -> None:

@@ -275,6 +275,19 @@ def test_a_file_whose_only_action_is_drawn_is_refused(tmp_path: Path, operator: 
         export_policy(source, tmp_path / "out")
 
 
+def test_functions_that_double_forty_times_are_refused_before_they_are_written_out(tmp_path: Path) -> None:
+    """Each calls the one below twice: a trillion operators in a file of a few kilobytes."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    functions = [helper.make_function("mine", "F0", ["x"], ["y"], [node("Tanh", ["x"], ["y"])], opsets)]
+    for level in range(1, 41):
+        calls = [node(f"F{level - 1}", [given], [made], domain="mine") for given, made in (("x", "h"), ("h", "y"))]
+        functions.append(helper.make_function("mine", f"F{level}", ["x"], ["y"], calls, opsets))
+    nodes = [node("MatMul", ["obs", "w"], ["h"]), node("F40", ["h"], ["action"], domain="mine")]
+    source = save(tmp_path, nodes, OBS, ACTION, domains={"mine": 1}, functions=functions)
+    with pytest.raises(UsageError, match=r"policy\.onnx has \d+ operators where every call is written out"):
+        export_policy(source, tmp_path / "out")
+
+
 def test_two_actions_need_a_word_and_the_other_is_kept(tmp_path: Path) -> None:
     """A hybrid policy gives a continuous and a discrete action; which one is the action is not guessed."""
     nodes = [

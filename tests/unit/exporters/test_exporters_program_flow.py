@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policyctl.errors import UnsupportedError
+from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.conduct import checked
 
 
@@ -173,3 +173,13 @@ def test_what_happens_for_a_rare_observation_alone_is_refused(kind: Any, problem
 def test_what_no_observation_sets_off_is_neither_state_nor_noise(kind: Any) -> None:
     """Conditions on flags and arguments are known, and evaluation mode is what is served."""
     assert _check(kind).module.eval()(torch.zeros(1, 4)).shape == (1, 2)
+
+
+def test_calls_that_double_forty_times_are_refused_before_anything_writes_them_out() -> None:
+    """Each function calls the one below twice: a trillion operators in a file of a few kilobytes."""
+    program: Any = torch.jit.script(nn.Identity())
+    for level in range(40):
+        below = f"self.f{level - 1}" if level else "self.forward"
+        program.define(f"def f{level}(self, x):\n    return {below}({below}(x))\n")
+    with pytest.raises(UsageError, match=r"policy\.pt has \d+ operators where every call is written out"):
+        checked(program.save_to_buffer(), name="policy.pt", trusted=False)
