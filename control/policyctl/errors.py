@@ -142,8 +142,8 @@ def first_line(error: Exception) -> str:
 
 
 def last_line(error: Exception) -> str:
-    """What a library said last: TorchScript and OpenVINO put what went wrong at the end."""
-    return _lines(error)[-1][:_LONGEST]
+    """What a library said last: TorchScript and OpenVINO put what went wrong at the end, TorchScript after its kind."""
+    return _lines(error)[-1].removeprefix(f"{type(error).__name__}:").strip()[:_LONGEST]
 
 
 def _lines(error: Exception) -> list[str]:

@@ -197,8 +197,10 @@ def _first_answer(watch: Watch, observations: Sequence[Tensor], name: str) -> An
                 f"{name} uses torch.{higher[1]}, which no format here can hold",
                 remedy="Write an if statement or a loop, which torch.jit.script() compiles, or use torch.where.",
             ) from error
+        # An operator's words get lost on their way out of a TorchScript program.
+        words = last_line(error) or last_line(watch.failure or error)
         raise UsageError(
-            f"{name} fails on one observation: {type(error).__name__}: {last_line(error)}",
+            f"{name} fails on one observation: {type(error).__name__}: {words}",
             remedy="Check the observation space, and that the policy takes a batch in its first dimension.",
         ) from error
 

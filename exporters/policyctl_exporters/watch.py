@@ -72,6 +72,7 @@ class Watch:
         memories: Where it computed with what an earlier call had observed.
         draws: Random operators that ran, each with its place, or None within a TorchScript program.
         branches: Whether a TorchScript program read what was computed from an observation.
+        failure: What the first operator that failed raised.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -79,6 +80,7 @@ class Watch:
         self.draws: list[tuple[str, Place | None]] = []
         self.memories: list[Place] = []
         self.branches = False
+        self.failure: Exception | None = None
         self._module = module
         self._names = {part: name for name, part in module.named_modules()}
         # Storages are held, so that none is freed and its address given to another.
@@ -152,7 +154,13 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._run(func, args, kwargs or {})
+        except Exception as error:
+            self._watch.failure = self._watch.failure or error
+            raise
+
+    def _run(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         with self:
             # In inference mode an operator that is made of others arrives whole, and hides what those read.
             whole = func.decompose(*args, **kwargs)

@@ -424,6 +424,8 @@ def test_a_policy_that_fails_on_one_observation_is_refused_with_its_own_words(tm
     """One sentence, with the error of the policy, and no traceback."""
     with pytest.raises(UsageError, match="Linear fails on one observation: RuntimeError: mat1 and mat2 shapes"):
         _export(nn.Linear(5, 2), tmp_path / "out")
+    with pytest.raises(UsageError, match="fails on one observation: RuntimeError: mat1 and mat2 shapes"):
+        _export(torch.jit.script(nn.Linear(5, 2)), tmp_path / "out")
 
 
 class Chooses(Net):
