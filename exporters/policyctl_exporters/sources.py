@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from policyctl.domain.artifacts import SOURCES
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.parity import compare
 from policyctl.errors import UnsupportedError, UsageError
@@ -93,7 +94,7 @@ def _open(source: Any, options: Options) -> Source:
         return open_module(module, options, kind="module", notes=notes)
     raise UsageError(
         f"a policy of type {type(source).__name__} cannot be exported",
-        remedy="Pass a Stable-Baselines3 algorithm or archive, a torch.nn.Module, a .pt or an .onnx file.",
+        remedy=f"Pass a Stable-Baselines3 algorithm, a torch.nn.Module, or the path of a file: {SOURCES}.",
     )
 
 
@@ -155,9 +156,7 @@ def _open_file(path: Path, options: Options) -> Source:
             return open_onnx(path, options)
     raise UsageError(
         f"{path.name}: a file of kind {path.suffix or 'unknown'!r} is not read",
-        remedy="Give a Stable-Baselines3 archive (.zip), TorchScript (.pt, .ts, .jit), torch.export (.pt2),"
-        " ONNX (.onnx), the description of a LEAPP bundle (.yaml), or FILE.py:callable that builds the policy and loads"
-        " its weights from this file (docs/frameworks.md).",
+        remedy=f"Give {SOURCES}, which may load its weights from this file (docs/frameworks.md).",
     )
 
 

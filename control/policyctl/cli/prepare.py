@@ -11,7 +11,7 @@ import typer
 
 from policyctl.cli import completion, options, signing
 from policyctl.cli.call import Call
-from policyctl.domain.artifacts import Format
+from policyctl.domain.artifacts import SOURCES, Format
 from policyctl.domain.json_values import to_json
 from policyctl.errors import UsageError
 from policyctl.foreign_code import prints_aside
@@ -33,11 +33,7 @@ def export(
     call: Call,
     source: Annotated[
         str,
-        typer.Argument(
-            help="A Stable-Baselines3 or sb3-contrib .zip, a TorchScript .pt, a torch.export .pt2, an .onnx,"
-            " an rsl_rl model_*.pt, the .yaml of a LEAPP bundle,"
-            " FILE.py:callable or package.module:callable that returns a torch module."
-        ),
+        typer.Argument(help=f"{SOURCES[0].upper()}{SOURCES[1:]}."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write.")],
     normalizer: options.Normalizer = None,

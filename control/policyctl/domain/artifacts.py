@@ -38,3 +38,19 @@ MANIFEST_FILE: Final = "manifest.json"
 
 REQUIRED: Final = (CONTRACT_FILE, GOLDEN_FILE, PARITY_FILE, CARD_FILE)
 """What every export holds next to the artifacts of at least one format."""
+
+SOURCE_FILES: Final[dict[str, tuple[str, ...]]] = {
+    "a Stable-Baselines3 or sb3-contrib archive": (".zip",),
+    "TorchScript": (".pt", ".ts", ".pth", ".jit"),
+    "an rsl_rl checkpoint": (".pt",),
+    "torch.export": (".pt2",),
+    "ONNX": (".onnx",),
+    "the description of a LEAPP bundle": (".yaml", ".yml"),
+}
+"""Files that can be exported, and how the name of each ends."""
+
+SOURCES: Final = (
+    ", ".join(f"{what} ({', '.join(ends)})" for what, ends in SOURCE_FILES.items())
+    + ", or FILE.py:callable or package.module:callable that returns a torch module"
+)
+"""The same for people, with what is no file."""

@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from policyctl.domain.artifacts import Format
+from policyctl.domain.artifacts import SOURCE_FILES, SOURCES, Format
 from policyctl.domain.contract import DistributionKind
-from policyctl.errors import UnsupportedError, UsageError
+from policyctl.errors import PolicyctlError, UnsupportedError, UsageError
 from policyctl.services.cards.check import check_folder
 from policyctl_exporters import export_policy, load_callable, load_reference
 from policyctl_exporters.runtimes import open_runner
@@ -208,6 +208,22 @@ def test_weights_in_a_file_of_another_kind_are_refused_with_what_to_do(tmp_path:
     with pytest.raises(UsageError, match=r"a file of kind '\.cleanrl_model' is not read") as refusal:
         export_policy(tmp_path / "ppo.cleanrl_model", tmp_path / "out")
     assert "FILE.py:callable" in refusal.value.remedy
+
+
+def test_each_kind_of_file_that_the_remedy_lists_is_read_and_no_other(tmp_path: Path) -> None:
+    """The same list for the help of the command, for a path without a file, and for a file of another kind."""
+    for what, ends in SOURCE_FILES.items():
+        for end in ends:
+            (tmp_path / f"policy{end}").write_bytes(b"")
+            with pytest.raises(PolicyctlError) as refusal:
+                export_policy(tmp_path / f"policy{end}", tmp_path / "out")
+            assert "a file of kind" not in refusal.value.problem
+        assert f"{what} ({', '.join(ends)})" in SOURCES
+    (tmp_path / "policy.pkl").write_bytes(b"")
+    for source in (tmp_path / "policy.pkl", 3):
+        with pytest.raises(UsageError) as refusal:
+            export_policy(source, tmp_path / "out")
+        assert SOURCES in refusal.value.remedy
 
 
 def test_weights_alone_are_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from policyctl.domain.artifacts import SOURCES
 from policyctl.domain.chunk import Chunk
 from policyctl.domain.deploy_file import is_deploy_file, read_deploy_file
 from policyctl.domain.drive import Description
@@ -47,13 +48,6 @@ class ExportRequest:
     describe: Path | None = None
 
 
-_SOURCES: Final = (
-    "a Stable-Baselines3 .zip, a TorchScript .pt, a torch.export .pt2, an .onnx,"
-    " an rsl_rl model_*.pt, the .yaml of a LEAPP bundle,"
-    " FILE.py:callable or package.module:callable"
-)
-
-
 def holds_pickles(request: ExportRequest) -> bool:
     """Whether exporting it unpickles something."""
     return request.source.endswith(".zip") or isinstance(request.options["normalizer"], Path)
@@ -68,7 +62,7 @@ def check(request: ExportRequest) -> None:
     from policyctl_exporters.folders import check_output
 
     if not names_callable(request.source):
-        require_file(Path(request.source), _SOURCES)
+        require_file(Path(request.source), SOURCES)
     for name, kind in (
         ("normalizer", "a saved VecNormalize"),
         ("recorded", "an .npz file"),
