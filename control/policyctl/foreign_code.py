@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from policyctl.errors import UsageError
+from policyctl.plain_files import scheme_of
 
 
 @contextmanager
@@ -30,7 +31,16 @@ def importable(folder: Path) -> Iterator[None]:
 
 
 def names_callable(source: str) -> bool:
-    """Whether a text is ``module:callable`` rather than the path of a file."""
+    """Whether a text is ``module:callable`` rather than the path of a file.
+
+    Raises:
+        UsageError: It is a URL.
+    """
+    if scheme := scheme_of(source):
+        raise UsageError(
+            f"{source} begins with {scheme}, and names no file of this machine",
+            remedy="Fetch it first, and name the file.",
+        )
     return ":" in source and not Path(source).exists()
 
 

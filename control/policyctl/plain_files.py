@@ -19,6 +19,7 @@ import errno
 import json
 import os
 import pwd
+import re
 import stat
 from collections.abc import Callable, Iterator
 from io import BufferedReader
@@ -41,7 +42,14 @@ _KINDS: Final = (
     (stat.S_ISBLK, "a device"),
 )
 _LEAST_READ: Final = 4096
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def scheme_of(text: str) -> str:
+    """What a URL begins with, as ``ftp://``; empty for the path of a file or folder, which `Path` makes of anything."""
+    found = _SCHEME.match(text)
+    return found[0] if found else ""
 
 
 def open_plain(path: Path, flags: int = os.O_RDONLY, mode: int = 0o644, *, follow_links: bool = False) -> int:

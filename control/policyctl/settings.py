@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
 from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
@@ -25,6 +25,7 @@ from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
 from policyctl.domain.choices import LONGEST_DRAIN_S, MOST_CLIENTS, Anonymous, Engine
 from policyctl.domain.log_event import LogLevel
+from policyctl.plain_files import scheme_of
 
 PREFIX: Final = "POLICYCTL_"
 _INT32 = 2**31 - 1  # what config.pbtxt can hold
@@ -33,6 +34,19 @@ _LIVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.LIVE.value}
 _COMMAND: Final[dict[str, JsonValue]] = {APPLIES: Applies.COMMAND.value}
 _MOVE: Final[dict[str, JsonValue]] = {APPLIES: Applies.MOVE.value}
 _START: Final[dict[str, JsonValue]] = {APPLIES: Applies.START.value}
+
+
+def _here(value: Any) -> Any:
+    """An empty variable would mean the working directory, and a URL a folder of that name."""
+    if value == "":
+        raise ValueError("'' names no folder")
+    if isinstance(value, str) and (scheme := scheme_of(value)):
+        raise ValueError(f"it begins with {scheme}, and names no file or folder of this machine")
+    return value
+
+
+_Path = Annotated[Path, BeforeValidator(_here)]
+_OptionalPath = Annotated[Path | None, BeforeValidator(_here)]
 
 
 class Group(BaseModel):
@@ -305,7 +319,7 @@ class RegistrySettings(Group, json_schema_extra=_COMMAND):
 
     username: str = Field("", description="who asks")
     password: SecretStr = Field(SecretStr(""), description="or token")
-    ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
+    ca_file: _OptionalPath = Field(None, description="certificates to trust instead of the system's")
     timeout_s: float = Field(30.0, gt=0, description="for an answer; of a file, without a byte")
     slowest_kib_per_s: float = Field(64.0, gt=0, description="of a file, on average; a slower transfer is given up")
 
@@ -325,7 +339,7 @@ class IntegritySettings(Group, json_schema_extra=_LIVE):
     """Signatures: whether they are asked for, and whom to believe."""
 
     signatures: SignatureRule = Field(SignatureRule.OFF, description="off, warn or required")
-    trust: Path | None = Field(None, description="the trust store; not set: .policyctl/trust.yaml in the repository")
+    trust: _OptionalPath = Field(None, description="the trust store; not set: .policyctl/trust.yaml in the repository")
     passphrase: SecretStr = Field(
         SecretStr(""), description="of the private key that signs", json_schema_extra=_COMMAND
     )
@@ -367,7 +381,7 @@ class ApiSettings(Group, json_schema_extra=_LIVE):
         json_schema_extra=_COMMAND,
     )
     token: SecretStr = Field(SecretStr(""), description="for that control API", json_schema_extra=_COMMAND)
-    ca_file: Path | None = Field(
+    ca_file: _OptionalPath = Field(
         None, description="certificates to trust for it instead of the system's", json_schema_extra=_COMMAND
     )
 
@@ -380,16 +394,7 @@ class Settings(Group):
     profile: str = Field(
         "", description="development, staging, production, or any that has a file", json_schema_extra=_LIVE
     )
-    repository: Path = Field(Path("model_repository"), description="the model repository")
-
-    @field_validator("repository", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        """An empty variable would mean the working directory."""
-        if value == "":
-            raise ValueError("'' names no folder")
-        return value
-
+    repository: _Path = Field(Path("model_repository"), description="the model repository")
     lock_wait_s: float = Field(2.0, ge=0, description="how long to wait for another writer", json_schema_extra=_COMMAND)
     drain_s: float = Field(
         30.0,

@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperArgument, TyperOption
 
 from policyctl.errors import UsageError
+from policyctl.plain_files import scheme_of
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
@@ -102,6 +103,8 @@ def _path(text: str) -> Path:
     """An empty path, as a variable that is not set leaves it, would mean the working directory."""
     if not text:
         raise ValueError("'' names no file or folder; . is the working directory")
+    if scheme := scheme_of(text):
+        raise ValueError(f"{text!r} begins with {scheme}, and names no file or folder of this machine")
     return Path(text)
 
 

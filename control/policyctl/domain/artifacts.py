@@ -53,4 +53,4 @@ SOURCES: Final = (
     ", ".join(f"{what} ({', '.join(ends)})" for what, ends in SOURCE_FILES.items())
     + ", or FILE.py:callable or package.module:callable that returns a torch module"
 )
-"""The same for people, with what is no file."""
+"""The same in words, with sources that are not files."""

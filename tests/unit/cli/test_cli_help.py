@@ -138,6 +138,12 @@ def test_every_synonym_stands_for_a_command() -> None:
         (("gc", "--days", "-1"), "-1 is not at least 0"),
         (("gc", "--days", "nan"), "'nan' is not a number"),
         (("export", "a.onnx", "-o", ""), "'' names no file or folder"),
+        (("export", "a.onnx", "-o", "s3://bucket/out"), "'s3://bucket/out' begins with s3://"),
+        (("evaluate", "walker", "--env", "CartPole-v1", "--reference", "https://x/a.zip"), "begins with https://"),
+        (
+            ("publish", "ftp://host/build", "--model", "walker", "--release", "1.0.0"),
+            "'ftp://host/build' begins with ftp://",
+        ),
         (("promote",), "Missing argument 'MODEL'"),
     ],
 )

@@ -222,13 +222,35 @@ def test_a_failed_move_exits_with_seven(served_world, run) -> None:
 
 
 def test_an_empty_variable_is_not_the_working_directory(run, monkeypatch, tmp_path) -> None:
-    """As a script leaves it whose own variable is not set."""
+    """As a script leaves it whose own variable is not set; nor is a URL a folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("POLICYCTL_REPOSITORY", "")
-    refused = run("status")
+    for value, problem in (("", "names no folder"), ("s3://bucket/models", "begins with s3://")):
+        monkeypatch.setenv("POLICYCTL_REPOSITORY", value)
+        refused = run("status")
+        assert refused.code == 2
+        assert "repository" in refused.err
+        assert problem in refused.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("release", "export", "walker", "1.0.0"),
+        ("release", "export", "walker", "1.0.0", "--leapp"),
+        ("release", "import"),
+        ("repair", "walker", "--from"),
+        ("export", "-o", "out"),
+        ("status", "--repository"),
+    ],
+)
+def test_a_url_is_never_taken_for_a_folder_of_that_name(served_world, run, monkeypatch, tmp_path, arguments) -> None:
+    """It is refused with what it begins with, and no folder `ftp:` comes into being."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    refused = run(*arguments, "ftp://host/walker")
     assert refused.code == 2
-    assert "repository" in refused.err
-    assert "names no folder" in refused.err
+    assert "begins with ftp://" in refused.err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_interrupt_while_python_still_imports_leaves_no_traceback() -> None:

@@ -22,7 +22,7 @@ from policyctl.domain.oci import read_artifact
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.integrity import build_manifest, read_file
-from policyctl.plain_files import walk
+from policyctl.plain_files import scheme_of, walk
 from policyctl.services.control import Control
 
 if TYPE_CHECKING:
@@ -176,8 +176,17 @@ def source_store(control: Control, text: str) -> tuple[Store, str]:
 
 
 def is_registry(text: str) -> bool:
-    """Whether `text` means a registry."""
-    return text.startswith("oci://")
+    """Whether `text` means a registry, and not a folder.
+
+    Raises:
+        UsageError: It is a URL of another kind.
+    """
+    if (scheme := scheme_of(text)) not in ("", "oci://"):
+        raise UsageError(
+            f"{text} begins with {scheme}, which names neither a folder nor a registry",
+            remedy="Name a folder, or oci://HOST/NAME:TAG.",
+        )
+    return bool(scheme)
 
 
 def _registry(control: Control, text: str) -> tuple[Store, str]:
