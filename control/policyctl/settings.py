@@ -101,6 +101,9 @@ class ServerSettings(Group):
     load_timeout_s: float = Field(60.0, gt=0, description="for one load", json_schema_extra=_LIVE)
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
+    accept_losses: bool = Field(
+        False, description="promote also on a Triton that loses requests while a served model is loaded again"
+    )
     warm_commands: bool = Field(
         True, description="keep a process that short commands start from, so that they start at once"
     )

@@ -27,13 +27,15 @@ _RUN = "PYTEST_XDIST_TESTRUNUID"
 def _settings_of_all() -> Iterator[None]:
     """Servers probe five times a second, and answer HTTP also where no compiler built their guard.
 
-    Commands have time for each request of theirs, also on a busy machine.
+    Commands have time for each request of theirs, also on a busy machine. A server that somebody else runs on this
+    machine may hold the usual ports.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLICYCTL_PROBER__INTERVAL_S", "0.2")
         patch.setenv("POLICYCTL_SERVER__HTTP", "on")
         patch.setenv("POLICYCTL_SERVER__TIMEOUT_S", "60")
         patch.setenv("POLICYCTL_LOCK_WAIT_S", "60")
+        patch.setenv("POLICYCTL_SERVER__CONTROL_METRICS_PORT", "0")
         yield
 
 

@@ -145,7 +145,10 @@ class Embedded(BackgroundServer):
 
     def has_said(self, words: str) -> None:
         """Wait until its log holds `words`: a thread writes them, a moment after what they are about."""
-        wait_for(lambda: words in self.log_text)
+        try:
+            wait_for(lambda: words in self.log_text)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {words!r} in {self.log_text}") from None
 
     def publish(self, release: str, seed: int, *, inputs: int = 4) -> None:
         """Publish the policy of `seed` as `release` of walker."""

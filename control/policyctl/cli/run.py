@@ -113,18 +113,32 @@ def api(
     serve(*call.serving(api={"host": host, "port": port, "anonymous": anonymous}))
 
 
-@options.command("repository")
-def doctor(call: Call) -> None:
+@options.command("repository", "url")
+def doctor(
+    call: Call,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Also load a release again and again on the running server, under load; counts what is lost."
+        ),
+    ] = False,
+) -> None:
     """Check whether this machine can run the server. Exits with 8 if not.
 
     The settings say which engine runs the server.
 
-    Example:
+    Examples:
         policyctl doctor
+        policyctl doctor --deep
     """
     from policyctl.services.machine.doctor import examine
 
-    checks = examine(call.control())
+    control = call.control()
+    checks = examine(control)
+    if deep:
+        from policyctl.services.moves import swaps
+
+        checks = (*checks, swaps.check(control))
     failed = [c for c in checks if c.status == "failed"]
     call.table(
         {"able": not failed, "checks": checks},

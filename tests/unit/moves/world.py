@@ -94,6 +94,11 @@ class FileServer:
 
     def require_sees(self, folder: str) -> None: ...
 
+    version_number = "2.51.0"
+
+    def version(self) -> str:
+        return self.version_number
+
     def repository(self) -> str:
         return Repository(self.root).id
 

@@ -21,6 +21,7 @@ from policyctl.domain.probes import AliasKey
 from policyctl.domain.state import State
 from policyctl.services.control import Control, OpenRelease, open_release, operation, select_release
 from policyctl.services.machine.memory_headroom import require_room
+from policyctl.services.moves import swaps
 from policyctl.services.moves.contract_change import require_compatible
 from policyctl.services.moves.drain import Drain
 from policyctl.services.moves.moved import Moved, describe, fresh_move_id, incumbent_of, new_move
@@ -177,6 +178,8 @@ class _Promotion:
 
             planned = (*drain.steps, *describe(moves.plan(move)), *steps(control, self._key))
             return replace(moved, steps=planned), None
+        if move.incumbent is not None:
+            swaps.require_safe(control, client, opened, target)
         if watched is not None:
             move = replace(move, bake=watched.for_move(move.incumbent))
         with drain.during(move):
