@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from policyctl.adapters.triton import Triton
+from policyctl.domain.artifacts import Format
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import PRODUCTION
@@ -24,6 +25,8 @@ from policyctl.errors import MoveError, ServerError
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.golden_questions import Question, ask_golden
 from policyctl.services.moves.candidate import loaded
+from policyctl.services.moves.measurement_lock import measuring
+from policyctl.services.moves.validate import place
 from policyctl.serving.checks import Check, Status
 
 FILE: Final = "swaps.json"
@@ -77,10 +80,7 @@ def check(control: Control) -> Check:
     """
     fix = "Promote a release first; the server must run."
     try:
-        with (
-            control.repository.writer("doctor --deep", wait_s=control.settings.lock_wait_s),
-            control.triton() as client,
-        ):
+        with _measuring(control, "doctor --deep"), control.triton() as client:
             state = control.known()
             aliases = sorted(state.aliases.items(), key=lambda item: (item[0][1] != PRODUCTION, item[0]))
             if not aliases:
@@ -95,23 +95,32 @@ def check(control: Control) -> Check:
     return Check("swaps", Status.FAILED, swaps.words, "Use another version of Triton: docs/containers.md.")
 
 
-def require_safe(control: Control, client: Triton, opened: OpenRelease, placement: Placement) -> None:
+def require_safe(control: Control, opened: OpenRelease, wanted: Format | None) -> None:
     """Refuse to move an alias that is served on a server that loses requests; one that nobody measured is measured.
 
-    The caller holds the writer lock.
+    The caller does not hold the writer lock: a rollback need not wait for what is measured.
+
+    Args:
+        control: The control plane.
+        opened: The release that is to be moved to.
+        wanted: Which of its artifacts.
 
     Raises:
-        MoveError: It loses requests, and the settings do not accept that; nothing was changed.
+        BusyError: Another writer is at work, or another process measures.
+        MoveError: The server loses requests, and the settings do not accept that; nothing was changed.
         ServerError: It does not answer.
     """
-    version = client.version()
-    if version == _PROVEN:
-        return
-    swaps = control.repository.read_value(FILE, Swaps)
-    if swaps is None or swaps.version != version:
-        control.say(f"Nobody has measured yet whether Triton {version} loses requests while it loads.")
-        swaps = measure(control, client, opened, placement)
-        control.tell(f"{swaps.words}.", level=LogLevel.INFO if swaps.is_safe else LogLevel.ERROR)
+    with control.triton() as client:
+        version = client.version()
+        if version == _PROVEN:
+            return
+        swaps = control.repository.read_value(FILE, Swaps)
+        if swaps is None or swaps.version != version:
+            control.say(f"Nobody has measured yet whether Triton {version} loses requests while it loads.")
+            with _measuring(control, f"measure Triton {version}"):
+                placement = place(control, control.repository.journal.state(), opened, wanted)
+                swaps = measure(control, client, opened, placement)
+            control.tell(f"{swaps.words}.", level=LogLevel.INFO if swaps.is_safe else LogLevel.ERROR)
     if not swaps.is_safe and not control.settings.server.accept_losses:
         raise MoveError(
             f"{swaps.words}. Nothing was changed",
@@ -120,29 +129,40 @@ def require_safe(control: Control, client: Triton, opened: OpenRelease, placemen
         )
 
 
+@contextmanager
+def _measuring(control: Control, doing: str) -> Iterator[None]:
+    with measuring(control, doing), control.repository.writer(doing, wait_s=control.settings.lock_wait_s):
+        yield
+
+
 def measure(
     control: Control, client: Triton, opened: OpenRelease, placement: Placement, *, loads: int = LOADS
 ) -> Swaps:
     """Load a release again and again as its model's candidate, under callers, and keep what became of them.
 
-    The caller holds the writer lock.
+    The caller holds the writer lock, and is the one process that measures. Others may write meanwhile.
 
     Raises:
-        ServerError: The server refuses a load.
+        ServerError: The server refuses a load, or somebody else loaded a candidate of the model meanwhile.
     """
     state, repository = control.repository.journal.state(), control.repository
     question = Question(opened.published.release, opened.contract, opened.golden)
     with loaded(control, client, state, opened, placement) as candidate:
         served = candidate.ask.served
         with (
+            repository.writer_aside(),
             control.working("Loading it again under load") as note,
-            _asking(control, client, served, question) as asked,
+            _asking(control, client, served, placement.slot, question) as asked,
         ):
             for number in range(loads):
                 note(f"{number + 1} of {loads}")
                 repository.stamp(served, placement.slot)
                 client.load(served, placement.slot)
                 asked.wait(_BETWEEN)
+    if asked.strange:
+        raise ServerError(
+            f"somebody else loaded {served} while it was measured", remedy="Try again when that move has ended."
+        )
     swaps = Swaps(client.version(), loads, asked.requests, asked.failed, asked.wrong, asked.problem)
     repository.write_value(FILE, swaps)
     return swaps
@@ -156,6 +176,8 @@ class _Asked:
     failed: int = 0
     wrong: int = 0
     problem: str = ""
+    strange: bool = False
+    """Whether another release answered, which somebody else has loaded."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def count(self, outcome: ProbeOutcome, words: str) -> None:
@@ -175,7 +197,7 @@ class _Asked:
 
 
 @contextmanager
-def _asking(control: Control, client: Triton, served: str, question: Question) -> Iterator[_Asked]:
+def _asking(control: Control, client: Triton, served: str, slot: int, question: Question) -> Iterator[_Asked]:
     """Ask `served` without pause while the block runs."""
     asked, over = _Asked(), threading.Event()
 
@@ -185,7 +207,10 @@ def _asking(control: Control, client: Triton, served: str, question: Question) -
         try:
             while not over.is_set():
                 answer = ask_golden(mine, served, question, number)
-                asked.count(answer.outcome, answer.words)
+                if answer.slot in {None, slot}:
+                    asked.count(answer.outcome, answer.words)
+                else:
+                    asked.strange = True
                 number += 1
         finally:
             mine.close()

@@ -96,6 +96,8 @@ def promote(
         measured = checks(control, chosen, model=model, release=release, alias=alias)
         results = validate(control, model=model, release=release, format=format, checks=measured, opened=opened)
         require_passed(results, model, release)
+    if not dry_run and control.repository.journal.state().alias(model, alias) is not None:
+        swaps.require_safe(control, opened, format)
     watched = None if dry_run else wanted.watch_incumbent(control, opened)
     doing, stop = f"promote {model} {release} to {alias}", f"policyctl abort {model}"
     with control.repository.writer(doing, wait_s=control.settings.lock_wait_s, stop=stop), control.triton() as client:
@@ -178,8 +180,6 @@ class _Promotion:
 
             planned = (*drain.steps, *describe(moves.plan(move)), *steps(control, self._key))
             return replace(moved, steps=planned), None
-        if move.incumbent is not None:
-            swaps.require_safe(control, client, opened, target)
         if watched is not None:
             move = replace(move, bake=watched.for_move(move.incumbent))
         with drain.during(move):
