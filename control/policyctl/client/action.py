@@ -66,7 +66,8 @@ class Action:
         step: Its place in the answer that it came with: 0 for the first, and where an answer has one action;
             of a batch, that of the first row.
         fallback: The `Fallback` that stands in, where no answer came in time; else empty.
-            Then `release` is the one that answered last. Of a batch, whether that is so for any row.
+            Then `release` is the one that answered last. Of a batch, that of the first row that has one.
+        fallbacks: Of a batch in which rows have one, that of each row, empty for one that was answered; else empty.
         blended_from: The release whose last action it is mixed with; empty where it is not mixed.
     """
 
@@ -80,6 +81,7 @@ class Action:
     releases: tuple[str, ...] = ()
     step: int = 0
     fallback: str = ""
+    fallbacks: tuple[str, ...] = ()
     blended_from: str = ""
 
 

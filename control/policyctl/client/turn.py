@@ -215,7 +215,7 @@ def _in_order(parts: Sequence[_Part]) -> list[Action]:
 
 def _stacked(rows: Sequence[Action]) -> Action:
     """One action of all rows; release and slot are those of the first."""
-    first = rows[0]
+    first, fallbacks = rows[0], tuple(action.fallback for action in rows)
     releases = tuple(action.release for action in rows)
     shared = [
         name
@@ -228,6 +228,7 @@ def _stacked(rows: Sequence[Action]) -> Action:
         outputs={name: np.stack([action.outputs[name] for action in rows]) for name in shared},
         releases=releases if len(set(releases)) > 1 else (),
         round_trip_us=sum({action.request_id: action.round_trip_us for action in rows}.values()),
-        fallback=next((action.fallback for action in rows if action.fallback), ""),
+        fallback=next(filter(None, fallbacks), ""),
+        fallbacks=fallbacks if any(fallbacks) else (),
         blended_from=next((action.blended_from for action in rows if action.blended_from), ""),
     )

@@ -265,6 +265,19 @@ def test_a_chunk_goes_on_with_an_observation_that_is_a_number(client: PolicyClie
     assert values([episode.act(2.0), episode.act(3.0)]) == [2.0, 2.1]
 
 
+def test_a_batch_says_which_of_its_rows_fall_back_and_how(server: Server, client: PolicyClient) -> None:
+    """One row still has a chunk, and of the others each has its own fallback."""
+    fresh, spent, still = (client.episode(fallback=how) for how in ("last", "last", "zero"))
+    for episode in (spent, still):
+        server.errors = [None, DeadlineError("late"), DeadlineError("late")]
+        values([episode.act([1.0]) for _ in range(4)])
+    fresh.act([5.0])
+    server.errors = [DeadlineError("late")]
+    action = client.act_batch([[5.0], [1.0], [1.0]], episodes=[fresh, spent, still])
+    assert (action.fallback, action.fallbacks) == ("last", ("", "last", "zero"))
+    assert action.value[:, 0].tolist() == pytest.approx([5.1, 1.3, 0.0])
+
+
 def test_rows_of_a_batch_fall_back_together_and_blend(server: Server, client: PolicyClient) -> None:
     """No row moves on where one has no answer."""
     server.contract, server.policy = PLAIN, same
@@ -273,6 +286,7 @@ def test_rows_of_a_batch_fall_back_together_and_blend(server: Server, client: Po
     rows = [client.act_batch([[a], [b]], episodes=episodes) for a, b in ((1.0, 2.0), (3.0, 4.0))]
     assert [row.value[:, 0].tolist() for row in rows] == [[1.0, 2.0], [1.0, 2.0]]
     assert [row.fallback for row in rows] == ["", "last"]
+    assert [row.fallbacks for row in rows] == [(), ("last", "last")]
     server.promote("1.1.0", lambda inputs: inputs["observation"] + 8)
     mixed = client.act_batch([[1.0], [2.0]], episodes=episodes)
     assert mixed.value[:, 0].tolist() == [5.0, 6.0]
