@@ -29,6 +29,7 @@ from policyctl.domain.contract import (
 from policyctl.domain.tensor import DTYPES, TensorSpec
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.layers import Clip, Greedy, Rescale, Threshold
+from policyctl_exporters.onnx_roles import with_action
 from policyctl_exporters.source import FURTHER, Head
 from policyctl_exporters.spaces import OUTPUT_NAMES, Observation, action_of, float32_inside, unique_names
 
@@ -178,6 +179,7 @@ def _given(found: Any, head: Head, kind: ActionKind) -> dict[str, str]:
             remedy=f"Say which one is meant: --head NAME={head.bare}.",
         )
     head.require([str(key) for key in found])
+    head = with_action(head, [str(key) for key in found])
     said = {kind: key for key, kind in head.named.items() if kind != FURTHER}
     others = [key for key in map(str, found) if key not in said.values()]
     # A key that has the name of another one's kind, or was called a further output, is kept as such.

@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.conduct import checked
 from policyctl_exporters.leapp_bundle import Bundle, Node, Place, read_bundle
-from policyctl_exporters.onnx_roles import says_action
 from policyctl_exporters.pt2_file import load_exported
 from policyctl_exporters.pt2_source import open_text, own_space
 from policyctl_exporters.pt2_text import ProgramText, fresh_root
@@ -46,22 +45,15 @@ def open_leapp(path: Path, options: Options) -> Source:
 
         source = open_chain(bundle, options)
     else:
+        names = [*bundle.outputs]
+        alone = not options.head and len(names) == 1 and names[0] not in HEADS
         options = replace(
             options,
-            head=options.head or _head(bundle),
+            head=Head(named={names[0]: "action"}) if alone else options.head,
             observation_space=options.observation_space or (None if bundle.has_batch else _rows(bundle)),
         )
         source = open_text(Chain(bundle, options), options, name=bundle.name, kind="leapp")
     return replace(_with_features(source, bundle), kind="leapp", file=(bundle.name, bundle.digest))
-
-
-def _head(bundle: Bundle) -> Head:
-    """Which output is the action, where one says so, or there is one alone."""
-    names = [*bundle.outputs]
-    if any(name in HEADS for name in names):
-        return Head()
-    actions = [name for name in names if says_action(name)] or (names if len(names) == 1 else [])
-    return Head(named={actions[0]: "action"}) if len(actions) == 1 else Head()
 
 
 def _rows(bundle: Bundle) -> Any:

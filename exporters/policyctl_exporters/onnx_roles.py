@@ -29,7 +29,7 @@ _OBSERVATION: Final = re.compile(r"(obs|observations?)[_.]?\d*")
 _SEEN: Final = frozenset({"action", "actions", "command", "commands", "mask", "masks"})
 """Words in the name of an input that the environment gives, as it gives the last action."""
 
-_SAYS_ACTION: Final = re.compile(r"(^|[^a-z])actions?$")
+_SAYS_ACTION: Final = re.compile(r"(^|[^a-z])actions?(_?chunks?)?$")
 _VALUES: Final = frozenset(
     {"value", "values", "v", "critic", "advantage", "entropy", "log_prob", "log_probs", "logp", "std", "sigma"}
 )
@@ -281,9 +281,8 @@ class Sorting:
         if self._head.bare and free:
             return free[0], self._head.bare
         telling = [name for name in free if says_action(name)]
-        for choice in ([name for name in telling if "deterministic" in name.lower()], telling):
-            if len(choice) == 1:
-                return choice[0], "action"
+        if choice := action_among(free):
+            return choice, "action"
         if discrete is not None and len(free) == 1:
             floating = next(port.dtype.startswith("float") for port in self._file.outputs if port.name == free[0])
             return free[0], "logits" if discrete and floating else "action"
@@ -359,6 +358,23 @@ def _kept_constants(head: Head) -> tuple[str, ...]:
 def says_action(name: str) -> bool:
     """Whether an output's name says that it is an action."""
     return _SAYS_ACTION.search(name.lower()) is not None
+
+
+def action_among(names: Sequence[str]) -> str:
+    """The only output whose name says that it is an action, or of several the only deterministic one; empty if none."""
+    telling = [name for name in names if says_action(name)]
+    choices = ([name for name in telling if "deterministic" in name.lower()], telling)
+    return next((choice[0] for choice in choices if len(choice) == 1), "")
+
+
+def with_action(head: Head, names: Sequence[str]) -> Head:
+    """What outputs are, with the action by its name where nobody says what they are, and none has the name of a kind.
+
+    Args:
+        names: Of all outputs.
+    """
+    action = "" if head or {*names} & {*HEADS} else action_among(names)
+    return Head(named={action: "action"}) if action else head
 
 
 def _same_shape(port: Port, output: Port) -> bool:

@@ -22,7 +22,7 @@ from policyctl.plain_files import open_named
 from policyctl_exporters.conduct import checked
 from policyctl_exporters.modules import open_module, open_program
 from policyctl_exporters.onnx_file import Port
-from policyctl_exporters.onnx_roles import Sorting
+from policyctl_exporters.onnx_roles import Sorting, with_action
 from policyctl_exporters.program_memory import memory_of
 from policyctl_exporters.pt2_file import load_exported
 from policyctl_exporters.pt2_text import ProgramText
@@ -68,7 +68,8 @@ def _memory(text: ProgramText, options: Options) -> Mapping[str, str]:
     sorting = Sorting(text, options.head, text.reach(), observed, set())
     memory = sorting.memory(options.states or {})
     kinds = {*HEADS, "log_std"}
-    made = [name for name in names if options.head.named.get(name, name) in kinds]
+    head = with_action(options.head, names)
+    made = [name for name in names if head.named.get(name, name) in kinds]
     further = [name for name in names if name not in (*made, *memory.values())]
     for source in made:
         sorting.refuse_what_may_be_memory(source, further, memory)
@@ -134,6 +135,8 @@ def open_text(text: Text, options: Options, *, name: str, kind: str, notes: tupl
     """A program whose tensors have names as a policy; see `open_pt2`."""
     if not text.inputs:
         raise UsageError(f"{name} takes nothing", remedy="Export a policy that takes an observation.")
+    if not text.bare:
+        options = replace(options, head=with_action(options.head, [port.name for port in text.outputs]))
     spaces = _given_spaces(text, options.observation_space)
     rows = _Rows.of(text, spaces, name)
     script = text.compiled(unbatched=rows.unbatched).save_to_buffer()

@@ -106,10 +106,19 @@ def test_scores_and_values_of_a_discrete_policy_are_all_kept(tmp_path: Path) -> 
     assert result.contract.distribution.kind is DistributionKind.CATEGORICAL
 
 
+@pytest.mark.parametrize("name", ["actions", "action_chunk"])
+def test_the_only_output_whose_name_says_that_it_is_the_action_is_it(tmp_path: Path, name: str) -> None:
+    """As for ONNX files; a chunk keeps its steps."""
+    chunk = spaces.Box(-1.0, 1.0, (2, 2))
+    module = Gives(lambda x, y: {"value": y[:, :1], name: torch.stack([y, -y], dim=1)})
+    result = export_policy(module, tmp_path / "out", formats=["onnx"], observation_space=BOX, action_space=chunk)
+    assert [(spec.name, spec.shape) for spec in result.contract.outputs] == [("action", (2, 2)), ("value", (1,))]
+
+
 @pytest.mark.parametrize(
     ("make", "head", "words"),
     [
-        (lambda x, y: {"actions": y}, None, "gives actions, from which no continuous action follows"),
+        (lambda x, y: {"motion": y}, None, "gives motion, from which no continuous action follows"),
         (lambda x, y: {"action": y, "c": y.to(torch.complex64)}, None, "c is complex64"),
         (lambda x, y: {"action": y, "state": (y, y)}, None, "gives dict"),
         (lambda x, y: (y, y), None, r"gives 0, 1 \(places in a tuple\)"),

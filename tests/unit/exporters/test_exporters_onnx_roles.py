@@ -308,6 +308,7 @@ def test_two_actions_need_a_word_and_the_other_is_kept(tmp_path: Path) -> None:
     [
         (["actions"], None, "actions", "action"),
         (["value", "actor/actions"], None, "actor/actions", "action"),
+        (["value", "action_chunk"], None, "action_chunk", "action"),
         (["value", "action"], None, "action", "action"),
         (["value", "logits"], None, "logits", "logits"),
         (["value", "pi"], {"pi": "mean"}, "pi", "mean"),

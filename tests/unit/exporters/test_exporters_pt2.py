@@ -53,6 +53,14 @@ class Camera(nn.Module):
         return {"action": action * torch.ones(arm.shape[0], ACTS), "value": action.sum(1, keepdim=True)}
 
 
+class Plans(Net):
+    """A chunk of actions under the name that chunked policies have for it, and an estimate."""
+
+    def forward(self, obs: Tensor) -> dict[str, Tensor]:
+        found = self.net(obs)
+        return {"estimate": found[:, :1], "action_chunk": torch.stack([found, -found], dim=1)}
+
+
 class Recurrent(nn.Module):
     """Memory that begins with something else than zero, in a part of the module."""
 
@@ -485,6 +493,13 @@ class Table(nn.Module):
 
     def forward(self, obs: Tensor) -> dict[str, Tensor]:
         return {"logits": self.net(obs).reshape(-1, 2, 3)}
+
+
+def test_a_chunk_of_actions_is_the_action_by_its_name(tmp_path: Path) -> None:
+    """Its steps come from the file's own shape; what stands next to it is kept."""
+    result = export_policy(_saved(Plans(), tmp_path), tmp_path / "out", formats=["torchscript"], golden_rows=8)
+    shapes = [(spec.name, spec.shape) for spec in result.contract.outputs]
+    assert shapes == [("action", (2, ACTS)), ("estimate", (1,))]
 
 
 def test_scores_of_several_dimensions_need_an_action_space(tmp_path: Path) -> None:
