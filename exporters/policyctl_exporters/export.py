@@ -105,7 +105,7 @@ def export_policy(
             ``action``, ``logits``, ``q_values`` or ``mean``; or what outputs are
             by name, as in ``{"scores": "logits"}``, where ``output`` keeps one
             that the action does not depend on.
-        states: Of an ONNX or .pt2 file, inputs that are memory, each with the output that continues it.
+        states: Of an ONNX, .pt2 or TorchScript file, inputs that are memory, each with the output that continues it.
             Names such as ``h_in`` and ``h_out`` say so themselves.
         feature_names: What the observation's elements are called.
         runner: The configuration of the runner that wrote an rsl_rl checkpoint, ``params/agent.yaml``. None for

@@ -7,7 +7,7 @@ cannot be one model here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,21 +169,24 @@ class Chain:
     def _results(self, node: Node, number: int) -> dict[Place, str]:
         text = self._texts.get(node.name)
         if text is not None:
-            keys = [None] if text.bare else [port.name for port in text.outputs]
+            keys = [""] if text.bare else [f"[{port.name!r}]" for port in text.outputs]
         else:
             schema: Any = self._script(node).forward.schema  # type: ignore[attr-defined]
-            alone = str(schema.returns[0].type) == "Tensor"
-            keys = [None] if alone else [*range(len(node.outputs))]
+            keys = _keys(schema.returns[0].type, [port.name for port in node.outputs])
         if len(keys) != len(node.outputs):
             raise UsageError(
                 f"{self._bundle.name}: the model of {node.name} gives {len(keys)} tensors, and it says"
                 f" {len(node.outputs)}",
                 remedy="Write the bundle again by leapp.compile_graph().",
             )
-        return {
-            (node.name, port.name): f"v{number}" if key is None else f"v{number}[{key!r}]"
-            for port, key in zip(node.outputs, keys, strict=True)
-        }
+        return {(node.name, port.name): f"v{number}{key}" for port, key in zip(node.outputs, keys, strict=True)}
+
+
+def _keys(kind: Any, names: Sequence[str]) -> list[str]:
+    """How TorchScript reaches each tensor of a result of this type: by its place, within others, or by its name."""
+    if kind.kind() == "TupleType":
+        return [f"[{place}]{key}" for place, each in enumerate(kind.elements()) for key in _keys(each, names)]
+    return [f"[{name!r}]" for name in names] if kind.kind() == "DictType" else [""]
 
 
 class _Chained(nn.Module):

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from policyctl.domain.artifacts import SOURCES
+from policyctl.domain.artifacts import SOURCE_FILES, SOURCES
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.parity import compare
 from policyctl.errors import UnsupportedError, UsageError
@@ -56,12 +56,8 @@ def open_source(source: Any, options: Options) -> Source:
         UsageError: It cannot be read as it is.
         UnsupportedError: It is of a kind that cannot be exported.
     """
-    if options.states and not (isinstance(source, str | Path) and Path(source).suffix.lower() in (".onnx", ".pt2")):
-        name = Path(source).name if isinstance(source, str | Path) else type(source).__name__
-        raise UsageError(
-            f"--state names tensors of an ONNX or .pt2 file, and {name} is not one",
-            remedy="Leave it out: the export finds what a TorchScript file remembers.",
-        )
+    if options.states and not _names_tensors(source):
+        raise _no_states(Path(source).name if isinstance(source, str | Path) else type(source).__name__)
     policy = _open(source, options)
     if options.runner is not None and policy.kind != "rsl_rl":
         raise UsageError(
@@ -69,6 +65,20 @@ def open_source(source: Any, options: Options) -> Source:
             remedy="Leave it out, or give the checkpoint: model_1500.pt.",
         )
     return policy if policy.graph is None else _settled(policy)
+
+
+def _names_tensors(source: Any) -> bool:
+    """Whether it may be of a kind whose inputs and outputs `--state` can name."""
+    if isinstance(source, str | Path):
+        return Path(source).suffix.lower() in (".onnx", ".pt2", *SOURCE_FILES["TorchScript"])
+    return hasattr(source, "save_to_buffer")
+
+
+def _no_states(name: str) -> UsageError:
+    return UsageError(
+        f"--state names tensors of an ONNX, .pt2 or TorchScript file, and {name} is not one",
+        remedy="Leave it out.",
+    )
 
 
 def _open(source: Any, options: Options) -> Source:
@@ -174,6 +184,8 @@ def _torchscript_or_checkpoint(content: bytes, path: Path, options: Options) -> 
         from policyctl_exporters.rsl_rl_source import open_checkpoint
 
         checkpoint = read_checkpoint(content, name=path.name, trust_pickle=options.trust_pickle)
+        if checkpoint is not None and options.states:
+            raise _no_states(path.name)
         if checkpoint is not None:
             return open_checkpoint(checkpoint, path, options)
     return _open_program(content, path.name, options)
@@ -181,6 +193,10 @@ def _torchscript_or_checkpoint(content: bytes, path: Path, options: Options) -> 
 
 def _open_program(content: bytes, name: str, options: Options) -> Source:
     """A TorchScript program, with or without memory."""
+    if options.states:
+        from policyctl_exporters.program_states import open_stateful
+
+        return open_stateful(content, name, options)
     from policyctl_exporters.conduct import checked
     from policyctl_exporters.modules import open_module, open_program
     from policyctl_exporters.program_memory import memory_of

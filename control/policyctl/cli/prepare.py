@@ -95,8 +95,8 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="INPUT=OUTPUT",
-            help="The input of an ONNX or .pt2 file that is memory, and the output that continues it; repeatable."
-            " Names such as h_in and h_out say so themselves.",
+            help="The input of an ONNX, .pt2 or TorchScript file that is memory, and the output that continues it;"
+            " repeatable. Names such as h_in and h_out say so themselves.",
         ),
     ] = None,
     feature: Annotated[

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters import export_policy
@@ -139,7 +142,7 @@ def _saved(module: nn.Module, folder: Path, *, after: int = 0) -> Path:
 
 def _export(path: Any, folder: Path, **settings: Any) -> Any:
     spaces_ = {"observation_space": OBSERVATIONS, "action_space": ACTIONS}
-    return export_policy(path, folder / "out", golden_rows=8, **spaces_, **settings)
+    return export_policy(path, folder / "out", golden_rows=8, **(spaces_ | settings))
 
 
 def _played(module: nn.Module, rows: NDArray[Any]) -> NDArray[Any]:
@@ -335,11 +338,120 @@ def test_a_reset_that_fails_is_refused(tmp_path: Path) -> None:
         _export(_saved(CannotReset(), tmp_path), tmp_path)
 
 
-def test_pairs_of_states_are_refused_where_the_source_is_no_onnx_file(tmp_path: Path) -> None:
-    """They name tensors of a graph; until now they were ignored."""
-    for source in (_saved(Smooths(), tmp_path), Smooths()):
-        with pytest.raises(UsageError, match=r"--state names tensors of an ONNX or .pt2 file, and .* is not one"):
+def test_pairs_of_states_are_refused_where_the_source_has_no_such_tensors(tmp_path: Path) -> None:
+    """A module's memory is not named so, and what a program keeps in its attributes is found without."""
+    refusals = {
+        Smooths(): r"--state names tensors of an ONNX, \.pt2 or TorchScript file, and Smooths is not one",
+        _saved(Smooths(), tmp_path): r"policy\.pt has no input h: its forward\(\) takes x",
+    }
+    for source, problem in refusals.items():
+        with pytest.raises(UsageError, match=problem):
             _export(source, tmp_path, states={"h": "h_out"})
+
+
+class Explicit(nn.Module):
+    """Layers of an LSTM whose memory goes in and comes out: layers first, then the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.actor = nn.LSTM(SEEN, 5, num_layers=2), nn.Linear(5, ACTS)
+
+    def forward(self, obs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out, (h, c) = self.rnn(obs.unsqueeze(0), (h, c))
+        return self.actor(out.squeeze(0)), h, c
+
+
+class Nested(Explicit):
+    """The same, with the pair as a pair, and an estimate after it."""
+
+    def forward(self, obs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        action, h, c = super().forward(obs, h, c)
+        return action, (h, c), action[:, :1]
+
+
+class ByName(Explicit):
+    """The same, batch first, by keys."""
+
+    def forward(self, obs: Tensor, h: Tensor, c: Tensor) -> dict[str, Tensor]:
+        out, (after, cell) = self.rnn(obs.unsqueeze(0), (h.transpose(0, 1), c.transpose(0, 1)))
+        return {"pi": self.actor(out[0]), "h_n": after.transpose(0, 1), "c_n": cell.transpose(0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "states", "head"),
+    [
+        (Explicit, {"h": "1", "c": "2"}, None),
+        (Nested, {"h": "1", "c": "2"}, {"0": "action"}),
+        (ByName, {"h": "h_n", "c": "c_n"}, None),
+    ],
+)
+def test_memory_that_is_an_argument_is_memory_in_the_contract(
+    kind: Any, states: Any, head: Any, tmp_path: Path
+) -> None:
+    """Fifty steps of two interleaved episodes are the module's own, in every format and for any number of rows."""
+    module = kind().eval()
+    first = [torch.zeros((1, 2, 5) if kind is ByName else (2, 1, 5))] * 2
+    torch.jit.trace(module, (torch.zeros(1, SEEN), *first), strict=False).save(str(tmp_path / "policy.pt"))
+    space = spaces.Dict({"obs": OBSERVATIONS, **dict.fromkeys("hc", spaces.Box(-np.inf, np.inf, (2, 5)))})
+    result = _export(tmp_path / "policy.pt", tmp_path, observation_space=space, states=states, head=head)
+    assert result.contract.max_batch is None
+    assert {state.input: state.output for state in result.contract.states} == {"h": "h_out", "c": "c_out"}
+    assert [spec.name for spec in result.contract.environment] == ["obs"]
+    rows = np.random.default_rng(0).standard_normal((50, 2, SEEN)).astype(np.float32)
+    right, own = [], [torch.zeros(2, 2, 5)] * 2
+    with torch.no_grad():
+        for row in rows:
+            action, *after = tree_leaves(module(torch.from_numpy(row), *own))
+            right.append(action.numpy())
+            own = after[:2]
+    for form in result.formats:
+        for run in runners(form, result.output, result.contract).values():
+            memory = {name: np.zeros((2, 2, 5), np.float32) for name in "hc"}
+            for row, action in zip(rows, right, strict=True):
+                answer = run({"obs": row, **memory})
+                memory = {name: answer[f"{name}_out"] for name in "hc"}
+                np.testing.assert_allclose(answer["action"], action, rtol=0, atol=2e-5)
+
+
+class Steps(nn.Module):
+    """What the guide exports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.actor = nn.LSTM(47, 64), nn.Linear(64, 12)
+
+    def forward(self, obs: Tensor, h: Tensor, c: Tensor) -> Any:
+        out, (h, c) = self.rnn(obs.unsqueeze(0), (h, c))
+        return self.actor(out.squeeze(0)), h, c
+
+
+def test_the_command_of_the_guide_names_memory(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the names of arguments and the places of outputs."""
+    monkeypatch.chdir(tmp_path)
+    torch.jit.trace(Steps().eval(), (torch.zeros(1, 47), *[torch.zeros(1, 1, 64)] * 2)).save("steps.pt")
+    guide = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
+    (command,) = re.findall(r"^policyctl (export steps\.pt .*)$", guide, re.MULTILINE)
+    done = run(*shlex.split(command), "-f", "torchscript")
+    assert done.code == 0, done.err
+    assert "h_out continues h: memory" in done.err
+
+
+def test_arguments_that_nobody_describes_are_refused_with_what_to_say(tmp_path: Path) -> None:
+    """Without their shapes, with shapes that the program does not take, and with an output that it does not give."""
+    example = (torch.zeros(1, SEEN), torch.zeros(2, 1, 5), torch.zeros(2, 1, 5))
+    torch.jit.trace(Explicit().eval(), example).save(str(tmp_path / "policy.pt"))
+
+    def refused(problem: str, shape: tuple[int, ...] | None, after: str) -> str:
+        keys = {} if shape is None else dict.fromkeys("hc", spaces.Box(-1.0, 1.0, shape))
+        space = spaces.Dict({"obs": OBSERVATIONS, **keys})
+        with pytest.raises(UsageError, match=problem) as refusal:
+            _export(tmp_path / "policy.pt", tmp_path, observation_space=space, states={"h": after, "c": "2"})
+        return refusal.value.remedy
+
+    assert "--observation h=1x64" in refused("takes obs, h, c, and the observation space names obs", None, "1")
+    assert "without the batch" in refused("takes and gives no tensors of these shapes: ", (3, 5), "1")
+    refused("has no state h=7", (2, 5), "7")
 
 
 class LosesAWrite(Net):
