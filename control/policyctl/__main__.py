@@ -13,9 +13,9 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line."""
-    if (code := warm.run(sys.argv[1:])) is not None:
-        sys.exit(code)
     try:
+        if (code := warm.run(sys.argv[1:])) is not None:
+            sys.exit(code)
         from policyctl.cli.main import main as run
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)

@@ -20,6 +20,7 @@ import importlib
 import io
 import marshal
 import os
+import resource
 import select
 import signal
 import socket
@@ -45,25 +46,31 @@ _ALSO: Final = ("policyctl.services.rollout.here", "policyctl.services.show.stat
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Keep such a process while the block runs."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "policyctl.cli.warmed"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the server, and not for commands that run
-        cwd="/",
-    ) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
+    """Keep such a process while the block runs; where it cannot start, commands do without."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "policyctl.cli.warmed"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the server, and not for commands that run
+                cwd="/",
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+        yield
 
 
 def main() -> None:
     """Answer until stdin, which the server holds, is closed."""
+    begun_ns = time.time_ns()
     report = _Report()
     atexit.register(report.send)  # first of all, so that it runs last of all
+    # A shell's `&` or nohup let the server ignore them; what a copy ignores is its caller's matter.
+    for number in warm.PASSED_ON:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     Path(warm.folder()).mkdir(mode=0o700, exist_ok=True)
     if not warm.is_ours():
         sys.exit(f"{warm.folder()} is not a folder of this user alone")
@@ -71,7 +78,10 @@ def main() -> None:
         while not _taken(lock):  # another server of this user keeps one
             if _over(_LOOK_S):
                 return
-        modified_ns = _import()
+        files = _import()
+        if any(_state(file)[-1] > begun_ns for file in files):
+            return  # it changed meanwhile: nobody knows what was imported
+        states = {file: _state(file) for file in files}
         gc.collect()
         gc.freeze()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -79,7 +89,7 @@ def main() -> None:
             connection = _copy(listener)
         if connection is not None:
             lock.close()
-            _become(connection, modified_ns, report)
+            _become(connection, states, report)
 
 
 def _taken(lock: Any) -> bool:
@@ -95,8 +105,8 @@ def _over(timeout_s: float) -> bool:
     return bool(select.select([0], [], [], timeout_s)[0])
 
 
-def _import() -> dict[str, int]:
-    """Import what short commands import; when each file of it was changed, in nanoseconds."""
+def _import() -> list[str]:
+    """Import what short commands import; every file of it."""
     from policyctl.cli import commands
 
     importlib.import_module("policyctl.cli.main")
@@ -105,7 +115,16 @@ def _import() -> dict[str, int]:
     for module in _ALSO:
         importlib.import_module(module)
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {file: Path(file).stat().st_mtime_ns for file in files if file}
+    return [file for file in files if file]
+
+
+def _state(file: str) -> tuple[int, int, int]:
+    """What changes with a file, also where its time of modification was kept: zeros where the file has gone."""
+    try:
+        state = Path(file).stat()
+    except OSError:
+        return (0, 0, 0)
+    return (state.st_dev, state.st_ino, state.st_ctime_ns)
 
 
 @contextlib.contextmanager
@@ -123,10 +142,12 @@ def _copy(listener: socket.socket) -> socket.socket | None:
         if 0 in select.select([listener.fileno(), 0], [], [])[0]:
             Path(warm.address()).unlink(missing_ok=True)
             return None
-        connection, _ = listener.accept()
-        if warm.is_same_user(connection) and os.fork() == 0:
-            return connection
-        connection.close()
+        # No descriptor, no process, or nobody there any more: the command runs without.
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with contextlib.closing(connection):
+                if warm.is_alike(connection) and os.fork() == 0:
+                    return connection.dup()
 
 
 @dataclass(slots=True)
@@ -148,34 +169,19 @@ class _Report:
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
             with contextlib.suppress(OSError):
-                self.connection.send(bytes((self.code,)))
+                self.connection.send(bytes((self.code & 0xFF,)))
 
 
-def _become(connection: socket.socket, modified_ns: Mapping[str, int], report: _Report) -> None:
+def _become(connection: socket.socket, states: Mapping[str, tuple[int, int, int]], report: _Report) -> None:
     """Run the command that `connection` asks for."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    connection.settimeout(_REQUEST_S)
-    content, descriptors = _received(connection)
-    identity, arguments, environment, umask, streams = marshal.loads(content)  # noqa: S302 - of this user's own process
-    if identity != warm.identity() or any(not _is_as_it_was(*each) for each in modified_ns.items()):
+    alive = None
+    with contextlib.suppress(BaseException):  # whatever it is, the caller runs the command
+        connection.send(os.getpid().to_bytes(4, sys.byteorder))
+        connection.settimeout(_REQUEST_S)
+        alive = _taken_over(connection, states)
+        connection.settimeout(None)
+    if alive is None or not _said(connection, warm.BEGUN):
         os._exit(0)
-    *opened, here, alive = descriptors
-    for number, descriptor in enumerate(opened):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    os.fchdir(here)
-    os.close(here)
-    os.umask(umask)
-    os.environ.clear()
-    os.environb.update(environment)
-    time.tzset()
-    for number, (name, (encoding, errors)) in enumerate(zip(_STREAMS, streams, strict=True)):
-        setattr(sys, name, _stream(number, encoding, errors))
-    sys.argv[:] = arguments
-    connection.send(os.getpid().to_bytes(4, sys.byteorder))
-    if connection.recv(1) != b"!":  # it runs the command itself
-        os._exit(0)
-    connection.settimeout(None)
     threading.Thread(target=_die_with, args=(alive,), daemon=True).start()
     report.connection = connection
     from policyctl.cli.main import main as command
@@ -191,9 +197,51 @@ def _become(connection: socket.socket, modified_ns: Mapping[str, int], report: _
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to interrupt: only the report is left
 
 
+def _said(connection: socket.socket, word: bytes) -> bool:
+    try:
+        return connection.send(word) == len(word)
+    except OSError:
+        return False
+
+
+def _taken_over(connection: socket.socket, states: Mapping[str, tuple[int, int, int]]) -> int | None:
+    """Become the process of a caller; a descriptor that ends with it, None where this one cannot be the same."""
+    content, descriptors = _received(connection)
+    program, command, umask, nice, ignored, limits, streams = marshal.loads(content)  # noqa: S302 - `is_alike` was asked
+    if program != warm.program() or any(_state(file) != state for file, state in states.items()):
+        return None
+    *opened, here, alive = descriptors
+    for number, descriptor in enumerate(opened):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.fchdir(here)
+    os.close(here)
+    os.umask(umask)
+    os.nice(nice - os.nice(0))
+    for number, limit in zip(warm.LIMITS, limits, strict=True):
+        resource.setrlimit(number, limit)
+    sys.argv[:], sys.path[0], environment = command
+    os.environ.clear()
+    os.environb.update(environment)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # as `cli.main` does before it is imported
+    time.tzset()
+    for number, (name, how) in enumerate(zip(_STREAMS, streams, strict=True)):
+        setattr(sys, name, _stream(number, *how))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    return alive
+
+
 def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """The request, and the descriptors that came with it."""
-    content, rights, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(5 * 4))
+    """The request, and the descriptors that came with it.
+
+    Raises:
+        ValueError: They are not whole.
+    """
+    room = socket.CMSG_SPACE((len(_STREAMS) + 2) * 4)
+    content, rights, _, _ = connection.recvmsg(1 << 16, room, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for _, _, data in rights:
         descriptors.frombytes(data)
@@ -202,21 +250,15 @@ def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
     while len(pieces) < size <= _MOST_BYTES and (piece := connection.recv(1 << 16)):
         pieces += piece
     if len(pieces) != size or len(descriptors) != len(_STREAMS) + 2:
-        os._exit(0)
+        raise ValueError(f"{len(pieces)} bytes and {len(descriptors)} descriptors")
     return bytes(pieces), list(descriptors)
 
 
-def _is_as_it_was(file: str, modified_ns: int) -> bool:
-    try:
-        return Path(file).stat().st_mtime_ns == modified_ns
-    except OSError:
-        return False
-
-
-def _stream(number: int, encoding: str, errors: str) -> io.TextIOWrapper:
+def _stream(number: int, encoding: str, errors: str, write_through: bool) -> io.TextIOWrapper:
     """As the interpreter opens it at its start."""
     stream = open(number, "wb" if number else "rb", closefd=False)  # noqa: SIM115 - open until the process ends
-    return io.TextIOWrapper(stream, encoding, errors, line_buffering=number == 2 or os.isatty(number))
+    by_line = number == 2 or os.isatty(number)
+    return io.TextIOWrapper(stream, encoding, errors, line_buffering=by_line, write_through=write_through)
 
 
 def _die_with(alive: int) -> None:

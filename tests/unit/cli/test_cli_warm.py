@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,16 @@ class Kept:
         until(self.answers)
 
     def another(self) -> subprocess.Popen[bytes]:
-        keep = [sys.executable, "-c", KEEP.format(extra=str(self.folder))]
+        """As a shell's `&` and nohup start it, with signals that it ignores."""
+        keep = [
+            "sh",
+            "-c",
+            'trap "" INT HUP; exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            KEEP.format(extra=str(self.folder)),
+        ]
         return subprocess.Popen(keep, stdin=subprocess.PIPE, env=self.environment, start_new_session=True)
 
     def sockets(self) -> list[Path]:
@@ -119,6 +129,7 @@ def test_a_copy_prints_and_ends_as_the_command_does(kept, repository, arguments)
 def waiting(kept: Kept, repository: Path) -> tuple[subprocess.Popen[bytes], psutil.Process]:
     """A command that waits for the lock, which the test holds, and its copy."""
     command = [*POLICYCTL, "pin", "walker", "1.0.0", "--wait", str(int(LIMIT_S)), "--repository", str(repository)]
+    command = ["sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *command]
     process = subprocess.Popen(command, env=kept.environment, stderr=subprocess.PIPE)
     wanted = repository / ".policyctl" / "lock"
 
@@ -172,6 +183,58 @@ def test_a_command_runs_by_itself_where_a_copy_could_do_something_else(kept, rep
         (("status",), {"XDG_RUNTIME_DIR": "/nonexistent"}),
     ):
         assert kept.ask(*arguments, **environment) == "ran here"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_command_without_a_stream_runs_by_itself(kept, repository, closed) -> None:
+    """Its other files would be taken for it."""
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", *POLICYCTL, "status", "--json"]
+    run = {"capture_output": True, "timeout": LIMIT_S, "cwd": repository}
+    copied = subprocess.run(line, env=kept.environment, check=False, **run)
+    alone = subprocess.run(line, env={**kept.environment, "XDG_RUNTIME_DIR": "/nonexistent"}, check=False, **run)
+    assert (copied.returncode, copied.stdout, copied.stderr) == (alone.returncode, alone.stdout, alone.stderr)
+
+
+def test_a_process_in_other_namespaces_gets_no_copy_and_makes_none(kept) -> None:
+    """A container that shares the folder is another machine, though its user has the same number."""
+    apart = ["unshare", "--uts", "--"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may make no namespace")
+    done = subprocess.run(
+        [*apart, sys.executable, "-c", ASK, "status"], env=kept.environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "ran here"
+    assert not kept.copies()
+
+
+def test_a_process_that_is_stopped_holds_up_neither_a_command_nor_its_server(kept) -> None:
+    """A command waits two seconds for a copy, and then does without, however many wait."""
+    kept.process.send_signal(signal.SIGSTOP)
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(80):  # more than the queue holds
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                with contextlib.suppress(OSError):
+                    waiting.connect(str(kept.sockets()[0]))
+            assert kept.ask("status") == "ran here"
+    finally:
+        kept.process.send_signal(signal.SIGCONT)
+    until(kept.answers)
+
+
+def test_a_copy_stops_and_goes_on_with_its_command(kept, quiet_world) -> None:
+    """Nothing moves while a person sees that the command is stopped; its limits are the command's."""
+    with lock.hold(quiet_world.control.repository.lock_path, doing="a test"):
+        process, copy = waiting(kept, quiet_world.root)
+        with process:
+            assert copy.rlimit(psutil.RLIMIT_NOFILE) == psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)
+            process.send_signal(signal.SIGTSTP)
+            until(lambda: {psutil.Process(process.pid).status(), copy.status()} == {psutil.STATUS_STOPPED})
+            process.send_signal(signal.SIGCONT)
+            until(lambda: copy.status() != psutil.STATUS_STOPPED)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LIMIT_S) == -signal.SIGTERM
 
 
 def test_a_folder_that_others_can_open_is_not_trusted(kept) -> None:
