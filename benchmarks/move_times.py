@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
@@ -28,7 +27,7 @@ import numpy as np
 import onnx
 import urllib3
 
-from harness.background_server import COMMAND, BackgroundServer
+from harness.background_server import COMMAND, BackgroundServer, persons_environment
 from policyctl.domain.artifacts import FILES, PARITY_FILE, Format
 from policyctl.domain.journal import Head, Record, RecordKind
 from policyctl.domain.manifest import digest_of
@@ -79,7 +78,9 @@ def measure(
             publish(control, exported(folder / release, release, size_bytes), model=MODEL, release=release)
             shutil.rmtree(folder / release)
         fill(control, releases - len(RELEASES))
-        stack.enter_context(BackgroundServer(control.repository.root, folder / "serve.log"))
+        stack.enter_context(
+            BackgroundServer(control.repository.root, folder / "serve.log", environment=persons_environment())
+        )
         promote(control, model=MODEL, release=RELEASES[0], alias="production")
         token = create(control, name="bench", scope=Scope.PROMOTE).secret
         times: dict[str, dict[str, list[float]]] = {side: {} for side in sides}
@@ -93,8 +94,7 @@ def measure(
 
 def one_round(program: tuple[str, ...], url: str, token: str, root: Path) -> Iterator[tuple[str, float]]:
     """Promote, look and roll back by command; promote and roll back by the API. What each took, in milliseconds."""
-    # Without PYTHONDONTWRITEBYTECODE, say: a person's Python compiles each module once.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("POLICYCTL_", "PYTHON"))}
+    environment = persons_environment()
     pool = urllib3.PoolManager(headers={"Authorization": f"Bearer {token}"}, retries=False)
 
     def command(*words: str) -> Callable[[], None]:

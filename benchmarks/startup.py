@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.background_server import COMMAND, BackgroundServer
+from harness.background_server import COMMAND, BackgroundServer, persons_environment
 from policyctl.services.control import Control
 from policyctl.services.rollout.promote import promote
 from policyctl.settings import load as load_settings
@@ -84,7 +84,7 @@ def main() -> None:
             sides = {given.other.name: (interpreter, *COMMAND[1:]), **sides}
         control = Control.of(load_settings(repository=folder / "model_repository"))
         published(control, folder)
-        with BackgroundServer(control.repository.root, folder / "serve.log"):
+        with BackgroundServer(control.repository.root, folder / "serve.log", environment=persons_environment()):
             promote(control, model="cartpole", release="1.0.0", alias="production")
             served = _measure(sides, WITH_SERVER, folder, given.rounds)
         alone = _measure(sides, WITHOUT_SERVER, folder, given.rounds)
@@ -96,8 +96,7 @@ def _measure(
     sides: dict[str, tuple[str, ...]], commands: Sequence[str], folder: Path, rounds: int
 ) -> dict[tuple[str, str], Times]:
     """Times by side and command; those of ``python -c pass`` stand under the empty command."""
-    # Without PYTHONDONTWRITEBYTECODE, say: a person's Python compiles each module once.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("POLICYCTL_", "PYTHON"))}
+    environment = persons_environment()
     times_of: dict[tuple[str, str], Times] = {}
     for number in range(rounds + 1):
         for command in ("", *commands):

@@ -35,6 +35,11 @@ def policyctl(repository: Path, *arguments: str, timeout_s: float = 300.0) -> su
     )
 
 
+def persons_environment() -> dict[str, str]:
+    """Without settings, and without PYTHONDONTWRITEBYTECODE, say: a person's Python compiles each module once."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("POLICYCTL_", "PYTHON"))}
+
+
 class BackgroundServer:
     """`policyctl serve` on one repository, from `start` to `stop`; also a context manager.
 
