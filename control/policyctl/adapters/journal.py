@@ -107,7 +107,8 @@ class Journal:
         if records is not known:
             # Each record pins all before it, so the last one that was read stands for them.
             grown = 0 < len(known) <= len(records) and records[len(known) - 1] == known[-1]
-            state = fold(records[len(known) :], state) if grown else fold(records)
+            with _no_garbage_looked_for():
+                state = fold(records[len(known) :], state) if grown else fold(records)
             self._folded = (records, state)
         return state
 
