@@ -40,6 +40,12 @@ class _TrustedUnpickler(pickle.Unpickler):
             module = self._code.stem
         if module == "gym" or module.startswith("gym."):
             module = "gymnasium" + module[len("gym") :]
+        if module.partition(".")[0] == "sbx":
+            raise UnsupportedError(
+                f"the file is of SBX ({module}.{name}), whose policies compute with JAX",
+                remedy="Write its layers as a torch module, FILE.py:callable, and hold that against its own answers by"
+                " --answers: docs/frameworks.md shows both for Brax.",
+            )
         try:
             return super().find_class(module, name)
         except (ImportError, AttributeError) as error:

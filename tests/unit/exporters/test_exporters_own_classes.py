@@ -113,10 +113,24 @@ def test_a_class_of_the_training_script_is_found_in_it(tmp_path: Path) -> None:
 def _by_name(archive: Path) -> None:
     """Replace the extractor's class in an archive by its name in the script."""
     pickled = b"\x80\x04}(\x8c\x08net_arch]K\x08a\x8c\x18features_extractor_classc__main__\nDoubled\nu."
+    _replace(archive, "policy_kwargs", pickled)
+
+
+def test_an_archive_of_sbx_is_refused_with_the_way_that_serves_it(tmp_path: Path) -> None:
+    """Its policies are JAX: no package that could be installed would help."""
+    _train(tmp_path / "run", own_module=False)
+    _replace(tmp_path / "run" / "model.zip", "policy_class", b"\x80\x04csbx.ppo.policies\nPPOPolicy\n.")
+    with pytest.raises(UnsupportedError, match=r"of SBX \(sbx\.ppo\.policies\.PPOPolicy\)") as refusal:
+        _acts_alike(tmp_path / "run")
+    assert "--answers" in refusal.value.remedy
+
+
+def _replace(archive: Path, key: str, pickled: bytes) -> None:
+    """Put another pickle into the data of an archive."""
     with zipfile.ZipFile(archive) as given:
         members = {name: given.read(name) for name in given.namelist()}
     data = json.loads(members["data"])
-    data["policy_kwargs"] = {":type:": "dict", ":serialized:": base64.b64encode(pickled).decode()}
+    data[key] = {":type:": "dict", ":serialized:": base64.b64encode(pickled).decode()}
     members["data"] = json.dumps(data).encode()
     with zipfile.ZipFile(archive, "w") as changed:
         for name, content in members.items():
