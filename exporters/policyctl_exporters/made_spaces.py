@@ -10,7 +10,7 @@ import numpy as np
 from policyctl.domain.space_text import SpaceKind, SpaceText
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.inert_pickle import Inert
-from policyctl_exporters.pickled_arrays import PickledArray, dtype_of
+from policyctl_exporters.pickled_arrays import PickledArray, dtype_of, numbers
 
 
 def observation_space(named: Mapping[str, SpaceText]) -> Any:
@@ -78,7 +78,7 @@ def _rebuild_flat(pickled: Any, what: str) -> Any:
             _count(counts.astype(np.float64).sum())
             return spaces.MultiDiscrete(counts, start=None if start is None else np.asarray(_array(start)))
         case "MultiBinary":
-            sizes = np.atleast_1d(np.asarray(state["n"], dtype=np.int64))
+            sizes = np.atleast_1d(np.asarray(numbers(state["n"]), dtype=np.int64))
             _count(np.prod(sizes.astype(np.float64)))
             return spaces.MultiBinary(int(sizes[0]) if np.ndim(state["n"]) == 0 else [int(size) for size in sizes])
     raise UnsupportedError(f"{what}: spaces of kind {origin} are not supported")

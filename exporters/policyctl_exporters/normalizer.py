@@ -18,7 +18,7 @@ from policyctl.domain.manifest import digest_of
 from policyctl.errors import UsageError
 from policyctl.plain_files import open_named
 from policyctl_exporters.inert_pickle import MOST_BYTES, read_inert
-from policyctl_exporters.pickled_arrays import PickledArray
+from policyctl_exporters.pickled_arrays import PickledArray, numbers
 from policyctl_exporters.pickles import require_trust
 
 FLAT = ""
@@ -136,8 +136,8 @@ def normalizer_of(source: Any, what: str) -> Normalizer | None:
 
 
 def _statistics(rms: Any) -> Statistics:
-    mean = np.array(rms.mean, dtype=np.float64)
-    var = np.array(rms.var, dtype=np.float64)
+    mean = np.array(numbers(rms.mean), dtype=np.float64)
+    var = np.array(numbers(rms.var), dtype=np.float64)
     if mean.shape != var.shape:
         raise ValueError(f"its mean has shape {mean.shape}, its variance {var.shape}")
     if not (np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all()):

@@ -89,6 +89,17 @@ def scalar(kind: Any = None, raw: Any = None, *_rest: Any) -> Any:
     return np.asarray(from_buffer(raw, kind, ()))[()]
 
 
+def numbers(value: Any) -> Any:
+    """A number, an array, or numbers in one list: a list that holds the same list twice doubles at each level.
+
+    Raises:
+        TypeError: A list in a list.
+    """
+    if isinstance(value, list | tuple) and any(isinstance(each, list | tuple) for each in value):
+        raise TypeError("found a list in a list, expected numbers")
+    return value
+
+
 def dtype_of(value: Any) -> np.dtype[Any]:
     """The numeric dtype that a pickled dtype, or a pickled NumPy type, stands for."""
     code = value.code if isinstance(value, PickledDtype) else ""

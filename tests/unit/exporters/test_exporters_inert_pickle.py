@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import OrderedDict, deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import exporter_models as models
@@ -21,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from policyctl.errors import UsageError
 from policyctl_exporters.inert_pickle import Inert, read_inert
 from policyctl_exporters.made_spaces import rebuild_space
-from policyctl_exporters.normalizer import read_normalizer
+from policyctl_exporters.normalizer import normalizer_of, read_normalizer
 
 FUZZ = Path(__file__).with_name("fuzz_pickles.py")
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -151,6 +152,14 @@ def _space(kind: str, **state: Any) -> Inert:
     return made
 
 
+def _doubled(levels: int) -> list[object]:
+    """A list that holds the list below it twice: small in a pickle, endless as an array."""
+    value: list[object] = [1.0, 1.0]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
 def test_a_space_that_names_an_absurd_size_or_holds_itself_is_refused() -> None:
     """Sizes that nothing backs are bounded, and a Dict in a Dict is no policy's space."""
     endless = _space("Dict", spaces={})
@@ -159,12 +168,16 @@ def test_a_space_that_names_an_absurd_size_or_holds_itself_is_refused() -> None:
         _space("Discrete", n=1 << 60),
         _space("MultiBinary", n=(1 << 30, 1 << 30)),
         _space("MultiBinary", n=1 << 40),
+        _space("MultiBinary", n=_doubled(40)),
         _space("Box", low=[[0.0]], high=[[1.0]]),
         _space("Box", low=None),
         _space("Discrete"),
     ):
         with pytest.raises(UsageError, match="x: the pickled"):
             rebuild_space(space, what="x")
+    statistics = SimpleNamespace(obs_rms=SimpleNamespace(mean=_doubled(40), var=1.0), clip_obs=10.0, epsilon=1e-8)
+    with pytest.raises(UsageError, match="x is not a VecNormalize: found a list in a list"):
+        normalizer_of(statistics, "x")
     with pytest.raises(Exception, match=r"x\[again\]: spaces of kind gymnasium.spaces.Dict are not supported"):
         rebuild_space(endless, what="x")
 
