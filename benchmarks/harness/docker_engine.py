@@ -12,9 +12,11 @@ image has. So it stands in for NVIDIA's image; its backends are Python-based.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import ctypes
 import importlib.metadata
+import importlib.util
 import io
 import os
 import re
@@ -224,13 +226,21 @@ class _Box:
             self._tar.addfile(info, content)
         if ".so" in source.name:
             self._loaded.append(source)
+        # As an installed package has it: whatever starts in a container would compile it each time otherwise.
+        if source.suffix == ".py" and compileall.compile_file(source, quiet=2):
+            compiled = Path(importlib.util.cache_from_source(source))
+            self.add(at.parent / compiled.parent.name / compiled.name, compiled)
 
     def tree(self, at: Path, source: Path) -> None:
         """Every file below a folder, but caches and tests."""
-        for path in sorted(source.rglob("*")):
-            inner = path.relative_to(source)
-            if path.is_file() and not _LEFT_OUT.search(inner.as_posix()):
-                self.add(at / inner, path)
+        for folder, folders, names in os.walk(source):
+            # Not even looked into: the folder of installed packages has tens of thousands of files.
+            folders[:] = sorted(name for name in folders if not _LEFT_OUT.search(name))
+            inner = at / Path(folder).relative_to(source)
+            for name in sorted(names):
+                path = Path(folder) / name
+                if path.is_file() and not _LEFT_OUT.search(name):
+                    self.add(inner / name, path)
 
     def program(self, at: Path, source: str | Path) -> None:
         """A file that runs, with the libraries that it needs."""

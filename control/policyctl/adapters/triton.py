@@ -51,10 +51,14 @@ class Answer:
 class Triton(TritonCalls):
     """A client of one server, for one thread: what takes more than one call, or waiting."""
 
-    def is_live(self) -> bool:
-        """Whether the server's process answers at all."""
+    def is_live(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the server's process answers at all.
+
+        Args:
+            timeout_s: For the answer; None for the client's own.
+        """
         try:
-            return bool(self._call(_LIVE, "ServerLive").live)
+            return bool(self._call(_LIVE, "ServerLive", timeout_s=timeout_s).live)
         except ServerError:
             return False
 

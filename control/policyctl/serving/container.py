@@ -30,6 +30,8 @@ from policyctl.serving.run import ServerRun
 from policyctl.settings import DockerSettings
 
 _STOP_RESERVE_S: Final = 5
+_ENDING: Final = frozenset({"2", "15"})
+"""Signals on which tritonserver lets go of its models first, and ends some time after."""
 _SAME_END_S: Final = 2.0
 """The kernel's end of a process and the container's end this close are one."""
 _SOCKET: Final = "unix://"
@@ -49,7 +51,7 @@ class TritonContainer(ServerRun):
     """
 
     name = "the container"
-    poll_s = 0.1
+    poll_s = 0.05
 
     def __init__(
         self,
@@ -68,6 +70,8 @@ class TritonContainer(ServerRun):
         self._client = client
         self._container: Any = None
         self._started_at = ""
+        self._stirred = threading.Event()
+        self._asked_to_end = False
 
     @property
     def remedy(self) -> str:
@@ -94,6 +98,7 @@ class TritonContainer(ServerRun):
         self._refuse_taken_ports()
         with _translated(f"start {self.settings.image}"):
             self._container = client.containers.create(**called)
+            threading.Thread(target=self._listen, args=(self._container,), name="container-end", daemon=True).start()
             self._container.start()
             self._container.reload()
         self._started_at = str(self._state().get("StartedAt", ""))
@@ -102,27 +107,35 @@ class TritonContainer(ServerRun):
     def is_running(self) -> bool:
         """Whether this very run of the container goes on; one that somebody restarted is another.
 
-        A paused one does not go on. Docker's own silence says nothing about
+        A paused one does not go on, nor one that somebody stops: it answers
+        nobody from the first signal on. Docker's own silence says nothing about
         Triton, which may go on without it.
         """
         if self._container is None:
             return False
+        self._stirred.clear()
         try:
             with _translated("look at the container"):
                 self._container.reload()
         except UnsupportedError:
-            return True
+            return not self._asked_to_end
         except ServerError:
             return False  # it was removed
         state = self._state()
+        if self._asked_to_end:
+            return False
         return state.get("Status") == "running" and state.get("StartedAt") == self._started_at
+
+    def may_have_ended(self) -> bool:
+        """Whether Docker reported something that ends a run; without a report it is asked all the same, later."""
+        return self._stirred.is_set()
 
     def ended(self) -> str:
         """How it ended, in words."""
         state = self._state()
         match state.get("Status"):
             case "running":
-                return "somebody restarted it"
+                return "somebody stopped it" if self._asked_to_end else "somebody restarted it"
             case "paused":
                 return "somebody paused it"
         code = f"exit code {state.get('ExitCode', '?')}"
@@ -165,11 +178,23 @@ class TritonContainer(ServerRun):
         if container is None:
             return
         # A daemon that is gone, or somebody who removed it first, leaves nothing to do here.
-        if not (at_once or paused):
+        if not (at_once or paused or self._asked_to_end):
             with contextlib.suppress(ServerError, UnsupportedError), _translated("stop the container"):
                 container.stop(timeout=self.options.exit_timeout_s + _STOP_RESERVE_S)
         with contextlib.suppress(ServerError, UnsupportedError), _translated("remove the container"):
             container.remove(force=True, v=True)
+
+    def _listen(self, container: Any) -> None:
+        """Hear from Docker what ends this run, as it happens."""
+        filters = {"container": container.id, "event": ["die", "pause", "kill"]}
+        with contextlib.suppress(ServerError, UnsupportedError), _translated("hear its events"):
+            for event in self._client.events(filters=filters, decode=True):
+                if event["Action"] == "kill":
+                    if event["Actor"]["Attributes"].get("signal") not in _ENDING:
+                        continue
+                    self._asked_to_end = True
+                break
+        self._stirred.set()
 
     def _state(self) -> Mapping[str, Any]:
         return {} if self._container is None else self._container.attrs.get("State", {})

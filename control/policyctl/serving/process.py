@@ -133,6 +133,10 @@ class TritonProcess(ServerRun):
         """Whether the process is there (which says nothing about its answers)."""
         return self._popen is not None and self.exit_code() is None
 
+    def may_have_ended(self) -> bool:
+        """Whether it has ended: the kernel says so at once."""
+        return not self.is_running()
+
     def exit_code(self) -> int | None:
         """What it ended with, negative for a signal; None while it runs."""
         process = self._popen

@@ -38,6 +38,10 @@ class ServerRun(ABC):
         """Whether this very run goes on (which says nothing about its answers)."""
 
     @abstractmethod
+    def may_have_ended(self) -> bool:
+        """Whether `is_running` is worth asking now; costs next to nothing, so it may be asked all the time."""
+
+    @abstractmethod
     def ended(self) -> str:
         """How it ended, as a phrase."""
 

@@ -9,10 +9,11 @@ Optionally it *runs* a container, by a function that is given what was sent.
 from __future__ import annotations
 
 import json
+import queue
 import re
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -44,11 +45,14 @@ class DockerStandIn:
         self.images, self.runner = set(images), runner
         self.out_of_memory: list[float] = []
         """When the kernel ended a process of a container, in seconds since 1970."""
+        self.happened: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        """Events of a container for the caller that listens now, as Docker writes them; None ends the stream."""
         self.files = {"/bin/bash"}
         """In every image."""
         self.containers: dict[str, Container] = {}
         self.calls: list[str] = []
         self.created = self.starts = 0
+        self.closed = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -67,6 +71,8 @@ class DockerStandIn:
 
     def close(self) -> None:
         """No longer answer; what still runs is ended."""
+        self.closed = True
+        self.happened.put(None)
         self._server.shutdown()
         self._server.server_close()
         for container in self.containers.values():
@@ -103,6 +109,9 @@ def _handler(engine: DockerStandIn) -> type[BaseHTTPRequestHandler]:
             raise AttributeError(name)
 
         def _serve(self) -> None:
+            if engine.closed:  # on a connection that was made before
+                self.close_connection = True
+                return
             split = urlsplit(self.path)
             path = re.sub(r"^/v\d+\.\d+", "", unquote(split.path))
             query = {key: values[0] for key, values in parse_qs(split.query).items()}
@@ -119,7 +128,7 @@ def _handler(engine: DockerStandIn) -> type[BaseHTTPRequestHandler]:
                 case (_, ["version"]):
                     self._answer(200, {"ApiVersion": VERSION, "Version": "27"})
                 case ("GET", ["events"]):
-                    self._events()
+                    self._past_events() if "until" in query else self._events()
                 case ("GET", ["images", *name, "json"]):
                     found = "/".join(name) in engine.images
                     self._answer(200 if found else 404, {"Id": "sha256:1"} if found else {"message": "No such image"})
@@ -180,12 +189,18 @@ def _handler(engine: DockerStandIn) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(struct.pack(">BxxxL", 1, len(line)) + line)
             self.close_connection = True
 
+        def _past_events(self) -> None:
+            self._stream({"timeNano": int(each * 1e9)} for each in engine.out_of_memory)
+
         def _events(self) -> None:
+            self._stream(iter(engine.happened.get, None))
+
+        def _stream(self, documents: Iterable[dict[str, Any]]) -> None:
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            for each in engine.out_of_memory:
-                line = json.dumps({"timeNano": int(each * 1e9)}).encode()
+            for each in documents:
+                line = json.dumps(each).encode()
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
             self.wfile.write(b"0\r\n\r\n")
 

@@ -6,9 +6,12 @@ import http.server
 import os
 import subprocess
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from docker_stand_in import DockerStandIn
@@ -233,6 +236,43 @@ def test_a_container_that_is_paused_is_said_to_be_and_goes_at_once(engine, optio
     container.stop()
     assert not engine.containers
     assert not any(call.endswith("/stop") for call in engine.calls)
+
+
+def test_a_container_is_over_as_soon_as_somebody_stops_it(engine, options, mounts) -> None:
+    """Triton lets go of its models at the first signal and ends later; it is not asked again, but killed."""
+    container = TritonContainer(options, DockerSettings(), mounts)
+    container.start()
+    engine.happened.put(_event("kill", signal="15"))
+    _wait_for(container.may_have_ended)
+    assert not container.is_running()
+    assert (container.ended(), container.exit_code()) == ("somebody stopped it", None)
+    engine.calls.clear()
+    container.stop()
+    assert not any(call.endswith("/stop") for call in engine.calls)
+
+
+def test_a_signal_that_ends_nothing_ends_no_run(engine, options, mounts) -> None:
+    """What Docker reports is a reason to look; what it shows then decides."""
+    container = TritonContainer(options, DockerSettings(), mounts)
+    container.start()
+    assert not container.may_have_ended()
+    engine.happened.put(_event("kill", signal="1"))
+    engine.happened.put(_event("pause"))
+    _wait_for(container.may_have_ended)
+    assert container.is_running()
+    assert not container.may_have_ended()
+    container.stop()
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _event(action: str, **attributes: str) -> dict[str, Any]:
+    return {"Action": action, "Actor": {"Attributes": attributes}}
 
 
 def test_a_silent_server_is_killed_without_being_asked_first(engine, options, mounts) -> None:

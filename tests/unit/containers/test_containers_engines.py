@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -233,9 +236,12 @@ def test_doctor_looks_at_the_engine_of_the_settings(control, engine, monkeypatch
 
 
 def test_asking_again_for_what_was_not_there_never_waits_long() -> None:
-    """Docker that is away, or a taken port, costs nothing to ask for; a server that starts and dies does."""
-    assert [pause_s(n, DOCKER, begun=False) for n in (0, 2, 3, 9)] == [0.5, 2.0, 5.0, 5.0]
-    assert [pause_s(n, DOCKER, begun=True) for n in (0, 3, 9)] == [0.5, 5.0, 30.0]
+    """Docker that is away, or a taken port, costs little to ask for; a server that starts and dies costs more.
+
+    One that had lived for a while starts again at once.
+    """
+    assert [pause_s(n, DOCKER, begun=False) for n in (1, 2, 3, 9)] == [0.5, 1.0, 1.0, 1.0]
+    assert [pause_s(n, DOCKER, begun=True) for n in (0, 1, 4, 9)] == [0.0, 0.5, 5.0, 30.0]
     assert pause_s(9, EXTERNAL, begun=True) == 5.0
 
 
@@ -271,10 +277,81 @@ def test_only_a_server_that_is_silent_itself_is_killed_at_once(control, monkeypa
     supervisor, stops = Supervisor(control(), None, None, verbose=False), []
     prober = SimpleNamespace(probe=lambda: False, silent=not live, asked=None)
     monkeypatch.setattr(serve_module, "Prober", lambda *_: prober)
-    run = SimpleNamespace(manner=DOCKER, is_running=lambda _served: True, stop=lambda *, at_once: stops.append(at_once))
-    quiet = SimpleNamespace(repeat=lambda: None, follow=lambda: None, index=lambda: (), load_timeout_s=0.0)
-    supervisor._watch(run, quiet, quiet, quiet)
+    answering = _answering(is_live=lambda **_: True)
+    supervisor._watch(_run(stops), answering, answering, answering)
     assert stops == [at_once]
+
+
+def test_a_server_that_does_not_say_that_it_lives_is_asked_nothing_else(control, monkeypatch) -> None:
+    """Each of those questions would wait for its answer in vain; it is asked more than once whether it lives."""
+    supervisor, stops, asked = Supervisor(control(), None, None, verbose=False), [], []
+    monkeypatch.setattr(serve_module, "SILENCE_S", 0.0)
+    silent = _answering(is_live=lambda **_: asked.append(1), index=None)
+    supervisor._watch(_run(stops), silent, silent, silent)
+    assert (stops, len(asked) >= 2) == ([True], True)
+
+
+def test_one_question_without_an_answer_is_no_silence(control, monkeypatch) -> None:
+    """The process that asks may have had no turn; the next answer counts."""
+    supervisor, stops = Supervisor(control(), None, None, verbose=False), []
+    monkeypatch.setattr(serve_module, "SILENCE_S", 0.0)
+    prober = SimpleNamespace(probe=lambda: False, silent=False, asked=None)
+    monkeypatch.setattr(serve_module, "Prober", lambda *_: prober)
+    lives = iter([False, True])
+    hesitant = _answering(is_live=lambda **_: next(lives))
+    supervisor._watch(_run(stops), hesitant, hesitant, hesitant)
+    assert stops == [False]
+
+
+def test_a_run_that_ends_is_looked_at_at_once(control, monkeypatch) -> None:
+    """Not at the next look, which is a minute away; it is over, and not silent."""
+    monkeypatch.setattr(serve_module, "LOOK_INTERVAL_S", 1e6)
+    found = control()
+    found.settings = load(repository=found.repository.root, prober={"interval_s": 60})
+    monkeypatch.setattr(serve_module, "Prober", lambda *_: SimpleNamespace(probe=lambda: True, asked=None))
+    supervisor, stops, looks = Supervisor(found, None, None, verbose=False), [], iter([True, False])
+    run = _run(stops)
+    run.may_have_ended, run.is_running = (lambda: True), (lambda _served: next(looks))
+    run.ended = lambda: ("ended", 1)
+    answering = _answering(is_live=lambda **_: True)
+    begun = time.monotonic()
+    supervisor._watch(run, answering, answering, answering)
+    assert (stops, time.monotonic() - begun < 60) == ([], True)
+
+
+def test_what_goes_on_while_docker_is_away_is_said_once(control, monkeypatch) -> None:
+    """It is asked for once a second, perhaps for hours; another reason is said again."""
+    said, reasons = [], ["no Docker", "no Docker", "no Docker", "a taken port"]
+    supervisor = Supervisor(replace(control(), say=said.append), None, None, verbose=False)
+    supervisor._was_ready = True
+    monkeypatch.setattr(serve_module, "UNBEGUN_PAUSE_S", 0.0)
+
+    def start() -> None:
+        reason = reasons.pop(0)
+        if not reasons:
+            supervisor.stop.set()
+        raise UnsupportedError(reason)
+
+    supervisor.launch = lambda _on_log: SimpleNamespace(manner=DOCKER, start=start, stop=lambda: None)
+    supervisor._keep_serving()
+    assert said == ["The server failed: no Docker", "Starting the container again."]
+    assert supervisor.observed.starts == 0
+
+
+def _run(stops: list[bool]) -> SimpleNamespace:
+    """A container that goes on; whether it was stopped at once is noted."""
+    return SimpleNamespace(
+        manner=DOCKER,
+        is_running=lambda _served: True,
+        may_have_ended=lambda: False,
+        stop=lambda *, at_once: stops.append(at_once),
+    )
+
+
+def _answering(**more: Any) -> SimpleNamespace:
+    """A server with nothing to report, and who follows it."""
+    quiet = {"repeat": lambda: None, "follow": lambda: None, "index": lambda: (), "load_timeout_s": 0.0}
+    return SimpleNamespace(**{**quiet, **more})
 
 
 @pytest.mark.parametrize(("uid", "words"), [(1000, "needs root"), (0, "not installed: dockerd")])

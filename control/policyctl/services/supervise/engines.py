@@ -106,6 +106,10 @@ class OwnEngine:
         """Whether it is still this run."""
         return self.run.is_running()
 
+    def may_have_ended(self) -> bool:
+        """Whether to look now and not later."""
+        return self.run.may_have_ended()
+
     def ended(self) -> tuple[str, int | None]:
         """How the run ended: Docker knows of memory, and of others' hands."""
         return self.manner.ended.format(why=self.run.ended()), self.run.exit_code()

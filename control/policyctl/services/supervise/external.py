@@ -112,6 +112,10 @@ class ExternalEngine:
         self._seen, self._journal_bytes = now, size
         return True
 
+    def may_have_ended(self) -> bool:
+        """Nobody reports the end of somebody else's server."""
+        return False
+
     def ended(self) -> tuple[str, int | None]:
         """How the run ended."""
         return self.manner.ended, None

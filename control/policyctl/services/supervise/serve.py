@@ -44,7 +44,7 @@ from policyctl.services.supervise.announcement import Announcement
 from policyctl.services.supervise.bring_up import BringUp
 from policyctl.services.supervise.ending import bound_end, ends_in_time
 from policyctl.services.supervise.engines import Engine, Launch, forget_key, launcher
-from policyctl.services.supervise.external import ASKING_PAUSE_S, Manner
+from policyctl.services.supervise.external import Manner
 from policyctl.services.supervise.leftovers import SWEEP_EVERY_S, empty, settle_if_left, sweep, trace_folder
 from policyctl.services.supervise.metrics import Metrics
 from policyctl.services.supervise.prober import Prober
@@ -52,14 +52,23 @@ from policyctl.services.supervise.reload import Reloader
 from policyctl.settings import Settings
 from policyctl.signals import stop_on_signal
 
-LOOK_INTERVAL_S: Final = 1.0
-"""How soon an unfinished move, or a server that ended, is noticed; the prober's own interval is a setting."""
+LOOK_INTERVAL_S: Final = 0.5
+"""How soon an unfinished move, or a silent server, is noticed; the prober's own interval is a setting."""
+_STEP_S: Final = 0.05
+"""How soon a run that ended is noticed."""
+SILENCE_S: Final = 2.0
+"""A server of ours that does not answer for so long whether it lives, asked again and again, is silent."""
+_QUESTIONS: Final = 2
+_LIVE_S: Final = 1.0
+"""For one such answer: nothing has to be computed for it, and it waits for no inference."""
 PROBE_TIMEOUT_S: Final = 2.0
 START_S: Final = 120.0
 """For tritonserver's first answer. One that ends is noticed at once, so only a busy machine or a hang takes it."""
-BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 EXIT_S: Final = 30
 """For the interpreter's own end, on a machine that is very busy too."""
+UNBEGUN_PAUSE_S: Final = 1.0
+"""Between two tries where nothing was started, since Docker is away or a port is taken: to ask costs little."""
 STEADY_S: Final = 20.0
 """A server that has lived this long starts again without delay."""
 
@@ -120,32 +129,35 @@ class Supervisor:
         self.control.tell(words, level=level, logger="policyctl.serve", **fields)
 
     def _keep_serving(self) -> None:
-        attempt = 0
+        attempt, said = 0, ""
         on_log = TritonLog(self.control, self._known, self.verbose)
         while not self.stop.is_set():
-            started, begun, came_up = time.monotonic(), False, False
+            started, begun, came_up, repeats = time.monotonic(), False, False, False
             engine = self._engine = self.launch(on_log)
             try:
                 # What a recording left there goes with the server that wrote it.
                 empty(trace_folder(self.control.repository))
-                if engine.manner.ours:
-                    self.observed.server_starts()
                 engine.start()
                 begun = True
+                if engine.manner.ours:
+                    self.observed.server_starts()
                 self._serve_once(engine)
                 came_up = not engine.manner.ours  # to ask again at once costs nothing; to start again may
             except PolicyctlError as error:
                 if not self.stop.is_set():
                     if engine.manner.ours and not self._was_ready:
                         raise
-                    self._tell(f"The server failed: {error.problem}", LogLevel.ERROR, code=error.code)
+                    repeats, said = not begun and error.problem == said, error.problem
+                    if not repeats:  # Docker may be away for hours
+                        self._tell(f"The server failed: {error.problem}", LogLevel.ERROR, code=error.code)
             finally:
                 engine.stop()
             if self.stop.is_set():
                 return
             attempt = 0 if came_up or time.monotonic() - started > STEADY_S else attempt + 1
             delay = pause_s(attempt, engine.manner, begun=begun)
-            self._tell(f"{engine.manner.again} in {delay:.1f} s.", LogLevel.WARNING)
+            if not repeats:
+                self._tell(f"{engine.manner.again}{f' in {delay:.1f} s' if delay else ''}.", LogLevel.WARNING)
             self.stop.wait(delay)
 
     def _serve_once(self, engine: Engine) -> None:
@@ -183,10 +195,15 @@ class Supervisor:
         prober = Prober(self.control, client, self.observed, self._known)
         loads, drains = StuckLoads(self.control, client), Drains(self.control, client, prober.asked)
         sweep_at, probe_at = 0.0, time.monotonic()
-        while not self.stop.wait(min(LOOK_INTERVAL_S, max(0.0, probe_at - time.monotonic()))):
+        while not self._rest(engine, min(LOOK_INTERVAL_S, probe_at - time.monotonic())):
             if not engine.is_running(self._served()):
                 words, exit_code = engine.ended()
                 self._tell(words, LogLevel.ERROR, exit_code=exit_code)
+                return
+            # Before anything else, which would wait for its answers in vain.
+            if engine.manner.ours and not self._is_live(engine, client):
+                self._tell(engine.manner.silent, LogLevel.ERROR)
+                engine.stop(at_once=True)
                 return
             if engine.manner.shares_memory and time.monotonic() >= sweep_at:
                 sweep(client)
@@ -207,6 +224,27 @@ class Supervisor:
                 self._tell(engine.manner.silent, LogLevel.ERROR)
                 engine.stop(at_once=prober.silent)
                 return
+
+    def _rest(self, engine: Engine, longest_s: float) -> bool:
+        """Wait, but not past the end of the run; says whether to stop."""
+        until = time.monotonic() + longest_s
+        while not self.stop.wait(max(0.0, min(_STEP_S, until - time.monotonic()))):
+            if time.monotonic() >= until or engine.may_have_ended():
+                return False
+        return True
+
+    def _is_live(self, engine: Engine, client: Triton) -> bool:
+        """Whether the server answers at all; a run that ends meanwhile is not silent but over.
+
+        One question is not enough: this process may have been the one that got no turn.
+        """
+        until, asked = time.monotonic() + SILENCE_S, 0
+        while (left_s := until - time.monotonic()) > 0 or asked < _QUESTIONS:
+            timeout_s = min(_LIVE_S, left_s) if left_s > _STEP_S else _LIVE_S
+            if client.is_live(timeout_s=timeout_s) or engine.may_have_ended() or self.stop.wait(_STEP_S):
+                return True
+            asked += 1
+        return False
 
     def _served(self) -> frozenset[str]:
         """The Triton models that should be loaded."""
@@ -235,7 +273,7 @@ def pause_s(attempt: int, manner: Manner, *, begun: bool) -> float:
         manner: Of the engine.
         begun: Whether a server was started at all. Where Docker is away or a port is taken, none was.
     """
-    longest = manner.longest_pause_s if begun else min(manner.longest_pause_s, ASKING_PAUSE_S)
+    longest = manner.longest_pause_s if begun else UNBEGUN_PAUSE_S
     return min(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], longest)
 
 
