@@ -4,9 +4,9 @@
 
 One client asks all the time, every 10 ms, with half a second for each answer.
 Each kind of harm is done once in a round, to a server that has been up for a
-while; the longest time between two answers
-is what it cost. The engine is a separate one, and the image has this machine's
-Triton (`harness.docker_engine`): root and Docker's programs are needed.
+while; the longest time between two answers is what it cost. The engine is a
+separate one, and the image has this machine's Triton (`harness.docker_engine`):
+root and Docker's programs are needed.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ def _measure(folder: Path, release: Path, rounds: int) -> None:
             observation = [0.0] * _inputs(repository)
             with asking(server.endpoint["grpc"], observation) as answers:
                 harmed = Harmed(docker, repository)
-                print(f"{versions(docker)}, {os.cpu_count()} cores, {rounds} rounds\n")
+                print(f"{versions(docker)}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {rounds} rounds\n")
                 print("| what happens | median | longest |\n|---|---|---|")
                 for what, harm in HARMS.items():
                     found = sorted(_once(harmed, answers, harm) for _ in range(rounds))
                     print(f"| {what} | {np.median(found):.1f} s | {found[-1]:.1f} s |", flush=True)
+                print(f"\nDocker itself was away for {docker.away_s:.1f} s. Load at the end: {os.getloadavg()[0]:.1f}.")
 
 
 def _once(harmed: Harmed, answers: Answers, harm: Callable[[Harmed], None]) -> float:

@@ -82,8 +82,7 @@ class Harmed:
 
     def restart_engine(self) -> None:
         """Docker itself is stopped and started again."""
-        self.engine.stop()
-        self.engine.start()
+        self.engine.restart()
 
 
 HARMS: Final[dict[str, Callable[[Harmed], None]]] = {

@@ -67,7 +67,15 @@ class Engine:
         self.folder = folder
         self.host = f"unix://{folder}/docker.sock"
         self.log = folder / "dockerd.log"
+        self.away_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
+
+    def restart(self) -> None:
+        """Stop and start it; `away_s` says how long it was away."""
+        begun = time.monotonic()
+        self.stop()
+        self.start()
+        self.away_s = time.monotonic() - begun
 
     def start(self) -> None:
         """Start it, and return once it answers.

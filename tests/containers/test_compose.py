@@ -53,17 +53,18 @@ class Composed:
             return None
 
 
-@pytest.fixture
-def compose(docker: Engine, tmp_path) -> Iterator[Composed]:
+@pytest.fixture(scope="module")
+def compose(docker: Engine, tmp_path_factory) -> Iterator[Composed]:
     """Secrets and a token, and the three services up and healthy."""
-    found = Composed(docker, tmp_path)
+    at = tmp_path_factory.mktemp("compose")
+    found = Composed(docker, at)
     version = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True, check=False)
     if version.returncode != 0:
         pytest.skip("Docker Compose 2 is not installed (bookworm has 1.29)")
-    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    shutil.copy(ROOT / "docker-compose.yml", at)
     for name in ("containers", "alerts", "grafana"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    folder = tmp_path / "secrets"
+        shutil.copytree(ROOT / name, at / name)
+    folder = at / "secrets"
     folder.mkdir(mode=0o700)
     for name in ("triton_key", "grafana_admin_password", "webhook_url"):
         (folder / name).write_text(f"{secrets.token_hex(24)}\n")

@@ -186,7 +186,7 @@ class TritonContainer(ServerRun):
 
     def _listen(self, container: Any) -> None:
         """Hear from Docker what ends this run, as it happens."""
-        filters = {"container": container.id, "event": ["die", "pause", "kill"]}
+        filters = {"container": container.id, "event": ["die", "pause", "kill", "destroy"]}
         with contextlib.suppress(ServerError, UnsupportedError), _translated("hear its events"):
             for event in self._client.events(filters=filters, decode=True):
                 if event["Action"] == "kill":

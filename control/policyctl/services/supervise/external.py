@@ -27,8 +27,8 @@ from policyctl.serving.logs import OnLog
 
 _LOOK_S: Final = 0.2
 _WAIT_S: Final = 2.0
-ASKING_PAUSE_S: Final = 5.0
-"""The longest pause between two tries where nothing was started: starting costs, asking does not."""
+_ASKING_PAUSE_S: Final = 5.0
+"""The longest pause between two tries: to ask costs little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ EXTERNAL: Final = Manner(
     silent="The server does not answer. policyctl did not start it: the person who runs it has to start it again.",
     ended="Somebody restarted the server: what was loaded is not loaded any more.",
     again="Asking for it again",
-    longest_pause_s=ASKING_PAUSE_S,
+    longest_pause_s=_ASKING_PAUSE_S,
 )
 
 
