@@ -30,17 +30,17 @@ def two_models(world, monkeypatch, tmp_path):
     return world
 
 
+def _asks(line: str) -> dict[str, str]:
+    """The variables by which bash asks for the last word of `line`, which may be empty."""
+    position = str(len(line.split(" ")) - 1)
+    return {"_POLICYCTL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": position}
+
+
 def offered(line: str, folder: Path, **variables: str) -> list[str]:
-    """What bash is offered for the last word of `line`, which may be empty."""
+    """What bash is offered, by a separate process as in a shell."""
     done = subprocess.run(
         [sys.executable, "-m", "policyctl.cli.main"],
-        env={
-            **os.environ,
-            "_POLICYCTL_COMPLETE": "complete_bash",
-            "COMP_WORDS": line,
-            "COMP_CWORD": str(len(line.split(" ")) - 1),
-            **variables,
-        },
+        env={**os.environ, **_asks(line), **variables},
         cwd=folder,
         capture_output=True,
         text=True,
@@ -69,9 +69,12 @@ def offered(line: str, folder: Path, **variables: str) -> list[str]:
         ("policyctl trust revoke a", ["alice"]),
     ],
 )
-def test_models_releases_and_aliases_are_offered(two_models, line: str, expected: list[str]) -> None:
+def test_models_releases_and_aliases_are_offered(two_models, run, monkeypatch, line: str, expected: list[str]) -> None:
     """Those that the journal has, narrowed by what stands before."""
-    assert offered(line, two_models.folder) == expected
+    for name, value in _asks(line).items():
+        monkeypatch.setenv(name, value)
+    done = run()
+    assert (done.out.split(), done.err) == (expected, "")
 
 
 def test_the_repository_that_the_line_names_is_asked(two_models) -> None:

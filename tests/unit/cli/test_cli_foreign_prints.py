@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from policyctl.cli.main import main
 from policyctl.errors import UsageError
 from policyctl.foreign_code import prints_aside
 
@@ -37,14 +37,21 @@ def make():
 """
 
 
-def test_a_module_that_prints_leaves_the_document_of_an_export_clean(tmp_path: Path) -> None:
+def test_a_module_that_prints_leaves_the_document_of_an_export_clean(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Import, call and forward print to stderr, from Python, to the descriptor, and from a child."""
     (tmp_path / "loud.py").write_text(LOUD)
-    command = [sys.executable, "-m", "policyctl", "export", "loud:make", "--env", "CartPole-v1", "-o", "out", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=600)
-    assert json.loads(done.stdout)["output"] == "out", done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["policyctl", "export", "loud:make", "--env", "CartPole-v1", "-o", "out", "--json"]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    seen = capfd.readouterr()
+    assert json.loads(seen.out)["output"] == "out", seen.err
     for printed in ("imported", "made", "forward", "written", "from a child"):
-        assert printed in done.stderr
+        assert printed in seen.err
 
 
 def test_prints_go_where_words_go_and_come_back(capfd: pytest.CaptureFixture[str]) -> None:

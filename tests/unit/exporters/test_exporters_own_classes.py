@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
-import subprocess
+import runpy
 import sys
 import zipfile
 from collections.abc import Callable
@@ -60,7 +61,11 @@ def _train(folder: Path, *, own_module: bool) -> None:
     else:
         script = NET + script
     (folder / "train.py").write_text(script)
-    subprocess.run([sys.executable, "train.py"], cwd=folder, check=True, timeout=600)
+    # As `python train.py` runs it, in this process, which has imported torch.
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        runpy.run_path("train.py", run_name="__main__")
+    sys.modules.pop("my_own_net", None)
 
 
 def _acts_alike(folder: Path, **options: Any) -> None:
