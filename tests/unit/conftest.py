@@ -101,6 +101,17 @@ def parse() -> Callable[[list[str]], None]:
 
 
 @pytest.fixture(scope="session")
+def two_releases(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A world with two releases, the first in production, for tests to copy: to make it takes longer than most tests.
+
+    Folders that use it have made `world` importable.
+    """
+    from world import with_two_releases
+
+    return with_two_releases(tmp_path_factory.mktemp("two-releases"))
+
+
+@pytest.fixture(scope="session")
 def bom_problem() -> Callable[[str], object]:
     """What the schema of CycloneDX says against a bill of materials; None for nothing. It takes seconds to import."""
     from cyclonedx.schema import SchemaVersion

@@ -13,9 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
 
 from api_world import ApiWorld
-from world import World
-
-from policyctl.services.rollout.promote import promote
+from world import World, copied
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +22,9 @@ def _elsewhere(elsewhere) -> None:
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch) -> World:
+def world(two_releases, tmp_path, monkeypatch) -> World:
     """Two releases of walker, the first of them in production, and a server."""
-    found = World(tmp_path, monkeypatch)
-    found.publish("1.0.0", 1)
-    found.publish("1.1.0", 2)
-    promote(found.control, model="walker", release="1.0.0", alias="production")
-    return found
+    return copied(two_releases, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 
-from world import World
+from world import World, copied
 
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.triton import Triton
@@ -23,9 +23,15 @@ def _elsewhere(elsewhere) -> None:
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch) -> World:
+def site(tmp_path) -> Path:
+    """Where the repository lies."""
+    return tmp_path
+
+
+@pytest.fixture
+def world(site, monkeypatch) -> World:
     """A repository with nothing in it, and a server next to it."""
-    return World(tmp_path, monkeypatch)
+    return World(site, monkeypatch)
 
 
 @pytest.fixture
@@ -40,12 +46,8 @@ def quiet_world(world, monkeypatch) -> World:
 
 
 @pytest.fixture
-def served_world(world, monkeypatch) -> World:
+def served_world(two_releases, site, monkeypatch) -> World:
     """A repository with two releases, one in production, and a server."""
-    from policyctl.services.rollout.promote import promote
-
-    world.publish("1.0.0", 1)
-    world.publish("1.1.0", 2)
-    promote(world.control, model="walker", release="1.0.0", alias="production")
+    world = copied(two_releases, site, monkeypatch)
     monkeypatch.setenv("POLICYCTL_REPOSITORY", str(world.root))
     return world

@@ -55,11 +55,11 @@ NEED_THE_JOURNAL = ["history", "verify", "at now", "signatures walker 1.0.0", "c
 
 
 @pytest.fixture
-def world(monkeypatch) -> Iterator[World]:
-    """A world in a folder that others may enter, which those of pytest are not."""
+def site() -> Iterator[Path]:
+    """A folder that others may enter, which those of pytest are not."""
     with tempfile.TemporaryDirectory(prefix="policyctl-second-user-") as name:
         Path(name).chmod(0o755)
-        yield World(Path(name), monkeypatch)
+        yield Path(name)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from crash_states import crash_states
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lifecycle_exports import not_intact, publish_large, spoil, tree
-from world import World, left
+from world import World, copied, left
 
 from policyctl.domain.retention import RetentionPolicy
 from policyctl.errors import IntegrityError, UsageError
@@ -23,14 +23,22 @@ from policyctl.services.releases.transfer import export_release
 from policyctl.services.rollout.promote import promote
 
 
-@pytest.fixture
-def served(world: World) -> World:
-    """1.0.0 in production and staging, 1.1.0 published; both share a large file."""
-    publish_large(world, "1.0.0", 1)
-    publish_large(world, "1.1.0", 2)
-    for alias in ("production", "staging"):
-        promote(world.control, model="walker", release="1.0.0", alias=alias)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> World:
+    """1.0.0 in production and staging, 1.1.0 published; both share a large file. Tests copy it."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(tmp_path_factory.mktemp("whole"), patch)
+        publish_large(world, "1.0.0", 1)
+        publish_large(world, "1.1.0", 2)
+        for alias in ("production", "staging"):
+            promote(world.control, model="walker", release="1.0.0", alias=alias)
     return world
+
+
+@pytest.fixture
+def served(whole: World, tmp_path, monkeypatch) -> World:
+    """The same, to be changed."""
+    return copied(whole, tmp_path, monkeypatch)
 
 
 def _own(path: Path) -> None:
@@ -269,18 +277,14 @@ def test_a_repair_killed_anywhere_is_finished_by_the_next(tmp_path, monkeypatch)
     assert not_intact(template) == []
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.sampled_from(sorted(REBUILT)), min_size=2, max_size=4, unique=True))
 @example(names=["a slot that no record names", "an alias's copy changed", "a slot lost where an alias has a copy"])
 @example(names=["a slot that no record names", "an alias's copy changed", "a slot that is a link"])
 @example(names=["a slot that is a link", "a slot that no record names", "an alias's copy changed"])
-def test_several_damages_at_once_are_rebuilt_or_said(tmp_path_factory, monkeypatch, names: list[str]) -> None:
+def test_several_damages_at_once_are_rebuilt_or_said(whole, tmp_path_factory, monkeypatch, names: list[str]) -> None:
     """Whatever comes together: what repair calls possible is intact afterwards, and nothing is left unsaid."""
-    world = World(tmp_path_factory.mktemp("world"), monkeypatch)
-    publish_large(world, "1.0.0", 1)
-    publish_large(world, "1.1.0", 2)
-    for alias in ("production", "staging"):
-        promote(world.control, model="walker", release="1.0.0", alias=alias)
+    world = copied(whole, tmp_path_factory.mktemp("world"), monkeypatch)
     for name in names:
         try:
             REBUILT[name](world.root)

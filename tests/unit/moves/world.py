@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -38,6 +39,7 @@ from policyctl.integrity import read_file, read_release
 from policyctl.services import control as control_module
 from policyctl.services.control import Control
 from policyctl.services.releases.publish import publish
+from policyctl.services.rollout.promote import promote
 from policyctl.settings import load
 
 CONTRACT = Contract(
@@ -230,8 +232,20 @@ class World:
 
 def copied(template: World, folder: Path, monkeypatch) -> World:
     """The same world in another place; hard links stay hard links."""
-    subprocess.run(["cp", "-a", template.folder, folder], check=True)
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["cp", "-a", *template.folder.iterdir(), folder], check=True)
     return World(folder, monkeypatch)
+
+
+def with_two_releases(folder: Path) -> World:
+    """A world to copy: releases 1.0.0 and 1.1.0 of walker, the first in production."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(folder, patch)
+        world.publish("1.0.0", 1)
+        world.publish("1.1.0", 2)
+        promote(world.control, model="walker", release="1.0.0", alias="production")
+    world.supervisor.close()
+    return world
 
 
 def left(folder: Path, monkeypatch, make: Callable[..., World] = World) -> World:

@@ -10,12 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
 
-from world import World
+from world import World, copied
 
 from policyctl.domain.metrics import Sample
 from policyctl.services.integrity.known_journal import KnownJournal
 from policyctl.services.observed import Observed
-from policyctl.services.rollout.promote import promote
 from policyctl.services.supervise.metrics import Metrics
 from policyctl.services.supervise.prober import Prober
 
@@ -55,9 +54,6 @@ def world(tmp_path, monkeypatch) -> World:
 
 
 @pytest.fixture
-def watched(world) -> Watched:
+def watched(two_releases, tmp_path, monkeypatch) -> Watched:
     """Releases 1.0.0 and 1.1.0 of walker; 1.0.0 in production."""
-    world.publish("1.0.0", 1)
-    world.publish("1.1.0", 2)
-    promote(world.control, model="walker", release="1.0.0", alias="production")
-    return Watched(world)
+    return Watched(copied(two_releases, tmp_path, monkeypatch))
