@@ -91,7 +91,7 @@ def test_a_policy_of_one_row_is_never_asked_for_more() -> None:
     assert max_batch_size(_render(contract, options=ServingOptions(2))) == 2
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.text(max_size=30))
 def test_a_feature_of_any_name_survives(name: str) -> None:
     """Quotes, line feeds, control characters and any script come back letter by letter."""

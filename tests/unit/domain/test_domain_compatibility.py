@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from domain_strategies import contracts
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyctl.domain.chunk import Chunk
@@ -235,6 +235,7 @@ def test_each_difference_needs_its_bump(name: str) -> None:
     assert all(f"(needs {d.needs.name})" in d.words and d.to_json()["needs"] == d.needs.name.lower() for d in found)
 
 
+@settings(max_examples=40)
 @given(contracts())
 def test_a_contract_differs_from_itself_in_nothing(contract: Contract) -> None:
     """Nor from what became of it as JSON."""
@@ -242,6 +243,7 @@ def test_a_contract_differs_from_itself_in_nothing(contract: Contract) -> None:
     assert compare(contract, Contract.from_json(contract.to_json())) == ()
 
 
+@settings(max_examples=40)
 @given(contracts(), contracts())
 def test_any_two_contracts_can_be_compared(one: Contract, other: Contract) -> None:
     """And where nothing of theirs differs but the order and the writing, nothing is found either way."""

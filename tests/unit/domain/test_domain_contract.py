@@ -24,7 +24,7 @@ GOOD = Contract(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(contracts())
 def test_a_contract_survives_its_json_text(contract: Contract) -> None:
     """Every contract is written as strict JSON (no NaN, no Infinity) and read back as itself."""

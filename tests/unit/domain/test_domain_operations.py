@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyctl.domain.artifacts import Format
@@ -77,6 +77,7 @@ def test_an_operation_comes_back_from_the_disk_as_it_went(given_: Operation) -> 
     assert from_json(Operation, json.loads(json.dumps(to_json(given_))), what="operation") == given_
 
 
+@settings(max_examples=40)
 @given(st.recursive(st.none() | st.integers() | texts, lambda c: st.lists(c) | st.dictionaries(texts, c)))
 def test_what_is_no_operation_is_refused_as_such(data: object) -> None:
     """A damaged file is refused, whatever it holds."""

@@ -187,7 +187,7 @@ def _all_keep_their_promise(have: dict[str, Contract], release: str) -> bool:
     return True
 
 
-Publishing.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+Publishing.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 TestPublishing = Publishing.TestCase
 
 

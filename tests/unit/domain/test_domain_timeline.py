@@ -164,7 +164,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(steps)
 def test_at_every_instant_the_answer_is_the_calendars(moves: list[tuple]) -> None:
     """Against a list of spans that was kept while the moves were made."""

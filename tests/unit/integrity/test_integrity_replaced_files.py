@@ -240,7 +240,7 @@ def test_everything_answers_where_nothing_was_replaced(site) -> None:
 @pytest.mark.parametrize(
     ("kind", "every"),
     [
-        ("a FIFO", 3),
+        ("a FIFO", 9),
         pytest.param("a FIFO", 1, marks=pytest.mark.long),
         pytest.param("another thing", 2, marks=pytest.mark.long),
     ],

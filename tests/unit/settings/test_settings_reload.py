@@ -219,7 +219,7 @@ GOOD = st.sampled_from([FIRST.replace("600", str(n)) for n in (1, 2, 3)])
 BAD = st.sampled_from(["schema: 2\nscrub: {pause_s: -1}\n", "schema: 2\nx: 1\n", "scrub"])
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(GOOD | BAD, max_size=8))
 def test_after_any_run_of_files_the_last_whole_one_is_in_force_and_each_is_counted(tmp_path, texts) -> None:
     """Half of them broken or not; what is in force is always what a start with one of the files would give."""
