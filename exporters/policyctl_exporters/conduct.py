@@ -260,7 +260,9 @@ def _programs(module: nn.Module) -> Iterator[torch.jit.ScriptModule]:
 
 
 def _generators() -> tuple[Any, ...]:
-    return random.getstate(), repr(np.random.get_state(legacy=False)), torch.get_rng_state().numpy().tobytes()
+    arrays = tree_leaves(np.random.get_state(legacy=False))
+    numbers = (value.tobytes() if isinstance(value, np.ndarray) else value for value in arrays)
+    return random.getstate(), *numbers, torch.get_rng_state().numpy().tobytes()
 
 
 @contextmanager

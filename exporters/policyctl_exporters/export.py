@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -277,8 +278,9 @@ def _origin(source: Source) -> dict[str, str]:
     return origin
 
 
-def _versions() -> dict[str, str]:
-    """Of everything that has a part in an export, where it is installed."""
+@cache
+def _versions() -> Mapping[str, str]:
+    """Of everything that has a part in an export, where it is installed; a process sees one version of each."""
     found = {}
     for name in _FRAMEWORKS:
         try:

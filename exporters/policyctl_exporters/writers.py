@@ -43,7 +43,7 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
     import onnx
     import torch
 
-    if any(isinstance(module, torch.jit.ScriptModule) for module in graph.modules()):
+    if _holds_programs(graph):
         # The ONNX exporter refuses to trace into TorchScript, but takes TorchScript whole.
         # The first trace of a class names its operations otherwise than each later one.
         _trace(graph, contract)
@@ -114,12 +114,22 @@ def write_torchscript(graph: Any, contract: Contract, path: Path, *, trusted: bo
 
     buffer = io.BytesIO()
     with _exporting():
+        program = _trace(graph, contract)
         # TorchScript numbers classes from the second trace of a class on; number_classes needs all numbered.
-        pass_numbers(graph, newest=_trace(graph, contract))
-        torch.jit.save(_trace(graph, contract), buffer)
+        if _holds_programs(graph) or not all(map(_number, program.modules())):
+            pass_numbers(graph, newest=program)
+            program = _trace(graph, contract)
+        torch.jit.save(program, buffer)
     content = _without_source_locations(buffer.getvalue())
     load_program(content, name="the exported program", trusted=trusted)
     path.write_bytes(content)
+
+
+def _holds_programs(graph: Any) -> bool:
+    """Whether a part of a graph is TorchScript already."""
+    import torch
+
+    return any(isinstance(module, torch.jit.ScriptModule) for module in graph.modules())
 
 
 def _trace(graph: Any, contract: Contract) -> Any:
