@@ -97,6 +97,7 @@ def test_q_values_are_given_out_but_nothing_is_drawn_from_them(tmp_path: Path) -
         observation_space=BOX,
         action_space=spaces.Discrete(3),
         head="q_values",
+        formats=["onnx"],
     )
     assert [spec.name for spec in result.contract.outputs] == ["action", "q_values"]
     assert result.contract.distribution.kind is DistributionKind.NONE
@@ -131,7 +132,9 @@ def test_a_dict_of_outputs_is_taken_by_name(tmp_path: Path) -> None:
 def test_a_dict_of_observations_is_given_by_key(tmp_path: Path) -> None:
     """Inputs are named by key and arrive raw, images as integers."""
     space = spaces.Dict({"camera": spaces.Box(0, 255, (1, 2, 2), np.uint8), "speed": spaces.Box(-1.0, 1.0, (1,))})
-    result = export_policy(OnDict(), tmp_path / "out", observation_space=space, action_space=spaces.Discrete(3))
+    result = export_policy(
+        OnDict(), tmp_path / "out", formats=["onnx"], observation_space=space, action_space=spaces.Discrete(3)
+    )
     assert [(s.name, s.dtype, s.shape) for s in result.contract.observations] == [
         ("camera", "uint8", (1, 2, 2)),
         ("speed", "float32", (1,)),

@@ -124,7 +124,7 @@ def test_weights_in_another_file_are_read_from_the_folder_of_the_model(
         for found in answers(export_policy(source, tmp_path / "out", force=True), {"obs": rows}):
             np.testing.assert_allclose(found["action"], np.full((3, 4), 64.0))
     monkeypatch.chdir(folder)
-    export_policy("policy.onnx", tmp_path / "out", force=True)
+    export_policy("policy.onnx", tmp_path / "out", force=True, formats=["onnx"])
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_tensors_inside_that_have_names_of_the_contract_give_way(tmp_path: Path)
     for found in answers(result, {"observation": ROWS}):
         np.testing.assert_allclose(found["action"], np.tanh(2 * ROWS @ WEIGHTS), atol=1e-6)
         np.testing.assert_allclose(found["input_1"], -np.tanh(2 * ROWS @ WEIGHTS), atol=1e-6)
-    plain = export_policy(source, tmp_path / "plain")
+    plain = export_policy(source, tmp_path / "plain", formats=["onnx"])
     assert [spec.name for spec in (*plain.contract.observations, *plain.contract.outputs)] == [
         "input_1",
         "action",
@@ -284,7 +284,7 @@ def test_integers_and_truth_values_are_discrete_actions(tmp_path: Path) -> None:
         cast = node("Cast", ["a"], ["action"], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
         nodes = [node("MatMul", ["obs", "w"], ["y"]), node("Relu", ["y"], ["a"]), cast]
         source = save(tmp_path, nodes, {"obs": ["n", 4]}, [port("action", ["n", 2], dtype)])
-        result = export_policy(source, tmp_path / dtype)
+        result = export_policy(source, tmp_path / dtype, formats=["onnx"])
         assert (result.contract.action_kind, result.contract.action.dtype) == (kind, "int64")
 
 

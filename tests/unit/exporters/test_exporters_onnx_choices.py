@@ -92,7 +92,8 @@ def test_a_continuous_action_of_an_old_file_stays_one(tmp_path: Path) -> None:
     nodes = [node("MatMul", ["obs", "two"], ["action"])]
     outputs = [port("action", ["n", 2]), port("is_continuous_control", [1])]
     weights = {**WEIGHTS, "is_continuous_control": np.ones(1, np.float32)}
-    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=weights), tmp_path / "out")
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], outputs, weights=weights)
+    result = export_policy(source, tmp_path / "out", formats=["onnx"])
     assert result.contract.action_kind is ActionKind.CONTINUOUS
 
 

@@ -111,7 +111,7 @@ def test_what_may_be_memory_is_served_once_somebody_says_what_it_is(tmp_path: Pa
     with pytest.raises(UsageError, match=r"may have memory \(memory -> carry\)") as refusal:
         export_policy(source, tmp_path / "out")
     assert "--state memory=carry" in refusal.value.remedy
-    (state,) = export_policy(source, tmp_path / "out", states={"memory": "carry"}).contract.states
+    (state,) = export_policy(source, tmp_path / "out", formats=["onnx"], states={"memory": "carry"}).contract.states
     assert (state.input, state.output) == ("memory", "carry")
     with pytest.raises(UsageError, match="has no state memory=other") as refusal:
         export_policy(source, tmp_path / "other", states={"memory": "other"})
@@ -192,7 +192,7 @@ def test_who_names_the_input_as_an_observation_gives_it_a_role(tmp_path: Path) -
     two = spaces.Box(-1, 1, (2,))
     space = spaces.Dict({"obs": spaces.Box(-1, 1, (4,)), "speed": two})
     for settings in ({"observation_space": space}, {"head": {"power": "output"}}):
-        result = export_policy(source, tmp_path / "out", force=True, **settings)
+        result = export_policy(source, tmp_path / "out", formats=["onnx"], force=True, **settings)
         assert [spec.name for spec in result.contract.observations] == ["obs", "speed"]
         assert [spec.name for spec in result.contract.outputs] == ["action", "power"]
 
@@ -202,14 +202,16 @@ def test_who_names_the_input_as_an_observation_gives_it_a_role(tmp_path: Path) -
 )
 def test_what_looks_like_memory_and_is_none_is_served(tmp_path: Path, taken: str, given: str) -> None:
     """A value, an action that comes back as an observation, and what is called an observation."""
-    result = export_policy(recurrent(tmp_path, taken, given), tmp_path / "out")
+    result = export_policy(recurrent(tmp_path, taken, given), tmp_path / "out", formats=["onnx"])
     assert taken in [spec.name for spec in result.contract.observations]
 
 
 def test_an_output_of_the_shape_of_the_only_input_is_no_memory(tmp_path: Path) -> None:
     """What a policy expects to see next is a further output: there is nothing else that it could observe."""
     nodes = [LINEAR, node("Tanh", ["obs"], ["expected"])]
-    result = export_policy(save(tmp_path, nodes, OBS, {**ACTION, "expected": ["n", 4]}), tmp_path / "out")
+    result = export_policy(
+        save(tmp_path, nodes, OBS, {**ACTION, "expected": ["n", 4]}), tmp_path / "out", formats=["onnx"]
+    )
     assert [spec.name for spec in result.contract.outputs] == ["action", "expected"]
 
 
@@ -217,14 +219,14 @@ def test_an_input_that_is_only_passed_through_is_left_out_in_words(tmp_path: Pat
     """The dummy state of a game engine's policies is no memory; a space that names it keeps it."""
     nodes = [LINEAR, node("Identity", ["state_ins"], ["state_outs"])]
     source = save(tmp_path, nodes, {**OBS, "state_ins": ["n"]}, {**ACTION, "state_outs": ["n"]})
-    result = export_policy(source, tmp_path / "out")
+    result = export_policy(source, tmp_path / "out", formats=["onnx"])
     assert [spec.name for spec in result.contract.observations] == ["obs"]
     assert [spec.name for spec in result.contract.outputs] == ["action"]
     assert any("state_outs is left out" in note for note in result.notes)
-    flat = export_policy(source, tmp_path / "flat", observation_space=spaces.Box(-1, 1, (4,)))
+    flat = export_policy(source, tmp_path / "flat", formats=["onnx"], observation_space=spaces.Box(-1, 1, (4,)))
     assert [spec.name for spec in flat.contract.observations] == ["observation"]
     space = spaces.Dict({"obs": spaces.Box(-1, 1, (4,)), "state_ins": spaces.Box(-1, 1, (1,))})
-    kept = export_policy(source, tmp_path / "kept", observation_space=space)
+    kept = export_policy(source, tmp_path / "kept", formats=["onnx"], observation_space=space)
     assert [spec.name for spec in kept.contract.outputs] == ["action", "state_outs"]
 
 
@@ -233,7 +235,7 @@ def test_an_action_that_the_graph_draws_is_left_out_and_the_deterministic_one_se
     case: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """No two answers of a draw agree, so none is compared, and none is served as if it were the policy's choice."""
-    result = export_policy(case("crash_multinomial") / "mlagents.onnx", tmp_path / "out")
+    result = export_policy(case("crash_multinomial") / "mlagents.onnx", tmp_path / "out", formats=["onnx"])
     assert [spec.name for spec in result.contract.outputs] == ["action"]
     assert "Multinomial" not in {each.op_type for each in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
     assert any("discrete_actions is left out: it is random" in note for note in result.notes)
@@ -299,7 +301,7 @@ def test_two_actions_need_a_word_and_the_other_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="continuous_actions, discrete_actions") as refusal:
         export_policy(source, tmp_path / "out")
     assert "--head NAME=KIND" in refusal.value.remedy
-    result = export_policy(source, tmp_path / "out", head={"continuous_actions": "action"})
+    result = export_policy(source, tmp_path / "out", formats=["onnx"], head={"continuous_actions": "action"})
     assert [spec.name for spec in result.contract.outputs] == ["action", "discrete_actions"]
 
 
@@ -376,7 +378,7 @@ def test_an_input_that_nothing_needs_is_left_out_in_words(tmp_path: Path) -> Non
     source = save(
         tmp_path, nodes, {**OBS, "scores": ["n", 3]}, [port("action", ["n", 2]), port("drawn", ["n", 1], "int64")]
     )
-    result = export_policy(source, tmp_path / "out")
+    result = export_policy(source, tmp_path / "out", formats=["onnx"])
     assert [spec.name for spec in result.contract.observations] == ["obs"]
     assert any(note.startswith("input scores is left out") for note in result.notes)
 
@@ -395,7 +397,7 @@ def test_text_has_no_role(tmp_path: Path) -> None:
     made = model([LINEAR, node("Identity", ["names"], ["label"])], OBS, [port("action", ["n", 2]), text])
     made.graph.initializer.append(helper.make_tensor("names", onnx.TensorProto.STRING, [1, 1], [b"left"]))
     onnx.save(made, tmp_path / "policy.onnx")
-    result = export_policy(tmp_path / "policy.onnx", tmp_path / "out")
+    result = export_policy(tmp_path / "policy.onnx", tmp_path / "out", formats=["onnx"])
     assert any("label is left out" in note for note in result.notes)
     label = helper.make_tensor_value_info("label", onnx.TensorProto.STRING, ["n", 1])
     onnx.save(model([LINEAR], [port("obs", ["n", 4]), label], ACTION), tmp_path / "policy.onnx")
@@ -408,7 +410,7 @@ def test_memory_without_elements_is_left_out_in_words(tmp_path: Path, dims: list
     """As libraries write it for a policy that has none; the file itself still gets it."""
     nodes = [LINEAR, node("Identity", ["state_ins"], ["state_outs"])]
     source = save(tmp_path, nodes, {**OBS, "state_ins": dims}, {**ACTION, "state_outs": dims})
-    result = export_policy(source, tmp_path / "out")
+    result = export_policy(source, tmp_path / "out", formats=["onnx"])
     assert [spec.name for spec in result.contract.observations] == ["obs"]
     assert [spec.name for spec in result.contract.outputs] == ["action"]
     assert "input state_ins is left out: it has no elements" in result.notes
@@ -430,7 +432,7 @@ def test_an_output_whose_shape_depends_on_the_observation_is_left_out(tmp_path: 
     nodes = [LINEAR, node(operator, ["action"], ["found"])]
     dtype = "float32" if operator == "Unique" else "int64"
     outputs = [port("action", ["n", 2]), port("found", ["k"] if operator == "Unique" else [2, "k"], dtype)]
-    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs), tmp_path / "out")
+    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs), tmp_path / "out", formats=["onnx"])
     assert [spec.name for spec in result.contract.outputs] == ["action"]
     assert "output found is left out: its shape depends on the observation" in result.notes
 
@@ -442,7 +444,7 @@ def test_memory_may_have_its_batch_anywhere(tmp_path: Path) -> None:
     nodes += [node("MatMul", ["mean", "w"], ["action"])]
     inputs, outputs = {"obs": [1, 4], "past_key_values": [3, 2, 1, 4]}, {"action": [1, 2]}
     source = save(tmp_path, nodes, inputs, {**outputs, "present_key_values": [3, 2, 1, 4]})
-    contract = export_policy(source, tmp_path / "out").contract
+    contract = export_policy(source, tmp_path / "out", formats=["onnx"]).contract
     assert [(state.input, state.output) for state in contract.states] == [("past_key_values", "present_key_values")]
     assert [spec.shape for spec in contract.observations] == [(4,), (3, 2, 4)]
     assert contract.max_batch is None
@@ -456,7 +458,9 @@ def test_memory_without_a_batch_is_served_row_by_row(tmp_path: Path) -> None:
     nodes += [node("Reshape", ["history_out", "flat"], ["row"]), node("MatMul", ["row", "all"], ["action"])]
     weights = {**cut, "all": np.ones((20, 2), np.float32)}
     inputs, outputs = {"obs": [1, 4], "history_in": [5, 4]}, {"action": [1, 2], "history_out": [5, 4]}
-    contract = export_policy(save(tmp_path, nodes, inputs, outputs, weights=weights), tmp_path / "out").contract
+    contract = export_policy(
+        save(tmp_path, nodes, inputs, outputs, weights=weights), tmp_path / "out", formats=["onnx"]
+    ).contract
     assert [spec.shape for spec in contract.observations] == [(4,), (5, 4)]
     assert (contract.states[0].input, contract.max_batch) == ("history_in", 1)
 

@@ -62,7 +62,8 @@ from policyctl_exporters import export_policy
 
 for folder in sys.argv[2:]:
     seen, done = (spaces.Box(-1.0, 1.0, (size,)) for size in (3, 2))
-    export_policy(sys.argv[1], folder, observation_space=seen, action_space=done, golden_rows=8)
+    traced = ["onnx", "torchscript"]
+    export_policy(sys.argv[1], folder, formats=traced, observation_space=seen, action_space=done, golden_rows=8)
 """
 
 
