@@ -89,7 +89,9 @@ class Engine:
         # runc may not raise the limits that it has by default.
         arguments += ["--default-ulimit", "nofile=1024:1024", "--default-ulimit", "nproc=4096:4096"]
         with self.log.open("ab") as stream:
-            self._process = subprocess.Popen(["dockerd", *arguments], stdout=stream, stderr=stream)
+            # Else `docker exec` wants that folder, which belongs to a user's session and may not be there.
+            variables = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+            self._process = subprocess.Popen(["dockerd", *arguments], env=variables, stdout=stream, stderr=stream)
         deadline = time.monotonic() + _UP_S
         while self.docker("version", check=False).returncode != 0:
             if self._process.poll() is not None or time.monotonic() > deadline:
