@@ -15,6 +15,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,8 +39,10 @@ from policyctl.errors import IntegrityError, ServerError
 from policyctl.integrity import read_file, read_release
 from policyctl.services import control as control_module
 from policyctl.services.control import Control
+from policyctl.services.integrity import verify as verify_module
 from policyctl.services.releases.publish import publish
 from policyctl.services.rollout.promote import promote
+from policyctl.serving.backend_directory import code_problems
 from policyctl.settings import load
 
 CONTRACT = Contract(
@@ -51,6 +54,10 @@ CONTRACT = Contract(
 
 WIDER = replace(CONTRACT, observations=(TensorSpec("observation", "float32", (4,)),))
 """It takes four features where `CONTRACT` takes three: each breaks the other."""
+
+
+INSTALLED_CODE = cache(code_problems)
+"""What is wrong with installed code: nobody changes it while tests run, and to hash it takes most of a `verify`."""
 
 
 def golden(seed: int, rows: int = 5, *, contract: Contract = CONTRACT) -> Golden:
@@ -198,6 +205,7 @@ class World:
         self.control = Control.of(load(repository=self.root), self.said.append)
         self.server = FileServer(self.root, folder / "memory.json")
         monkeypatch.setattr(control_module, "Triton", lambda _endpoint, **_: self.server)
+        monkeypatch.setattr(verify_module, "code_problems", INSTALLED_CODE)
         if begin:
             self.begin()
 

@@ -12,6 +12,7 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.domain.state import AliasState
 from policyctl.errors import UnsupportedError
 from policyctl.services.control import Control
+from policyctl.services.integrity import verify as verify_module
 from policyctl.services.moves.aliases import load_alias
 from policyctl.services.observed import Observed
 from policyctl.services.rollout.promote import promote
@@ -107,6 +108,7 @@ def test_a_start_that_is_refused_leaves_no_folder_behind(tmp_path, monkeypatch) 
 def test_verify_names_code_that_is_not_what_was_installed(watched, run, monkeypatch) -> None:
     """What the server runs can change answers as a release can; a server that is not ours runs none of it."""
     monkeypatch.setattr(backend_directory, "unlike_installed", lambda *_: iter(["stub is not what was installed"]))
+    monkeypatch.setattr(verify_module, "code_problems", backend_directory.code_problems)  # the world's is remembered
     done = run("verify", "--repository", watched.world.root)
     assert (done.code, "stub is not what was installed" in done.out + done.err) == (3, True)
     monkeypatch.setenv("POLICYCTL_SERVER__ENGINE", "external")
