@@ -26,7 +26,7 @@ from policyctl.api.meters import Buckets
 from policyctl.domain.tokens import Scope
 from policyctl.services.rollout.promote import promote
 
-EXAMPLES = 8
+EXAMPLES = 5
 HERE = Path.cwd()
 OPERATIONS = sorted(
     f"{method.upper()} {path}" for path, item in create(None).openapi()["paths"].items() for method in item

@@ -118,9 +118,16 @@ def test_callers_of_this_machine_may_look_and_nothing_else(api) -> None:
 )
 def test_what_came_by_another_name_or_through_a_proxy_needs_a_token(api, headers) -> None:
     """A page that had its name moved here, and what a proxy lets through, are not callers of this machine."""
-    for path in (*READS, "/metrics"):
+    for path in ("/v1/models", "/metrics"):
         assert api.client.get(path, headers=headers).status_code == 401
         assert api.client.get(path, headers={**headers, **api.headers("read")}).status_code == 200
+
+
+def test_what_came_through_a_proxy_needs_a_token_wherever_it_asks(api) -> None:
+    """No path is open to it."""
+    for path in (*READS, "/metrics"):
+        assert api.client.get(path, headers={"Via": "127.0.0.1"}).status_code == 401
+        assert api.client.get(path, headers={"Via": "127.0.0.1", **api.headers("read")}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9", "127.0.0.1:8004", "127.8.9.1", "[::1]", "[::1]:8004"])

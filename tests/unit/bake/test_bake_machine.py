@@ -165,5 +165,5 @@ class Bakes(RuleBasedStateMachine):
 
 TestBakes = Bakes.TestCase
 TestBakes.settings = settings(
-    max_examples=6, stateful_step_count=8, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=4, stateful_step_count=8, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

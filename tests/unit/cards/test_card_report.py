@@ -84,7 +84,7 @@ class _Tags(HTMLParser):
 BENIGN = "x"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(text=anything)
 def test_nothing_in_a_card_becomes_html(text: str) -> None:
     """Whatever the texts are, the page has the tags of a harmless card, and shows the texts."""
@@ -121,7 +121,7 @@ def _tokens(text: str) -> tuple[list[str], str]:
     return kinds, words
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(text=anything)
 def test_nothing_in_a_card_becomes_markdown(text: str) -> None:
     """No link, image, heading, list, code or HTML comes out of a text, and it is shown as it is."""
@@ -131,7 +131,7 @@ def test_nothing_in_a_card_becomes_markdown(text: str) -> None:
     assert card_report._printable(text) in words
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(text=anything)
 def test_nothing_in_a_card_breaks_the_front_matter(text: str) -> None:
     """Hugging Face reads exactly what was meant, whatever the names are."""
