@@ -102,7 +102,9 @@ class ServerSettings(Group):
     pinned_pool_mib: int | None = Field(None, ge=0, description="pinned memory; not set: from the hardware")
     cuda_pool_mib: int | None = Field(None, ge=0, description="of each GPU; not set: from the hardware")
     accept_losses: bool = Field(
-        False, description="promote also on a Triton that loses requests while a served model is loaded again"
+        False,
+        description="promote also on a Triton that loses requests while a served model is loaded again",
+        json_schema_extra=_COMMAND,
     )
     warm_commands: bool = Field(
         True, description="keep a process that short commands start from, so that they start at once"

@@ -10,27 +10,30 @@ callers without pause, and every answer is held against its golden set.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from policyctl.adapters.triton import Triton
-from policyctl.domain.artifacts import Format
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.moves import Placement
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.probes import ProbeOutcome
-from policyctl.errors import MoveError, ServerError
+from policyctl.errors import MoveError, PolicyctlError, ServerError
 from policyctl.services.control import Control, OpenRelease, open_release
 from policyctl.services.golden_questions import Question, ask_golden
 from policyctl.services.moves.candidate import loaded
-from policyctl.services.moves.measurement_lock import measuring
-from policyctl.services.moves.validate import place
+from policyctl.services.moves.certify import certify
+from policyctl.services.moves.validate import require_passed
 from policyctl.serving.checks import Check, Status
 
 FILE: Final = "swaps.json"
 LOADS: Final = 10
+_LEAST_LOADS: Final = 2
+_ENOUGH_S: Final = 10.0
+"""Others wait for the writer lock meanwhile, a rollback too."""
 _CALLERS: Final = 2
 _BETWEEN: Final = 20
 """Answers that are waited for after each load, so that loads do meet requests."""
@@ -73,96 +76,92 @@ class Swaps:
 
 
 def check(control: Control) -> Check:
-    """Measure it on the running server, with the first alias that is served, and keep the result.
-
-    Raises:
-        BusyError: Another writer is at work.
-    """
+    """Measure it on the running server, with the first alias that is served, and keep the result."""
     fix = "Promote a release first; the server must run."
     try:
-        with _measuring(control, "doctor --deep"), control.triton() as client:
+        with (
+            control.repository.writer("doctor --deep", wait_s=control.settings.lock_wait_s),
+            control.triton() as client,
+        ):
             state = control.known()
             aliases = sorted(state.aliases.items(), key=lambda item: (item[0][1] != PRODUCTION, item[0]))
             if not aliases:
                 return Check("swaps", Status.FAILED, "nothing is served that could be loaded again", fix)
             (model, _), named = aliases[0]
             opened = open_release(control.repository, state.release(model, named.placement.release))
-            swaps = measure(control, client, opened, named.placement)
-    except ServerError as error:
+            swaps = _measure(control, client, opened, named.placement)
+    except PolicyctlError as error:
         return Check("swaps", Status.FAILED, error.problem, error.remedy or fix)
     if swaps.is_safe:
         return Check("swaps", Status.OK, swaps.words)
     return Check("swaps", Status.FAILED, swaps.words, "Use another version of Triton: docs/containers.md.")
 
 
-def require_safe(control: Control, opened: OpenRelease, wanted: Format | None) -> None:
+def require_safe(
+    control: Control, client: Triton, opened: OpenRelease, placement: Placement, *, dry_run: bool
+) -> tuple[str, ...]:
     """Refuse to move an alias that is served on a server that loses requests; one that nobody measured is measured.
 
-    The caller does not hold the writer lock: a rollback need not wait for what is measured.
+    The caller holds the writer lock.
 
     Args:
         control: The control plane.
+        client: The server.
         opened: The release that is to be moved to.
-        wanted: Which of its artifacts.
+        placement: How it is to be served.
+        dry_run: Measure nothing.
+
+    Returns:
+        What is still to be measured, in words, for a dry run.
 
     Raises:
-        BusyError: Another writer is at work, or another process measures.
+        GateError: The release does not answer its golden set, so nothing can be measured with it.
         MoveError: The server loses requests, and the settings do not accept that; nothing was changed.
         ServerError: It does not answer.
     """
-    with control.triton() as client:
-        version = client.version()
-        if version == _PROVEN:
-            return
-        swaps = control.repository.read_value(FILE, Swaps)
-        if swaps is None or swaps.version != version:
-            control.say(f"Nobody has measured yet whether Triton {version} loses requests while it loads.")
-            with _measuring(control, f"measure Triton {version}"):
-                placement = place(control, control.repository.journal.state(), opened, wanted)
-                swaps = measure(control, client, opened, placement)
-            control.tell(f"{swaps.words}.", level=LogLevel.INFO if swaps.is_safe else LogLevel.ERROR)
+    version = client.version()
+    if version == _PROVEN:
+        return ()
+    swaps = control.repository.read_value(FILE, Swaps)
+    if swaps is None or swaps.version != version:
+        if dry_run:
+            return (f"measure whether Triton {version} loses requests while it loads",)
+        control.say(f"Nobody has measured yet whether Triton {version} loses requests while it loads.")
+        swaps = _measure(control, client, opened, placement)
+        control.tell(f"{swaps.words}.", level=LogLevel.INFO if swaps.is_safe else LogLevel.ERROR)
     if not swaps.is_safe and not control.settings.server.accept_losses:
         raise MoveError(
             f"{swaps.words}. Nothing was changed",
             remedy="Use another version of Triton, or set POLICYCTL_SERVER__ACCEPT_LOSSES=true where that does not"
             " matter. policyctl doctor --deep measures again.",
         )
+    return ()
 
 
-@contextmanager
-def _measuring(control: Control, doing: str) -> Iterator[None]:
-    with measuring(control, doing), control.repository.writer(doing, wait_s=control.settings.lock_wait_s):
-        yield
-
-
-def measure(
-    control: Control, client: Triton, opened: OpenRelease, placement: Placement, *, loads: int = LOADS
-) -> Swaps:
+def _measure(control: Control, client: Triton, opened: OpenRelease, placement: Placement) -> Swaps:
     """Load a release again and again as its model's candidate, under callers, and keep what became of them.
 
-    The caller holds the writer lock, and is the one process that measures. Others may write meanwhile.
-
     Raises:
-        ServerError: The server refuses a load, or somebody else loaded a candidate of the model meanwhile.
+        GateError: The release does not answer its golden set on this server.
+        ServerError: The server refuses a load.
     """
-    state, repository = control.repository.journal.state(), control.repository
-    question = Question(opened.published.release, opened.contract, opened.golden)
+    state, repository, published = control.repository.journal.state(), control.repository, opened.published
+    question, loads = Question(published.release, opened.contract, opened.golden), 0
     with loaded(control, client, state, opened, placement) as candidate:
         served = candidate.ask.served
+        certified = certify(control, client, opened, served, placement)
+        require_passed([certified], published.model, published.release)
         with (
-            repository.writer_aside(),
             control.working("Loading it again under load") as note,
-            _asking(control, client, served, placement.slot, question) as asked,
+            _asking(control, client, served, question) as asked,
         ):
-            for number in range(loads):
-                note(f"{number + 1} of {loads}")
+            until = time.monotonic() + _ENOUGH_S
+            while loads < _LEAST_LOADS or (loads < LOADS and time.monotonic() < until):
+                loads += 1
+                note(f"{loads} of {LOADS}")
                 repository.stamp(served, placement.slot)
                 client.load(served, placement.slot)
                 asked.wait(_BETWEEN)
-    if asked.strange:
-        raise ServerError(
-            f"somebody else loaded {served} while it was measured", remedy="Try again when that move has ended."
-        )
     swaps = Swaps(client.version(), loads, asked.requests, asked.failed, asked.wrong, asked.problem)
     repository.write_value(FILE, swaps)
     return swaps
@@ -176,8 +175,6 @@ class _Asked:
     failed: int = 0
     wrong: int = 0
     problem: str = ""
-    strange: bool = False
-    """Whether another release answered, which somebody else has loaded."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def count(self, outcome: ProbeOutcome, words: str) -> None:
@@ -197,7 +194,7 @@ class _Asked:
 
 
 @contextmanager
-def _asking(control: Control, client: Triton, served: str, slot: int, question: Question) -> Iterator[_Asked]:
+def _asking(control: Control, client: Triton, served: str, question: Question) -> Iterator[_Asked]:
     """Ask `served` without pause while the block runs."""
     asked, over = _Asked(), threading.Event()
 
@@ -207,10 +204,7 @@ def _asking(control: Control, client: Triton, served: str, slot: int, question: 
         try:
             while not over.is_set():
                 answer = ask_golden(mine, served, question, number)
-                if answer.slot in {None, slot}:
-                    asked.count(answer.outcome, answer.words)
-                else:
-                    asked.strange = True
+                asked.count(answer.outcome, answer.words)
                 number += 1
         finally:
             mine.close()

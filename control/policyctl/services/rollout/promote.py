@@ -96,8 +96,6 @@ def promote(
         measured = checks(control, chosen, model=model, release=release, alias=alias)
         results = validate(control, model=model, release=release, format=format, checks=measured, opened=opened)
         require_passed(results, model, release)
-    if not dry_run and control.repository.journal.state().alias(model, alias) is not None:
-        swaps.require_safe(control, opened, format)
     watched = None if dry_run else wanted.watch_incumbent(control, opened)
     doing, stop = f"promote {model} {release} to {alias}", f"policyctl abort {model}"
     with control.repository.writer(doing, wait_s=control.settings.lock_wait_s, stop=stop), control.triton() as client:
@@ -173,12 +171,15 @@ class _Promotion:
         changes = self._require_compatible(move.incumbent, opened.contract)
         require_room(control, client, state, move, opened)
         require_offline(control, state, opened, record=not dry_run)
+        measured = (
+            () if move.incumbent is None else swaps.require_safe(control, client, opened, target, dry_run=dry_run)
+        )
         moved = Moved(move, changed=True, differences=changes)
         drain = Drain.of(control, client, state, move, self.drain_s)
         if dry_run:
             from policyctl.services.bake.run import steps
 
-            planned = (*drain.steps, *describe(moves.plan(move)), *steps(control, self._key))
+            planned = (*measured, *drain.steps, *describe(moves.plan(move)), *steps(control, self._key))
             return replace(moved, steps=planned), None
         if watched is not None:
             move = replace(move, bake=watched.for_move(move.incumbent))
