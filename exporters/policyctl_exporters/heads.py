@@ -146,6 +146,8 @@ def describe(found: Any, head: Head, space: Any, *, rows: int, observed: Sequenc
     named = {name: key for name, key in given.items() if name in OUTPUT_NAMES}
     source = _source(given, kind)
     values = {name: found if key == SINGLE else found[key] for name, key in given.items()}
+    if source == ACTION and kind is not ActionKind.CONTINUOUS:
+        _require_choices(values[ACTION], given[ACTION], space)
     for name in named:
         _check_size(name, values[name], rows, action, kind, space)
     alone = source == "mean" and "log_std" not in named
@@ -197,6 +199,16 @@ def _source(given: Mapping[str, str], kind: ActionKind) -> str:
         f"the module gives {shown}, from which no {kind.value} action follows",
         remedy=f"Give one of {', '.join(sources)}, or say which output is one: --head NAME=KIND.",
     )
+
+
+def _require_choices(value: Tensor, key: str, space: Any) -> None:
+    """Raises: UsageError: What should be a discrete action has fractions, which would be cut off."""
+    if value.dtype.is_floating_point and not bool((value == value.round()).all()):
+        raise UsageError(
+            f"the module's {key or ACTION} has fractions, and an action of {space} has whole numbers",
+            remedy=f"If these are scores: --head {f'{key}=' if key else ''}logits. If they are the action, return it"
+            " as integers.",
+        )
 
 
 def _check_size(name: str, value: Tensor, rows: int, action: TensorSpec, kind: ActionKind, space: Any) -> None:

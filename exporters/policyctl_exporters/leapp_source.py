@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.conduct import checked
 from policyctl_exporters.leapp_bundle import Bundle, Node, Place, read_bundle
+from policyctl_exporters.onnx_roles import action_among
 from policyctl_exporters.pt2_file import load_exported
 from policyctl_exporters.pt2_source import open_text, own_space
 from policyctl_exporters.pt2_text import ProgramText, fresh_root
@@ -46,10 +47,11 @@ def open_leapp(path: Path, options: Options) -> Source:
         source = open_chain(bundle, options)
     else:
         names = [*bundle.outputs]
-        alone = not options.head and len(names) == 1 and names[0] not in HEADS
+        action = action_among(names) or (names[0] if len(names) == 1 else "")
+        alone = not options.head and action and not {*names} & {*HEADS}
         options = replace(
             options,
-            head=Head(named={names[0]: "action"}) if alone else options.head,
+            head=Head(named={action: "action"}) if alone else options.head,
             observation_space=options.observation_space or (None if bundle.has_batch else _rows(bundle)),
         )
         source = open_text(Chain(bundle, options), options, name=bundle.name, kind="leapp")
@@ -186,6 +188,8 @@ def _keys(kind: Any, names: Sequence[str]) -> list[str]:
     """How TorchScript reaches each tensor of a result of this type: by its place, within others, or by its name."""
     if kind.kind() == "TupleType":
         return [f"[{place}]{key}" for place, each in enumerate(kind.elements()) for key in _keys(each, names)]
+    if kind.kind() == "ListType":
+        return [f"[{place}]" for place in range(len(names))]
     return [f"[{name!r}]" for name in names] if kind.kind() == "DictType" else [""]
 
 

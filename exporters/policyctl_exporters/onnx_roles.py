@@ -30,6 +30,13 @@ _SEEN: Final = frozenset({"action", "actions", "command", "commands", "mask", "m
 """Words in the name of an input that the environment gives, as it gives the last action."""
 
 _SAYS_ACTION: Final = re.compile(r"(^|[^a-z])actions?(_?chunks?)?$")
+_IS_ACTION: Final = re.compile(r"(.*/)?(\w*deterministic_(\w+_)?)?actions?(_?chunks?)?")
+_NOT_CHOSEN: Final = frozenset(
+    {"prev", "previous", "last", "old", "past", "target", "legal", "illegal", "available", "allowed"}
+    | {"valid", "invalid", "mask", "masked"}
+)
+"""Words in the name of an output that say that its actions are those of another step, or may not be chosen."""
+
 _VALUES: Final = frozenset(
     {"value", "values", "v", "critic", "advantage", "entropy", "log_prob", "log_probs", "logp", "std", "sigma"}
 )
@@ -362,7 +369,9 @@ def says_action(name: str) -> bool:
 
 def action_among(names: Sequence[str]) -> str:
     """The only output whose name says that it is an action, or of several the only deterministic one; empty if none."""
-    telling = [name for name in names if says_action(name)]
+    telling = [name for name in names if says_action(name) and not _NOT_CHOSEN.intersection(_words(name))]
+    # Next to the action of this step, its chunk is a further output.
+    telling = [name for name in telling if "chunk" not in name.lower()] or telling
     choices = ([name for name in telling if "deterministic" in name.lower()], telling)
     return next((choice[0] for choice in choices if len(choice) == 1), "")
 
@@ -371,9 +380,10 @@ def with_action(head: Head, names: Sequence[str]) -> Head:
     """What outputs are, with the action by its name where nobody says what they are, and none has the name of a kind.
 
     Args:
-        names: Of all outputs.
+        names: Of all outputs; a whole name has to say it, as `raw_actions` may be anything.
     """
-    action = "" if head or {*names} & {*HEADS} else action_among(names)
+    whole = [name for name in names if _IS_ACTION.fullmatch(name.lower())]
+    action = "" if head or {*names} & {*HEADS} else action_among(whole)
     return Head(named={action: "action"}) if action else head
 
 

@@ -115,6 +115,33 @@ def test_the_only_output_whose_name_says_that_it_is_the_action_is_it(tmp_path: P
     assert [(spec.name, spec.shape) for spec in result.contract.outputs] == [("action", (2, 2)), ("value", (1,))]
 
 
+@pytest.mark.parametrize("name", ["prev_actions", "last_action", "legal_actions", "target_actions", "raw_actions"])
+def test_the_action_of_another_step_is_never_served_as_the_action(tmp_path: Path, name: str) -> None:
+    """A name says that an output is the action, and not that it was, or could be."""
+    module = Gives(lambda x, y: {"mu": y, name: x[:, :2]})
+    with pytest.raises(UsageError, match=f"gives mu, {name}, from which no continuous action follows"):
+        export_policy(module, tmp_path / "out", observation_space=BOX, action_space=TWO)
+
+
+@pytest.mark.parametrize("space", [spaces.MultiBinary(2), spaces.MultiDiscrete([3, 3]), spaces.Discrete(2)])
+@pytest.mark.parametrize("name", ["actions", "action"])
+def test_scores_that_are_called_an_action_are_not_cut_to_integers(tmp_path: Path, name: str, space: Any) -> None:
+    """Their fractions would vanish, and with them the choice."""
+    module = Gives(lambda x, y: {name: y, "value": y[:, :1]})
+    with pytest.raises(UsageError, match=f"the module's {name} has fractions") as refusal:
+        export_policy(module, tmp_path / "out", observation_space=BOX, action_space=space)
+    assert f"--head {name}=logits" in refusal.value.remedy
+
+
+def test_choices_that_a_module_gives_as_floats_are_its_action(tmp_path: Path) -> None:
+    """Whole numbers lose nothing."""
+    module = Gives(lambda x, y: {"actions": (y > 0).float(), "value": y[:, :1]})
+    result = export_policy(
+        module, tmp_path / "out", formats=["onnx"], observation_space=BOX, action_space=spaces.MultiBinary(2)
+    )
+    assert result.contract.action.dtype == "int64"
+
+
 @pytest.mark.parametrize(
     ("make", "head", "words"),
     [

@@ -311,6 +311,8 @@ def test_two_actions_need_a_word_and_the_other_is_kept(tmp_path: Path) -> None:
         (["actions"], None, "actions", "action"),
         (["value", "actor/actions"], None, "actor/actions", "action"),
         (["value", "action_chunk"], None, "action_chunk", "action"),
+        (["actions", "action_chunk"], None, "actions", "action"),
+        (["prev_actions", "actions"], None, "actions", "action"),
         (["value", "action"], None, "action", "action"),
         (["value", "logits"], None, "logits", "logits"),
         (["value", "pi"], {"pi": "mean"}, "pi", "mean"),
@@ -335,6 +337,14 @@ def test_the_action_is_found_by_name_or_by_what_was_said(
     assert (roles.source, roles.kind) == (source, kind)
     rest = {name for name in names if name != source}
     assert set(roles.further) | set(roles.parameters.values()) == rest
+
+
+def test_the_action_of_the_last_step_is_not_served_as_the_action(tmp_path: Path) -> None:
+    """Its name has the word, and a word more that says otherwise."""
+    nodes = [node("MatMul", ["obs", "w"], ["mu"]), node("Tanh", ["mu"], ["prev_actions"])]
+    file = read_onnx(save(tmp_path, nodes, OBS, {"mu": ["n", 2], "prev_actions": ["n", 2]}))
+    with pytest.raises(UsageError, match="no output is called 'action', it gives mu, prev_actions"):
+        roles_of(file)
 
 
 @pytest.mark.parametrize(("discrete", "kind"), [(True, "logits"), (False, "action")])
