@@ -14,7 +14,7 @@ answers of a wrong reading would agree with each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -43,6 +43,9 @@ _KEEPING: Final = frozenset(
 
 _TURNING: Final = frozenset({"Neg", "Reciprocal"})
 """What makes the best score the worst one."""
+
+_MEASURING: Final = frozenset({"Shape", "Size"})
+"""What gives no value of a tensor."""
 
 _MOST_PASSED: Final = 4096
 """Tensors that an output is joined of: nobody has as many branches, and `Concat(x, x)` doubles them at each step."""
@@ -195,25 +198,66 @@ def _are_scores(file: OnnxFile, joined: _Joined) -> bool:
             reached.update(node.output)
     waiting = [(block, False) for block in joined.blocks]
     gone = set(waiting)
-    factors: set[str] = set()
+    order = _Order(file)
     while waiting:
         name, logarithm = waiting.pop()
         operator = joined.made_by(name) if name in reached else ""
+        given = joined.makers[name].input if operator else []
+        if operator == "Reciprocal" and logarithm:
+            order.sums.add(given[0])
+            continue
         if operator in _JOINING | _TURNING or not (logarithm or operator in _KEEPING | _SCORING):
             return False
         if operator == "Log" or operator in _KEEPING:
             inside = logarithm or operator == "Log"
-            given = joined.makers[name].input
             more = {(each, inside) for each in given if each in reached} - gone
             gone |= more
             waiting += more
-            if operator in {"Div", "Mul", "Sub"}:
-                both = reached.issuperset(given)
-                if (both and operator != "Sub" and not logarithm) or (operator != "Mul" and given[0] not in reached):
-                    return False
-                factors.update(each for each in given if operator != "Sub" and each not in reached)
-    known = sources(joined.model)
-    constants = [name for name in factors if not known.get(name)]
-    values = file.values(constants) if constants else {}
-    # A negative one makes the best score the worst, and 0 makes all alike.
-    return all(bool(np.all(values[name] > 0)) for name in constants)
+        if operator in {"Div", "Mul", "Sub"} and not order.holds(operator, given, reached, logarithm=logarithm):
+            return False
+    return order.is_kept()
+
+
+@dataclass(slots=True)
+class _Order:
+    """What scores are multiplied by, divided by, and what is taken from them: whether the best one stays the best.
+
+    Attributes:
+        factors: None of them depends on the scores.
+        shifts: What is taken from scores, of the scores themselves.
+        sums: What scores are divided by under a logarithm, of the scores themselves.
+    """
+
+    file: OnnxFile
+    factors: set[str] = field(default_factory=set)
+    shifts: set[str] = field(default_factory=set)
+    sums: set[str] = field(default_factory=set)
+
+    def holds(self, operator: str, given: Sequence[str], reached: set[str], *, logarithm: bool) -> bool:
+        """Whether the order may stay, by the operator alone; `is_kept` judges the values."""
+        both = reached.issuperset(given)
+        if operator != "Mul" and given[0] not in reached:
+            return False
+        if operator == "Sub":
+            self.shifts.update(given[1:] if both else ())
+            return not (both and logarithm)
+        self.factors.update(each for each in given if each not in reached)
+        if both and operator == "Div":
+            self.sums.add(given[1])
+        return logarithm or not both
+
+    def is_kept(self) -> bool:
+        """Whether the values leave the order of the scores what it is."""
+        # What only asks for a shape is a constant.
+        known = sources(self.file.model, ignored=_MEASURING)
+        constants = {name for name in self.factors if not known.get(name)}
+        # One number for all choices changes no order; one for each does.
+        single = self.shifts | self.sums
+        judged = constants | single
+        values = self.file.values(sorted(judged)) if judged else {}
+        if any(np.shape(values[name])[-1:] not in ((), (1,)) for name in single):
+            return False
+        # A negative factor makes the best score the worst, and 0 makes all alike; where nothing is allowed, sums are 0.
+        return all(bool(np.all(values[name] > 0)) for name in constants) and not any(
+            bool(np.any(values[name] < 0)) for name in self.sums
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -289,12 +289,17 @@ def _size_bytes(tensor: Any, folder: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def sources(model: Any) -> dict[str, frozenset[str]]:
-    """For each tensor the inputs that it depends on, and `RANDOM` where a draw has a part in it."""
+def sources(model: Any, *, ignored: Set[str] = frozenset()) -> dict[str, frozenset[str]]:
+    """For each tensor the inputs that it depends on, and `RANDOM` where a draw has a part in it.
+
+    Args:
+        ignored: Operators whose results count as constants.
+    """
     functions = {(function.domain, function.name): function for function in model.functions}
     known = {name: frozenset({name}) for name in input_names(model)}
     for node in model.graph.node:
-        found = frozenset[str]().union(*(known.get(name, frozenset()) for name in _reads(node)))
+        reads = [] if node.op_type in ignored else _reads(node)
+        found = frozenset[str]().union(*(known.get(name, frozenset()) for name in reads))
         if _draws(node, functions):
             found |= {RANDOM}
         known |= dict.fromkeys(filter(None, node.output), found)

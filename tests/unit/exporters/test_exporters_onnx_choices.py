@@ -233,6 +233,39 @@ UNSURE = {
         node("Sub", ["one", "three_p"], ["rest"]),
         node("Log", ["rest"], ["discrete_actions"]),
     ],
+    "scores turned around by a factor of their shape": [
+        *branch("three"),
+        node("Shape", ["three_log"], ["size"]),
+        node("Expand", ["minus", "size"], ["turned"]),
+        node("Mul", ["three_log", "turned"], ["discrete_actions"]),
+    ],
+    "the best score less each": [
+        *branch("three"),
+        node("ReduceMax", ["three_log"], ["top"], axes=[1]),
+        node("Sub", ["top", "three_log"], ["discrete_actions"]),
+    ],
+    "half of each score less all of it": [
+        *branch("three"),
+        node("Mul", ["three_log", "half"], ["less"]),
+        node("Sub", ["less", "three_log"], ["discrete_actions"]),
+    ],
+    "the logarithm of a sum over each part": [
+        *branch("three"),
+        node("ReduceSum", ["three_p", "first"], ["sum"]),
+        node("Div", ["sum", "three_p"], ["odds"]),
+        node("Log", ["odds"], ["discrete_actions"]),
+    ],
+    "the logarithm of each part's reciprocal": [
+        *branch("three"),
+        node("Reciprocal", ["three_p"], ["odds"]),
+        node("Log", ["odds"], ["discrete_actions"]),
+    ],
+    "the logarithm of the distance to the largest": [
+        *branch("three"),
+        node("ReduceMax", ["three_p"], ["top"], axes=[1]),
+        node("Sub", ["top", "three_p"], ["rest"]),
+        node("Log", ["rest"], ["discrete_actions"]),
+    ],
     "doubled forty times": [
         node("MatMul", ["obs", "three"], ["x0"]),
         *(node("Concat", [f"x{n}", f"x{n}"], [f"x{n + 1}"], axis=1) for n in range(40)),
@@ -252,6 +285,8 @@ def test_floats_are_scores_of_branches_only_where_the_graph_says_so(tmp_path: Pa
     more = {
         "one": np.ones(1, np.float32),
         "minus": -np.ones(1, np.float32),
+        "half": np.full(1, 0.5, np.float32),
+        "first": np.array([1], np.int64),
         "depth": np.int64(3),
         "bits": np.array([0, 1], np.float32),
     }
@@ -275,6 +310,24 @@ def test_scores_keep_their_order_below_a_positive_factor_and_forty_doublings(tmp
     scores = ROWS @ WEIGHTS["three"]
     answers = load_reference(source)({"obs": ROWS})
     np.testing.assert_allclose(answers["logits"], scores - scores.max(axis=1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["Reciprocal", "Div"])
+def test_probabilities_of_what_is_allowed_may_be_made_to_sum_to_one_again(tmp_path: Path, how: str) -> None:
+    """By a division, or by the reciprocal that an exporter writes for it; then a logarithm of them is a score."""
+    nodes = [
+        *branch("three"),
+        node("Mul", ["three_p", "half"], ["part"]),
+        node("ReduceSum", ["part", "first"], ["sum"]),
+    ]
+    if how == "Reciprocal":
+        nodes += [node("Reciprocal", ["sum"], ["over"]), node("Mul", ["part", "over"], ["again"])]
+    else:
+        nodes.append(node("Div", ["part", "sum"], ["again"]))
+    nodes.append(node("Log", ["again"], ["discrete_actions"]))
+    weights = {**WEIGHTS, "half": np.full(3, 0.5, np.float32), "first": np.array([1], np.int64)}
+    source = save(tmp_path, nodes, [port("obs", ["n", 4])], [port("discrete_actions", ["n", 3])], weights=weights)
+    np.testing.assert_allclose(load_reference(source)({"obs": ROWS})["logits"], logarithms(ROWS, "three"), atol=1e-5)
 
 
 def test_a_space_and_a_head_say_what_the_graph_does_not(tmp_path: Path) -> None:
