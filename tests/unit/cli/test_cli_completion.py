@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from world import World
 
 from policyctl.domain.tokens import Scope
 from policyctl.services.rollout.promote import promote
@@ -16,18 +17,26 @@ from policyctl.services.trust.store import add, keygen
 from policyctl.services.trust.tokens import create
 
 
-@pytest.fixture
-def two_models(world, monkeypatch, tmp_path):
-    """A repository with two models, one of which is served."""
-    for number, release in enumerate(("1.0.0", "1.1.0"), 1):
-        world.publish(release, number)
-    world.publish("0.1.0", 3, model="runner")
-    promote(world.control, model="walker", release="1.1.0", alias="production")
-    create(world.control, name="ci", scope=Scope.READ)
-    keys = keygen(tmp_path / "alice.pem", passphrase="")
-    add(trust_path(world.control.settings), name="alice", public=keys.public)
-    monkeypatch.setenv("POLICYCTL_REPOSITORY", str(world.root))
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> World:
+    """A repository with two models, one of which is served; questions change nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(tmp_path_factory.mktemp("two-models"), patch)
+        for number, release in enumerate(("1.0.0", "1.1.0"), 1):
+            world.publish(release, number)
+        world.publish("0.1.0", 3, model="runner")
+        promote(world.control, model="walker", release="1.1.0", alias="production")
+        create(world.control, name="ci", scope=Scope.READ)
+        keys = keygen(world.folder / "alice.pem", passphrase="")
+        add(trust_path(world.control.settings), name="alice", public=keys.public)
     return world
+
+
+@pytest.fixture
+def two_models(begun: World, monkeypatch) -> World:
+    """The same, as the repository of every command."""
+    monkeypatch.setenv("POLICYCTL_REPOSITORY", str(begun.root))
+    return begun
 
 
 def _asks(line: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from crash_states import crash_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from world import World, left, write_export
+from world import World, copied, left, write_export
 
 from policyctl.adapters.papers import PAPERS, papers
 from policyctl.domain.artifacts import Format
@@ -38,15 +38,23 @@ def _intact(world: World) -> bool:
     return [f for f in verify(world.control) if not f.intact] == []
 
 
-@pytest.fixture
-def full(world: World) -> World:
-    """Six releases; production went 1.0.0, 1.1.0, 1.2.0; staging names 1.3.0."""
-    for number in range(6):
-        world.publish(f"1.{number}.0", number)
-    for number in range(3):
-        promote(world.control, model="walker", release=f"1.{number}.0", alias="production")
-    promote(world.control, model="walker", release="1.3.0", alias="staging")
+@pytest.fixture(scope="module")
+def six(tmp_path_factory) -> World:
+    """Six releases; production went 1.0.0, 1.1.0, 1.2.0; staging names 1.3.0. Tests copy it."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(tmp_path_factory.mktemp("six"), patch)
+        for number in range(6):
+            world.publish(f"1.{number}.0", number)
+        for number in range(3):
+            promote(world.control, model="walker", release=f"1.{number}.0", alias="production")
+        promote(world.control, model="walker", release="1.3.0", alias="staging")
     return world
+
+
+@pytest.fixture
+def full(six: World, tmp_path, monkeypatch) -> World:
+    """The same, to be changed."""
+    return copied(six, tmp_path, monkeypatch)
 
 
 def test_without_being_told_to_it_removes_nothing(full: World) -> None:
