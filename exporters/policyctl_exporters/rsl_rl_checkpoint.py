@@ -368,8 +368,8 @@ class _Reading:
                 f"{self._name} has a std of {std.numel()} elements for {actions} actions",
                 remedy=f"{_AS_JIT} It gives the action without its spread.",
             )
-        if std is not None and (limits := self._law().get("std_range")):
-            std = std.clamp(max(float(limits[0]), _LEAST_SPREAD), float(limits[1]))
+        if std is not None and (limits := self._range("std_range")):
+            std = std.clamp(max(limits[0], _LEAST_SPREAD), limits[1])
         # Of a spread that training drove below zero no draw can be made.
         return std.float() if std is not None and bool((std > 0).all()) else None
 
@@ -381,11 +381,26 @@ class _Reading:
                 f"{self._runner_name}: the distribution {kind} is not rsl_rl's own",
                 remedy="Save the policy by its as_jit(), and export that file.",
             )
-        low, high = law.get("action_range") or (-1.0, 1.0)
+        limits = self._range("action_range") or (-1.0, 1.0)
         if kind == "BetaDistribution":
-            return "beta", (float(low), float(high))
+            return "beta", limits
         both = kind == "HeteroscedasticGaussianDistribution" or self._policy.get("state_dependent_std") is True
-        return "gaussian" if both else "", (float(low), float(high))
+        return "gaussian" if both else "", limits
+
+    def _range(self, key: str) -> tuple[float, float] | None:
+        """Two numbers of the distribution; None where it says nothing of them."""
+        limits = self._law().get(key)
+        if not limits:
+            return None
+        try:
+            # Text is iterated by letters; within a list YAML reads 1e-3 as text.
+            low, high = map(float, limits if isinstance(limits, list | tuple) else ())
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"{self._runner_name}: {key} of its distribution is {limits!r}, expected two numbers",
+                remedy="Name the configuration that the run was trained with.",
+            ) from error
+        return low, high
 
     def _notes(self) -> tuple[str, ...]:
         notes = [f"the activation, and what the actor is, come from {self._runner_name}"]

@@ -418,6 +418,17 @@ def test_settings_that_are_off_or_of_training_alone_change_nothing(tmp_path: Pat
     np.testing.assert_allclose(np.exp(spread), 0.6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("limits", [5, [0.1], {"a": 1}, "ab", ["a", "b"], [0.1, 1.0, 2.0]])
+@pytest.mark.parametrize("key", ["std_range", "action_range"])
+def test_a_range_that_is_not_two_numbers_is_refused(key: str, limits: Any, tmp_path: Path) -> None:
+    """It would cut a spread, or an action, somewhere else."""
+    made = by_hand("mlp", 5)
+    law = {"class_name": "GaussianDistribution", "std_type": "log", key: limits}
+    path = made.saved(tmp_path, {**made.runner, "actor": {**made.runner["actor"], "distribution_cfg": law}})
+    with pytest.raises(UsageError, match=f"{key} of its distribution is .*, expected two numbers"):
+        export_policy(path, tmp_path / "out")
+
+
 def test_a_damaged_checkpoint_and_a_foreign_configuration_are_refused(tmp_path: Path) -> None:
     """Cut short, a pickle under this name, and a configuration of something else."""
     made = by_hand("mlp", 2)
