@@ -179,7 +179,7 @@ class Chain:
             raise UsageError(
                 f"{self._bundle.name}: the model of {node.name} gives {len(keys)} tensors, and it says"
                 f" {len(node.outputs)}",
-                remedy="Write the bundle again by leapp.compile_graph().",
+                remedy="Let its forward() give each tensor by itself, or in a tuple.",
             )
         return {(node.name, port.name): f"v{number}{key}" for port, key in zip(node.outputs, keys, strict=True)}
 

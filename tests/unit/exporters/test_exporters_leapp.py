@@ -190,6 +190,27 @@ def test_a_bundle_without_a_batch_is_served_one_row_at_a_time(tmp_path: Path) ->
     assert contract.observations[0].shape == (OBSERVED,)
 
 
+class Listed(Policy):
+    """Its tensors in a list."""
+
+    def forward(self, obs: Tensor, last: Tensor) -> list[Tensor]:
+        action = self.net(torch.cat([obs, last], 1))
+        return [action, action[:, :1]]
+
+
+def test_tensors_in_a_list_have_the_names_of_the_description(tmp_path: Path) -> None:
+    """By their places, as those of a tuple."""
+    path = bundle(tmp_path / "b", "jit")
+    models = json.loads(path.read_text())["models"]
+    sizes = {"obs": OBSERVED, "last": ACTS}
+    models["policy"] = _node(tmp_path / "b", "policy", Listed(), "jit", sizes, ("action", ACTS))
+    models["policy"]["outputs"].append(_tensor("first", 1))
+    _with(path, "models", value=models)
+    _with(path, "pipeline", "outputs", value={"policy": ["action", "first"]})
+    contract = _check(path, tmp_path, formats=["torchscript"]).contract
+    assert "first" in [spec.name for spec in contract.further]
+
+
 def test_nodes_that_cannot_be_one_model_are_refused_by_name(tmp_path: Path) -> None:
     """ONNX next to TorchScript: the refusal names both nodes."""
     path = bundle(tmp_path / "b", "onnx", (Scale(), "jit"))
