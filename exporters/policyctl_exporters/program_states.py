@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from policyctl.domain.contract import ActionKind
-from policyctl.errors import UsageError, last_line
+from policyctl.errors import PolicyctlError, UnsupportedError, UsageError, last_line
 from policyctl_exporters.conduct import checked
 from policyctl_exporters.leapp_bundle import Bundle, Node
 from policyctl_exporters.leapp_source import Chain
@@ -29,6 +29,9 @@ from policyctl_exporters.source import Head, Options, Source
 from policyctl_exporters.spaces import action_of
 
 _NODE: Final = "program"
+_MOST_PLACES: Final = 64
+_MOST_OPENED: Final = 8
+"""Shapes of states that are tried together, and those of them that are read as a policy, which takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def open_stateful(content: bytes, name: str, options: Options) -> Source:
         options: The observation space is a Dict with one row of every argument, memory too.
 
     Raises:
-        UsageError: An argument has no space, no shape fits the program, or a pair does not.
+        UsageError: An argument has no space, no shape fits the program, it gives no tensor, or a pair does not fit.
     """
     from gymnasium import spaces
 
@@ -68,6 +71,7 @@ def open_stateful(content: bytes, name: str, options: Options) -> Source:
             remedy="Say the shape of one row of each, memory too: --observation obs=47 --observation h=1x64.",
         )
     found: list[Source] = []
+    failure: PolicyctlError | None = None
     for asked in _askings(program, name, {key: said[key] for key in arguments}, states):
         nothing: dict[str, frozenset[str]] = {port.name: frozenset() for port in asked.outputs}
         pairs = Sorting(asked, options.head, nothing, {*said}, set()).memory(states)
@@ -77,9 +81,16 @@ def open_stateful(content: bytes, name: str, options: Options) -> Source:
             observation_space=spaces.Dict({key: space for key, space in said.items() if key not in states}),
             head=options.head or _only(asked.outputs, pairs, options.action_space),
         )
-        found.append(open_text(Chain(_bundle(asked, pairs, content), more), more, name=name, kind="torchscript"))
+        try:
+            found.append(open_text(Chain(_bundle(asked, pairs, content), more), more, name=name, kind="torchscript"))
+        # A batch in the wrong place may fit by broadcasting, as far as the shapes go.
+        except (UsageError, UnsupportedError) as error:
+            failure = failure or error
+            continue
         if found[-1].contract.max_batch is None:
             break
+    if failure is not None and not found:
+        raise failure
     return found[-1] if found[-1].contract.max_batch is None else found[0]
 
 
@@ -87,25 +98,27 @@ def _askings(program: nn.Module, name: str, said: Mapping[str, Any], states: Map
     """What the program takes and gives with its batch wherever it may be, the likeliest place first.
 
     Raises:
-        UsageError: It takes none of these.
+        UsageError: It takes none of these, or gives something else than tensors.
     """
     weights = (*program.parameters(), *program.buffers())
     precision = next((value.dtype for value in weights if value.dtype.is_floating_point), torch.float32)
     found: list[_Asked] = []
     failure: Exception | None = None
-    for batched, place in product((True, False), range(max(len(_shapes(said[key])) for key in states))):
+    shapes = {key: _shapes(said[key]) for key in states}
+    for batched, places in product((True, False), _places([len(each) for each in shapes.values()])):
+        chosen = {key: shapes[key][place] for key, place in zip(shapes, places, strict=True)}
         rows = {}
         for key, space in said.items():
-            shapes = _shapes(space) if key in states else [(1, *space.shape) if batched else space.shape]
             dtype = precision if space.dtype.kind == "f" else getattr(torch, str(space.dtype))
-            rows[key] = torch.zeros(shapes[min(place, len(shapes) - 1)], dtype=dtype)
+            rows[key] = torch.zeros(chosen.get(key, (1, *space.shape) if batched else space.shape), dtype=dtype)
         try:
             with torch.no_grad():
-                given = _named(program(*(value.clone() for value in rows.values())))
+                results = program(*(value.clone() for value in rows.values()))
         # Whatever the program's own code raises.
         except Exception as error:  # noqa: BLE001
             failure = failure or error
             continue
+        given = _named(results, name)
         if all(given[after].shape == rows[key].shape for key, after in states.items() if after in given):
             found.append(_Asked(name, _ports(rows), _ports(given)))
     if not found:
@@ -113,7 +126,13 @@ def _askings(program: nn.Module, name: str, said: Mapping[str, Any], states: Map
             f"{name} takes and gives no tensors of these shapes{f': {last_line(failure)}' if failure else ''}",
             remedy="Say the shape of one row of each argument, without the batch.",
         ) from failure
-    return found
+    return found[:_MOST_OPENED]
+
+
+def _places(counts: Sequence[int]) -> list[tuple[int, ...]]:
+    """Which shape each state has, of so many: the same place for all first, then a place for each, up to a limit."""
+    shared = (tuple(min(place, count - 1) for count in counts) for place in range(max(counts)))
+    return [*dict.fromkeys((*shared, *islice(product(*map(range, counts)), _MOST_PLACES)))]
 
 
 def _shapes(space: Any) -> list[tuple[int, ...]]:
@@ -129,11 +148,15 @@ def _ports(tensors: Mapping[str, Tensor]) -> tuple[Port, ...]:
     )
 
 
-def _named(results: Any) -> dict[str, Tensor]:
+def _named(results: Any, name: str) -> dict[str, Tensor]:
     """Tensors by their keys, or by their places."""
-    if isinstance(results, Mapping):
-        return {str(key): value for key, value in results.items()}
-    return {str(place): value for place, value in enumerate(tree_leaves(results))}
+    by_key = results if isinstance(results, Mapping) else dict(enumerate(tree_leaves(results)))
+    if strange := [f"{key} ({type(value).__name__})" for key, value in by_key.items() if not isinstance(value, Tensor)]:
+        raise UsageError(
+            f"forward() of {name} gives {', '.join(strange)} next to its tensors",
+            remedy="Return tensors alone, in a tuple or a dict.",
+        )
+    return {str(key): value for key, value in by_key.items()}
 
 
 def _only(outputs: Sequence[Port], pairs: Mapping[str, str], space: Any) -> Head:

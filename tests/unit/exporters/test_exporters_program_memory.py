@@ -6,7 +6,7 @@ import io
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -452,6 +452,67 @@ def test_arguments_that_nobody_describes_are_refused_with_what_to_say(tmp_path: 
     assert "--observation h=1x64" in refused("takes obs, h, c, and the observation space names obs", None, "1")
     assert "without the batch" in refused("takes and gives no tensors of these shapes: ", (3, 5), "1")
     refused("has no state h=7", (2, 5), "7")
+
+
+class GivesANumber(Net):
+    """A number next to the tensors."""
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, float]:
+        return self.net(x), h + 1.0, 0.5
+
+
+class GivesNothing(Net):
+    """Nothing next to the tensors."""
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Optional[Tensor]]:  # noqa: UP045
+        return self.net(x), h + 1.0, None
+
+
+@pytest.mark.parametrize(("kind", "what"), [(GivesANumber, "float"), (GivesNothing, "NoneType")])
+def test_what_is_no_tensor_next_to_memory_is_refused(kind: Any, what: str, tmp_path: Path) -> None:
+    """With its place and type."""
+    space = spaces.Dict({"x": OBSERVATIONS, "h": spaces.Box(-np.inf, np.inf, (3,))})
+    with pytest.raises(UsageError, match=rf"gives 2 \({what}\) next to its tensors"):
+        _export(_saved(kind(), tmp_path), tmp_path, observation_space=space, states={"h": "1"})
+
+
+class Fades(Net):
+    """Memory with its batch first, which takes it in the second place too, by broadcasting."""
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        h = 0.9 * h + 0.1 * torch.cat([x, x[:, :1]], 1).unsqueeze(1)
+        return self.net(x) + h.sum((1, 2)).unsqueeze(1), h
+
+
+class TwoOrders(Explicit):
+    """Memory with its layers first, and frames with their batch first."""
+
+    def forward(self, obs: Tensor, h: Tensor, c: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        frames = torch.cat([frames[:, 1:], obs.unsqueeze(1)], 1)
+        out, (h, c) = self.rnn(frames.mean(1).unsqueeze(0), (h, c))
+        return self.actor(out.squeeze(0)), h, c, frames
+
+
+@pytest.mark.parametrize(
+    ("module", "rows", "states"),
+    [
+        (Fades, {"x": (SEEN,), "h": (2, 4)}, {"h": "1"}),
+        (
+            TwoOrders,
+            {"obs": (SEEN,), "h": (2, 5), "c": (2, 5), "frames": (3, SEEN)},
+            {"h": "1", "c": "2", "frames": "3"},
+        ),
+    ],
+)
+def test_the_batch_of_each_state_is_where_the_program_has_it(
+    module: Any, rows: dict[str, tuple[int, ...]], states: dict[str, str], tmp_path: Path
+) -> None:
+    """A place that only seems to fit is left, and two states may have it in two places."""
+    space = spaces.Dict({name: spaces.Box(-10.0, 10.0, shape) for name, shape in rows.items()})
+    path = _saved(module(), tmp_path)
+    result = _export(path, tmp_path, observation_space=space, states=states, formats=["torchscript"])
+    assert result.contract.max_batch is None
+    assert {state.input for state in result.contract.states} == {*states}
 
 
 class LosesAWrite(Net):
