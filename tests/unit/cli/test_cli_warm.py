@@ -51,6 +51,7 @@ class Kept:
         self.changes = folder / "changes.py"
         self.changes.write_text("")
         self.environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
+        self.environment.pop("PYTHONPATH", None)  # with it a command runs by itself
         self.process = self.another()
         until(self.answers)
 
