@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,24 @@ class Bundle:
     initial: Mapping[Place, NDArray[Any]]
     inputs: Mapping[str, Place]
     outputs: Mapping[str, Place]
+
+    @classmethod
+    def of_one(cls, node: Node, memory: Mapping[str, str]) -> Self:
+        """The bundle of one model, named as its file, whose own outputs flow back to it.
+
+        Args:
+            memory: Inputs that go on at the next step, each with the output that continues it.
+        """
+        return cls(
+            name=node.path.name,
+            digest="",
+            nodes=(node,),
+            wires={},
+            feedback={(node.name, given): (node.name, after) for given, after in memory.items()},
+            initial={},
+            inputs={port.name: (node.name, port.name) for port in node.inputs if port.name not in memory},
+            outputs={port.name: (node.name, port.name) for port in node.outputs if port.name not in memory.values()},
+        )
 
     def port(self, place: Place, *, output: bool = False) -> Port:
         """An input or an output of a node."""

@@ -28,7 +28,6 @@ from policyctl_exporters.pt2_source import open_text
 from policyctl_exporters.source import Head, Options, Source
 from policyctl_exporters.spaces import action_of
 
-_NODE: Final = "program"
 _MOST_PLACES: Final = 64
 _MOST_OPENED: Final = 8
 """Shapes of states that are tried together, and those of them that are read as a policy, which takes seconds."""
@@ -82,7 +81,8 @@ def open_stateful(content: bytes, name: str, options: Options) -> Source:
             head=options.head or _only(asked.outputs, pairs, options.action_space),
         )
         try:
-            found.append(open_text(Chain(_bundle(asked, pairs, content), more), more, name=name, kind="torchscript"))
+            node = Node("program", "jit", Path(name), content, asked.inputs, asked.outputs, {})
+            found.append(open_text(Chain(Bundle.of_one(node, pairs), more), more, name=name, kind="torchscript"))
         # A batch in the wrong place may fit by broadcasting, as far as the shapes go.
         except (UsageError, UnsupportedError) as error:
             failure = failure or error
@@ -166,17 +166,3 @@ def _only(outputs: Sequence[Port], pairs: Mapping[str, str], space: Any) -> Head
         return Head()
     chosen = space is not None and action_of(space)[0] is not ActionKind.CONTINUOUS
     return Head(named={ports[0].name: "logits" if chosen and ports[0].dtype.startswith("float") else "action"})
-
-
-def _bundle(asked: _Asked, pairs: Mapping[str, str], content: bytes) -> Bundle:
-    node = Node(_NODE, "jit", Path(asked.name), content, asked.inputs, asked.outputs, {})
-    return Bundle(
-        name=asked.name,
-        digest="",
-        nodes=(node,),
-        wires={},
-        feedback={(_NODE, given): (_NODE, after) for given, after in pairs.items()},
-        initial={},
-        inputs={port.name: (_NODE, port.name) for port in asked.inputs if port.name not in pairs},
-        outputs={port.name: (_NODE, port.name) for port in asked.outputs if port.name not in pairs.values()},
-    )

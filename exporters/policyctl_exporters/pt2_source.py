@@ -82,17 +82,7 @@ def _remembering(text: ProgramText, memory: Mapping[str, str], path: Path, conte
     from policyctl_exporters.leapp_source import Chain
 
     node = Node("program", "pt2", path, content, text.inputs, text.outputs, {})
-    bundle = Bundle(
-        name=text.name,
-        digest="",
-        nodes=(node,),
-        wires={},
-        feedback={("program", given): ("program", after) for given, after in memory.items()},
-        initial={},
-        inputs={port.name: ("program", port.name) for port in text.inputs if port.name not in memory},
-        outputs={port.name: ("program", port.name) for port in text.outputs if port.name not in memory.values()},
-    )
-    return Chain(bundle, options)
+    return Chain(Bundle.of_one(node, memory), options)
 
 
 class Text(Protocol):
