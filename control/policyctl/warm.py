@@ -171,12 +171,11 @@ def _carried_out(connection: _socket.socket, copy: int, arguments: Sequence[str]
 
 def _handed_over(connection: _socket.socket, arguments: Sequence[str]) -> bool:
     """Whether the copy has begun; it says so before it does anything."""
-    alive, kept = os.pipe()  # its other end closes when this process dies, however it does
-    os.set_inheritable(kept, False)
     try:
         here = os.open(".", os.O_PATH | os.O_DIRECTORY)
     except OSError:
         return False
+    alive, _kept = os.pipe()  # its other end closes when this process dies, however it does
     try:
         _send(connection, _request(arguments), (0, 1, 2, here, alive))
     except OSError:  # the copy has ended, and has said nothing
@@ -191,10 +190,10 @@ def _request(arguments: Sequence[str]) -> bytes:
     umask = os.umask(0o077)
     os.umask(umask)
     streams = [(s.encoding, s.errors, getattr(s, "write_through", False)) for s in (sys.stdin, sys.stdout, sys.stderr)]
-    ignored = [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
+    ignored = [int(number) for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
     limits = [resource.getrlimit(number) for number in LIMITS]
     command = ([sys.argv[0], *arguments], sys.path[0], dict(os.environb))
-    return marshal.dumps((program(), command, umask, os.nice(0), list(map(int, ignored)), limits, streams))
+    return marshal.dumps((program(), command, umask, os.nice(0), ignored, limits, streams))
 
 
 def _send(connection: _socket.socket, content: bytes, descriptors: Iterable[int]) -> None:
