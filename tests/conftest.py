@@ -25,10 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Servers keep no process that other tests' commands would start from.
 os.environ["XDG_RUNTIME_DIR"] = "/nonexistent"
 
-# A shell that runs the tests in the background lets them ignore Ctrl-C, and so every process that a test starts to
-# interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's `&` lets the tests ignore Ctrl-C, and nohup a hang-up; so would every process that a test starts to end so.
+for _number, _handler in {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}.items():
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # How long an example takes, or the making of it, says something about the machine only, and nothing about a promise.
 settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
