@@ -49,7 +49,7 @@ def described(policy: Source, description: Description | None) -> Source:
             f"the description names {len(joints)} joints, the action has {size} elements",
             remedy="Name each element of the action once, in its order.",
         )
-    action, *others = policy.contract.outputs
+    action, *others = _measured(policy.contract.outputs, given, steps)
     contract = replace(
         policy.contract,
         observations=_observations(policy.contract, given),
@@ -100,9 +100,25 @@ def _each_step(joints: tuple[str, ...], steps: int) -> tuple[str, ...]:
     return joints if steps == 1 else tuple(f"{joint}[{step}]" for step in range(steps) for joint in joints)
 
 
+def _measured(outputs: Sequence[TensorSpec], given: Description, steps: int) -> tuple[TensorSpec, ...]:
+    """The outputs with their units; units of an action are those of each of its steps."""
+    action = outputs[0]
+    stated = {spec.name: given.units.get(spec.name, spec.units) for spec in outputs}
+    each = given.units.get(action.name)
+    if isinstance(each, tuple) and len(each) * steps == action.size:
+        stated[action.name] = each * steps
+    return tuple(replace(spec, units=stated[spec.name]) for spec in outputs)
+
+
 def _observations(contract: Contract, given: Description) -> tuple[TensorSpec, ...]:
-    """The observations, with what their elements are called and what each is for."""
+    """The observations, with what their elements are called, their units, and what each is for."""
     have = [spec.name for spec in contract.environment]
+    tensors = [*have, *(spec.name for spec in contract.outputs)]
+    if unmeasured := sorted(given.units.keys() - {*tensors}):
+        raise UsageError(
+            f"the description has units of {unmeasured[0]!r}, which the policy neither takes nor gives",
+            remedy=f"Its observations and outputs are {', '.join(tensors)}.",
+        )
     if unknown := sorted((given.observations.keys() | given.roles.keys()) - set(have)):
         raise UsageError(
             f"the description names the observation {unknown[0]!r}, which the policy does not take",
@@ -113,6 +129,7 @@ def _observations(contract: Contract, given: Description) -> tuple[TensorSpec, .
             spec,
             features=given.observations.get(spec.name, spec.features),
             role=given.roles.get(spec.name, spec.role),
+            units=given.units.get(spec.name, spec.units),
         )
         for spec in contract.observations
     )

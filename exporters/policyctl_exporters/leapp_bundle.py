@@ -16,7 +16,7 @@ import keyword
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from policyctl.documents.yaml_text import parse
 from policyctl.domain.manifest import digest_of
-from policyctl.domain.tensor import DTYPES
+from policyctl.domain.tensor import DTYPES, Units
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl.plain_files import DOCUMENT_BYTES, open_named
 from policyctl_exporters.onnx_file import Port
@@ -53,6 +53,7 @@ class Node:
     Attributes:
         backend: ``jit``, ``onnx`` or ``pt2``.
         features: What the elements of a tensor are called, by its name.
+        units: What 1 of each element is, by the tensor's name; LEAPP itself has no field for it.
     """
 
     name: str
@@ -61,7 +62,8 @@ class Node:
     content: bytes
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    features: Mapping[str, tuple[str, ...]]
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    units: Mapping[str, Units] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,8 @@ class _Reading:
             self._refuse(f"the node {name} has no inputs and outputs")
         tensors = [each for value in described.values() for each in value]
         features = {str(each["name"]): _features(each.get("element_names")) for each in tensors}
-        return Node(name, backend, path, content, ports["inputs"], ports["outputs"], features)
+        units = {str(each["name"]): _units(each.get("units")) for each in tensors}
+        return Node(name, backend, path, content, ports["inputs"], ports["outputs"], features, units)
 
     def _port(self, said: Any) -> Port:
         try:
@@ -290,6 +293,11 @@ def _features(names: Any) -> tuple[str, ...]:
         inner = inner[0]
     plain = isinstance(inner, list) and all(isinstance(name, str) for name in inner)
     return tuple(inner) if plain else ()
+
+
+def _units(said: Any) -> Units:
+    """What a description has in addition to LEAPP's own fields: one unit, or one an element."""
+    return said if isinstance(said, str) else _features(said) or ""
 
 
 def read_safetensors(content: bytes, *, what: str) -> dict[str, NDArray[Any]]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.conduct import checked
 from policyctl_exporters.leapp_bundle import Bundle, Node, Place, read_bundle
@@ -55,7 +56,7 @@ def open_leapp(path: Path, options: Options) -> Source:
             observation_space=options.observation_space or (None if bundle.has_batch else _rows(bundle)),
         )
         source = open_text(Chain(bundle, options), options, name=bundle.name, kind="leapp")
-    return replace(_with_features(source, bundle), kind="leapp", file=(bundle.name, bundle.digest))
+    return replace(_with_names(source, bundle), kind="leapp", file=(bundle.name, bundle.digest))
 
 
 def _rows(bundle: Bundle) -> Any:
@@ -66,21 +67,23 @@ def _rows(bundle: Bundle) -> Any:
     return spaces.Dict({name: own_space(port, port.dims, spaces) for name, port in ports.items()})
 
 
-def _with_features(source: Source, bundle: Bundle) -> Source:
-    """The contract with the names that the description has for elements."""
-    features = {}
+def _with_names(source: Source, bundle: Bundle) -> Source:
+    """The contract with the names and units that the description has for elements."""
+    nodes = {node.name: node for node in bundle.nodes}
+    features, units = {}, {}
     for places in (bundle.inputs, bundle.outputs):
         for name, (node, tensor) in places.items():
-            features[name] = next(each.features.get(tensor, ()) for each in bundle.nodes if each.name == node)
+            features[name] = nodes[node].features.get(tensor, ())
+            units[name] = nodes[node].units.get(tensor, "")
+
+    def named(spec: TensorSpec) -> TensorSpec:
+        known = features.get(spec.name, ())
+        fitting = known if len(known) == spec.size else spec.features
+        return replace(spec, features=fitting, units=units.get(spec.name, spec.units))
+
     contract = source.contract
-    specs = [
-        tuple(
-            replace(spec, features=features[spec.name]) if len(features.get(spec.name, ())) == spec.size else spec
-            for spec in group
-        )
-        for group in (contract.observations, contract.outputs)
-    ]
-    return replace(source, contract=replace(contract, observations=specs[0], outputs=specs[1]))
+    observations, outputs = (tuple(map(named, group)) for group in (contract.observations, contract.outputs))
+    return replace(source, contract=replace(contract, observations=observations, outputs=outputs))
 
 
 class Chain:

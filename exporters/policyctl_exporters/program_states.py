@@ -81,7 +81,7 @@ def open_stateful(content: bytes, name: str, options: Options) -> Source:
             head=options.head or _only(asked.outputs, pairs, options.action_space),
         )
         try:
-            node = Node("program", "jit", Path(name), content, asked.inputs, asked.outputs, {})
+            node = Node("program", "jit", Path(name), content, asked.inputs, asked.outputs)
             found.append(open_text(Chain(Bundle.of_one(node, pairs), more), more, name=name, kind="torchscript"))
         # A batch in the wrong place may fit by broadcasting, as far as the shapes go.
         except (UsageError, UnsupportedError) as error:

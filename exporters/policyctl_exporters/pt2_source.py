@@ -81,7 +81,7 @@ def _remembering(text: ProgramText, memory: Mapping[str, str], path: Path, conte
     from policyctl_exporters.leapp_bundle import Bundle, Node
     from policyctl_exporters.leapp_source import Chain
 
-    node = Node("program", "pt2", path, content, text.inputs, text.outputs, {})
+    node = Node("program", "pt2", path, content, text.inputs, text.outputs)
     return Chain(Bundle.of_one(node, memory), options)
 
 

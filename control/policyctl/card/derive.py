@@ -86,6 +86,8 @@ def _history_words(history: History) -> str:
 
 
 def _tensor_words(spec: TensorSpec) -> str:
-    """``observation: float32[24]``."""
+    """``observation: float32[24] in rad, rad/s``."""
+    each = dict.fromkeys(unit or "?" for unit in spec.each_unit) if spec.units else ()
+    units = f" in {', '.join(each)}" if each else ""
     role = "" if spec.role is None else f" ({spec.role.words})"
-    return f"{spec.name}: {spec.dtype}[{', '.join(map(str, spec.shape))}]{role}"
+    return f"{spec.name}: {spec.dtype}[{', '.join(map(str, spec.shape))}]{units}{role}"

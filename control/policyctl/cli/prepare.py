@@ -108,8 +108,8 @@ def export(
             metavar="FILE",
             help="What stands next to the weights, in a YAML file: observations (names of their elements), joints"
             " (names of the action's), histories (how the last steps lie in an observation), drive"
-            " (kind, scale, offset, stiffness, damping, rate_hz, in_graph), chunk (horizon, execute, interval_s)"
-            " and roles (what an input is for).",
+            " (kind, scale, offset, stiffness, damping, rate_hz, in_graph), chunk (horizon, execute, interval_s),"
+            " roles (what an input is for) and units (of observations and outputs).",
         ),
     ] = None,
     runner: Annotated[

@@ -115,6 +115,10 @@ def _as_used(contract: Contract, other: Contract, used: set[str], deterministic:
 
 
 def _named(spec: TensorSpec, other: Contract) -> TensorSpec:
-    """`spec` with names for its elements only where `other` has them as well."""
+    """`spec` with names and units for its elements only where `other` has them as well."""
     twin = next((s for s in (*other.observations, *other.outputs) if s.name == spec.name), None)
-    return spec if twin is not None and twin.features else replace(spec, features=())
+    if twin is None or twin.size != spec.size:
+        return replace(spec, features=(), units="")
+    pairs = zip(spec.each_unit, twin.each_unit, strict=True)
+    units = spec.units if spec.units == twin.units else tuple(unit if known else "" for unit, known in pairs)
+    return replace(spec, features=spec.features if twin.features else (), units=units)

@@ -20,6 +20,8 @@ an output bounded otherwise, either way                MAJOR  wider: a value tha
                                                               actions are scaled by their bounds
 elements called otherwise, or no longer named          MAJOR  the same number means another thing
 elements named for the first time                      MINOR  they mean what they meant
+elements in other units, or not said any more          MAJOR  the same numbers mean another thing
+elements in units for the first time                   MINOR  they mean what they meant
 an input with another role, or none any more           MAJOR  the same numbers mean another thing
 an input with a role for the first time                MINOR  it means what it meant
 the kind of action                                     MAJOR  it is read otherwise
@@ -197,6 +199,7 @@ def _tensor(what: str, earlier: TensorSpec, later: TensorSpec) -> Iterator[Diffe
         yield Difference(what, earlier.name, f"is bounded more loosely: {looser}", needs)
     if earlier.features != later.features:
         yield _features(what, earlier, later)
+    yield from _units(what, earlier, later)
     if earlier.role is not later.role:
         change = f"had the role {earlier.role or 'of an observation'}, has {later.role or 'none'}"
         yield Difference(what, earlier.name, change, Bump.MINOR if earlier.role is None else Bump.MAJOR)
@@ -210,6 +213,22 @@ def _features(what: str, earlier: TensorSpec, later: TensorSpec) -> Difference:
     pairs = enumerate(zip(earlier.features, later.features, strict=True))
     index, (before, after) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
     return Difference(what, earlier.name, f"has another element {index}: was {before!r}, is {after!r}", Bump.MAJOR)
+
+
+def _units(what: str, earlier: TensorSpec, later: TensorSpec) -> Iterator[Difference]:
+    if earlier.units == later.units:
+        return
+    pairs = [*enumerate(zip(earlier.each_unit, later.each_unit, strict=True))]
+    changed = [(at, before, after) for at, (before, after) in pairs if before and before != after]
+    if changed:
+        at, before, after = changed[0]
+        more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
+        change = (
+            f"has other units: {later.feature(at)} was in {before}, is {f'in {after}' if after else 'in none'}{more}"
+        )
+        yield Difference(what, earlier.name, change, Bump.MAJOR)
+    if any(after and not before for _, (before, after) in pairs):
+        yield Difference(what, earlier.name, "has units for its elements", Bump.MINOR)
 
 
 def _bounds(earlier: TensorSpec, later: TensorSpec) -> tuple[str, str]:

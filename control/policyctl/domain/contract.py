@@ -244,7 +244,8 @@ class Contract:
         size = math.prod(shape)
         low, high = (each[:size] if isinstance(each, tuple) else each for each in (action.low, action.high))
         names = tuple(name.removesuffix("[0]") for name in action.features[:size])
-        step = replace(action, shape=shape, low=low, high=high, features=names)
+        units = action.units[:size] if isinstance(action.units, tuple) else action.units
+        step = replace(action, shape=shape, low=low, high=high, features=names, units=units)
         return replace(self, outputs=(step,), distribution=Distribution(), states=(), chunk=None)
 
     @property

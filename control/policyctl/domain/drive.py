@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from policyctl.domain.chunk import Chunk
 from policyctl.domain.history import History
 from policyctl.domain.json_values import OMIT_DEFAULT, from_json, to_json
-from policyctl.domain.tensor import Role
+from policyctl.domain.tensor import Role, Units
 from policyctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ class Description:
         drive: How an action becomes a command.
         roles: By input, what it is for, where it is more than an observation.
         chunk: How an answer holds the actions of several steps.
+        units: By observation or output, what 1 of each element is; of an action with several steps, of one step.
     """
 
     observations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -182,6 +183,7 @@ class Description:
     drive: Drive | None = None
     roles: Mapping[str, Role] = field(default_factory=dict)
     chunk: Chunk | None = None
+    units: Mapping[str, Units] = field(default_factory=dict)
 
     @classmethod
     def from_data(cls, data: Any, *, what: str) -> Description:

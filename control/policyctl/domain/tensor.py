@@ -1,4 +1,4 @@
-"""One named tensor of a contract: its name, dtype, shape, bounds and features.
+"""One named tensor of a contract: its name, dtype, shape, bounds, features and units.
 
 Shapes leave out the batch dimension, which is always first and dynamic. Triton
 has no zero-dimensional tensor, so every shape has at least one dimension.
@@ -35,6 +35,9 @@ DTYPES: Final = (
 TRITON_TYPES: Final = {name: name.upper().replace("FLOAT", "FP") for name in DTYPES}
 """What Triton calls each type, as ``FP32``; configurations write ``TYPE_`` before it."""
 _TENSOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+
+Units = str | tuple[str, ...]
+"""One unit for all elements, or one an element (C order); an empty text where nobody stated it."""
 
 Bound = float | tuple[float | None, ...] | None
 """One bound for all elements, one an element, or none. JSON has no infinity, so null stands for it in a list."""
@@ -81,6 +84,8 @@ class TensorSpec:
         high: Largest value, in the same form (``inf``).
         features: What each element is called, C order; empty where unknown.
         role: What an input is for; None for an observation like any other, and for outputs.
+        units: What 1 of each element is, as ``rad`` or ``N m``: one for all, or one an element (C order).
+            An element without a stated unit has an empty text.
     """
 
     name: str
@@ -90,6 +95,7 @@ class TensorSpec:
     high: Bound = None
     features: tuple[str, ...] = ()
     role: Role | None = field(default=None, metadata=OMIT_DEFAULT)
+    units: Units = field(default="", metadata=OMIT_DEFAULT)
 
     def __post_init__(self) -> None:
         if _TENSOR_NAME.fullmatch(self.name) is None:
@@ -114,6 +120,23 @@ class TensorSpec:
                 f"tensor {self.name}: {len(self.features)} feature names, its shape {self.shape} needs {self.size}",
                 remedy="Name every element, in C order, or none.",
             )
+        self._set_units()
+
+    def _set_units(self) -> None:
+        """Keep the shortest form, so that equal units are written alike."""
+        each = self.units if isinstance(self.units, tuple) else (self.units,)
+        if odd := [unit for unit in each if unit != unit.strip() or not unit.isprintable()]:
+            raise UsageError(
+                f"tensor {self.name}: the unit {odd[0]!r} is not a word",
+                remedy="Write it without spaces around it: rad, m/s or N m.",
+            )
+        if isinstance(self.units, tuple) and len(each) != self.size:
+            raise UsageError(
+                f"tensor {self.name}: {len(each)} units, its shape {self.shape} needs {self.size}",
+                remedy="Give one unit, or one for each element, in C order.",
+            )
+        if len({*each}) == 1:
+            object.__setattr__(self, "units", each[0])
 
     def _set_bound(self, which: str, bound: Bound, *, unbounded: float) -> None:
         """Put infinity where an element has no bound, and refuse what is not a bound.
@@ -148,6 +171,11 @@ class TensorSpec:
         if self.features:
             return f"{self.name}[{index}] ({self.features[index]})"
         return f"{self.name}[{index}]"
+
+    @property
+    def each_unit(self) -> tuple[str, ...]:
+        """The unit of each element, C order; an empty text where nobody stated it."""
+        return self.units if isinstance(self.units, tuple) else (self.units,) * self.size
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; unbounded values become null."""

@@ -134,6 +134,22 @@ def test_another_scale_of_the_action_is_a_breaking_release(before, after, breaks
     assert [difference.what for difference in found] == ["drive"] * breaks
 
 
+@pytest.mark.parametrize(("before", "after", "breaks"), [("rad", "deg", True), ("", "deg", False), ("rad", "", False)])
+@pytest.mark.parametrize("which", ["action", "observation"])
+def test_another_unit_is_a_breaking_release(which, before, after, breaks) -> None:
+    """A caller would read it, or send it, wrongly; what only one of the two states breaks nothing."""
+
+    def contract(unit):
+        arm = _arm(units=unit if which == "action" else "")
+        (observation,) = arm.observations
+        # The other element is in metres for both.
+        units = (unit, "m") if which == "observation" else ""
+        return replace(arm, observations=(replace(observation, units=units),))
+
+    found = breaking(contract(before), contract(after), (), deterministic=True)
+    assert [difference.name for difference in found] == [which] * breaks
+
+
 def test_another_server_at_the_address_is_held_against_the_same_contract(server: Server, client: PolicyClient) -> None:
     """What the caller works by outlives the server that answered it."""
 

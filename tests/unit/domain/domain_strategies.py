@@ -13,19 +13,22 @@ from policyctl.domain.moves import Placement
 from policyctl.domain.tensor import DTYPES, Role, TensorSpec
 
 tensor_names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n != ACTION)
+unit_words = st.sampled_from(["", "rad", "deg", "N m"])
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @st.composite
 def specs(draw, name: str | None = None, *, taken: bool = False) -> TensorSpec:
-    """Any tensor, `taken` or given by a policy: scalar, element-wise and missing bounds, features of any text."""
+    """Any tensor, `taken` or given by a policy: scalar, element-wise and missing bounds, features, units."""
     shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     size = math.prod(shape)
     low = draw(st.none() | finite | st.tuples(*[finite | st.just(-math.inf)] * size))
     high = draw(st.none() | finite | st.tuples(*[finite | st.just(math.inf)] * size))
     features = draw(st.just(()) | st.tuples(*[st.text(max_size=5)] * size))
     role = draw(st.sampled_from([None, Role.ACTION_MASK, Role.GOAL])) if taken else None  # others need one shape
-    return TensorSpec(name or draw(tensor_names), draw(st.sampled_from(DTYPES)), shape, low, high, features, role)
+    units = draw(unit_words | st.tuples(*[unit_words] * size))
+    dtype = draw(st.sampled_from(DTYPES))
+    return TensorSpec(name or draw(tensor_names), dtype, shape, low, high, features, role, units)
 
 
 @st.composite

@@ -146,6 +146,27 @@ CASES = {
     ),
     "elements are named no longer": (BASE, observing(features=()), MAJOR, "no names"),
     "elements are named for the first time": (observing(features=()), BASE, MINOR, "names for its elements"),
+    "an element is in another unit": (
+        observing(units=("m/s", "rad")),
+        observing(units=("m/s", "deg")),
+        MAJOR,
+        "has other units: observation[1] (angle) was in rad, is in deg (needs MAJOR)",
+    ),
+    "an action is in another unit": (acting(units="rad"), acting(units="deg"), MAJOR, "action[0] was in rad"),
+    "units are not said any more": (
+        observing(units="rad"),
+        BASE,
+        MAJOR,
+        "observation[0] (speed) was in rad, is in none (and 1 more)",
+    ),
+    "units are said for the first time": (BASE, observing(units="rad"), MINOR, "has units for its elements"),
+    "units of another element are said": (
+        observing(units=("m/s", "")),
+        observing(units=("m/s", "rad")),
+        MINOR,
+        "has units for its elements",
+    ),
+    "units are written otherwise": (observing(units="rad"), observing(units=("rad", "rad")), PATCH, ""),
     "observations change places": (
         replace(BASE, observations=(OBSERVATION, MASK)),
         replace(BASE, observations=(MASK, OBSERVATION)),
@@ -253,12 +274,20 @@ def test_any_two_contracts_can_be_compared(one: Contract, other: Contract) -> No
 # A small world, so that any two contracts are often close to each other.
 bound = st.sampled_from([None, 1.0, 2.0])
 elements = st.sampled_from([(), ("x",), ("y",)])
+measures = st.sampled_from(["", "rad", "deg"])
 
 
 @st.composite
 def close(draw) -> Contract:
     observations = [
-        TensorSpec(name, draw(st.sampled_from(["float32", "int64"])), (1,), high=draw(bound), features=draw(elements))
+        TensorSpec(
+            name,
+            draw(st.sampled_from(["float32", "int64"])),
+            (1,),
+            high=draw(bound),
+            features=draw(elements),
+            units=draw(measures),
+        )
         for name in draw(st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a")]))
     ]
     action = TensorSpec("action", "float32", (1,), high=draw(bound))
@@ -273,6 +302,16 @@ def close(draw) -> Contract:
 @given(close(), close(), close())
 def test_no_way_round_is_cheaper(a: Contract, b: Contract, c: Contract) -> None:
     """What a to c needs is at most the most of its two halves: many small steps hide no great one."""
+    assert needed(compare(a, c)) <= max(needed(compare(a, b)), needed(compare(b, c)))
+
+
+@given(*[st.tuples(measures, measures)] * 3)
+def test_a_stated_unit_stays_what_it_is(one: tuple[str, str], other: tuple[str, str], third: tuple[str, str]) -> None:
+    """What is said of one element and not said so any more is MAJOR; what is said first is MINOR; no way is cheaper."""
+    a, b, c = (observing(units=units) for units in (one, other, third))
+    pairs = [*zip(one, other, strict=True)]
+    breaks = any(before not in ("", after) for before, after in pairs)
+    assert needed(compare(a, b)) is (MAJOR if breaks else MINOR if one != other else PATCH)
     assert needed(compare(a, c)) <= max(needed(compare(a, b)), needed(compare(b, c)))
 
 

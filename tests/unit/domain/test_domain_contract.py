@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from domain_strategies import contracts
 from hypothesis import given, settings
 
+from policyctl.domain.chunk import Chunk
 from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.tensor import TensorSpec, bound_of
@@ -85,6 +87,12 @@ WRONG = [
     ("observations.0.features", ["x"], "1 feature names"),
     ("observations.0.features", "xy", "features"),
     ("observations.0.features", [1, 2], "features"),
+    ("observations.0.units", ["rad"], "1 units, its shape"),
+    ("observations.0.units", [], "0 units, its shape"),
+    ("observations.0.units", " rad", "the unit ' rad' is not a word"),
+    ("observations.0.units", "rad\n", "is not a word"),
+    ("observations.0.units", 1, "units"),
+    ("observations.0.units", None, "units"),
     ("distribution", None, "distribution is None, expected an object"),
     ("distribution.kind", "poisson", "poisson"),
     ("distribution.nvec", [1.5], "nvec"),
@@ -120,6 +128,22 @@ def test_a_contract_without_a_limit_of_batches_is_written_as_before() -> None:
     """What earlier releases wrote keeps its digest: the key is there only where there is a limit."""
     assert "max_batch" not in GOOD.to_json()
     assert Contract.from_json({**GOOD.to_json(), "max_batch": 1}).to_json() == {**GOOD.to_json(), "max_batch": 1}
+
+
+def test_units_are_kept_in_their_shortest_form() -> None:
+    """One unit an element is one for all where they are alike; a contract without units is written as before."""
+    spec = replace(OBSERVATION, units=("rad",) * OBSERVATION.size)
+    assert spec == replace(OBSERVATION, units="rad")
+    assert spec.to_json()["units"] == "rad"
+    assert spec.each_unit == ("rad",) * OBSERVATION.size
+    assert "units" not in OBSERVATION.to_json()
+
+
+def test_units_of_a_chunk_are_those_of_its_first_step_for_an_environment() -> None:
+    """An environment is given one step, so it meets the units of one step."""
+    action = TensorSpec("action", "float32", (3, 2), units=("rad", "N") * 3)
+    contract = Contract((OBSERVATION,), (action,), ActionKind.CONTINUOUS, chunk=Chunk(3, 1))
+    assert contract.of_one_step().action.units == ("rad", "N")
 
 
 def test_further_outputs_are_those_that_the_action_does_not_depend_on() -> None:

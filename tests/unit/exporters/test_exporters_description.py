@@ -12,9 +12,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from policyctl.domain.chunk import Chunk
+from policyctl.domain.compatibility import compare, needed
 from policyctl.domain.contract import Contract
 from policyctl.domain.drive import Description, Drive, DriveKind
 from policyctl.domain.tensor import Role
+from policyctl.domain.versions import Bump
 from policyctl.errors import UsageError
 from policyctl_exporters import export_policy
 
@@ -51,6 +53,33 @@ def test_a_description_names_elements_and_says_what_an_action_commands(tmp_path)
     assert found.contract.drive == drive
     card = (tmp_path / "out" / "model_card.yaml").read_text()
     assert "position = action * 0.25 + offset; 50 Hz; applied by the caller" in card
+
+
+def test_a_description_says_units_of_what_comes_and_goes(tmp_path) -> None:
+    """Contract and card hold them; a release in other units is a breaking one, one that states them first is not."""
+    plain = _export(tmp_path).contract
+    said = Description.from_data({"units": {"obs": ["m/s", "rad"], "action": "rad"}}, what="deploy.yaml")
+    (tmp_path / "said").mkdir()
+    found = _export(tmp_path / "said", said).contract
+    assert found.observations[0].units == ("m/s", "rad")
+    assert found.action.units == "rad"
+    card = (tmp_path / "said" / "out" / "model_card.yaml").read_text()
+    assert "obs: float32[2] in m/s, rad" in card
+    assert "action: float32[3] in rad" in card
+    assert Contract.from_json(found.to_json()) == found
+    assert needed(compare(plain, found)) is Bump.MINOR
+    other = replace(found, outputs=(replace(found.action, units="deg"),))
+    assert needed(compare(found, other)) is Bump.MAJOR
+
+
+def test_units_of_an_action_with_several_steps_are_those_of_one(tmp_path) -> None:
+    """As names of joints are."""
+    said = {"chunk": {"horizon": 3, "execute": 1}, "units": {"action": ["rad"]}}
+    assert _chunked(tmp_path, Description.from_data(said, what="deploy.yaml")).contract.action.units == "rad"
+    said["units"] = {"action": ["rad", "N"]}
+    found = _chunked(tmp_path / "out", Description.from_data(said, what="deploy.yaml"), joints=2)
+    assert found.contract.action.units == ("rad", "N") * 3
+    assert found.contract.of_one_step().action.units == ("rad", "N")
 
 
 def test_the_metadata_of_an_onnx_file_is_read(tmp_path) -> None:
@@ -110,14 +139,15 @@ def test_a_description_says_how_an_answer_holds_several_steps(tmp_path) -> None:
     assert Contract.from_json(found.contract.to_json()) == found.contract
 
 
-def _chunked(folder: Path, description: Description):
-    """The linear policy, whose three numbers are one joint in three steps."""
+def _chunked(folder: Path, description: Description, *, joints: int = 1):
+    """The linear policy, whose three numbers are one joint in three steps, or so many alike."""
     graph = onnx.load(_policy(folder)).graph
     graph.node[0].output[0] = "flat"
-    graph.node.append(helper.make_node("Reshape", ["flat", "shape"], ["actions"]))
-    graph.initializer.append(numpy_helper.from_array(np.array([-1, 3, 1]), "shape"))
+    graph.node.append(helper.make_node("Concat", ["flat"] * joints, ["all"], axis=1))
+    graph.node.append(helper.make_node("Reshape", ["all", "shape"], ["actions"]))
+    graph.initializer.append(numpy_helper.from_array(np.array([-1, 3, joints]), "shape"))
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info("actions", onnx.TensorProto.FLOAT, ["n", 3, 1]))
+    graph.output.append(helper.make_tensor_value_info("actions", onnx.TensorProto.FLOAT, ["n", 3, joints]))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, folder / "policy.onnx")
     return export_policy(
@@ -154,6 +184,10 @@ def test_metadata_that_does_not_fit_is_left_out_with_a_note(tmp_path, value) -> 
             "obs (how many steps of the episode are over) has 2 elements of float32, expected 1 of",
         ),
         ({"roles": {"obs": "previous"}}, "deploy.yaml.roles"),
+        ({"units": {"lidar": "m"}}, "units of 'lidar'"),
+        ({"units": {"obs": ["rad"]}}, "1 units, its shape (2,) needs 2"),
+        ({"units": {"action": " rad"}}, "the unit ' rad' is not a word"),
+        ({"units": {"obs": 1}}, "deploy.yaml.units"),
         ({"roles": {"lidar": "goal"}}, "names the observation 'lidar'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

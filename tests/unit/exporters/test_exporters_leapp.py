@@ -287,6 +287,28 @@ def published(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path / "build" / "walk"
 
 
+def test_units_in_a_bundle_are_those_of_the_contract_and_come_back(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """LEAPP has no field for them, and keeps what a tensor has in addition; what does not fit is refused."""
+    monkeypatch.setenv("POLICYCTL_REPOSITORY", str(tmp_path / "models"))
+    path = bundle(tmp_path / "pipeline", "onnx")
+    said = json.loads(path.read_text())
+    said["models"]["policy"]["inputs"][0]["units"] = [["m", "m/s", "rad", "rad/s", "1"]]
+    said["models"]["policy"]["outputs"][0]["units"] = "N m"
+    path.write_text(json.dumps(said))
+    found = export_policy(path, tmp_path / "build", formats=["onnx"], golden_rows=8)
+    assert found.contract.observations[0].units == ("m", "m/s", "rad", "rad/s", "1")
+    assert found.contract.action.units == "N m"
+    assert run("publish", str(tmp_path / "build"), "--model", "walk", "--release", "1.0.0").code == 0
+    assert run("release", "export", "walk", "1.0.0", str(tmp_path / "leapp"), "--leapp").code == 0
+    again = export_policy(tmp_path / "leapp" / "walk.yaml", tmp_path / "again", formats=["onnx"], golden_rows=8)
+    assert [spec.units for spec in again.contract.environment] == [found.contract.observations[0].units]
+    assert again.contract.action.units == "N m"
+    said["models"]["policy"]["inputs"][0]["units"] = ["m"]
+    path.write_text(json.dumps(said))
+    with pytest.raises(UsageError, match="1 units, its shape"):
+        export_policy(path, tmp_path / "other", formats=["onnx"], golden_rows=8)
+
+
 def test_a_release_is_written_as_a_bundle_and_read_back(published: Path, run: Any, tmp_path: Path) -> None:
     """The commands of the guide; the bundle has the contract of the release, states and all."""
     commands = re.findall(r"^policyctl (release export .* --leapp)$", GUIDE.read_text(), re.MULTILINE)

@@ -142,7 +142,8 @@ def _description(
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     names = {"element_names": [list(spec.features)]} if spec.features else {}
-    return {"name": spec.name, "dtype": spec.dtype, "shape": [1, *spec.shape], "type": "tensor", **names}
+    units = {"units": [*spec.units] if isinstance(spec.units, tuple) else spec.units} if spec.units else {}
+    return {"name": spec.name, "dtype": spec.dtype, "shape": [1, *spec.shape], "type": "tensor", **names, **units}
 
 
 def safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:
