@@ -27,6 +27,7 @@ SERVING: Final = SOURCE.parent / "control/policyctl/serving"
 BESIDE: Final = SERVING / "backends/openvino"
 LIBRARY: Final = "libtriton_openvino.so"
 GUARD: Final = "libtriton_guard.so"
+LANE: Final = "libtriton_lane.so"
 
 
 class CannotBuildError(Exception):
@@ -131,6 +132,7 @@ def main() -> int:
     sys.stdout.write(f"Native OpenVINO backend: {install(folder, arguments.into or BESIDE)}\n")
     if not arguments.into:
         sys.stdout.write(f"Guard of Triton: {install(folder, SERVING, library=GUARD)}\n")
+        sys.stdout.write(f"Local lane: {install(folder, SERVING, library=LANE)}\n")
     return 0
 
 

@@ -10,12 +10,14 @@
 #include <iostream>
 #include <iterator>
 #include <limits>
+#include <random>
 
 #include "errors.h"
 #include "finite.h"
 #include "host_name.h"
 #include "json.h"
 #include "json_depth.h"
+#include "lane_message.h"
 #include "range.h"
 #include "release.h"
 #include "sha256.h"
@@ -155,6 +157,63 @@ void only_a_name_of_this_server_is_one() {
     expect(!names_this_server(bad, own), std::string("is not this server: ") + bad);
 }
 
+std::string lane_request(std::uint64_t offset, std::uint64_t bytes, std::int64_t rows, std::uint8_t type = 11) {
+  lane::Writer writer;
+  writer.number(std::uint32_t{lane::kInfer});
+  writer.number(std::uint16_t{1});
+  writer.number(std::uint16_t{1});
+  writer.number(std::uint64_t{0});
+  writer.number(std::int64_t{-1});
+  writer.number(std::uint64_t{4096});
+  for (const char* text : {"id", "walker", "action"}) writer.text(text);
+  writer.tensor({"observation", type, offset, bytes, {rows, 4}});
+  return writer.message();
+}
+
+void a_request_of_the_lane_stays_within_its_memory() {
+  constexpr std::uint64_t kRegion = 1 << 16;
+  constexpr auto kHuge = std::numeric_limits<std::uint64_t>::max();
+  const auto good = lane_request(64, 32, 2);
+  const auto request = lane::read_request(good, kRegion);
+  expect(request.model == "walker" && request.id == "id" && request.outputs == std::vector<std::string>{"action"} &&
+             request.inputs[0].offset == 64 && request.inputs[0].shape == std::vector<std::int64_t>{2, 4},
+         "a request of the lane is read as it was written");
+  const std::pair<const char*, std::string> bad[] = {
+      {"behind the end", lane_request(kRegion - 16, 32, 2)},
+      {"an offset that wraps around", lane_request(kHuge - 16, 32, 2)},
+      {"more bytes than the shape", lane_request(64, 48, 2)},
+      {"fewer bytes than the shape", lane_request(64, 16, 2)},
+      {"a dimension below 0", lane_request(64, 32, -2)},
+      {"a shape that wraps around", lane_request(64, 32, (std::int64_t{1} << 60) + 2)},
+      {"strings", lane_request(64, 32, 2, 13)},
+      {"an unknown type", lane_request(64, 32, 2, 200)},
+      {"a byte too many", good + "x"},
+      {"an id that no log can show", std::string(good).replace(good.find("id"), 2, "\n\x1b")},
+      {"an unknown kind", std::string(good).replace(0, 1, 1, '\x09')},
+  };
+  for (const auto& [what, message] : bad) expect(refused([&] { lane::read_request(message, kRegion); }), what);
+  for (std::size_t cut = 0; cut < good.size(); ++cut)
+    expect(refused([&] { lane::read_request(good.substr(0, cut), kRegion); }), "a request that was cut");
+  expect(refused([&] { lane::read_hello(good, kRegion); }), "a hello that is none");
+}
+
+// Any bytes give a request whose tensors lie in the memory, or are refused.
+void noise_on_the_lane_is_harmless() {
+  constexpr std::uint64_t kRegion = 1 << 16;
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 200000; ++round) {
+    auto message = lane_request(64, 32, 2);
+    for (auto changes = 1 + random() % 4; changes > 0; --changes) message[random() % message.size()] = static_cast<char>(random());
+    if (random() % 4 == 0) message.resize(random() % (message.size() + 1));
+    try {
+      const auto request = lane::read_request(message, kRegion);
+      for (const auto& input : request.inputs)
+        expect(input.offset <= kRegion && input.bytes <= kRegion - input.offset, "an input reaches past the memory");
+    } catch (const Refused&) {
+    }
+  }
+}
+
 int run_tests() {
   sha256_is_that_of_the_standard();
   json_is_read_strictly();
@@ -162,6 +221,8 @@ int run_tests() {
   integers_out_of_range_are_found();
   nesting_is_counted_outside_of_texts();
   only_a_name_of_this_server_is_one();
+  a_request_of_the_lane_stays_within_its_memory();
+  noise_on_the_lane_is_harmless();
   std::cout << (failures ? std::to_string(failures) + " failed" : "all passed") << "\n";
   return failures ? 1 : 0;
 }

@@ -80,6 +80,11 @@ class ServerSettings(Group):
     max_request_mib: int = Field(
         64, ge=1, le=2047, description="largest request that the guard of the embedded Triton lets through"
     )
+    lane: str = Field(
+        "",
+        description="UNIX socket by which clients of the same user ask the embedded Triton without a network:"
+        " `local:` for the usual one, or `local:/path`; empty for none",
+    )
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free one")
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free one")
     control_metrics_port: int = Field(

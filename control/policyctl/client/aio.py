@@ -15,7 +15,8 @@ from policyctl.client.served import Served
 from policyctl.client.servers import At
 from policyctl.client.steps import carry_out_async
 from policyctl.domain.protocol import Protocol
-from policyctl.errors import ServerError
+from policyctl.errors import ServerError, UsageError
+from policyctl.lane import is_local
 
 T = TypeVar("T")
 
@@ -53,6 +54,11 @@ class AsyncPolicyClient(BaseClient[AsyncTransport, Coroutine[Any, Any, Action], 
                 await server.transport.close()
 
     def _connect(self, protocol: Protocol, url: str, *, shared_memory: bool) -> AsyncTransport:
+        if is_local(url):
+            raise UsageError(
+                f"{url} is for PolicyClient: its calls wait, and would stop the loop",
+                remedy="Use PolicyClient in a thread (asyncio.to_thread), or gRPC or HTTP here.",
+            )
         if protocol is Protocol.HTTP:
             from policyctl.client.http_wire import AioHttpTransport
 

@@ -44,7 +44,8 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
     Args:
         model: The policy's name.
         url: ``host:port`` of the protocol's endpoint, without a scheme; or several, of servers that serve the same
-            policy. The client stays with one, and asks the next where that has no answer (`Servers`).
+            policy; ``local:`` for the local lane of a server of this user on this machine, or ``local:/path``.
+            The client stays with one, and asks the next where that has no answer (`Servers`).
         protocol: ``grpc`` or ``http``.
         alias: Which of its aliases; or the number of a pinned release, ``1.2.0``.
         requires: Which releases this client accepts: ``^1.2``, ``~1.2.0`` or

@@ -71,7 +71,7 @@ class _Common:
                 case FetchConfig():
                     return ModelConfig.from_json(head)
                 case FetchCounters():
-                    return _counters(head)
+                    return counters_of(head)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise unreadable_error(error) from error
 
@@ -214,7 +214,8 @@ def _answer(head: Mapping[str, Any], answered: Answered, begin_ns: int) -> Answe
     )
 
 
-def _counters(head: Mapping[str, Any]) -> Counters:
+def counters_of(head: Mapping[str, Any]) -> Counters:
+    """The statistics that `head` is, the JSON of ``/v2/models/M/versions/N/stats``."""
     stats = head["model_stats"][0]["inference_stats"]
     return Counters(
         requests=int(stats["success"]["count"]),

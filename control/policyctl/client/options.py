@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from policyctl import lane
 from policyctl.domain.names import CANDIDATE, check_alias, check_model_name, served_name
 from policyctl.domain.protocol import Protocol
 from policyctl.domain.versions import Range, parse_range
@@ -43,11 +44,14 @@ def check_requires(requires: str | None) -> Range | None:
 
 
 def check_url(url: str) -> str:
-    """Return `url` if it is ``host:port``.
+    """Return `url` if it is ``host:port`` or names a local lane.
 
     Raises:
-        UsageError: It has a scheme or a path, or no port.
+        UsageError: It has another scheme or a path, or no port.
     """
+    if lane.is_local(url):
+        lane.path_of(url)
+        return url
     if _HOST_PORT.fullmatch(url) is None:
         raise UsageError(
             f"url {url!r} is not host:port",
@@ -83,6 +87,14 @@ def check_wire(protocol: str | Protocol, *, shared_memory: bool) -> Protocol:
     if shared_memory and wire is not Protocol.GRPC:
         raise UsageError("shared_memory=True is there over gRPC alone", remedy="Use protocol='grpc', on its port.")
     return wire
+
+
+def check_local(*, shared_memory: bool) -> None:
+    """Raises: UsageError: Shared memory is asked for where there is none to choose."""
+    if shared_memory:
+        raise UsageError(
+            "shared_memory=True is there over gRPC alone", remedy="Leave it out: local: shares memory anyway."
+        )
 
 
 def check_deadline(deadline_s: float) -> float:

@@ -11,11 +11,13 @@ from typing import Protocol as Interface
 from policyctl.client.action import Action
 from policyctl.client.base import BaseClient, Deadline, closed_error
 from policyctl.client.calls import Begin, Call, Reply, Step, Task, Wait
+from policyctl.client.options import check_local
 from policyctl.client.served import Served
 from policyctl.client.servers import At
 from policyctl.client.steps import carry_out
 from policyctl.domain.protocol import Protocol
 from policyctl.errors import ServerError
+from policyctl.lane import is_local
 
 T = TypeVar("T")
 
@@ -60,6 +62,11 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
                 server.transport.close()
 
     def _connect(self, protocol: Protocol, url: str, *, shared_memory: bool) -> Transport:
+        if is_local(url):
+            from policyctl.client.local_wire import LocalTransport
+
+            check_local(shared_memory=shared_memory)
+            return LocalTransport(self._model, url)
         if protocol is Protocol.HTTP:
             from policyctl.client.http_wire import HttpTransport
 

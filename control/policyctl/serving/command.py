@@ -11,7 +11,7 @@ from typing import Final
 
 from policyctl.domain.recommendations import THREAD_VARIABLES
 from policyctl.errors import UsageError
-from policyctl.serving import triton_guard
+from policyctl.serving import triton_guard, triton_lane
 from policyctl.serving.locate import TritonInstall
 from policyctl.serving.native import NativeBackend
 
@@ -66,6 +66,7 @@ class ServerOptions:
         cuda_pools_bytes: Of each GPU's memory, by its number.
         max_request_bytes: What the guard lets through at most.
         http_hosts: Names by which the guard lets HTTP clients call the server, in addition to `host`.
+        lane: The UNIX socket of its local lane; empty for none.
         name: What the server calls itself in its metadata, which everybody may ask; empty for Triton's own.
         extra_args: More arguments for tritonserver, as they are.
 
@@ -91,6 +92,7 @@ class ServerOptions:
     cuda_pools_bytes: tuple[int, ...] = ()
     max_request_bytes: int = 64 << 20
     http_hosts: tuple[str, ...] = ()
+    lane: str = ""
     name: str = ""
     extra_args: tuple[str, ...] = ()
 
@@ -194,12 +196,16 @@ def environment(install: TritonInstall, options: ServerOptions | None = None) ->
     for name, value in THREAD_VARIABLES.items():
         variables.setdefault(name, value)
     libraries = [str(path) for path in install.library_path]
-    if (guard := triton_guard.find()) is not None:
-        # Behind what is there, for a sanitizer's runtime must come first; by its name, for a space would end a path.
-        variables["LD_PRELOAD"] = _joined([variables.get("LD_PRELOAD", ""), guard.name])
-        libraries.append(str(guard.parent))
-        if options is not None:
-            variables |= triton_guard.limits(options.max_request_bytes, (options.host, *options.http_hosts))
+    lane = options.lane if options is not None else ""
+    for library in (triton_guard.find(), triton_lane.find() if lane else None):
+        if library is not None:
+            # Behind what is there, for a sanitizer's runtime must come first; by name, for a space would end a path.
+            variables["LD_PRELOAD"] = _joined([variables.get("LD_PRELOAD", ""), library.name])
+            libraries.append(str(library.parent))
+    if options is not None:
+        variables |= triton_guard.limits(options.max_request_bytes, (options.host, *options.http_hosts))
+    if lane:
+        variables |= triton_lane.variables(lane)
     variables["LD_LIBRARY_PATH"] = _joined([*libraries, variables.get("LD_LIBRARY_PATH", "")])
     # The stub takes its packages from the first python3 on PATH, not from VIRTUAL_ENV.
     variables["PATH"] = _joined([str(install.python_bin), variables.get("PATH", os.defpath)])

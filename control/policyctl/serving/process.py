@@ -35,7 +35,7 @@ from typing import Final
 import psutil
 
 from policyctl.errors import ServerError, UnsupportedError
-from policyctl.serving import ports, shared_memory
+from policyctl.serving import ports, shared_memory, triton_lane
 from policyctl.serving.backend_directory import assemble, code_folder
 from policyctl.serving.command import ServerOptions, command, environment, hide_argument
 from policyctl.serving.locate import TritonInstall, locate
@@ -252,6 +252,8 @@ class TritonProcess(ServerRun):
         return super()._last_words()
 
     def _release_memory(self) -> None:
+        if self.options.lane:
+            triton_lane.forget(self.options.lane)
         if self._claim is not None:
             with contextlib.suppress(UnsupportedError):
                 shared_memory.remove(code_folder(), self._claim.prefix)

@@ -25,7 +25,7 @@ from policyctl.services.machine.hardware import announce
 from policyctl.services.supervise.external import ExternalEngine, Manner, external
 from policyctl.services.supervise.leftovers import trace_folder
 from policyctl.services.supervise.without_guard import answers_http, require_guard
-from policyctl.serving import triton_guard
+from policyctl.serving import triton_guard, triton_lane
 from policyctl.serving.command import ServerOptions, Spans
 from policyctl.serving.container import TritonContainer, connect, require_image
 from policyctl.serving.container_request import BACKENDS, Mounts, inside, user_of
@@ -150,8 +150,9 @@ def _embedded(control: Control, api_key: str) -> Launch:
     announce(control)
     choice = choose(native)
     control.tell(f"OpenVINO backend: {choice.summary}. {choice.remedy}".rstrip())
+    lane = triton_lane.prepare(settings.lane) if settings.lane else ""
     options = _options(
-        control, ports, None, api_key=api_key, gpu=True, native=choice.backend, http=answers_http(control)
+        control, ports, None, api_key=api_key, gpu=True, native=choice.backend, http=answers_http(control), lane=lane
     )
 
     def launch(on_log: OnLog) -> OwnEngine:

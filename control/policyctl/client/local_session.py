@@ -1,0 +1,265 @@
+"""One connection to the local lane of a server, with the memory that both share.
+
+A message goes through a UNIX socket and tensors go through memory that the
+server made for this connection (``backend_openvino/src/lane_message.h`` has the
+format). What describes the tensors of a call is written once for each shape.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policyctl.client.calls import Infer
+from policyctl.client.errors import unreadable_error
+from policyctl.client.regions import Layout
+from policyctl.client.tensors import KEPT_SHAPES, NUMPY, Shapes, shapes_of
+from policyctl.errors import UnsupportedError, UsageError
+from policyctl.lane import connect, user_of
+
+INFER: Final = 1
+CONFIG: Final = 2
+STATISTICS: Final = 3
+SERVED: Final = -1
+"""The version of whatever is served."""
+
+_HELLO: Final = struct.Struct("<IIQ")
+_REQUEST: Final = struct.Struct("<IHHQqQ")
+_ANSWER: Final = struct.Struct("<IIqqqQ")
+_TENSOR: Final = struct.Struct("<BBQQ")
+_MAGIC: Final = 0x4C504C43
+_VERSION: Final = 1
+_MESSAGE_BYTES: Final = 16 << 10
+_MOST_OF_A_TEXT: Final = 255
+_TOO_SMALL: Final = 100
+_TYPES: Final = (
+    *("", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
+    *("FP16", "FP32", "FP64"),
+)
+"""By Triton's numbers."""
+_NUMBERS: Final = {NUMPY[name]: number for number, name in enumerate(_TYPES) if name in NUMPY}
+_STATUS: Final = (
+    *("OK", "UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARGUMENT", "UNAVAILABLE", "UNIMPLEMENTED"),
+    *("ALREADY_EXISTS", "CANCELLED"),
+)
+"""What gRPC calls Triton's errors, by the code of an answer."""
+
+
+class TooSmallError(Exception):
+    """The memory has to have so many bytes."""
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+
+
+class ServersError(Exception):
+    """An answer that is an error; `status` is what gRPC calls it."""
+
+    def __init__(self, code: int, message: bytes) -> None:
+        self.status = _STATUS[code] if code < len(_STATUS) else "UNKNOWN"
+        self.message = message.decode(errors="replace")
+
+
+@dataclass(slots=True)
+class Given:
+    """A good answer.
+
+    Attributes:
+        slot: Which answered.
+        request_id: As the server repeats it.
+        release: Which answered; empty where the backend does not say.
+        outputs: Copies, by name.
+        queue_us: In the server; -1 where the backend does not say.
+        compute_us: Likewise.
+    """
+
+    slot: int
+    request_id: str
+    release: str
+    outputs: dict[str, NDArray[Any]]
+    queue_us: int
+    compute_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What calls have in common whose tensors are described alike.
+
+    Attributes:
+        places: Where each input goes.
+        answer_at: Where outputs may go.
+        described: Model, outputs and inputs, as a request has them.
+        counts: Of inputs and outputs.
+    """
+
+    places: tuple[NDArray[Any], ...]
+    answer_at: int
+    described: bytes
+    counts: tuple[int, int]
+
+
+class Session:
+    """One connection, for one thread.
+
+    Args:
+        path: Of the server's socket.
+        size_bytes: Of the memory.
+        timeout_s: For each of two steps.
+
+    Raises:
+        OSError: Nobody listens there, or not in time.
+        UnsupportedError: The server belongs to another user.
+        ServersError: The server refuses the session.
+    """
+
+    def __init__(self, path: str, size_bytes: int, timeout_s: float) -> None:
+        self.size_bytes = size_bytes
+        self.process = os.getpid()
+        self._plans: dict[Shapes, _Plan] = {}
+        self._known: dict[bytes, tuple[str, tuple[tuple[str, NDArray[Any]], ...]]] = {}
+        self._message = bytearray(_MESSAGE_BYTES)
+        self._timeout_ms = 0
+        self._socket = connect(path, timeout_s)
+        try:
+            if user_of(self._socket) not in {0, os.geteuid()}:
+                raise UnsupportedError(
+                    f"the server at {path} belongs to another user",
+                    remedy="Ask the server over gRPC or HTTP, or as its user.",
+                )
+            _require_good(self._socket.recv(_MESSAGE_BYTES))
+            self._socket.send(_HELLO.pack(_MAGIC, _VERSION, size_bytes))
+            message, files, _, _ = socket.recv_fds(self._socket, _MESSAGE_BYTES, 1)
+            self._memory = _mapped(message, files, size_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the session; the memory goes when nobody looks at it any more."""
+        self._socket.close()
+
+    def infer(self, call: Infer, model: str, timeout_s: float) -> Given:
+        """Ask, and wait for the answer; errors are those of `_ask`."""
+        key = shapes_of(call)
+        plan = self._plans.get(key) or self._plan(key, call, model)
+        for place, array in zip(plan.places, call.inputs.values(), strict=True):
+            place[...] = array
+        start = _REQUEST.pack(INFER, *plan.counts, max(1, int(timeout_s * 1e6)), SERVED, plan.answer_at)
+        return self._ask(b"".join((start, _text(call.request_id), plan.described)), timeout_s)
+
+    def describe(self, kind: int, slot: int, model: str, timeout_s: float) -> bytes:
+        """The JSON of a configuration or of statistics; errors are those of `_ask`, and a KeyError."""
+        start = _REQUEST.pack(kind, 0, 0, 0, slot, 0)
+        given = self._ask(b"".join((start, _text(""), _text(model))), timeout_s)
+        return given.outputs["json"].tobytes()
+
+    def _ask(self, request: bytes, timeout_s: float) -> Given:
+        """Send a request and wait for its answer.
+
+        Raises:
+            OSError: No answer in time, or none will come.
+            TooSmallError: The answer does not fit into the memory.
+            ServersError: The answer is an error.
+            ServerError: It cannot be read.
+        """
+        # To set it is a system call; the deadline of most calls is that of the call before.
+        if (timeout_ms := math.ceil(timeout_s * 1e3)) != self._timeout_ms:
+            self._timeout_ms = timeout_ms
+            self._socket.settimeout(timeout_ms / 1e3)
+        self._socket.send(request)
+        message = bytes(memoryview(self._message)[: self._socket.recv_into(self._message)])
+        if not message:
+            raise ConnectionResetError("the server ended the session")
+        try:
+            code, _, slot, queue_us, compute_us, needed = _ANSWER.unpack_from(message)
+            request_id, at = _text_at(message, _ANSWER.size)
+            rest = message[at:]
+            if code == _TOO_SMALL:
+                raise TooSmallError(needed)
+            if code:
+                raise ServersError(code, rest)
+            release, outputs = self._known.get(rest) or self._learn(rest)
+        except (ValueError, LookupError, struct.error) as error:
+            raise unreadable_error(error) from error
+        return Given(slot, request_id, release, {name: view.copy() for name, view in outputs}, queue_us, compute_us)
+
+    def _plan(self, key: Shapes, call: Infer, model: str) -> _Plan:
+        layout = Layout.of(call.inputs, call.specs)
+        if layout.size_bytes > self.size_bytes:
+            raise TooSmallError(layout.size_bytes)
+        parts = [_text(model), *map(_text, call.outputs)]
+        for place in layout.inputs:
+            number, dimensions = _NUMBERS[np.dtype(place.dtype)], len(place.shape)
+            parts += [_text(place.name), _TENSOR.pack(number, dimensions, place.offset, place.size_bytes)]
+            parts.append(struct.pack(f"<{dimensions}q", *place.shape))
+        if len(self._plans) >= KEPT_SHAPES:
+            self._plans.clear()
+        plan = self._plans[key] = _Plan(
+            places=tuple(self._view(p.offset, p.size_bytes, np.dtype(p.dtype), p.shape) for p in layout.inputs),
+            answer_at=layout.outputs[0].offset if layout.outputs else layout.size_bytes,
+            described=b"".join(parts),
+            counts=(len(layout.inputs), len(call.outputs)),
+        )
+        return plan
+
+    def _learn(self, rest: bytes) -> tuple[str, tuple[tuple[str, NDArray[Any]], ...]]:
+        """What describes the outputs of an answer; remembered, because the next answers say the same."""
+        release, at = _text_at(rest, 0)
+        outputs = []
+        while at < len(rest):
+            name, at = _text_at(rest, at)
+            number, dimensions, offset, size_bytes = _TENSOR.unpack_from(rest, at)
+            at += _TENSOR.size
+            shape = struct.unpack_from(f"<{dimensions}q", rest, at)
+            at += 8 * dimensions
+            if min(shape, default=0) < 0:  # NumPy would work such a dimension out
+                raise ValueError(f"{name} has the shape {shape}")
+            outputs.append((name, self._view(offset, size_bytes, NUMPY[_TYPES[number]], shape)))
+        if len(self._known) >= KEPT_SHAPES:
+            self._known.clear()
+        self._known[rest] = (release, tuple(outputs))
+        return self._known[rest]
+
+    def _view(self, offset: int, size_bytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        flat = np.frombuffer(self._memory, np.uint8)[offset : offset + size_bytes]
+        view: NDArray[Any] = flat.view(dtype).reshape(shape)
+        return view
+
+
+def _require_good(message: bytes) -> None:
+    if not message:
+        raise ConnectionResetError("the server ended the session")
+    code, *_ = _ANSWER.unpack_from(message)
+    if code:
+        raise ServersError(code, message[_ANSWER.size + 1 :])
+
+
+def _mapped(message: bytes, files: list[int], size_bytes: int) -> mmap.mmap:
+    """The memory that the server hands over."""
+    try:
+        _require_good(message)
+        return mmap.mmap(files[0], size_bytes)
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode()
+    if len(encoded) > _MOST_OF_A_TEXT:
+        raise UsageError(f"{value[:32]!r}... has more than {_MOST_OF_A_TEXT} bytes", remedy="Use a shorter one.")
+    return bytes((len(encoded),)) + encoded
+
+
+def _text_at(message: bytes, at: int) -> tuple[str, int]:
+    if (end := at + 1 + message[at]) > len(message):
+        raise ValueError("a text that is longer than its message")
+    return message[at + 1 : end].decode(), end

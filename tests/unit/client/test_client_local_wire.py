@@ -1,0 +1,264 @@
+"""The client's end of the local lane, against a server of some lines that answers whatever a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mmap
+import os
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policyctl import lane
+from policyctl.client import (
+    AsyncPolicyClient,
+    DeadlineError,
+    NotServedError,
+    OverloadedError,
+    PolicyClient,
+    RefusedError,
+    UnreachableError,
+)
+from policyctl.client.calls import FetchConfig, Infer
+from policyctl.client.local_wire import LocalTransport
+from policyctl.domain.tensor import TensorSpec
+from policyctl.errors import ServerError, UnsupportedError, UsageError
+
+PATIENCE_S = 60.0
+OUTPUTS = (TensorSpec("action", "float32", (2,)),)
+Reply = Callable[[bytes, memoryview], bytes | None]
+
+
+def answer(code: int = 0, request_id: bytes = b"id", rest: bytes = b"", needed: int = 0) -> bytes:
+    return struct.pack("<IIqqqQ", code, 0, 3, -1, 7, needed) + bytes((len(request_id),)) + request_id + rest
+
+
+def action_at(offset: int, *, size: int = 8, number: int = 11, shape: tuple[int, ...] = (1, 2)) -> bytes:
+    head = b"\x051.0.0" + b"\x06action" + struct.pack("<BBQQ", number, len(shape), offset, size)
+    return head + struct.pack(f"<{len(shape)}q", *shape)
+
+
+class Lane:
+    """Takes sessions, and answers each request by `reply`, which sees the memory; None says nothing."""
+
+    def __init__(self, path: str, reply: Reply) -> None:
+        self.url = f"local:{path}"
+        self.sizes: list[int] = []
+        self.requests: list[bytes] = []
+        self.ended = threading.Semaphore(0)
+        self._reply = reply
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(path)
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._session, args=(connection,), daemon=True).start()
+
+    def _session(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.send(answer())
+            _, _, size = struct.unpack("<IIQ", connection.recv(64))
+            self.sizes.append(size)
+            file = os.memfd_create("lane")
+            os.ftruncate(file, size)
+            socket.send_fds(connection, [answer()], [file])
+            memory = memoryview(mmap.mmap(file, size))
+            os.close(file)
+            while request := connection.recv(1 << 16):
+                self.requests.append(request)
+                if (said := self._reply(request, memory)) is not None:
+                    connection.send(said)
+        self.ended.release()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Reply], Lane]]:
+    """Starts such a server; pytest's folders are too deep for a socket."""
+    with tempfile.TemporaryDirectory(prefix="lane-") as folder, contextlib.ExitStack() as stack:
+
+        def start(reply: Reply) -> Lane:
+            server = Lane(f"{folder}/{len(list(Path(folder).iterdir()))}", reply)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+def infer(rows: int = 1, **more: str) -> Infer:
+    return Infer({"observation": np.ones((rows, 4), np.float32)}, ("action",), "id", OUTPUTS, **more)
+
+
+def doubled(request: bytes, memory: memoryview) -> bytes:
+    """The first two numbers, doubled."""
+    numbers = np.frombuffer(memory[:8], np.float32) * 2
+    memory[4096:4104] = numbers.tobytes()
+    return answer(rest=action_at(4096))
+
+
+def test_an_answer_says_who_gave_it_and_is_a_copy(serve: Callable[[Reply], Lane]) -> None:
+    """Outputs, slot, id and release come back; the next answer does not change them."""
+    with contextlib.closing(LocalTransport("walker", serve(doubled).url)) as transport:
+        one = transport.perform(infer(), PATIENCE_S)
+        assert (one.slot, one.request_id, one.parameters) == (3, "id", {"release": "1.0.0"})
+        call = Infer({"observation": np.full((1, 4), 5, np.float32)}, ("action",), "id", OUTPUTS, timing=True)
+        other = transport.perform(call, PATIENCE_S)
+        assert other.parameters == {"release": "1.0.0", "compute_us": 7}
+        assert (one.outputs["action"].tolist(), other.outputs["action"].tolist()) == ([[2, 2]], [[10, 10]])
+
+
+def test_another_model_is_named_in_its_own_requests(serve: Callable[[Reply], Lane]) -> None:
+    """Calls of one shape to two models are two requests."""
+    server = serve(doubled)
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        for model in ("", "walker.1.0.0", ""):
+            transport.perform(infer(model=model), PATIENCE_S)
+    assert [b"\x0cwalker.1.0.0" in request for request in server.requests] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "error"),
+    [
+        (3, b"Request for unknown model: 'walker' is not found", NotServedError),
+        (4, b"input observation has NaN", RefusedError),
+        (5, b"Exceeds maximum queue size", OverloadedError),
+        (5, b"Request timeout expired", DeadlineError),
+        (5, b"the server stops", UnreachableError),
+        (2, b"something", ServerError),
+        (99, b"something", ServerError),
+    ],
+)
+def test_an_error_of_the_server_is_that_of_other_wires(
+    serve: Callable[[Reply], Lane], code: int, message: bytes, error: type[ServerError]
+) -> None:
+    """By its code and its words, which it repeats; the session goes on."""
+    server = serve(lambda request, memory: answer(code, rest=message))
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        for _ in range(2):
+            with pytest.raises(ServerError) as raised:
+                transport.perform(infer(), PATIENCE_S)
+            assert type(raised.value) is error
+    assert len(server.sizes) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"x",
+        answer(rest=b"\xff"),
+        answer(rest=action_at(1 << 40)),
+        answer(rest=action_at(4096, size=12)),
+        answer(rest=action_at(4096, number=13)),
+        answer(rest=action_at(4096, number=77)),
+        answer(rest=action_at(4096, shape=(-7, 2))),
+        answer(request_id=b"\xff"),
+        answer(100, needed=1 << 17),  # each time
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_no_action(serve: Callable[[Reply], Lane], said: bytes) -> None:
+    """Whatever the server says, it is an error of the server."""
+    with contextlib.closing(LocalTransport("walker", serve(lambda request, memory: said).url)) as transport:
+        for _ in range(2):
+            with pytest.raises(ServerError):
+                transport.perform(infer(), PATIENCE_S)
+
+
+def test_memory_grows_with_what_a_call_needs_and_with_what_the_server_says(serve: Callable[[Reply], Lane]) -> None:
+    """Inputs that do not fit open a larger session, and so does an answer that does not."""
+    needed = 1 << 21
+
+    def reply(request: bytes, memory: memoryview) -> bytes:
+        return doubled(request, memory) if len(memory) >= needed else answer(100, needed=needed)
+
+    server = serve(reply)
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        transport.perform(infer(), PATIENCE_S)
+        transport.perform(infer(1 << 18), PATIENCE_S)
+        transport.perform(infer(), PATIENCE_S)
+    assert server.sizes[:2] == [1 << 16, needed]
+    assert len(server.sizes) == 3
+    assert server.sizes[2] >= 24 << 18
+
+
+def test_a_late_answer_is_not_that_to_the_next_question(serve: Callable[[Reply], Lane]) -> None:
+    """A missed deadline ends the session; the next call has another one."""
+    silent = iter([True, False])
+    server = serve(lambda request, memory: None if next(silent) else doubled(request, memory))
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        with pytest.raises(DeadlineError):
+            transport.perform(infer(), 0.05)
+        assert server.ended.acquire(timeout=PATIENCE_S)
+        assert transport.perform(infer(), PATIENCE_S).slot == 3
+    assert len(server.sizes) == 2
+
+
+def test_a_child_process_does_not_use_its_parent_s_session(serve: Callable[[Reply], Lane]) -> None:
+    """After a fork each has its own: two that write into one memory would get one another's actions."""
+    server = serve(doubled)
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        transport.perform(infer(), PATIENCE_S)
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                status = int(transport.perform(infer(), PATIENCE_S).slot != 3)
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        transport.perform(infer(), PATIENCE_S)
+    assert len(server.sizes) == 2
+
+
+def test_a_server_of_another_user_is_not_asked(serve: Callable[[Reply], Lane], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says whose it is; nothing is sent."""
+    server = serve(doubled)
+    monkeypatch.setattr("policyctl.client.local_session.user_of", lambda connection: os.geteuid() + 1)
+    with pytest.raises(UnsupportedError, match="belongs to another user"):
+        LocalTransport("walker", server.url).perform(infer(), PATIENCE_S)
+    assert server.requests == []
+
+
+def test_without_a_server_there_is_none_to_reach(tmp_path: Path) -> None:
+    """The error is that of other wires, and names the url."""
+    url = f"local:{tempfile.gettempdir()}/no-lane-{os.getpid()}"
+    with pytest.raises(UnreachableError, match="local:"):
+        LocalTransport("walker", url).perform(FetchConfig(), PATIENCE_S)
+
+
+@pytest.mark.parametrize("url", ["local:relative", "local:/folder/", f"local:/{'x' * 100}", "local:/nul\0"])
+def test_a_url_that_names_no_socket_is_refused(url: str) -> None:
+    """When the client is made, with what to write instead."""
+    with pytest.raises(UsageError, match="names no UNIX socket"):
+        PolicyClient("walker", url=url)
+
+
+def test_what_the_lane_does_not_do_is_refused_when_the_client_is_made() -> None:
+    """Shared memory by name belongs to gRPC, and the asyncio client would stop its loop."""
+    with pytest.raises(UsageError, match="over gRPC alone"):
+        PolicyClient("walker", url="local:/run/x", shared_memory=True)
+
+    async def make() -> None:
+        AsyncPolicyClient("walker", url="local:/run/x")
+
+    with pytest.raises(UsageError, match="is for PolicyClient"):
+        asyncio.run(make())
+
+
+def test_the_usual_lane_lies_in_a_folder_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Server and client find it by the same rule."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert lane.path_of("local:") == f"/run/user/7/policyctl-{os.getuid()}/lane.sock"
+    assert lane.path_of("local:/run/robot/lane") == "/run/robot/lane"

@@ -1,0 +1,78 @@
+"""The local lane of the embedded server: preloaded where it is asked for, and refused where it cannot be."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+from test_serving_process_parts import INSTALL
+
+from policyctl.errors import UnsupportedError, UsageError
+from policyctl.serving import triton_guard, triton_lane
+from policyctl.serving.command import ServerOptions, environment
+
+HERE = Path("/opt/triton")
+
+
+@pytest.fixture
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    library = tmp_path / triton_lane.LIBRARY
+    library.touch()
+    monkeypatch.setattr(triton_lane, "find", lambda: library)
+    monkeypatch.setattr(triton_guard, "find", lambda: None)
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    return library
+
+
+def test_who_does_not_ask_for_it_has_nothing_of_it(built: Path) -> None:
+    """Neither the library nor its variable; with the setting both."""
+    without = environment(INSTALL, ServerOptions(HERE))
+    assert not {"LD_PRELOAD", "TRITON_LANE_SOCKET"} & without.keys()
+    having = environment(INSTALL, ServerOptions(HERE, lane="/run/robot/lane"))
+    assert having["LD_PRELOAD"] == built.name
+    assert str(built.parent) in having["LD_LIBRARY_PATH"]
+    assert having["TRITON_LANE_SOCKET"] == "/run/robot/lane"
+    assert having["TRITON_GUARD_REQUEST_BYTES"] == str(64 << 20)
+
+
+def test_a_lane_that_is_not_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server must not run without a front end that its clients count on."""
+    monkeypatch.setattr(triton_lane, "find", lambda: None)
+    with pytest.raises(UnsupportedError, match="is not built"):
+        triton_lane.prepare("local:")
+
+
+def test_a_setting_that_names_no_socket_is_refused(built: Path) -> None:
+    """As the client refuses it."""
+    with pytest.raises(UsageError, match="names no UNIX socket"):
+        triton_lane.prepare("/run/robot/lane.sock/")
+
+
+def test_the_usual_folder_is_made_and_has_to_be_the_user_s_alone(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others may enter it, anybody could stand in for the server."""
+    with tempfile.TemporaryDirectory(prefix="lane-") as run:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", run)
+        path = Path(triton_lane.prepare("local:"))
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        path.parent.chmod(0o755)
+        with pytest.raises(UnsupportedError, match="not this user's alone"):
+            triton_lane.prepare("local:")
+
+
+def test_a_socket_is_replaced_and_removed_only_where_nobody_listens(built: Path) -> None:
+    """One of a killed server does not stand in the way; one that answers does, and stays."""
+    with tempfile.TemporaryDirectory(prefix="lane-") as run:
+        path = f"{run}/lane"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(path)
+            listener.listen()
+            with pytest.raises(UnsupportedError, match="another server listens"):
+                triton_lane.prepare(f"local:{path}")
+            triton_lane.forget(path)
+            assert Path(path).exists()
+        assert triton_lane.prepare(f"local:{path}") == path
+        triton_lane.forget(path)
+        assert not Path(path).exists()
+        triton_lane.forget(path)
