@@ -15,7 +15,7 @@ release that answered, and, where it was drawn at random, drawn again from the
 same seed. It needs NumPy and Triton's client, not a training framework.
 
 How it is built: `exchange` decides what to ask and what an answer means and
-does no I/O; `grpc_wire` and `http_wire` carry one call each; `base` is the
+does no I/O; `grpc_wire`, `http_wire` and `local_wire` carry one call each; `base` is the
 surface of both clients, and `sync` and `aio` differ from it in waiting alone.
 """
 

@@ -90,7 +90,7 @@ def check_wire(protocol: str | Protocol, *, shared_memory: bool) -> Protocol:
 
 
 def check_local(*, shared_memory: bool) -> None:
-    """Raises: UsageError: Shared memory is asked for where there is none to choose."""
+    """Raises: UsageError: The caller chooses shared memory, which the lane has anyway."""
     if shared_memory:
         raise UsageError(
             "shared_memory=True is there over gRPC alone", remedy="Leave it out: local: shares memory anyway."

@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_serving_process_parts import INSTALL
 
 from policyctl.errors import UnsupportedError, UsageError
+from policyctl.services.supervise.engines import launcher
 from policyctl.serving import triton_guard, triton_lane
 from policyctl.serving.command import ServerOptions, environment
+from policyctl.settings import load
 
 HERE = Path("/opt/triton")
 
@@ -76,3 +79,11 @@ def test_a_socket_is_replaced_and_removed_only_where_nobody_listens(built: Path)
         triton_lane.forget(path)
         assert not Path(path).exists()
         triton_lane.forget(path)
+
+
+@pytest.mark.parametrize("engine", ["docker", "external"])
+def test_another_engine_has_no_lane(engine: str, tmp_path: Path) -> None:
+    """A setting that does nothing would let clients wait for a socket that never comes."""
+    settings = load(repository=tmp_path, server={"lane": "local:", "engine": engine})
+    with pytest.raises(UsageError, match="only the embedded Triton has a local lane"):
+        launcher(SimpleNamespace(settings=settings), api_key="")  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton_calls import server_name
 from policyctl.domain.choices import Engine as Kind
 from policyctl.domain.recommendations import pools
+from policyctl.errors import UsageError
 from policyctl.plain_files import read_plain
 from policyctl.services.control import Control
 from policyctl.services.machine.hardware import announce
@@ -69,7 +70,13 @@ def launcher(control: Control, *, api_key: str) -> Launch:
         UnsupportedError: Something that it needs is missing here; names all of it.
         UsageError: The settings contradict it.
     """
-    match control.settings.server.engine:
+    server = control.settings.server
+    if server.lane and server.engine is not Kind.EMBEDDED:
+        raise UsageError(
+            f"server.lane is set, and server.engine is {server.engine}: only the embedded Triton has a local lane",
+            remedy="Leave server.lane out, or take the embedded engine.",
+        )
+    match server.engine:
         case Kind.EMBEDDED:
             return _embedded(control, api_key)
         case Kind.DOCKER:
@@ -151,6 +158,8 @@ def _embedded(control: Control, api_key: str) -> Launch:
     choice = choose(native)
     control.tell(f"OpenVINO backend: {choice.summary}. {choice.remedy}".rstrip())
     lane = triton_lane.prepare(settings.lane) if settings.lane else ""
+    if lane:
+        control.tell(f"Local lane: {lane}")
     options = _options(
         control, ports, None, api_key=api_key, gpu=True, native=choice.backend, http=answers_http(control), lane=lane
     )
