@@ -125,7 +125,6 @@ class Session:
         self.process = os.getpid()
         self._plans: dict[Shapes, _Plan] = {}
         self._known: dict[bytes, tuple[str, tuple[tuple[str, NDArray[Any]], ...]]] = {}
-        self._message = bytearray(_MESSAGE_BYTES)
         self._timeout_ms = 0
         self._socket = connect(path, timeout_s)
         try:
@@ -175,8 +174,7 @@ class Session:
             self._timeout_ms = timeout_ms
             self._socket.settimeout(timeout_ms / 1e3)
         self._socket.send(request)
-        message = bytes(memoryview(self._message)[: self._socket.recv_into(self._message)])
-        if not message:
+        if not (message := self._socket.recv(_MESSAGE_BYTES)):
             raise ConnectionResetError("the server ended the session")
         try:
             code, _, slot, queue_us, compute_us, needed = _ANSWER.unpack_from(message)
