@@ -7,7 +7,7 @@ contract are those; every other one is kept as a further output.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -139,15 +139,21 @@ def law_of(outputs: Sequence[TensorSpec], kind: ActionKind, choices: Sequence[in
             return Distribution(DistributionKind.BERNOULLI)
 
 
-def describe(found: Any, head: Head, space: Any, *, rows: int, observed: Sequence[str]) -> Outputs:
-    """What the contract makes of a module's answer."""
+def describe(
+    found: Any, head: Head, space: Any, *, rows: int, observed: Sequence[str], whole: Callable[[str], bool]
+) -> Outputs:
+    """What the contract makes of a module's answer.
+
+    Args:
+        whole: Whether an output, by its key, is made of whole numbers whatever the module observes.
+    """
     kind, action = action_of(space)
     given = _given(found, head, kind)
     named = {name: key for name, key in given.items() if name in OUTPUT_NAMES}
     source = _source(given, kind)
     values = {name: found if key == SINGLE else found[key] for name, key in given.items()}
     if source == ACTION and kind is not ActionKind.CONTINUOUS:
-        _require_choices(values[ACTION], given[ACTION], space)
+        _require_choices(values[ACTION], given[ACTION], space, whole)
     for name in named:
         _check_size(name, values[name], rows, action, kind, space)
     alone = source == "mean" and "log_std" not in named
@@ -201,13 +207,13 @@ def _source(given: Mapping[str, str], kind: ActionKind) -> str:
     )
 
 
-def _require_choices(value: Tensor, key: str, space: Any) -> None:
-    """Raises: UsageError: What should be a discrete action has fractions, which would be cut off."""
-    if value.dtype.is_floating_point and not bool((value == value.round()).all()):
+def _require_choices(value: Tensor, key: str, space: Any, whole: Callable[[str], bool]) -> None:
+    """Raises: UsageError: What should be a discrete action may have fractions, which would be cut off."""
+    if value.dtype.is_floating_point and not whole(key):
         raise UsageError(
-            f"the module's {key or ACTION} has fractions, and an action of {space} has whole numbers",
+            f"the module's {key or ACTION} may have fractions, and an action of {space} has whole numbers",
             remedy=f"If these are scores: --head {f'{key}=' if key else ''}logits. If they are the action, return it"
-            " as integers.",
+            " as integers, by .long().",
         )
 
 

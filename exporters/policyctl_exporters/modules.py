@@ -30,6 +30,7 @@ from policyctl_exporters.program_memory import Memory, Remembering
 from policyctl_exporters.source import Options, Source
 from policyctl_exporters.spaces import OUTPUT_NAMES, Observation, observations_of, pair, scales_of
 from policyctl_exporters.watch import Watch
+from policyctl_exporters.whole_numbers import whole
 
 _LISTS: Final = ("List[", "Tuple[", "(Tensor")
 """How TorchScript writes the type of an argument that holds several tensors by their places."""
@@ -154,7 +155,8 @@ def open_module(
     observed = [spec.name for spec in specs]
 
     def described(count: int) -> Outputs:
-        return describe(given.of(slice(0, count), less=constant), options.head, space, rows=count, observed=observed)
+        found = given.of(slice(0, count), less=constant)
+        return describe(found, options.head, space, rows=count, observed=observed, whole=given.is_whole)
 
     outputs, batches = _for_rows(described, batches=conduct.batches)
 
@@ -237,6 +239,15 @@ class _Given:
             found = copied(self._answer)(*rows)
         found = found[0] if self._memory else found
         return {name: each for name, each in found.items() if name not in less} if isinstance(found, dict) else found
+
+    def is_whole(self, key: str) -> bool:
+        """Whether an output is made of whole numbers, whatever is observed."""
+
+        def chosen(found: Any) -> Any:
+            found = found[0] if self._memory else found
+            return found[key] if isinstance(found, dict) else found
+
+        return whole(copied(self._answer), [values[:1] for values in self._rows], chosen)
 
     def constant(self) -> list[str]:
         """Names of outputs that depend on nothing, as a spread that a module gives next to its action.

@@ -128,18 +128,79 @@ def test_the_action_of_another_step_is_never_served_as_the_action(tmp_path: Path
 def test_scores_that_are_called_an_action_are_not_cut_to_integers(tmp_path: Path, name: str, space: Any) -> None:
     """Their fractions would vanish, and with them the choice."""
     module = Gives(lambda x, y: {name: y, "value": y[:, :1]})
-    with pytest.raises(UsageError, match=f"the module's {name} has fractions") as refusal:
+    with pytest.raises(UsageError, match=f"the module's {name} may have fractions") as refusal:
         export_policy(module, tmp_path / "out", observation_space=BOX, action_space=space)
     assert f"--head {name}=logits" in refusal.value.remedy
 
 
-def test_choices_that_a_module_gives_as_floats_are_its_action(tmp_path: Path) -> None:
-    """Whole numbers lose nothing."""
-    module = Gives(lambda x, y: {"actions": (y > 0).float(), "value": y[:, :1]})
+TABLE = torch.tensor([3.0, 1.0, 2.0])
+HALVES = torch.tensor([0.0, 0.5, 1.0])
+CHOICES: dict[str, Any] = {
+    "a comparison": lambda x, y: (y > 0).float(),
+    "the best of two, twice": lambda x, y: torch.stack([y.argmax(1), y.argmin(1)], dim=1).float(),
+    "one number plus another": lambda x, y: (y > 0).float() * 2.0 - torch.clamp((x[:, :2] > 0).double(), 0, 1),
+    "a table of choices": lambda x, y: TABLE[torch.stack([y.argmax(1)] * 2, dim=1)],
+    "one of two choices": lambda x, y: torch.where(y > 0, torch.ones(()), (x[:, :2] > 0).float()),
+    "the mode of a distribution": lambda x, y: torch.stack(
+        [torch.distributions.Categorical(logits=each).mode.float() for each in (x, y)], dim=1
+    ),
+    "integers": lambda x, y: (y * 3).long(),
+}
+FRACTIONS: dict[str, Any] = {
+    "half a choice far out": lambda x, y: (y > 0).float() + 0.5 * (x[:, :2].abs() > 1e4).float(),
+    "beyond a limit the limit": lambda x, y: torch.where(y.abs() < 1e4, (y > 0).float(), y),
+    "a limit that no usual row meets": lambda x, y: torch.clamp((y > 0).float(), max=(1e6 - x[:, :1]).abs()),
+    "a table with halves": lambda x, y: HALVES[2 * (y.abs() < 1e4).long() + 0 * y.long() - (y.abs() > 1e4).long()],
+    "a part of a table with halves": lambda x, y: HALVES[:1].expand(2) + 0 * (y > 0).float() + HALVES[1] * (y > 1e4),
+    "a place that is written to": lambda x, y: _written(y),
+    "rounded, where NaN stays NaN": lambda x, y: y.round(),
+    "bits of an integer": lambda x, y: (y > 1e4).int().view(torch.float32),
+}
+
+
+def _written(y: torch.Tensor) -> torch.Tensor:
+    found = (y > 0).float()
+    found[:, 0] += 0.5 * (y[:, 0] > 1e4)
+    return found
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_that_a_module_gives_as_floats_are_its_action(tmp_path: Path, name: str) -> None:
+    """Whole numbers lose nothing, where the operators make nothing else."""
+    module = Gives(lambda x, y: {"actions": CHOICES[name](x, y), "value": y[:, :1]})
     result = export_policy(
-        module, tmp_path / "out", formats=["onnx"], observation_space=BOX, action_space=spaces.MultiBinary(2)
+        module, tmp_path / "out", formats=["onnx"], observation_space=BOX, action_space=spaces.MultiDiscrete([9, 9])
     )
     assert result.contract.action.dtype == "int64"
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_a_choice_that_may_have_fractions_is_refused_though_all_usual_rows_are_whole(tmp_path: Path, name: str) -> None:
+    """What is served would be cut to an integer, and differ from what the module says."""
+    module = Gives(lambda x, y: {"actions": FRACTIONS[name](x, y), "value": y[:, :1]})
+    with pytest.raises(UsageError, match="the module's actions may have fractions"):
+        export_policy(
+            module, tmp_path / "out", observation_space=BOX, action_space=spaces.MultiDiscrete([9, 9]), formats=["onnx"]
+        )
+
+
+class Rarely(nn.Module):
+    """A choice that a branch makes half of, for observations that nobody draws."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        choice = (x[:, :1] > 0).float()
+        if bool((x.abs() > 1e4).any()):
+            choice = choice * 0.5
+        return choice
+
+
+def test_a_choice_behind_a_branch_may_have_fractions(tmp_path: Path) -> None:
+    """In a file of TorchScript the other side of a branch is not seen."""
+    torch.jit.save(torch.jit.script(Rarely()), str(tmp_path / "rarely.pt"))
+    options = {"observation_space": BOX, "action_space": spaces.Discrete(2), "head": "action"}
+    with pytest.raises(UsageError, match="the module's action may have fractions") as refusal:
+        export_policy(tmp_path / "rarely.pt", tmp_path / "out", **options)
+    assert ".long()" in refusal.value.remedy
 
 
 @pytest.mark.parametrize(
