@@ -206,11 +206,12 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         return served
 
     def _answer(self, question: Question, deadline_s: float | None) -> ActionT:
-        steps = (
-            turn(self._model, self._servers.ask, question)
-            if question.episodes
-            else self._servers.ask(lambda memory: exchange(self._model, memory, question))
-        )
+        if question.episodes:
+            steps = turn(self._model, self._servers.ask, question)
+        elif (only := self._servers.only) is not None:  # as `ask` does: most clients have one server and no episode
+            steps = exchange(self._model, only.memory, question)
+        else:
+            steps = self._servers.ask(lambda memory: exchange(self._model, memory, question))
         action: ActionT = self._carry_out(steps, deadline_s)
         return action
 
@@ -226,7 +227,7 @@ class BaseClient(ABC, Generic[TransportT, ActionT, ServedT]):
         if self._closed:
             raise closed_error()
         limit_s = self._deadline_s if deadline_s is None else check_deadline(deadline_s)
-        return Deadline(limit_s + more_s, self._model, self._servers.chosen)
+        return Deadline(limit_s + more_s, self._model, self._servers.only or self._servers.chosen)
 
 
 def closed_error() -> UsageError:

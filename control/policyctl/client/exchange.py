@@ -112,9 +112,12 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
             served = fresh
             continue
         author = _known_author(memory, answer) or (yield from _author(model, memory, answer))
-        # An answer that another release gave to this memory is thrown away.
-        left = bool(question.episodes) and author is not None and any(e.has_left(author) for e in question.episodes)
-        if author is not None and not left and (author is served or author.contract == served.contract):
+        # An answer that another release gave to a memory is thrown away.
+        if (
+            author is not None
+            and (author is served or author.contract == served.contract)
+            and not (question.episodes and any(episode.has_left(author) for episode in question.episodes))
+        ):
             timing = (yield from server_timing(memory, counters, answer)) if question.timing else None
             action = _action(author, form, question, infer, answer, timing)
             if agrees:

@@ -68,6 +68,8 @@ class Servers(Generic[TransportT]):
 
     def __init__(self, servers: Sequence[Server[TransportT]]) -> None:
         self.all = tuple(servers)
+        self.only = self.all[0] if len(self.all) == 1 else None
+        """The server, where there is one."""
         # Clients that were given the same list spread over it.
         self._chosen = randbelow(len(self.all))
 
@@ -85,9 +87,7 @@ class Servers(Generic[TransportT]):
         Raises:
             ServerError: None has an answer; names what each said.
         """
-        if len(self.all) == 1:
-            return steps_of(self.all[0].memory)
-        return self._ask_in_turn(steps_of)
+        return self._ask_in_turn(steps_of) if self.only is None else steps_of(self.only.memory)
 
     def _ask_in_turn(self, steps_of: Callable[[Memory], Generator[Call, Any, T]]) -> Generator[Any, Any, T]:
         count, first = len(self.all), self._chosen

@@ -10,7 +10,7 @@ from typing import Protocol as Interface
 
 from policyctl.client.action import Action
 from policyctl.client.base import BaseClient, Deadline, closed_error
-from policyctl.client.calls import Begin, Call, Reply, Step, Task, Wait
+from policyctl.client.calls import Begin, Call, Infer, Reply, Step, Task, Wait
 from policyctl.client.options import check_local
 from policyctl.client.served import Served
 from policyctl.client.servers import At
@@ -88,12 +88,13 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
         deadline = self._deadline(deadline_s, more_s)
 
         def perform(step: Step | At) -> Any:
-            if isinstance(step, At):
-                deadline.server, step = step.server, step.call
-            if isinstance(step, Begin):
-                return self._submit(step, deadline_s)
-            if isinstance(step, Wait):
-                return _result(step.task, deadline)
+            if type(step) is not Infer:  # which nearly every step is
+                if isinstance(step, At):
+                    deadline.server, step = step.server, step.call
+                if isinstance(step, Begin):
+                    return self._submit(step, deadline_s)
+                if isinstance(step, Wait):
+                    return _result(step.task, deadline)
             try:
                 reply = deadline.server.transport.perform(step, deadline.left_s())
                 deadline.left_s()  # a late reply is an error
