@@ -47,6 +47,7 @@ class BackgroundServer:
         repository: What to serve.
         log: File to which everything that it says is appended.
         environment: Of its process; None for this one's.
+        command: What starts `policyctl`; that of another checkout, say.
     """
 
     def __init__(
@@ -55,10 +56,11 @@ class BackgroundServer:
         log: Path,
         *,
         environment: Mapping[str, str] | None = None,
+        command: tuple[str, ...] = COMMAND,
     ) -> None:
         self.repository = repository
         self.log = log
-        self._environment = environment
+        self._environment, self._command = environment, command
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -112,7 +114,7 @@ class BackgroundServer:
         arguments += ["--control-metrics-port", "0"]
         with self.log.open("ab") as stream:
             self.process = subprocess.Popen(
-                [*COMMAND, *arguments, *options], stdout=stream, stderr=stream, env=self._environment
+                [*self._command, *arguments, *options], stdout=stream, stderr=stream, env=self._environment
             )
 
     def stop(self, *, number: int = signal.SIGTERM, timeout_s: float = 120.0) -> int:
