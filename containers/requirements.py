@@ -1,8 +1,6 @@
 """Print what the image of the control plane installs besides policyctl itself, one requirement a line.
 
-It is what pyproject.toml requires, with the extras of the image, and of
-Triton's client only the part that policyctl imports: the whole brings 44 MB of
-CUDA that nothing in the image uses.
+It is what pyproject.toml requires, with the extras of the image.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ def main() -> None:
     """Write the requirements to stdout."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(each for extra in EXTRAS for each in project["optional-dependencies"][extra])]
-    sys.stdout.writelines(f"{each.replace('tritonclient[all]', 'tritonclient[grpc]')}\n" for each in wanted)
+    sys.stdout.writelines(f"{each}\n" for each in wanted)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from policyctl.client.http_connection import TENSORS_AT, Answered, Connection
 from policyctl.client.served import ModelConfig
 from policyctl.client.tensors import DATATYPES, KEPT_SHAPES, NUMPY, Shapes, shapes_of, size_of
 from policyctl.client.trace_context import HEADER
+from policyctl.errors import UnsupportedError
 
 
 class _Common:
@@ -129,11 +130,20 @@ class HttpTransport(_Common):
 
 
 class AioHttpTransport(_Common):
-    """For asyncio; belongs to the loop it was made in."""
+    """For asyncio; belongs to the loop it was made in.
+
+    Raises:
+        UnsupportedError: aiohttp is not installed.
+    """
 
     def __init__(self, model: str, url: str) -> None:
-        import aiohttp
-
+        try:
+            import aiohttp
+        except ModuleNotFoundError as error:
+            raise UnsupportedError(
+                f"asking over HTTP by asyncio needs {error.name}, which is not installed",
+                remedy="pip install 'policyctl[http]'; gRPC needs nothing more.",
+            ) from error
         super().__init__(model, url)
         self._session = aiohttp.ClientSession(
             f"http://{url}",

@@ -166,7 +166,7 @@ class PerfAnalyzer:
         except OSError as error:
             raise UnsupportedError(
                 f"{self.binary} cannot be started: {error.strerror}",
-                remedy="Install it: pip install 'tritonclient[all]'",
+                remedy="Install it: pip install tritonclient==2.51.0",
             ) from error
 
 
@@ -207,9 +207,7 @@ def locate_perf_analyzer() -> Path:
             return program
     if (elsewhere := shutil.which("perf_analyzer")) is not None:
         return Path(elsewhere)
-    raise UnsupportedError(
-        "perf_analyzer is not installed", remedy="Install it: pip install 'tritonclient[all]==2.51.0'"
-    )
+    raise UnsupportedError("perf_analyzer is not installed", remedy="Install it: pip install tritonclient==2.51.0")
 
 
 def link_libraries(folder: Path) -> Path:

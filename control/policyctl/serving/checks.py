@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from policyctl.errors import UnsupportedError
+from policyctl.serving.compiled import how_to_have_them
 
 MIB: Final = 1 << 20
 GLIBC_NEEDED: Final = (2, 35)
 """The wheel of the server is built against it (its tag is manylinux_2_35)."""
+
+INSTALL_SERVER: Final = "Install the server: pip install 'policyctl[serve]'"
 
 WITHOUT_BASH: Final = "Triton starts Python-based backends through it, and without it every load hangs"
 
@@ -125,7 +128,7 @@ def perf_analyzer(path: Path | None, ldd_output: str | None, bundled: Collection
         ldd_output: What ``ldd`` wrote of it.
         bundled: File names in the wheel's folder of libraries.
     """
-    name, fix = "perf_analyzer", "Benchmarks need it: pip install 'tritonclient[all]==2.51.0'"
+    name, fix = "perf_analyzer", "Benchmarks need it: pip install tritonclient==2.51.0"
     if path is None:
         return Check(name, Status.WARNING, "not found", fix)
     missing = [lib for lib in unresolved(ldd_output or "") if bundled_library(lib, bundled) is None]
@@ -217,7 +220,7 @@ def triton_guard(*, built: bool) -> Check:
         "triton guard",
         Status.WARNING,
         "not built: HTTP is off, gRPC clients can crash the server, policyctl record and tracing are refused",
-        "make native (needs g++)",
+        how_to_have_them(),
     )
 
 
@@ -246,13 +249,14 @@ def runtimes(versions: Sequence[tuple[str, str | None]]) -> tuple[Check, ...]:
         if version is not None:
             checks.append(Check(f"runtime {module}", Status.OK, version))
             continue
-        extra = "export" if module == "torch" else "serve"
+        # The server comes with two runtimes; torch is large, and only TorchScript artifacts need it.
+        with_server = module != "torch"
         checks.append(
             Check(
                 f"runtime {module}",
-                Status.FAILED if none else Status.WARNING,
+                Status.FAILED if none and with_server else Status.WARNING,
                 "not installed: its artifacts cannot be served here",
-                f"pip install 'policyctl[{extra}]'",
+                INSTALL_SERVER if with_server else "pip install 'policyctl[export]'",
             )
         )
     return tuple(checks)

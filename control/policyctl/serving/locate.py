@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from policyctl.errors import UnsupportedError
+from policyctl.serving.checks import INSTALL_SERVER
 
 DISTRIBUTION: Final = "nvidia-pytriton"
-_REMEDY: Final = "Install the server: pip install 'policyctl[serve]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def locate() -> TritonInstall:
     """
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
-        raise UnsupportedError(f"{DISTRIBUTION} is not installed in {sys.prefix}", remedy=_REMEDY)
+        raise UnsupportedError(f"{DISTRIBUTION} is not installed in {sys.prefix}", remedy=INSTALL_SERVER)
     package = Path(next(iter(spec.submodule_search_locations))).resolve()
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
     server = package / "tritonserver"
@@ -84,7 +84,7 @@ def locate() -> TritonInstall:
         )
     for path in (install.tritonserver, install.libraries, install.python_backend):
         if not path.exists():
-            raise UnsupportedError(f"{DISTRIBUTION} {install.version}: {path} is missing", remedy=_REMEDY)
+            raise UnsupportedError(f"{DISTRIBUTION} {install.version}: {path} is missing", remedy=INSTALL_SERVER)
     return install
 
 

@@ -1,9 +1,10 @@
 """Find the compiled OpenVINO backend, and say why it is not used where it is not.
 
-`make native` compiles ``backend_openvino/`` and puts the library next to the
-Python-based backend of the same name, which serves wherever the library cannot:
-where nobody compiled it, or where another OpenVINO is installed than the one
-that it was compiled against. Both read the same ``config.pbtxt``.
+The wheel of this platform has it; in a checkout, `make native` compiles
+``backend_openvino/``. The library lies next to the Python-based backend of the
+same name, which serves wherever the library cannot: where nobody compiled it, or
+where another OpenVINO is installed than the one that it was compiled against.
+Both read the same ``config.pbtxt``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from policyctl.errors import UnsupportedError
+from policyctl.serving.compiled import how_to_have_them
 from policyctl.settings import NativeMode
 
 LIBRARY: Final = "libtriton_openvino.so"
@@ -75,13 +77,13 @@ def _find(library: Path, libraries: Path | None) -> tuple[NativeBackend | None, 
     try:
         needed = _NEEDED.search(library.read_bytes())
     except OSError:
-        return None, "the native one is not built", "For little more than half the latency: make native (needs g++)."
+        return None, "the native one is not built", f"For little more than half the latency: {how_to_have_them()}."
     folder = libraries or _openvino_libraries()
     if folder is None:
         return None, "openvino is not installed", "pip install 'policyctl[serve]'"
     if needed is None or not (folder / needed.group().decode()).is_file():
         name = "?" if needed is None else needed.group().decode()
-        return None, f"the native one needs {name}, which {folder} has not", "Build it again: make native"
+        return None, f"the native one needs {name}, which {folder} has not", f"For the other one: {how_to_have_them()}."
     return NativeBackend(library, folder), "", ""
 
 

@@ -1,4 +1,4 @@
-"""Whether the embedded Triton is kept from crashing, by a small library that `make native` builds.
+"""Whether the embedded Triton is kept from crashing, by a small library that is compiled with the native backend.
 
 Triton 2.51 can be ended by what clients send: a huge shape, deep JSON, memory
 that is cut short, calls that are cancelled, requests that are traced. The
@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from policyctl.serving.compiled import how_to_have_them
+
 LIBRARY: Final = "libtriton_guard.so"
 MENDED: Final = (2, 58)
 """Triton 25.05; the mending came when 25.04 was on its way out."""
 
 REMEDY: Final = (
-    "Build the guard (make native; needs g++) and start policyctl serve again, or use Triton 25.05 or later."
+    f"For the guard: {how_to_have_them()}. Then start policyctl serve again, or use Triton 25.05 or later."
     " POLICYCTL_TRACING__UNGUARDED=true takes the risk."
 )
 _BESIDE: Final = Path(__file__).resolve().parent / LIBRARY

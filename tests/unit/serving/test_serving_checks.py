@@ -140,7 +140,15 @@ def test_one_missing_runtime_warns_and_none_at_all_fails() -> None:
     assert [check.status for check in some] == [Status.OK, Status.WARNING]
     assert "policyctl[export]" in some[1].fix
     none = checks.runtimes([("onnxruntime", None), ("torch", None)])
-    assert [check.status for check in none] == [Status.FAILED, Status.FAILED]
+    assert [check.status for check in none] == [Status.FAILED, Status.WARNING]
+
+
+def test_a_core_install_is_advised_one_extra_for_the_server() -> None:
+    """Server and runtimes come with one extra; torch, which is large, is not asked for."""
+    found = checks.runtimes([("openvino", None), ("onnxruntime", None), ("torch", None)])
+    with pytest.raises(UnsupportedError) as caught:
+        checks.require((Check("tritonserver", Status.FAILED, "not installed", checks.INSTALL_SERVER), *found))
+    assert caught.value.remedy == "Install the server: pip install 'policyctl[serve]'"
 
 
 def test_the_cpu_is_told_by_what_matters() -> None:

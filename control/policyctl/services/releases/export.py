@@ -109,15 +109,16 @@ def export(request: ExportRequest, say: Say) -> ExportResult:
         policy = load_callable(request.source) if names_callable(request.source) else Path(request.source)
         return export_policy(policy, request.output, progress=say, description=description, **spaces, **options)
     except ImportError as error:
-        raise missing(error, "sb3") from error
+        raise missing(error, "sb3" if request.source.endswith(".zip") else "export") from error
 
 
 def missing(error: ImportError, extra: str) -> UnsupportedError:
     """What to say where a library is not installed."""
-    return UnsupportedError(
-        f"this needs a library that is not installed: {error}",
-        remedy=f"Install it: pip install 'policyctl[{extra}]'",
-    )
+    if isinstance(error, ModuleNotFoundError):
+        problem = f"this needs {error.name}, which is not installed"
+    else:
+        problem = f"this needs a library that is not installed: {error}"
+    return UnsupportedError(problem, remedy=f"Install it: pip install 'policyctl[{extra}]'")
 
 
 def _stated(request: ExportRequest) -> tuple[dict[str, SpaceText], SpaceText | None]:

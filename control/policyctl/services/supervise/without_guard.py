@@ -6,6 +6,7 @@ from policyctl.domain.log_event import LogLevel
 from policyctl.errors import UnsupportedError
 from policyctl.services.control import Control
 from policyctl.serving import triton_guard
+from policyctl.serving.compiled import how_to_have_them
 from policyctl.settings import HttpMode
 
 
@@ -16,7 +17,7 @@ def answers_http(control: Control) -> bool:
         return mode is not HttpMode.OFF
     control.tell(
         "WARNING the guard of this Triton is not built: a client can end the server for everybody, by cancelling gRPC"
-        " calls or by cutting short the memory that it shares. Build the guard: make native (needs g++).",
+        f" calls or by cutting short the memory that it shares. For the guard: {how_to_have_them()}.",
         level=LogLevel.WARNING,
     )
     if mode is HttpMode.ON:
