@@ -32,8 +32,8 @@ import tritonclient.http
 from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
-from harness.background_server import BackgroundServer
 from policyctl.client import PolicyClient
+from policyctl.demo.background_server import BackgroundServer
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.statistics import median_interval
 from policyctl.services.control import Control

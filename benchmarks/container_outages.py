@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.background_server import BackgroundServer, policyctl
 from harness.container_harm import HARMS, Answers, Harmed, asking, outage_s, versions
 from harness.docker_engine import MissingError, engine, image_environment
+from policyctl.demo.background_server import BackgroundServer, policyctl
 from policyctl.services.supervise.serve import STEADY_S
 from policyctl.settings import DockerSettings
 

@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 import urllib3
 
-from harness.background_server import COMMAND, BackgroundServer, persons_environment
+from policyctl.demo.background_server import COMMAND, BackgroundServer, persons_environment
 from policyctl.domain.artifacts import FILES, PARITY_FILE, Format
 from policyctl.domain.journal import Head, Record, RecordKind
 from policyctl.domain.manifest import digest_of

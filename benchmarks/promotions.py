@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.background_load import BackgroundLoad
-from harness.background_server import BackgroundServer
-from harness.load import LoadOptions, read_expected
-from harness.load_records import AliasSpan, answers_outside_aliases
+from policyctl.demo.background_server import BackgroundServer
+from policyctl.measuring.background_load import BackgroundLoad
+from policyctl.measuring.load import LoadOptions, read_expected
+from policyctl.measuring.load_records import AliasSpan, answers_outside_aliases
 from policyctl.services.control import Control
 from policyctl.services.moves.rollback import rollback
 from policyctl.services.releases.publish import publish

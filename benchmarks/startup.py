@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.background_server import COMMAND, BackgroundServer, persons_environment
+from policyctl.demo.background_server import COMMAND, BackgroundServer, persons_environment
 from policyctl.services.control import Control
 from policyctl.services.rollout.promote import promote
 from policyctl.settings import load as load_settings

@@ -1,1 +1,1 @@
-"""Start a server and load it, for the commands of this folder, the demo and the tests."""
+"""Start a Docker engine and harm its containers, for the commands of this folder and the tests."""

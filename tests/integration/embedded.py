@@ -27,8 +27,8 @@ import psutil
 import pytest
 
 import faults
-from harness.background_server import BackgroundServer, policyctl
 from policyctl.cli.main import main
+from policyctl.demo.background_server import BackgroundServer, policyctl
 from policyctl.services.control import Control
 from policyctl.serving import shared_memory, triton_guard
 from policyctl.settings import load

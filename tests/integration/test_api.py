@@ -18,8 +18,8 @@ import pytest
 import urllib3
 from embedded import PATIENCE_S, Embedded, exported, wait_for
 
-from harness.background_load import BackgroundLoad
-from harness.load import LoadOptions, read_expected
+from policyctl.measuring.background_load import BackgroundLoad
+from policyctl.measuring.load import LoadOptions, read_expected
 
 pytestmark = pytest.mark.server
 

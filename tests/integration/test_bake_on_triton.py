@@ -17,11 +17,11 @@ import pytest
 from embedded import PATIENCE_S, Embedded, allow_faults, embedded, exported, wait_for
 
 from faults import SPIN_US
-from harness.background_load import BackgroundLoad
-from harness.background_server import COMMAND
-from harness.load import LoadOptions, read_expected
+from policyctl.demo.background_server import COMMAND
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
+from policyctl.measuring.background_load import BackgroundLoad
+from policyctl.measuring.load import LoadOptions, read_expected
 from policyctl.serving.ports import free_ports
 
 pytestmark = pytest.mark.server

@@ -12,13 +12,13 @@ import pytest
 from embedded import PATIENCE_S, wait_for
 from toy_triton import ToyModel, ToyTriton, discrete_contract, toy_triton
 
-from harness.background_load import BackgroundLoad
-from harness.load import LoadOptions, run_load
-from harness.load_records import AliasSpan, LoadReport, Request, answers_outside_aliases
-from harness.load_rows import Expected
 from policyctl.domain.golden import Golden
 from policyctl.domain.parity import Tolerance
 from policyctl.errors import ServerError, UsageError
+from policyctl.measuring.background_load import BackgroundLoad
+from policyctl.measuring.load import LoadOptions, run_load
+from policyctl.measuring.load_records import AliasSpan, LoadReport, Request, answers_outside_aliases
+from policyctl.measuring.load_rows import Expected
 
 pytestmark = pytest.mark.server
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from serving_fixtures import needs_native
 
-from harness.background_server import COMMAND
 from policyctl.client import AsyncPolicyClient, EpisodeInterruptedError, PolicyClient
+from policyctl.demo.background_server import COMMAND
 from policyctl.errors import ServerError
 from policyctl_exporters import export_policy
 

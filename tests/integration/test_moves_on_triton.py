@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from embedded import PATIENCE_S, Embedded, exported
 
-from harness.background_load import BackgroundLoad
-from harness.load import LoadOptions, read_expected
-from harness.load_records import AliasSpan, answers_outside_aliases
 from policyctl.errors import ServerError
+from policyctl.measuring.background_load import BackgroundLoad
+from policyctl.measuring.load import LoadOptions, read_expected
+from policyctl.measuring.load_records import AliasSpan, answers_outside_aliases
 from policyctl.services.moves.rollback import rollback
 from policyctl.services.rollout.promote import promote
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from embedded import exported, wait_for
 
-from harness.background_load import BackgroundLoad
-from harness.load import LoadOptions, read_expected
+from policyctl.measuring.background_load import BackgroundLoad
+from policyctl.measuring.load import LoadOptions, read_expected
 from policyctl.services import running
 
 pytestmark = pytest.mark.server

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from embedded import PATIENCE_S, Embedded, exported, runs, wait_for
 
-from harness.background_load import BackgroundLoad
-from harness.background_server import policyctl
-from harness.load import LoadOptions, read_expected
+from policyctl.demo.background_server import policyctl
+from policyctl.measuring.background_load import BackgroundLoad
+from policyctl.measuring.load import LoadOptions, read_expected
 from policyctl.services.integrity.verify import verify
 from policyctl.services.rollout.promote import promote
 from policyctl.services.show.status import status

@@ -20,8 +20,8 @@ import psutil
 import pytest
 from embedded import PATIENCE_S, Embedded, embedded, needs_guard, wait_for
 
-from harness.background_server import COMMAND
 from policyctl.client import PolicyClient
+from policyctl.demo.background_server import COMMAND
 from policyctl.domain.manifest import canonical_json, digest_of
 from policyctl.domain.recording import Recording
 from policyctl.errors import ServerError

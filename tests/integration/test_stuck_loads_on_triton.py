@@ -10,7 +10,7 @@ from embedded import PATIENCE_S, Embedded, embedded, exported, wait_for
 from endless import endless_export
 from serving_fixtures import HAS_NATIVE
 
-from harness.background_server import COMMAND
+from policyctl.demo.background_server import COMMAND
 from policyctl.domain.artifacts import Format
 
 pytestmark = pytest.mark.server

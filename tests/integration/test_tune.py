@@ -10,8 +10,8 @@ import psutil
 import pytest
 from embedded import PATIENCE_S, Embedded, is_measuring, wait_for
 
-from harness.background_server import COMMAND
 from policyctl.adapters.pbtxt import options_of
+from policyctl.demo.background_server import COMMAND
 from policyctl.serving.native import choose
 from policyctl.settings import NativeMode
 

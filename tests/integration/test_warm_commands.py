@@ -9,7 +9,7 @@ import psutil
 import pytest
 from embedded import PATIENCE_S, Embedded, wait_for
 
-from harness.background_server import policyctl
+from policyctl.demo.background_server import policyctl
 
 pytestmark = pytest.mark.server
 

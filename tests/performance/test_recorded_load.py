@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from embedded import PATIENCE_S, Embedded, needs_guard, wait_for
 
-from harness.background_server import COMMAND
+from policyctl.demo.background_server import COMMAND
 from policyctl.domain.recording import Recording
 
 pytestmark = [pytest.mark.server, needs_guard]

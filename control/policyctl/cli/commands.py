@@ -70,6 +70,7 @@ _PANELS: Final = {
     "Configure": {
         "config": ("config", "Settings: what is configured, where each value came from."),
         "log-level": ("observe", "Show or change how much the running server logs."),
+        "demo": ("demo", "Show the main job on two small policies."),
         "version": ("run", "Print the version, as --version does."),
     },
 }

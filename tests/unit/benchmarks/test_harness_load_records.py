@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.load_records import (
-    AliasSpan,
-    Request,
-    answers_outside_aliases,
-    report,
-)
-from harness.load_rows import Expected, rows_of
 from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind
 from policyctl.domain.golden import Golden
 from policyctl.domain.parity import Tolerance
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UsageError
+from policyctl.measuring.load_records import (
+    AliasSpan,
+    Request,
+    answers_outside_aliases,
+    report,
+)
+from policyctl.measuring.load_rows import Expected, rows_of
 
 REQUESTS = [
     Request(start_ns=0, end_ns=1_000, slot=1, release="1.0.0", checked=True),

@@ -15,6 +15,7 @@ from policyctl.services.trust.store import keygen as generate
 ELSEWHERE = {
     "export": "torch or a policy's file: the tests of the exporters run them",
     "serve": "runs until it is stopped",
+    "demo": "a real server: make demo runs it, and the tests of the demo remove what it left",
     "bench": "perf_analyzer and a real server",
     "evaluate": "a real server",
     "record": "a real server",

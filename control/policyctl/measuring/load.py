@@ -15,15 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import load_records
-from harness.load_records import LoadReport, Request
-from harness.load_rows import Expected, Rows, rows_of
 from policyctl.client import IncompatibleReleaseError, PolicyClient, Protocol
 from policyctl.domain.artifacts import CONTRACT_FILE, GOLDEN_FILE
 from policyctl.domain.contract import Contract
 from policyctl.domain.golden import Golden
 from policyctl.domain.names import PRODUCTION
 from policyctl.errors import PolicyctlError, ServerError, UsageError
+from policyctl.measuring import load_records
+from policyctl.measuring.load_records import LoadReport, Request
+from policyctl.measuring.load_rows import Expected, Rows, rows_of
 from policyctl.plain_files import DOCUMENT_BYTES, read_json, read_plain
 
 _PAUSE_AFTER_ERROR_S = 0.01

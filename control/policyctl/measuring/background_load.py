@@ -14,16 +14,14 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
-from harness.load import LoadOptions, run_load
-from harness.load_records import LoadReport, Request
-from harness.load_rows import Expected
 from policyctl.errors import ServerError, UsageError
+from policyctl.measuring.load import LoadOptions, run_load
+from policyctl.measuring.load_records import LoadReport, Request
+from policyctl.measuring.load_rows import Expected
 
-_BENCHMARKS = Path(__file__).parents[1]
 _STOP_S = 60.0
 _READY = "ready"
 
@@ -112,18 +110,19 @@ class BackgroundLoad:
         return self.report
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "harness.background_load"]
-        self._process = subprocess.Popen(command, cwd=_BENCHMARKS, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdin is not None
+        command = [sys.executable, "-m", "policyctl.measuring.background_load"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        stdin = cast("IO[bytes]", self._process.stdin)
         threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
         with suppress(BrokenPipeError):
-            pickle.dump((self._options, dict(self._expected)), self._process.stdin)
-            self._process.stdin.flush()
+            pickle.dump((self._options, dict(self._expected)), stdin)
+            stdin.flush()
 
     def _read(self, stdout: IO[bytes]) -> None:
         with suppress(EOFError, OSError, ValueError, pickle.UnpicklingError), stdout:
             while True:
-                self._events.put(pickle.load(stdout))
+                # Both ends of the pipe are ours.
+                self._events.put(pickle.load(stdout))  # noqa: S301
         self._events.put(None)
 
     def _next_event(self, timeout_s: float) -> Any:
@@ -154,7 +153,7 @@ def main() -> None:
     """What the separate process runs: a load until its standard input closes."""
     # Ctrl-C goes to both processes, and the other one decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    options, expected = pickle.load(sys.stdin.buffer)
+    options, expected = pickle.load(sys.stdin.buffer)  # noqa: S301
     stop = threading.Event()
     threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
     _send(run_load(options, expected, stop=stop, on_ready=lambda: _send(_READY)))
