@@ -24,6 +24,10 @@ RUN python -m venv --without-pip /opt/policyctl \
 COPY hatch_build.py README.md LICENSE ./
 COPY control ./control
 COPY exporters ./exporters
+# What `policyctl docs` shows and writes.
+COPY docs ./docs
+COPY alerts ./alerts
+COPY grafana ./grafana
 RUN python -m pip wheel --no-cache-dir --disable-pip-version-check --no-deps --wheel-dir dist . \
     && python -m pip --python /opt/policyctl/bin/python install --no-cache-dir --disable-pip-version-check \
         --no-deps dist/policyctl-*.whl

@@ -11,7 +11,7 @@ UNIT_TESTS = $(BIN)/python -m pytest tests/unit -m 'not long' --numprocesses log
 # On the real server: they mostly wait. What wants the machine for itself is marked `alone`, and has it.
 INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration -m 'not long' --numprocesses 3 --dist loadfile
 
-.PHONY: help setup native wheel demo test cases performance containers frameworks observe lint check format clean
+.PHONY: help setup native wheel package demo test cases performance containers frameworks observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -35,6 +35,9 @@ native: $(STAMP)  ## Compile the native OpenVINO backend; needs g++
 
 wheel: setup  ## Build the wheel for this platform into dist/, with what was compiled
 	@$(BIN)/python backend_openvino/wheel.py dist
+
+package: setup  ## Build the wheel, install it into fresh environments, and use it from an empty folder
+	@$(BIN)/python -m pytest tests/package
 
 demo: setup  ## Export, publish, serve, promote under load, measure, roll back
 	@$(BIN)/policyctl demo

@@ -1,6 +1,6 @@
-"""Marks a wheel that carries the compiled backend as one for this platform.
+"""Puts the guides into the wheel, and marks one that carries the compiled backend as one for this platform.
 
-Without it, the wheel would claim to run anywhere, and bring a library for one
+Without the mark, the wheel would claim to run anywhere, and bring a library for one
 kind of machine. A tree where nothing was compiled gives a pure wheel, which
 serves with the Python-based backend.
 """
@@ -14,19 +14,30 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LIBRARY = "control/policyctl/serving/backends/openvino/libtriton_openvino.so"
+GUIDES = (
+    *("docs/*.md", "docs/*/*.md"),
+    *("alerts/*.yml", "alerts/rules/*.yml", "alerts/targets/*.yml"),
+    *("grafana/dashboards/*.json", "grafana/provisioning/*/*.yml"),
+)
+"""What `policyctl docs` shows and writes; a tree without it gives a wheel without it."""
 
 
 class PlatformWheel(BuildHookInterface[Any]):
     """Called by hatchling for each build."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Set the wheel's tag; an editable install stays as it is.
+        """Add the guides and set the wheel's tag; an editable install stays as it is.
 
         Args:
             version: What is built: ``standard`` or ``editable``.
             build_data: What hatchling builds by; changed in place.
         """
-        if version == "standard" and (Path(self.root) / LIBRARY).is_file():
+        if version != "standard":
+            return
+        root = Path(self.root)
+        guides = [path for pattern in GUIDES for path in root.glob(pattern)]
+        build_data["force_include"] |= {str(path): f"policyctl/guides/{path.relative_to(root)}" for path in guides}
+        if (root / LIBRARY).is_file():
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{platform}"

@@ -24,7 +24,7 @@ from policyctl_exporters.source import Source
 
 _REMEDY = (
     "Look at what stands around the network: statistics of observations, squashing, the bounds of the action,"
-    " evaluation without draws (docs/frameworks.md)."
+    " evaluation without draws (policyctl docs frameworks)."
 )
 
 

@@ -44,7 +44,7 @@ class _TrustedUnpickler(pickle.Unpickler):
             raise UnsupportedError(
                 f"the file is of SBX ({module}.{name}), whose policies compute with JAX",
                 remedy="Write its layers as a torch module, FILE.py:callable, and hold that against its own answers by"
-                " --answers: docs/frameworks.md shows both for Brax.",
+                " --answers: policyctl docs frameworks shows both for Brax.",
             )
         try:
             return super().find_class(module, name)

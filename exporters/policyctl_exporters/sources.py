@@ -166,7 +166,7 @@ def _open_file(path: Path, options: Options) -> Source:
             return open_onnx(path, options)
     raise UsageError(
         f"{path.name}: a file of kind {path.suffix or 'unknown'!r} is not read",
-        remedy=f"Give {SOURCES}, which may load its weights from this file (docs/frameworks.md).",
+        remedy=f"Give {SOURCES}, which may load its weights from this file (policyctl docs frameworks).",
     )
 
 

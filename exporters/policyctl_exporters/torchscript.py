@@ -104,7 +104,7 @@ def _read(content: bytes) -> Program:
 
 def _require_program(content: bytes, name: str, *, trusted: bool) -> None:
     remedy = "Save the policy itself: torch.jit.save(torch.jit.script(module), FILE). Or give FILE.py:callable"
-    remedy += " that builds the module and loads its state dict (docs/frameworks.md)."
+    remedy += " that builds the module and loads its state dict (policyctl docs frameworks)."
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             code = [e for e in archive.infolist() if "/code/" in e.filename and e.filename.endswith(".py")]

@@ -31,7 +31,7 @@ def parse(content: bytes, *, what: str = "the model card") -> Document:
             f"{what} has {stated}, this policyctl reads {SCHEMA_VERSION}",
             remedy="A newer policyctl wrote it: update this one."
             if newer
-            else f"Write schema_version: {SCHEMA_VERSION}, and see docs/model-cards.md.",
+            else f"Write schema_version: {SCHEMA_VERSION}, and see policyctl docs model-cards.",
         )
     return document
 
@@ -54,7 +54,7 @@ def require(problems: tuple[Problem, ...], what: str, *, remedy: str = "") -> No
         UsageError: There are some.
     """
     if problems:
-        raise refusal(problems, what, remedy=remedy or "Correct it; see docs/model-cards.md.")
+        raise refusal(problems, what, remedy=remedy or "Correct it; see policyctl docs model-cards.")
 
 
 def _problem(document: Document, detail: ErrorDetails) -> Problem:

@@ -39,7 +39,7 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "owners": ("Who answers for it.", "owners:\n  - name: Locomotion team\n    contact: locomotion@example.org"),
     "provenance": ("Where it comes from. Also: repository (a URL).", ""),
     "service_level": (
-        "Limits that the gate service_level holds it to; docs/gates.md.",
+        "Limits that the gate service_level holds it to; policyctl docs gates.",
         "service_level:\n  p99_ms: 5\n  throughput_per_s: 6400",
     ),
     "extensions": ("Whatever else: kept and shown, not judged.", ""),

@@ -71,6 +71,7 @@ _PANELS: Final = {
         "config": ("config", "Settings: what is configured, where each value came from."),
         "log-level": ("observe", "Show or change how much the running server logs."),
         "demo": ("demo", "Show the main job on two small policies."),
+        "docs": ("docs", "Show the guides, which come with the package."),
         "version": ("run", "Print the version, as --version does."),
     },
 }

@@ -134,7 +134,7 @@ def validate(
     if problems:
         named = ", ".join(dict.fromkeys([*checked.files, *(p.file for p in problems if p.file)]))
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        remedy = "Correct them; see docs/settings.md."
+        remedy = "Correct them; see policyctl docs settings."
         call.end_with(UsageError(f"settings: {count}{f' in {named}' * bool(named)}", remedy=remedy))
 
 

@@ -45,7 +45,7 @@ def serve(
     The engine embedded is the Triton of the nvidia-pytriton wheel; docker runs
     NVIDIA's image (POLICYCTL_DOCKER__IMAGE and others); external looks after a
     Triton that somebody else runs on the same repository, and waits for it
-    where it is silent. See docs/containers.md.
+    where it is silent. See policyctl docs containers.
 
     Settings files are looked at once a second, and at once on SIGHUP: what has
     changed and is whole is taken over without touching a request.

@@ -25,7 +25,7 @@ _KINDS: Final = {
 }
 _WIDE: Final = 100.0
 """No joint is commanded to so many radians: limits of a position from here on cut nothing off."""
-_REMEDY: Final = "Write the description yourself: docs/export.md shows its fields joints, drive and histories."
+_REMEDY: Final = "Write the description yourself: policyctl docs export shows its fields joints, drive and histories."
 
 
 def is_deploy_file(data: Mapping[str, Any]) -> bool:

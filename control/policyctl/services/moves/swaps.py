@@ -94,7 +94,7 @@ def check(control: Control) -> Check:
         return Check("swaps", Status.FAILED, error.problem, error.remedy or fix)
     if swaps.is_safe:
         return Check("swaps", Status.OK, swaps.words)
-    return Check("swaps", Status.FAILED, swaps.words, "Use another version of Triton: docs/containers.md.")
+    return Check("swaps", Status.FAILED, swaps.words, "Use another version of Triton: policyctl docs containers.")
 
 
 def require_safe(

@@ -153,8 +153,8 @@ def _described(request: ExportRequest) -> tuple[Description | None, tuple[str, .
     if not {each.name for each in fields(Description)} & {*data}:
         raise UsageError(
             f"{what} has no field of a description: it has {', '.join(map(str, [*data][:5])) or 'no fields'}",
-            remedy="Write one: docs/export.md shows joints, drive and histories. Of rl_sar's config.yaml, action_scale"
-            " is drive.scale, default_dof_pos drive.offset, rl_kp drive.stiffness and rl_kd drive.damping.",
+            remedy="Write one: policyctl docs export shows joints, drive and histories. Of rl_sar's config.yaml,"
+            " action_scale is drive.scale, default_dof_pos drive.offset, rl_kp drive.stiffness, rl_kd drive.damping.",
         )
     return Description.from_data(data, what=what), ()
 
