@@ -32,8 +32,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.background_server import BackgroundServer
 from policyctl.client import PolicyClient
+from policyctl.demo.background_server import BackgroundServer
 from policyctl.domain.artifacts import FILES, Format
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.statistics import median_interval

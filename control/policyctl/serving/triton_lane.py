@@ -1,4 +1,4 @@
-"""Let the embedded Triton answer clients on this machine by the local lane, a library that `make native` builds.
+"""Let the embedded Triton answer clients on this machine by the local lane: a library compiled with the native backend.
 
 The library is preloaded into the server where `server.lane` asks for it, and
 only there (docs/local-lane.md): ``backend_openvino/src/lane*.cpp``.
@@ -12,6 +12,7 @@ from typing import Final
 
 from policyctl import lane, warm
 from policyctl.errors import UnsupportedError
+from policyctl.serving.compiled import how_to_have_them
 
 LIBRARY: Final = "libtriton_lane.so"
 _BESIDE: Final = Path(__file__).resolve().parent / LIBRARY
@@ -37,7 +38,7 @@ def prepare(url: str) -> str:
     if find() is None:
         raise UnsupportedError(
             "server.lane is set, and the library of the local lane is not built",
-            remedy="Build it (make native; needs g++), or leave the setting out.",
+            remedy=f"For it: {how_to_have_them()}. Or leave the setting out.",
         )
     if lane.is_usual(url):
         Path(warm.folder()).mkdir(mode=0o700, exist_ok=True)
