@@ -34,10 +34,10 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-from harness.background_server import COMMAND, BackgroundServer, persons_environment
 from onnx import helper, numpy_helper
 
 from harness import asking
+from policyctl.demo.background_server import COMMAND, BackgroundServer, persons_environment
 from policyctl.domain.statistics import median_interval
 
 MODEL: Final = "plain"
