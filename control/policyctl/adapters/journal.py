@@ -9,6 +9,9 @@ of the lock. So a journal that was emptied, or replaced by an older copy, is
 known for that by every command. A note may be behind, for a crash may come
 before it, and is never ahead. A journal without a note (of an earlier release)
 is missed where slots or evidence are.
+
+The file is read whole whenever it has changed. What its first bytes say need
+not be found out again where this process has read the very same bytes before.
 """
 
 from __future__ import annotations
@@ -45,14 +48,32 @@ class _Read:
     Attributes:
         journal: Which file was read.
         head: Which note it was held against.
-        records: What it holds.
+        whole: Its whole lines.
+        records: What they say.
         is_torn: Whether a crash left an unfinished line behind them.
     """
 
     journal: _Identity
     head: _Identity
+    whole: bytes
     records: tuple[Record, ...]
     is_torn: bool
+
+
+@dataclass(slots=True)
+class _Latest:
+    """What this process read and understood last: a journal that begins with the same bytes says the same so far.
+
+    Attributes:
+        read: The last lines and their records.
+        folded: The last state, and the records that say it.
+    """
+
+    read: tuple[bytes, tuple[Record, ...]] = (b"", ())
+    folded: tuple[tuple[Record, ...], State] = ((), State())
+
+
+_latest: Final = _Latest()
 
 
 class Journal:
@@ -70,7 +91,6 @@ class Journal:
         self._actor = actor
         self._appending = threading.Lock()
         self._read: _Read | None = None
-        self._folded: tuple[tuple[Record, ...], State] = ((), State())
 
     def records(self) -> tuple[Record, ...]:
         """Every whole record, its chain checked.
@@ -86,10 +106,9 @@ class Journal:
         if known is None or (known.journal, known.head) != (journal_now, head_now):
             noted = self._noted()  # before the journal, which may grow meanwhile
             whole, torn = journal.split(self._content())
-            with _no_garbage_looked_for():
-                records = journal.parse(whole)
+            records = _parsed(whole)
             self._require_noted(records, noted)
-            known = self._read = _Read(journal_now, head_now, records, is_torn=bool(torn))
+            known = self._read = _Read(journal_now, head_now, whole, records, is_torn=bool(torn))
         return known.records
 
     def size_bytes(self) -> int:
@@ -103,13 +122,13 @@ class Journal:
     def state(self) -> State:
         """What the records say together; only what is new of them is read."""
         records = self.records()
-        known, state = self._folded
+        known, state = _latest.folded
         if records is not known:
             # Each record pins all before it, so the last one that was read stands for them.
             grown = 0 < len(known) <= len(records) and records[len(known) - 1] == known[-1]
             with _no_garbage_looked_for():
                 state = fold(records[len(known) :], state) if grown else fold(records)
-            self._folded = (records, state)
+            _latest.folded = (records, state)
         return state
 
     def audit(self, *, expected_head: str | None = None) -> tuple[journal.Audit, bytes]:
@@ -151,7 +170,9 @@ class Journal:
         if known is not None:
             after = _identity(self.path)
             if known.journal[0] in {0, after[0]} and after[1] == known.journal[1] + len(line):
-                self._read = replace(known, journal=after, records=(*records, record))
+                whole, records = known.whole + line, (*records, record)
+                self._read = replace(known, journal=after, whole=whole, records=records)
+                _latest.read = (whole, records)
         return record
 
     def set_torn_tail_aside(self) -> bytes:
@@ -244,6 +265,19 @@ class Journal:
             return b""
         except OSError as error:
             raise _unreadable(self.path, error) from error
+
+
+def _parsed(whole: bytes) -> tuple[Record, ...]:
+    """The records of whole lines; only those behind what this process read last are parsed.
+
+    Raises:
+        IntegrityError: The chain is broken.
+    """
+    before, known = _latest.read
+    with _no_garbage_looked_for():
+        records = journal.parse(whole, known=known if whole.startswith(before) else ())
+    _latest.read = (whole, records)
+    return records
 
 
 @contextmanager

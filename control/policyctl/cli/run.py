@@ -68,7 +68,7 @@ def serve(
         "control_metrics_port": control_metrics_port,
     }
     control, reading = call.serving(server=given)
-    with kept() if control.settings.server.warm_commands else contextlib.nullcontext():
+    with kept(control.repository.root) if control.settings.server.warm_commands else contextlib.nullcontext():
         service(control, reading, verbose=verbose)
 
 

@@ -1,9 +1,12 @@
 """The process that has imported everything already, and becomes a copy for each command (`policyctl.warm`).
 
 `policyctl serve` keeps it. It listens at a socket that this user alone can
-reach, imports nothing and reads nothing after its start, and forks. What a
-command does, its copy does: nothing is left here for the next one. It ends with
-its server; commands that run go on to their end.
+reach, imports nothing after its start, and forks. What a command does, its copy
+does: nothing is left here for the next one. It ends with its server; commands
+that run go on to their end.
+
+It reads the journal of its server, so that a copy reads only what is new of it
+(`adapters.journal`); a command for another repository reads the whole.
 
 Files that change under it (an upgrade) make it useless, so it says no to every
 command then.
@@ -34,6 +37,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from policyctl import warm
+from policyctl.errors import PolicyctlError
 
 _MOST_BYTES: Final = 16 << 20
 """Of a request; Linux passes at most some 6 MB of arguments and environment to a process."""
@@ -45,12 +49,15 @@ _ALSO: Final = ("policyctl.services.rollout.here", "policyctl.services.show.stat
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """Keep such a process while the block runs; where it cannot start, commands do without."""
+def kept(repository: Path) -> Iterator[None]:
+    """Keep such a process for a server of `repository` while the block runs.
+
+    Where it cannot start, commands do without.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             process = subprocess.Popen(
-                [sys.executable, "-m", "policyctl.cli.warmed"],
+                [sys.executable, "-m", "policyctl.cli.warmed", str(repository.absolute())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -63,7 +70,7 @@ def kept() -> Iterator[None]:
 
 
 def main() -> None:
-    """Answer until stdin, which the server holds, is closed."""
+    """Answer until stdin, which the server holds, is closed; the first argument names its repository."""
     begun_ns = time.time_ns()
     report = _Report()
     atexit.register(report.send)  # first of all, so that it runs last of all
@@ -83,10 +90,9 @@ def main() -> None:
             return  # it changed meanwhile: nobody knows what was imported
         states = {file: _state(file) for file in files}
         gc.collect()
-        gc.freeze()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         with _listening() as listener:
-            connection = _copy(listener)
+            connection = _copy(listener, Path(sys.argv[1]) if sys.argv[1:] else None)
         if connection is not None:
             lock.close()
             _become(connection, states, report)
@@ -136,9 +142,12 @@ def _listening() -> Iterator[socket.socket]:
         yield listener
 
 
-def _copy(listener: socket.socket) -> socket.socket | None:
+def _copy(listener: socket.socket, repository: Path | None) -> socket.socket | None:
     """The connection of a command, in a copy that is to run it; None where the server has ended."""
     while True:
+        if repository is not None:
+            _read_ahead(repository)
+        gc.freeze()  # copies look for garbage among what is theirs
         if 0 in select.select([listener.fileno(), 0], [], [])[0]:
             Path(warm.address()).unlink(missing_ok=True)
             return None
@@ -148,6 +157,14 @@ def _copy(listener: socket.socket) -> socket.socket | None:
             with contextlib.closing(connection):
                 if warm.is_alike(connection) and os.fork() == 0:
                     return connection.dup()
+
+
+def _read_ahead(repository: Path) -> None:
+    """Read what is new of the journal; what is wrong with it is for commands to say."""
+    from policyctl.adapters.repository import Repository
+
+    with contextlib.suppress(PolicyctlError):
+        Repository(repository).journal.state()
 
 
 @dataclass(slots=True)

@@ -104,15 +104,19 @@ def split(content: bytes) -> tuple[bytes, bytes]:
     return content[:end], content[end:]
 
 
-def parse(whole: bytes) -> tuple[Record, ...]:
+def parse(whole: bytes, *, known: tuple[Record, ...] = ()) -> tuple[Record, ...]:
     """Read whole lines and check the chain.
+
+    Args:
+        whole: As `split` gives it.
+        known: What its first lines are known to say, from reading the very bytes before.
 
     Raises:
         IntegrityError: A line is not a canonical record, or does not follow
             from the line before it; names the line.
     """
     lines = whole.splitlines(keepends=True)
-    records = _chained(lines)
+    records = _chained(lines, known)
     if records is not None:
         return records
     found = audit(whole)
@@ -121,14 +125,15 @@ def parse(whole: bytes) -> tuple[Record, ...]:
     return found.records
 
 
-def _chained(lines: Sequence[bytes]) -> tuple[Record, ...] | None:
+def _chained(lines: Sequence[bytes], known: tuple[Record, ...]) -> tuple[Record, ...] | None:
     """The records of a journal that is whole; None where anything is wrong, and `audit` has to say what.
 
     The last line alone is held against its canonical text: the digest of any other line pins every byte of it.
     """
-    decode, prev, records = _decoder(), GENESIS, list[Record]()
+    decode, records = _decoder(), list(known)
+    prev = records[-1].digest if records else GENESIS
     try:
-        for line in lines:
+        for line in lines[len(known) :]:
             schema, *values = decode(line)
             record = Record(*values)
             if (schema, record.seq, record.prev) != (SCHEMA, len(records), prev):

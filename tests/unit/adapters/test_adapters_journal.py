@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policyctl.adapters import journal as journal_module
 from policyctl.adapters.journal import Journal
 from policyctl.domain.fold import fold
-from policyctl.domain.journal import GENESIS, RecordKind
-from policyctl.errors import IntegrityError, UsageError
+from policyctl.domain.journal import GENESIS, Record, RecordKind
+from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 
 BODY = {"model": "m", "release": "1.0.0", "slot": 1, "manifest_digest": GENESIS, "contract": {}}
 
@@ -46,6 +51,41 @@ def test_the_state_of_a_journal_that_grows_is_folded_once(repository, monkeypatc
     other.append(RecordKind.PUBLISHED, {**BODY, "release": "2.0.0"})
     assert len(journal.state().releases) == 4
     assert folded == [1, 1, 1, 1]
+
+
+def reading(path: Path) -> tuple[Record, ...] | str:
+    try:
+        return Journal(path).records()
+    except PolicyctlError as error:
+        return error.problem
+
+
+@given(data=st.data())
+def test_a_journal_that_was_read_before_is_read_as_if_for_the_first_time(data) -> None:
+    """Whatever happened to it meanwhile: lines that came, went or changed, in front or at the end."""
+    records: list[Record] = []
+    for slot in range(data.draw(st.integers(2, 6))):
+        prev = records[-1].digest if records else GENESIS
+        time = "2026-01-01T00:00:00.000000+00:00"
+        records.append(Record(slot, prev, time, "a@b", RecordKind.PUBLISHED, {**BODY, "slot": slot}))
+    lines = [record.to_line() for record in records]
+    longer, content = b"".join(lines), b"".join(lines[:-1])
+    at = data.draw(st.integers(0, len(content) - 1))
+    flipped = content[:at] + bytes((content[at] ^ data.draw(st.sampled_from((1, 2, 32))),)) + content[at + 1 :]
+    shorter = b"".join(lines[: data.draw(st.integers(0, len(lines)))])
+    turned = b"".join(data.draw(st.permutations(lines)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ".policyctl" / "journal.jsonl"
+        path.parent.mkdir()
+        for changed in (flipped, longer, shorter, turned, content):
+            path.write_bytes(content)
+            assert reading(path) == tuple(records[:-1])
+            path.write_bytes(changed)
+            now = reading(path)
+            with pytest.MonkeyPatch.context() as first_time:
+                first_time.setattr(journal_module, "_latest", journal_module._Latest())
+                assert reading(path) == now
+            assert (now == tuple(records)) is (changed == longer)
 
 
 def test_a_torn_tail_is_not_read_and_not_lost(repository) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from policyctl import warm
 from policyctl.adapters import lock
+from policyctl.domain.journal import RecordKind
 from policyctl.services.control import Control
 from policyctl.settings import load
 
@@ -46,10 +47,10 @@ def until(condition: Callable[[], Any]) -> Any:
 class Kept:
     """The process that copies are made of, for commands with this environment."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *arguments: str, changes: str = "") -> None:
+        self.folder, self.arguments = folder, arguments
         self.changes = folder / "changes.py"
-        self.changes.write_text("")
+        self.changes.write_text(changes)
         self.environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
         self.environment.pop("PYTHONPATH", None)  # with it a command runs by itself
         self.process = self.another()
@@ -65,6 +66,7 @@ class Kept:
             sys.executable,
             "-c",
             KEEP.format(extra=str(self.folder)),
+            *self.arguments,
         ]
         return subprocess.Popen(keep, stdin=subprocess.PIPE, env=self.environment, start_new_session=True)
 
@@ -101,6 +103,35 @@ def kept() -> Iterator[Kept]:
         kept = Kept(Path(folder))
         try:
             yield kept
+        finally:
+            kept.process.kill()
+            kept.process.wait()
+
+
+COUNTS = """from policyctl.domain import journal
+parse = journal.parse
+def counted(whole, *, known=()):
+    with open({count!r}, "a") as file:
+        print(len(known), whole.count(b"\\n"), file=file)
+    return parse(whole, known=known)
+journal.parse = counted
+"""
+
+
+def test_a_command_reads_what_is_new_of_its_server_s_journal(tmp_path, quiet_world) -> None:
+    """The process had read the rest, as it does again after each command."""
+    count = tmp_path / "count"
+    count.touch()
+    journal = quiet_world.control.repository.journal
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder:
+        kept = Kept(Path(folder), str(quiet_world.root), changes=COUNTS.format(count=str(count)))
+        try:
+            before = len(journal.records())
+            until(lambda: f"0 {before}" in count.read_text().splitlines())
+            for new in (1, 2):
+                journal.append(RecordKind.TUNED, {"model": "walker", "options": None})
+                assert kept.ask("status", "--repository", str(quiet_world.root)) == "0"
+                until(lambda: count.read_text().splitlines()[-2:] == [f"{before + new - 1} {before + new}"] * 2)  # noqa: B023
         finally:
             kept.process.kill()
             kept.process.wait()

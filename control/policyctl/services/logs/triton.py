@@ -72,7 +72,12 @@ def _of_backend(verb: str, text: str) -> tuple[str, dict[str, Any]]:
         fields = {"slot": sent.pop("version", ""), "served": sent.pop("model", ""), **sent}
     except (ValueError, AttributeError, RecursionError):
         return f"{verb} {text}", {}
-    words = {"refused": "refused a request", "loaded": "loaded a release", "unloaded": "unloaded a release"}
+    words = {
+        "refused": "refused a request",
+        "loaded": "loaded a release",
+        "reused": "reused the graphs of a release",
+        "unloaded": "unloaded a release",
+    }
     error = f": {fields['error']}" if "error" in fields else ""
     return words.get(verb, verb) + error, {name: value for name, value in fields.items() if name != "error"}
 
