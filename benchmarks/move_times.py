@@ -24,7 +24,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
 import urllib3
 
 from policyctl.demo.background_server import COMMAND, BackgroundServer, persons_environment
@@ -125,15 +124,13 @@ def timed(work: Callable[[], None]) -> float:
 
 
 def exported(folder: Path, release: str, size_bytes: int) -> Path:
-    """A real policy whose ONNX file is padded by a tensor that no node reads."""
-    export_policy(EXAMPLES / f"ppo-{release}.zip", folder, formats=[Format.ONNX], trust_pickle=True)
-    (file,) = FILES[Format.ONNX]
-    model = onnx.load(folder / file)
-    padding = np.random.default_rng(0).integers(0, 256, max(0, size_bytes - (folder / file).stat().st_size), np.uint8)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(padding, "padding"))
-    onnx.save(model, folder / file)
+    """A real policy in the format that is served by default, its weights padded by bytes that no layer reads."""
+    export_policy(EXAMPLES / f"ppo-{release}.zip", folder, formats=[Format.OPENVINO], trust_pickle=True)
+    file = next(name for name in FILES[Format.OPENVINO] if name.endswith(".bin"))
+    with (folder / file).open("ab") as weights:
+        weights.write(np.random.default_rng(0).bytes(max(0, size_bytes - weights.tell())))
     parity = json.loads((folder / PARITY_FILE).read_text())
-    parity["formats"][Format.ONNX]["files"][file] = digest_of((folder / file).read_bytes())
+    parity["formats"][Format.OPENVINO]["files"][file] = digest_of((folder / file).read_bytes())
     (folder / PARITY_FILE).write_text(json.dumps(parity))
     return folder
 

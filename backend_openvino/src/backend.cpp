@@ -14,6 +14,11 @@
 
 namespace {
 
+struct Backend {
+  ov::Core core;
+  Spares spares;  // of the core's graphs
+};
+
 template <typename Object, typename Handle>
 Object& state_of(Handle* handle, TRITONSERVER_Error* (*get)(Handle*, void**)) {
   void* state = nullptr;
@@ -64,11 +69,10 @@ void initialize(TRITONBACKEND_Model* handle) {
   Json config = config_of(handle);
   const std::string slot = std::to_string(version);
   complete(handle, config, folder, slot);
-  auto& core = state_of<ov::Core>(backend, TRITONBACKEND_BackendState);
-  auto model = load_model(core, config, name, folder, slot);
+  auto model = load_model(state_of<Backend>(backend, TRITONBACKEND_BackendState).core, config, name, folder, slot);
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
   const std::string ms = std::to_string(took.count());
-  log(TRITONSERVER_LOG_INFO, "loaded " + model->words(", \"manifest_digest\": " + json_quoted(model->release.digest) +
+  log(TRITONSERVER_LOG_INFO, "loaded " + model->words(", \"manifest_digest\": " + json_quoted(model->release->digest) +
                                                       ", \"load_ms\": " + ms.substr(0, ms.find('.') + 2)));
   check(TRITONBACKEND_ModelSetState(handle, model.release()));
 }
@@ -83,16 +87,16 @@ TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend* backend) {
       throw Refused("this Triton has backend API " + std::to_string(major) + "." + std::to_string(minor) +
                     ", this backend needs " + std::to_string(kApiMajor) + "." + std::to_string(kApiMinor) +
                     " or a later minor version");
-    auto core = std::make_unique<ov::Core>();
-    core->get_property("CPU", ov::supported_properties);  // loads the plugin now, not at the first load
+    auto state = std::make_unique<Backend>();
+    state->core.get_property("CPU", ov::supported_properties);  // loads the plugin now, not at the first load
     log(TRITONSERVER_LOG_INFO, std::string("native openvino backend, OpenVINO ") + ov::get_openvino_version().buildNumber);
-    check(TRITONBACKEND_BackendSetState(backend, core.release()));
+    check(TRITONBACKEND_BackendSetState(backend, state.release()));
   });
 }
 
 TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend* backend) {
   return guarded([&] {
-    delete &state_of<ov::Core>(backend, TRITONBACKEND_BackendState);
+    delete &state_of<Backend>(backend, TRITONBACKEND_BackendState);
 #ifdef __SANITIZE_ADDRESS__
     // At the exit this library is gone, and so are its names in a report.
     log(TRITONSERVER_LOG_INFO, __lsan_do_recoverable_leak_check() ? "leaks were found" : "no leaks were found");
@@ -130,8 +134,8 @@ TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelIns
     check(TRITONBACKEND_ModelBackend(model, &backend));
     check(TRITONBACKEND_ModelInstanceKind(instance, &kind));
     if (kind == TRITONSERVER_INSTANCEGROUPKIND_GPU) throw Refused("this backend serves on the CPU only: use KIND_CPU");
-    auto& core = state_of<ov::Core>(backend, TRITONBACKEND_BackendState);
-    auto made = std::make_unique<Instance>(core, state_of<Model>(model, TRITONBACKEND_ModelState), instance);
+    auto& state = state_of<Backend>(backend, TRITONBACKEND_BackendState);
+    auto made = std::make_unique<Instance>(state.core, state.spares, state_of<Model>(model, TRITONBACKEND_ModelState), instance);
     check(TRITONBACKEND_ModelInstanceSetState(instance, made.release()));
   });
 }

@@ -72,12 +72,13 @@ bool asks_for(TRITONBACKEND_Request* request, const std::string& output) {
 
 }  // namespace
 
-Instance::Instance(ov::Core& core, const Model& model, TRITONBACKEND_ModelInstance* handle)
-    : model_(model), handle_(handle), session_(core, model), direct_(model.inputs.size()) {
+Instance::Instance(ov::Core& core, Spares& spares, const Model& model, TRITONBACKEND_ModelInstance* handle)
+    : model_(model), handle_(handle), session_(core, spares, model), direct_(model.inputs.size()) {
   for (const Tensor& output : model.outputs) {
     shapes_.emplace_back(1, 0);
     shapes_.back().insert(shapes_.back().end(), output.item.begin(), output.item.end());
   }
+  if (session_.compiled_before()) log(TRITONSERVER_LOG_INFO, "reused " + model.words(""));
 }
 
 void Instance::execute(TRITONBACKEND_Request** requests, uint32_t count) {
@@ -129,8 +130,8 @@ void Instance::execute(TRITONBACKEND_Request** requests, uint32_t count) {
 
 // Who answered, and how long it took: for the client, in parameters of the response.
 void Instance::tell(Job& job, uint64_t compute_us) {
-  check(TRITONBACKEND_ResponseSetStringParameter(job.response, "release", model_.release.version.c_str()));
-  check(TRITONBACKEND_ResponseSetStringParameter(job.response, "digest", model_.release.digest.c_str()));
+  check(TRITONBACKEND_ResponseSetStringParameter(job.response, "release", model_.release->version.c_str()));
+  check(TRITONBACKEND_ResponseSetStringParameter(job.response, "digest", model_.release->digest.c_str()));
   check(TRITONBACKEND_ResponseSetIntParameter(job.response, "compute_us", compute_us));
 }
 

@@ -14,7 +14,7 @@
 
 class Instance {
  public:
-  Instance(ov::Core& core, const Model& model, TRITONBACKEND_ModelInstance* handle);
+  Instance(ov::Core& core, Spares& spares, const Model& model, TRITONBACKEND_ModelInstance* handle);
 
   // Answers and releases every request.
   void execute(TRITONBACKEND_Request** requests, uint32_t count);

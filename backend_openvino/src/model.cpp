@@ -307,7 +307,7 @@ std::string Tensor::text() const {
 
 std::string Model::words(const std::string& more) const {
   return "{\"model\": " + json_quoted(name) + ", \"version\": " + json_quoted(slot) +
-         ", \"release\": " + json_quoted(release.version) + more + "}";
+         ", \"release\": " + json_quoted(release->version) + more + "}";
 }
 
 std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std::string& name,
@@ -320,15 +320,17 @@ std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std:
   const std::string weights = ends_with(file, ".xml") ? file.substr(0, file.size() - 4) + ".bin" : "";
   std::set<std::string> keep = {kContract, file};
   if (!weights.empty()) keep.insert(weights);
-  model->release = read_release(folder + "/" + slot, parameter(config, "manifest_digest", true), keep);
+  model->file = file;
+  model->release = std::make_shared<Release>(
+      read_release(folder + "/" + slot, parameter(config, "manifest_digest", true), keep));
 
   // A served name is the model's, or the model's, a dot and the alias's.
   const std::string wanted = name.substr(0, name.find('.')) + " " + parameter(config, "release", true);
-  const std::string found = model->release.model + " " + model->release.version;
+  const std::string found = model->release->model + " " + model->release->version;
   if (found != wanted)
     throw Refused(name + ": config.pbtxt says " + wanted + ", the slot's manifest says " + found + kRemedy);
 
-  const Json contract = parse_json(model->release.contents.at(kContract));
+  const Json contract = parse_json(model->release->contents.at(kContract));
   const std::string shown = parameter(config, "contract", false);
   if (!shown.empty() && !(parse_json(shown) == contract))
     throw Refused(std::string("config.pbtxt: parameter 'contract' is not the contract of the release") + kRemedy);
@@ -342,10 +344,10 @@ std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std:
   hold_against_contract(config, "inputs", "input", "input_name", model->max_batch, model->inputs);
   hold_against_contract(config, "outputs", "output", "output_name", model->max_batch, model->outputs);
 
-  model->artifact = read_artifact(core, model->release, file, weights);
+  model->artifact = read_artifact(core, *model->release, file, weights);
   hold_against_artifact(file, "input", model->artifact->inputs(), model->inputs);
   hold_against_artifact(file, "output", model->artifact->outputs(), model->outputs);
-  model->artifact_bytes = model->release.contents.at(weights.empty() ? file : weights).size();
+  model->artifact_bytes = model->release->contents.at(weights.empty() ? file : weights).size();
   set_options(config, *model);
   model->tells = parameter(config, "response_parameters", false) != "none";
   return model;

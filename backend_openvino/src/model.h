@@ -41,7 +41,8 @@ struct Tensor {
 struct Model {
   std::string name;
   std::string slot;
-  Release release;  // holds the weights for as long as `artifact` may read them
+  std::shared_ptr<Release> release;  // holds the weights for as long as a graph may read them
+  std::string file;                  // of the release, which is served
   std::vector<Tensor> inputs, outputs;
   int64_t max_batch = 0;
   ov::AnyMap options;

@@ -58,11 +58,20 @@ void narrow(const std::byte* from, size_t count, std::vector<float>& to) {
   }
 }
 
+// All that the graphs of a model are made of. The release has the contract.
+std::string key_of(const Model& model) {
+  std::string key = model.release->digest + " " + model.file + " " + std::to_string(model.max_batch);
+  for (const auto& [name, value] : model.options) key += "\n" + name + " " + value.as<std::string>();
+  return key;
+}
+
 }  // namespace
 
-Session::Session(ov::Core& core, const Model& model)
+Session::Session(ov::Core& core, Spares& spares, const Model& model)
     : model_(model),
+      spares_(spares),
       small_(model.artifact_bytes <= kSmallBytes),
+      key_(key_of(model)),
       rooms_(model.inputs.size()),
       answers_(model.outputs.size()),
       wide_(model.outputs.size()),
@@ -71,10 +80,13 @@ Session::Session(ov::Core& core, const Model& model)
       outputs_(model.outputs.size()) {
   if (model.threads > 0) arena_ = std::make_unique<tbb::task_arena>(model.threads);
   const size_t largest = model.max_batch > 0 ? model.max_batch : SIZE_MAX;
+  Compiled spare = small_ ? spares.take(key_) : Compiled();
+  compiled_before_ = !spare.graphs.empty();
+  weights_ = compiled_before_ ? spare.release : model.release;
   inside([&] {
     for (size_t rows = 1; rows <= std::min(largest, small_ ? kLargestPiece : 1); rows *= 2)
-      fixed_.push_back(compile(core, static_cast<int64_t>(rows)));
-    if (largest > 1) any_ = compile(core, model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension());
+      fixed_.push_back(graph(core, spare, static_cast<int64_t>(rows)));
+    if (largest > 1) any_ = graph(core, spare, model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension());
   });
   for (size_t i = 0; i < model.inputs.size(); ++i) room(i, 0, std::max<int64_t>(model.max_batch, 1));
   for (size_t i = 0; i < model.outputs.size(); ++i) answers_[i].resize(2 * kLargestPiece * model.outputs[i].row_bytes);
@@ -83,7 +95,30 @@ Session::Session(ov::Core& core, const Model& model)
   warm_up();
 }
 
-Session::Graph Session::compile(ov::Core& core, const ov::Dimension& rows) const {
+Session::~Session() {
+  if (!small_) return;  // the weights of a large policy would be in memory twice
+  try {
+    Compiled spare{weights_, {}};
+    for (Graph& each : fixed_) spare.graphs.push_back(std::move(each.compiled));
+    if (any_.compiled) spare.graphs.push_back(std::move(any_.compiled));
+    spares_.keep(key_, std::move(spare));
+  } catch (const std::exception&) {
+    // Without room for it, the next load compiles.
+  }
+}
+
+// The next graph of `spare`, as they were kept in the order of their making; else a new one.
+Session::Graph Session::graph(ov::Core& core, Compiled& spare, const ov::Dimension& rows) const {
+  const size_t next = fixed_.size();
+  Graph made;
+  made.compiled = next < spare.graphs.size() ? std::move(spare.graphs[next]) : compile(core, rows);
+  made.request = made.compiled.create_infer_request();
+  made.bound.resize(model_.inputs.size());
+  made.narrow.resize(model_.inputs.size());
+  return made;
+}
+
+ov::CompiledModel Session::compile(ov::Core& core, const ov::Dimension& rows) const {
   auto artifact = model_.artifact->clone();
   std::map<size_t, ov::PartialShape> shapes;
   for (const Tensor& input : model_.inputs) {
@@ -92,12 +127,7 @@ Session::Graph Session::compile(ov::Core& core, const ov::Dimension& rows) const
     shapes[input.position] = shape;
   }
   artifact->reshape(shapes);
-  Graph graph;
-  graph.compiled = core.compile_model(without_float64(artifact, model_), "CPU", model_.options);
-  graph.request = graph.compiled.create_infer_request();
-  graph.bound.resize(model_.inputs.size());
-  graph.narrow.resize(model_.inputs.size());
-  return graph;
+  return core.compile_model(without_float64(artifact, model_), "CPU", model_.options);
 }
 
 std::byte* Session::room(size_t index, size_t first, size_t rows) {

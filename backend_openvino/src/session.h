@@ -22,10 +22,12 @@
 #include <vector>
 
 #include "model.h"
+#include "spares.h"
 
 class Session {
  public:
-  Session(ov::Core& core, const Model& model);
+  Session(ov::Core& core, Spares& spares, const Model& model);
+  ~Session();
 
   // Room for input `index` from row `first` on, for `rows` rows; what earlier rows hold stays.
   std::byte* room(size_t index, size_t first, size_t rows);
@@ -37,6 +39,9 @@ class Session {
   // Output `index` of the last run, from its first row on; valid until the next run.
   const std::byte* output(size_t index) const { return outputs_[index]; }
 
+  // Whether another session had compiled its graphs.
+  bool compiled_before() const { return compiled_before_; }
+
  private:
   struct Graph {
     ov::CompiledModel compiled;
@@ -47,7 +52,8 @@ class Session {
     size_t rows = 0;
   };
 
-  Graph compile(ov::Core& core, const ov::Dimension& rows) const;
+  Graph graph(ov::Core& core, Compiled& spare, const ov::Dimension& rows) const;
+  ov::CompiledModel compile(ov::Core& core, const ov::Dimension& rows) const;
   void infer(Graph& graph, size_t rows, const std::byte* const* from);
   void infer_in_pieces(size_t rows);
   void warm_up();
@@ -60,7 +66,11 @@ class Session {
   }
 
   const Model& model_;
+  Spares& spares_;
   const bool small_;
+  const std::string key_;  // of the graphs, among spares
+  bool compiled_before_ = false;
+  std::shared_ptr<const Release> weights_;  // of the load that compiled the graphs: they read its bytes
   std::unique_ptr<tbb::task_arena> arena_;
   std::vector<Graph> fixed_;  // for 1, 2, 4, ... rows
   Graph any_;

@@ -270,6 +270,36 @@ def test_several_instances_answer_alike(server: Server) -> None:
         assert max(pool.map(ask, range(240))) < 1e-5
 
 
+def test_a_release_that_comes_back_is_served_without_compiling_it_again(server: Server) -> None:
+    """Its graphs were kept, and answer alike; other options, or another release, have graphs of their own."""
+    model = f"{MODEL}.back"
+
+    def reused() -> int:
+        return sum(f'"{model}"' in text for text in server.said("policyctl reused"))
+
+    for seed, options, again in ((1, {}, 0), (2, {}, 0), (1, {}, 1), (1, {"max_batch": 8}, 1), (2, {}, 2), (1, {}, 3)):
+        shutil.rmtree(server.repository / model, ignore_errors=True)
+        server.serve(model, NATIVE, seed=seed, **options)
+        for rows in (1, 5, 8):
+            inputs = observations(rows)
+            assert difference(server.infer(model, inputs), inputs, seed) < 1e-5
+        wait_for(lambda: reused() == again)  # noqa: B023 - asked in this round
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.xml", "contract.json"])
+def test_a_release_that_comes_back_is_read_again(server: Server, name: str) -> None:
+    """A bit that changed meanwhile is refused, although its graphs were kept."""
+    model = f"{MODEL}.changed"
+    shutil.rmtree(server.repository / model, ignore_errors=True)
+    server.serve(model, NATIVE)
+    server.unload(model)
+    wait_for(lambda: any(f'"{model}"' in text for text in server.said("policyctl unloaded")))
+    file = server.repository / model / "1" / name
+    content = file.read_bytes()
+    file.write_bytes(bytes((content[0] ^ 1,)) + content[1:])
+    assert name in server.load(model)
+
+
 def test_triton_s_statistics_count_every_request_row_and_error(server: Server) -> None:
     """What the metrics are made of: successes, failures, rows, executions and compute time.
 

@@ -1,0 +1,32 @@
+// Compiled graphs that nobody runs now, kept for the release that comes back: a rollback need not compile.
+//
+// The key names the release by its manifest's digest, so a load still reads and verifies every byte first.
+// Graphs belong to one session at a time, for two that ran them at once would wait for each other.
+#pragma once
+
+#include <list>
+#include <mutex>
+#include <memory>
+#include <openvino/openvino.hpp>
+#include <string>
+#include <vector>
+
+#include "release.h"
+
+struct Compiled {
+  std::shared_ptr<const Release> release;  // of the load that compiled: the graphs read its bytes, no copy of them
+  std::vector<ov::CompiledModel> graphs;   // by size; empty where none is kept
+};
+
+class Spares {
+ public:
+  // The graphs that were kept under `key`, if any; they are the caller's then.
+  Compiled take(const std::string& key);
+
+  // Keeps graphs in place of those that were kept longest.
+  void keep(const std::string& key, Compiled compiled);
+
+ private:
+  std::mutex mutex_;
+  std::list<std::pair<std::string, Compiled>> kept_;  // newest first
+};
