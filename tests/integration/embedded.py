@@ -13,6 +13,7 @@ import contextvars
 import functools
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import psutil
 import pytest
 
 import faults
+from policyctl import claims
 from policyctl.cli.main import main
 from policyctl.demo.background_server import BackgroundServer, policyctl
 from policyctl.services.control import Control
@@ -193,6 +195,20 @@ def wait_for(condition: Callable[[], object], *, every_s: float = 0.05) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s"
         time.sleep(every_s)
+
+
+@contextmanager
+def client_file(name: str, content: bytes) -> Iterator[None]:
+    """A file in /dev/shm, locked as a client's is: every server on this machine sweeps those that nobody locks."""
+    path = claims.FOLDER / name
+    while (descriptor := claims.make(path)) is None:
+        pass
+    try:
+        os.write(descriptor, content)
+        yield
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

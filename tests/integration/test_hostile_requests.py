@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from embedded import PATIENCE_S, Embedded, embedded, needs_guard
+from embedded import PATIENCE_S, Embedded, client_file, embedded, needs_guard
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from policyctl.claims import FOLDER
@@ -55,9 +55,8 @@ def lives(served: Embedded) -> Iterator[None]:
 @pytest.fixture
 def region() -> Iterator[str]:
     """The name of a file of one page in /dev/shm."""
-    (FOLDER / KEY).write_bytes(np.full(1024, 0.5, np.float32).tobytes())
-    yield KEY
-    (FOLDER / KEY).unlink(missing_ok=True)
+    with client_file(KEY, np.full(1024, 0.5, np.float32).tobytes()):
+        yield KEY
 
 
 def document(shape: object = (1, 4), data: object = (0.1, 0.2, 0.3, 0.4), **parameters: object) -> bytes:

@@ -12,10 +12,9 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from embedded import PATIENCE_S, Embedded, embedded, needs_guard
+from embedded import PATIENCE_S, Embedded, client_file, embedded, needs_guard
 from fuzzed_requests import KEY, grpc_request, http_request, send_grpc, send_http
 
-from policyctl.claims import FOLDER
 from policyctl.client import PolicyClient
 
 pytestmark = [pytest.mark.server, needs_guard]
@@ -29,15 +28,11 @@ SEED = int(os.environ.get("FUZZ_SEED", "20261"))
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Embedded]:
     """A server of walker, which knows a region of 4096 bytes."""
     monkeypatch.setenv("POLICYCTL_SERVING__NATIVE", request.param)
-    (FOLDER / KEY).write_bytes(bytes(4096))
-    try:
-        with embedded(tmp_path, apart=True) as server:
-            server.publish("1.0.0", 1)
-            server.start()
-            server.run("promote", "walker", "1.0.0")
-            yield server
-    finally:
-        (FOLDER / KEY).unlink(missing_ok=True)
+    with client_file(KEY, bytes(4096)), embedded(tmp_path, apart=True) as server:
+        server.publish("1.0.0", 1)
+        server.start()
+        server.run("promote", "walker", "1.0.0")
+        yield server
 
 
 def ask_by_http(port: int, seed: int, ended: multiprocessing.Queue[Counter[str]]) -> None:
