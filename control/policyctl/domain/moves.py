@@ -235,10 +235,12 @@ def finish(move: Move) -> tuple[Effect, ...]:
     return (
         *_place_alias(move, move.target),
         Write(RecordKind.SWITCHING),
+        # Before the alias is loaded: it is served by the graphs that were compiled for the candidate.
+        Withdraw(move.candidate),
         Configure(move.served, move.target),
         Load(move.served, move.target.slot),
         Certify(move.served, move.target),
-        *_contract(move, move.target),
+        *_prune(move, move.target),
         Write(RecordKind.OUTCOME, Result.DONE),
     )
 
@@ -260,7 +262,7 @@ def revert(move: Move, phase: Phase, *, result: Result = Result.REVERTED) -> tup
             )
     elif move.incumbent is None and move.alias != PRODUCTION:
         back = (Withdraw(move.served),)
-    return (*back, *_contract(move, move.incumbent), Write(RecordKind.OUTCOME, result))
+    return (*back, Withdraw(move.candidate), *_prune(move, move.incumbent), Write(RecordKind.OUTCOME, result))
 
 
 def _place_alias(move: Move, placement: Placement) -> tuple[Effect, ...]:
@@ -268,9 +270,5 @@ def _place_alias(move: Move, placement: Placement) -> tuple[Effect, ...]:
     return () if move.alias == PRODUCTION else (Place(move.served, placement.slot),)
 
 
-def _contract(move: Move, kept: Placement | None) -> tuple[Effect, ...]:
-    prune = move.alias != PRODUCTION and kept is not None
-    return (
-        Withdraw(move.candidate),
-        *((Prune(move.served, kept.slot),) if prune and kept is not None else ()),
-    )
+def _prune(move: Move, kept: Placement | None) -> tuple[Effect, ...]:
+    return () if move.alias == PRODUCTION or kept is None else (Prune(move.served, kept.slot),)

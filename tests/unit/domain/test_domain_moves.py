@@ -213,15 +213,15 @@ def test_a_recovery_that_is_itself_cut_short_can_be_begun_again(case: tuple[Move
 
 @pytest.mark.parametrize(("move", "certified"), MOVES)
 def test_the_journal_is_written_ahead(move: Move, certified: bool) -> None:
-    """The intent comes first, the record `switching` before the alias's configuration, the outcome last."""
+    """The intent comes first, then `switching`, the candidate goes, and the alias is configured; the outcome is last."""
     effects = plan(move, certified_here=certified)
     assert effects[0] == Write(RecordKind.INTENT)
     assert effects[-1] == Write(RecordKind.OUTCOME, Result.DONE)
-    first = effects[effects.index(Write(RecordKind.SWITCHING)) + 1]
+    first, second = effects[effects.index(Write(RecordKind.SWITCHING)) + 1 :][:2]
     if move.kind is MoveKind.REMOVAL:
         assert first == Withdraw(move.served)
         return
-    assert first == Configure(move.served, NEW)
+    assert (first, second) == (Withdraw(move.candidate), Configure(move.served, NEW))
     assert (Certify(move.candidate, NEW) in effects) is not certified
 
 
