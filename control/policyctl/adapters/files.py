@@ -113,6 +113,14 @@ def _claim(scratch: Path, suffix: str = "", *, mode: int = 0o600) -> tuple[Path,
             return path, descriptor
 
 
+def entries(folder: Path) -> tuple[Path, ...]:
+    """What lies in a folder, by name; nothing where there is none, or somebody has just removed it."""
+    try:
+        return tuple(sorted(folder.iterdir()))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
 def sweep(scratch: Path) -> None:
     """Remove what processes that are gone left in `scratch`.
 
@@ -120,7 +128,7 @@ def sweep(scratch: Path) -> None:
     a file is locked itself, a folder by the file next to it, which is made
     before it and removed after it.
     """
-    for path in tuple(scratch.iterdir()) if scratch.is_dir() else ():
+    for path in entries(scratch):
         with suppress(FileNotFoundError):  # another process may be sweeping too
             if _SCRATCH.fullmatch(path.name):
                 _sweep(path)

@@ -239,8 +239,10 @@ class Journal:
     def _trace(self) -> str:
         """What says that something was recorded once; empty where nothing does."""
         control = self.path.parent
-        slots = (p for p in control.parent.glob("*/[0-9]*") if p.name.isdigit() and (p / MANIFEST_FILE).is_file())
-        return str(next(slots, "")) or ("evidence" if any((control / "evidence").glob("*/*")) else "")
+        slots = (p for model in files.entries(control.parent) for p in files.entries(model) if p.name.isdigit())
+        evidence = (p for gate in files.entries(control / "evidence") for p in files.entries(gate))
+        slot = next((p for p in slots if (p / MANIFEST_FILE).is_file()), None)
+        return str(slot or ("evidence" if any(evidence) else ""))
 
     def _noted(self) -> Head | None:
         try:

@@ -90,7 +90,7 @@ class Repository(ControlFolder):
         """Move slots that the journal does not know (a crash while publishing) out of Triton's tree."""
         folder = self.root / model
         moved: list[Path] = []
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for path in files.entries(folder):
             if path.name.isdigit() and int(path.name) not in known:
                 moved += self.set_aside(path, f"{model}-{path.name}-{secrets.token_hex(4)}")
         return tuple(moved)
@@ -185,7 +185,7 @@ class Repository(ControlFolder):
             return
         own = self.root / served
         with files.storing(own):
-            for folder in tuple(own.iterdir()) if own.is_dir() else ():
+            for folder in files.entries(own):
                 if folder.name.isdigit() and folder.name != str(slot):
                     files.remove_tree(folder)
 

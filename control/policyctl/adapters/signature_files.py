@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from policyctl.adapters import files
 from policyctl.adapters.repository import Repository
 from policyctl.plain_files import refuse_if_denied, walk
 
@@ -27,7 +28,7 @@ def signature_file(repository: Repository, model: str, release: str, name: str) 
 def list_signature_files(repository: Repository, model: str, release: str) -> tuple[Path, ...]:
     """Every file in the folder of a release's signatures, recorded or not, by name."""
     folder = repository.control / FOLDER / model / release
-    return tuple(sorted(folder.iterdir())) if folder.is_dir() else ()
+    return files.entries(folder)
 
 
 def list_all(repository: Repository) -> tuple[Path, ...]:

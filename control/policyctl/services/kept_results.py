@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from policyctl.adapters import files
 from policyctl.adapters.repository import Repository
 from policyctl.domain.names import check_model_name
 from policyctl.errors import UsageError
@@ -82,10 +83,10 @@ def kept(repository: Repository, *, fingerprint: str | None = None, model: str |
         for folder in _folders(machine):
             if model not in {None, folder.name}:
                 continue
-            for path in sorted(folder.iterdir()):
+            for path in files.entries(folder):
                 if (match := _NAME.fullmatch(path.name)) is not None and path.is_file():
                     yield Kept(path, machine.name, folder.name, match[1])
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [path for path in files.entries(folder) if path.is_dir()]

@@ -100,6 +100,14 @@ def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path) -> None:
     assert not (tmp_path / "file").is_symlink()
 
 
+def test_a_folder_that_has_gone_has_nothing_in_it(tmp_path) -> None:
+    """Another process may remove it at any moment, as a move does with a candidate's: no look at it may fail."""
+    for name in "bca":
+        (tmp_path / name).touch()
+    assert [path.name for path in files.entries(tmp_path)] == ["a", "b", "c"]
+    assert files.entries(tmp_path / "gone") == files.entries(tmp_path / "a") == ()
+
+
 def test_short_writes_are_carried_on(tmp_path, monkeypatch) -> None:
     """A disk that takes three bytes at a time gets all of them."""
     real = os.write

@@ -213,7 +213,7 @@ def test_a_recovery_that_is_itself_cut_short_can_be_begun_again(case: tuple[Move
 
 @pytest.mark.parametrize(("move", "certified"), MOVES)
 def test_the_journal_is_written_ahead(move: Move, certified: bool) -> None:
-    """The intent comes first, then `switching`, the candidate goes, and the alias is configured; the outcome is last."""
+    """Intent, `switching`, the candidate goes, the alias is configured; the outcome is last."""
     effects = plan(move, certified_here=certified)
     assert effects[0] == Write(RecordKind.INTENT)
     assert effects[-1] == Write(RecordKind.OUTCOME, Result.DONE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from policyctl.adapters import signature_files
+from policyctl.adapters import files, signature_files
 from policyctl.adapters.control_folder import CONTROL
 from policyctl.adapters.repository import CONFIG, Repository
 from policyctl.domain.choices import Engine
@@ -150,7 +150,7 @@ def _candidate(repository: Repository, state: State, model: str) -> list[Finding
     served = served_name(model, CANDIDATE)
     folder = repository.root / served
     found: list[Finding | _Slot] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in files.entries(folder):
         release = next((r for r in state.of_model(model) if str(r.slot) == path.name), None)
         if release is not None:
             found.append(_Slot(f"{served} slot {release.slot}", path, release.manifest_digest))
@@ -208,7 +208,7 @@ def _unrecorded(control: Control, state: State, model: str | None) -> list[Findi
 def _strangers(repository: Repository, state: State, model: str) -> list[Finding]:
     """What lies in the folders of the model and its aliases and belongs to no release."""
     found = []
-    for folder in sorted(p for p in repository.root.iterdir() if p.is_dir()):
+    for folder in (p for p in files.entries(repository.root) if p.is_dir()):
         owner, alias = split_served_name(folder.name)
         if owner != model or alias == CANDIDATE:
             continue
@@ -216,7 +216,7 @@ def _strangers(repository: Repository, state: State, model: str) -> list[Finding
         if alias != PRODUCTION and not known:
             found.append(Finding(folder.name, False, f"{folder} belongs to no alias of {model}"))
             continue
-        extra = sorted(p.name for p in folder.iterdir() if p.name not in known)
+        extra = [p.name for p in files.entries(folder) if p.name not in known]
         found += [Finding(f"{folder.name}/{n}", False, f"{folder / n} belongs to no release") for n in extra]
     return found
 
@@ -237,7 +237,7 @@ def _known(state: State, model: str, alias: str) -> set[str]:
 def _unknown(repository: Repository, models: list[str]) -> list[Finding]:
     """What lies in the repository's root and belongs to no model; a note for people may."""
     found = []
-    for path in sorted(p for p in repository.root.iterdir() if p.name not in _MAY_LIE_IN_ROOT):
+    for path in (p for p in files.entries(repository.root) if p.name not in _MAY_LIE_IN_ROOT):
         model, _ = split_served_name(path.name)
         if path.is_symlink() or not path.is_dir() or model not in models:
             found.append(Finding(path.name, False, f"{path} belongs to no published model"))

@@ -1,7 +1,7 @@
 """Room: what each served model costs in memory, and whether one more fits.
 
-While an alias moves, the release is in memory twice, next to the incumbent: once
-as the candidate, once under the alias's own name. A server that runs out of
+While an alias moves, the release can be in memory twice, next to the incumbent: once
+as the candidate, which Triton ends on its own time, once under the alias's own name. A server that runs out of
 memory on the way is killed by the kernel, with every model that it serves. So
 what will not fit is refused before anything is touched.
 

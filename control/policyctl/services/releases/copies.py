@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from policyctl.adapters import files
 from policyctl.adapters.oci_layout import Layout
 from policyctl.adapters.papers import papers
 from policyctl.adapters.repository import Repository
@@ -105,7 +106,7 @@ class Copies:
         for model in sorted({r.model for r in self._state.releases.values()}):
             known = {str(r.slot) for r in self._state.of_model(model)}
             folder = self._repository.root / model
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            for path in files.entries(folder):
                 if path.name.isdigit() and path.name not in known and not path.is_symlink():
                     yield path
 

@@ -107,10 +107,11 @@ def _plan(control: Control, policy: RetentionPolicy, model: str | None) -> Colle
 def _on_disk(repository: Repository, state: State) -> dict[ReleaseKey, str]:
     """What the folder of an alias or of a candidate holds."""
     found = {}
-    for folder in sorted(p for p in repository.root.iterdir() if "." in p.name and p.is_dir()):
+    for folder in (p for p in files.entries(repository.root) if "." in p.name and p.is_dir()):
         model, _ = split_served_name(folder.name)
         slots = state.slots(model)
-        found.update({(model, slots[p.name]): f"{folder.name} holds it" for p in folder.iterdir() if p.name in slots})
+        held = (slots[p.name] for p in files.entries(folder) if p.name in slots)
+        found.update({(model, release): f"{folder.name} holds it" for release in held})
     return found
 
 

@@ -177,7 +177,7 @@ class _Repairer:
     def _leftovers(self, model: str) -> None:
         known = {r.slot: r for r in self.state.of_model(model)}
         folder = self.repository.root / model
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for path in files.entries(folder):
             if not path.name.isdigit():
                 continue
             release = known.get(int(path.name))
