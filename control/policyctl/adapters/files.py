@@ -114,7 +114,7 @@ def _claim(scratch: Path, suffix: str = "", *, mode: int = 0o600) -> tuple[Path,
 
 
 def entries(folder: Path) -> tuple[Path, ...]:
-    """What lies in a folder, by name; nothing where there is none, or somebody has just removed it."""
+    """What lies in a folder, by name; nothing where it does not exist, or has just been removed."""
     try:
         return tuple(sorted(folder.iterdir()))
     except (FileNotFoundError, NotADirectoryError):
