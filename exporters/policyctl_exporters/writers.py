@@ -26,6 +26,7 @@ from policyctl.domain.contract import Contract
 from policyctl.errors import UnsupportedError, first_line, last_line
 from policyctl_exporters.openvino_apart import keep_apart
 from policyctl_exporters.openvino_axes import with_axes
+from policyctl_exporters.openvino_lookup import guard_lookups
 from policyctl_exporters.openvino_nan import keep_nan
 
 OPSET: Final = 17
@@ -80,13 +81,14 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
 
 
 def write_openvino(onnx_path: Path, folder: Path, contract: Contract) -> None:
-    """Convert ONNX to OpenVINO IR, weights in float32, that keeps NaN (see `openvino_nan`)."""
+    """Convert ONNX to OpenVINO IR, weights in float32, that keeps NaN and fails beyond its tables."""
     from policyctl.sessions.quiet_openvino import ov
 
     wanted = {spec.name for spec in (*contract.observations, *contract.outputs)}
     try:
         model = ov.Core().read_model(with_axes(onnx_path))
         keep_apart(model)
+        guard_lookups(model)
         keep_nan(model)
         # Conversion leaves the names of fused operations on inputs and outputs as well.
         for port in (*model.inputs, *model.outputs):
