@@ -447,6 +447,22 @@ def test_an_output_whose_shape_depends_on_the_observation_is_left_out(tmp_path: 
     assert "output found is left out: its shape depends on the observation" in result.notes
 
 
+def test_an_output_whose_shape_changes_for_far_observations_alone_is_left_out(tmp_path: Path) -> None:
+    """All usual rows have one shape, which says nothing of a row beyond the limit."""
+    constants = [node("Constant", [], ["limit"], value_float=1e4), node("Constant", [], ["flat"], value_ints=[-1])]
+    nodes = [
+        *constants,
+        LINEAR,
+        node("Less", ["action", "limit"], ["near"]),
+        *(node("Reshape", [name, "flat"], [f"{name}_flat"]) for name in ("action", "near")),
+        node("Compress", ["action_flat", "near_flat"], ["found"], axis=0),
+    ]
+    outputs = [port("action", ["n", 2]), port("found", ["k"])]
+    result = export_policy(save(tmp_path, nodes, [port("obs", ["n", 4])], outputs), tmp_path / "out", formats=["onnx"])
+    assert [spec.name for spec in result.contract.outputs] == ["action"]
+    assert "output found is left out: its shape depends on the observation" in result.notes
+
+
 def test_memory_may_have_its_batch_anywhere(tmp_path: Path) -> None:
     """As a cache of keys and values has it, behind its layers; past and present are one memory."""
     nodes = [node("Add", ["past_key_values", "obs"], ["present_key_values"])]
