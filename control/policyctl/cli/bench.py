@@ -132,6 +132,10 @@ def bench(
     asked = _profile(PROFILES[ProfileName(profile.value)], given, time_limit_s)
     control = call.control()
     call.require_writable(report, markdown)
+    if report is not None:
+        from policyctl.measuring import plots
+
+        plots.require_installed()
     found = service.bench(control, asked, model=model, alias=alias, keep=keep)
     from policyctl.measuring import report as reports
 

@@ -7,6 +7,7 @@ same results give the same bytes: no date, and ids salted with the plot's name
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -322,14 +323,25 @@ def _rows_height(count: int) -> float:
     return max(1.6, 0.9 + 0.55 * count)
 
 
-def _svg(name: str, draw: Callable[[Axes], None], *, height: float = _HEIGHT) -> str:
+def require_installed() -> None:
+    """Before minutes of measuring: whether plots can be drawn.
+
+    Raises:
+        UnsupportedError: Matplotlib is not installed.
+    """
     try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
+        importlib.import_module("matplotlib")
     except ImportError as error:
         raise UnsupportedError(
             "a report with plots needs matplotlib, which is not installed", remedy="pip install 'policyctl[report]'"
         ) from error
+
+
+def _svg(name: str, draw: Callable[[Axes], None], *, height: float = _HEIGHT) -> str:
+    require_installed()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "text.parse_math": False, "font.size": 10.5}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         axes = figure.add_subplot()

@@ -185,3 +185,13 @@ def test_what_bench_cannot_do_is_refused_before_it_begins(run, quiet_world, argu
     """Not after minutes of measuring."""
     refused = run("bench", "walker", *arguments)
     assert (refused.code, words in refused.err) == (2, True)
+
+
+def test_a_report_that_cannot_be_drawn_is_refused_before_it_begins(run, measures, monkeypatch, tmp_path) -> None:
+    """Without matplotlib, nothing is measured and nothing is written."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    measures(None, 1)
+    refused = run("bench", "walker", "--report", str(tmp_path / "x.html"))
+    assert refused.code == 8
+    assert "pip install 'policyctl[report]'" in refused.err
+    assert "Measuring" not in refused.err
