@@ -114,8 +114,10 @@ def test_a_core_install_publishes_and_verifies(core: Installed, export: Path, tm
     assert "policyctl serve" in refused.stderr
 
 
-def test_an_installed_server_serves_what_was_promoted(serving: Installed, export: Path, wheel: Path) -> None:
-    """With the compiled backend and the guard, where the wheel has them; a client of the package is answered."""
+def test_an_installed_server_answers_the_client_of_a_core_install(
+    serving: Installed, core: Installed, export: Path, wheel: Path
+) -> None:
+    """With the compiled backend and the guard, where the wheel has them."""
     serving.policyctl("publish", export, "--model", "cartpole", "--release", "1.1.0")
     ports = ("--http-port", "--grpc-port", "--metrics-port", "--control-metrics-port")
     with serving.running("serve", "--quiet", *(word for port in ports for word in (port, "0"))) as server:
@@ -132,7 +134,7 @@ def test_an_installed_server_serves_what_was_promoted(serving: Installed, export
             "    action = client.act(np.zeros(4, dtype=np.float32))\n"
             "print(action.release, int(action.value) in (0, 1))\n"
         )
-        answered = serving.run("python", "-c", code)
+        answered = core.run("python", "-c", code)
         assert answered.stdout == "1.1.0 True\n", answered.stderr
         server.send_signal(signal.SIGTERM)
         assert server.wait(_WAIT_S) == 0
