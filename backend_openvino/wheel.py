@@ -39,7 +39,7 @@ def build(into: Path) -> Path:
         pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps")
         subprocess.run([*pip, "--wheel-dir", folder, str(ROOT)], check=True)
         (built,) = Path(folder).glob("policyctl-*.whl")
-        for old in into.glob(f"{'-'.join(built.name.split('-')[:2])}-*.whl"):
+        for old in into.glob("policyctl-*.whl"):  # the guide installs what this pattern finds
             old.unlink()
         if built.name.endswith("-any.whl"):
             return Path(shutil.copy(built, into))

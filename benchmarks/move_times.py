@@ -27,6 +27,7 @@ import numpy as np
 import urllib3
 
 from policyctl.demo.background_server import COMMAND, BackgroundServer, persons_environment
+from policyctl.demo.place import ARCHIVES
 from policyctl.domain.artifacts import FILES, PARITY_FILE, Format
 from policyctl.domain.journal import Head, Record, RecordKind
 from policyctl.domain.manifest import digest_of
@@ -37,7 +38,7 @@ from policyctl.services.rollout.promote import promote
 from policyctl.services.trust.tokens import create
 from policyctl.settings import load as load_settings
 from policyctl_exporters import export_policy
-from promotions import EXAMPLES, RELEASES
+from promotions import RELEASES
 
 MODEL = "cartpole"
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
@@ -125,7 +126,7 @@ def timed(work: Callable[[], None]) -> float:
 
 def exported(folder: Path, release: str, size_bytes: int) -> Path:
     """A real policy in the format that is served by default, its weights padded by bytes that no layer reads."""
-    export_policy(EXAMPLES / f"ppo-{release}.zip", folder, formats=[Format.OPENVINO], trust_pickle=True)
+    export_policy(ARCHIVES / f"ppo-{release}.zip", folder, formats=[Format.OPENVINO], trust_pickle=True)
     file = next(name for name in FILES[Format.OPENVINO] if name.endswith(".bin"))
     with (folder / file).open("ab") as weights:
         weights.write(np.random.default_rng(0).bytes(max(0, size_bytes - weights.tell())))

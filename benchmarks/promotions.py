@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from policyctl.demo.background_server import BackgroundServer
+from policyctl.demo.place import ARCHIVES
 from policyctl.measuring.background_load import BackgroundLoad
 from policyctl.measuring.load import LoadOptions, read_expected
 from policyctl.measuring.load_records import AliasSpan, answers_outside_aliases
@@ -28,7 +29,6 @@ from policyctl.services.rollout.promote import Moved, promote
 from policyctl.settings import load as load_settings
 from policyctl_exporters import export_policy
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "cartpole"
 RELEASES = ("1.0.0", "1.1.0")
 
 
@@ -56,7 +56,7 @@ def main() -> int:
 def published(control: Control, folder: Path) -> None:
     """Export both releases to `folder` and publish them."""
     for release in RELEASES:
-        export_policy(EXAMPLES / f"ppo-{release}.zip", folder / release, trust_pickle=True)
+        export_policy(ARCHIVES / f"ppo-{release}.zip", folder / release, trust_pickle=True)
         publish(control, folder / release, model="cartpole", release=release)
 
 

@@ -4,6 +4,8 @@
 // model. `release` and `manifest_digest` in config.pbtxt say what has to be found in the slot.
 
 #include <chrono>
+#include <map>
+#include <mutex>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/lsan_interface.h>
@@ -17,6 +19,28 @@ namespace {
 struct Backend {
   ov::Core core;
   Spares spares;  // of the core's graphs
+  std::mutex mutex;
+  std::map<std::string, Model*> loaded;  // by name, slot and graphs; guarded by mutex
+
+  // A load of what is loaded is asked for where answers are doubted: nothing that was compiled before is used.
+  void add(Model& model) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    Model*& known = loaded[label(model)];
+    if (known) {
+      known->doubted = true;
+      spares.forget(model.release->digest);
+    }
+    known = &model;
+  }
+
+  void remove(Model& model) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto known = loaded.find(label(model));
+    if (known != loaded.end() && known->second == &model) loaded.erase(known);
+  }
+
+ private:
+  static std::string label(const Model& model) { return model.name + "/" + model.slot + " " + model.graphs(); }
 };
 
 template <typename Object, typename Handle>
@@ -69,12 +93,14 @@ void initialize(TRITONBACKEND_Model* handle) {
   Json config = config_of(handle);
   const std::string slot = std::to_string(version);
   complete(handle, config, folder, slot);
-  auto model = load_model(state_of<Backend>(backend, TRITONBACKEND_BackendState).core, config, name, folder, slot);
+  auto& state = state_of<Backend>(backend, TRITONBACKEND_BackendState);
+  auto model = load_model(state.core, config, name, folder, slot);
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
   const std::string ms = std::to_string(took.count());
   log(TRITONSERVER_LOG_INFO, "loaded " + model->words(", \"manifest_digest\": " + json_quoted(model->release->digest) +
                                                       ", \"load_ms\": " + ms.substr(0, ms.find('.') + 2)));
-  check(TRITONBACKEND_ModelSetState(handle, model.release()));
+  check(TRITONBACKEND_ModelSetState(handle, model.get()));
+  state.add(*model.release());
 }
 
 }  // namespace
@@ -121,6 +147,9 @@ TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model* model) {
   return guarded([&] {
     auto& state = state_of<Model>(model, TRITONBACKEND_ModelState);
     log(TRITONSERVER_LOG_INFO, "unloaded " + state.words(""));
+    TRITONBACKEND_Backend* backend;
+    check(TRITONBACKEND_ModelBackend(model, &backend));
+    state_of<Backend>(backend, TRITONBACKEND_BackendState).remove(state);
     delete &state;
   });
 }

@@ -310,6 +310,12 @@ std::string Model::words(const std::string& more) const {
          ", \"release\": " + json_quoted(release->version) + more + "}";
 }
 
+std::string Model::graphs() const {
+  std::string made_of = release->digest + " " + file + " " + std::to_string(max_batch);
+  for (const auto& [option, value] : options) made_of += "\n" + option + " " + value.as<std::string>();
+  return made_of;
+}
+
 std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std::string& name,
                                   const std::string& folder, const std::string& slot) {
   auto model = std::make_unique<Model>();

@@ -4,6 +4,7 @@
 // requests takes all of that as given.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <openvino/openvino.hpp>
@@ -49,10 +50,14 @@ struct Model {
   int threads = 0;  // that one inference may use; 0 where OpenVINO's own executor decides
   std::shared_ptr<ov::Model> artifact;
   size_t artifact_bytes = 0;
-  bool tells = true;  // who answered and how long it took, in parameters of the response
+  std::atomic<bool> doubted{false};  // it is loaded again although it is loaded: its graphs are not kept
+  bool tells = true;                 // who answered and how long it took, in parameters of the response
 
   // The model's label in a line of the log, with more members after it.
   std::string words(const std::string& more) const;
+
+  // All that its compiled graphs are made of. The release has the contract.
+  std::string graphs() const;
 };
 
 // Reads, verifies and understands the release; throws Refused where anything does not fit.

@@ -58,20 +58,13 @@ void narrow(const std::byte* from, size_t count, std::vector<float>& to) {
   }
 }
 
-// All that the graphs of a model are made of. The release has the contract.
-std::string key_of(const Model& model) {
-  std::string key = model.release->digest + " " + model.file + " " + std::to_string(model.max_batch);
-  for (const auto& [name, value] : model.options) key += "\n" + name + " " + value.as<std::string>();
-  return key;
-}
-
 }  // namespace
 
 Session::Session(ov::Core& core, Spares& spares, const Model& model)
     : model_(model),
       spares_(spares),
       small_(model.artifact_bytes <= kSmallBytes),
-      key_(key_of(model)),
+      key_(model.graphs()),
       rooms_(model.inputs.size()),
       answers_(model.outputs.size()),
       wide_(model.outputs.size()),
@@ -96,7 +89,7 @@ Session::Session(ov::Core& core, Spares& spares, const Model& model)
 }
 
 Session::~Session() {
-  if (!small_) return;  // the weights of a large policy would be in memory twice
+  if (!small_ || model_.doubted) return;  // the weights of a large policy would be in memory twice
   try {
     Compiled spare{weights_, {}};
     for (Graph& each : fixed_) spare.graphs.push_back(std::move(each.compiled));

@@ -17,6 +17,16 @@ Compiled Spares::take(const std::string& key) {
   return compiled;
 }
 
+void Spares::forget(const std::string& digest) {
+  std::list<std::pair<std::string, Compiled>> dropped;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (auto each = kept_.begin(); each != kept_.end();) {
+    const auto next = std::next(each);
+    if (each->second.release->digest == digest) dropped.splice(dropped.begin(), kept_, each);
+    each = next;
+  }
+}
+
 void Spares::keep(const std::string& key, Compiled compiled) {
   std::list<std::pair<std::string, Compiled>> surplus;  // ends after the lock, for that takes long
   const std::lock_guard<std::mutex> lock(mutex_);

@@ -26,6 +26,9 @@ class Spares {
   // Keeps graphs in place of those that were kept longest.
   void keep(const std::string& key, Compiled compiled);
 
+  // Drops what was kept of the release whose manifest has this digest.
+  void forget(const std::string& digest);
+
  private:
   std::mutex mutex_;
   std::list<std::pair<std::string, Compiled>> kept_;  // newest first

@@ -297,7 +297,7 @@ def _features(names: Any) -> tuple[str, ...]:
 
 def _units(said: Any) -> Units:
     """What a description has in addition to LEAPP's own fields: one unit, or one an element."""
-    return said if isinstance(said, str) else _features(said) or ""
+    return said.strip() if isinstance(said, str) else tuple(unit.strip() for unit in _features(said)) or ""
 
 
 def read_safetensors(content: bytes, *, what: str) -> dict[str, NDArray[Any]]:

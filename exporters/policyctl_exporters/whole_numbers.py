@@ -77,7 +77,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = (args, kwargs or {})
         name = str(func.overloadpacket.__name__)
         # A constant is judged by its values alone. Read as another type, the bits of an integer are any number.
-        keeps = name in _KEEPING and func is not torch.ops.aten.view.dtype
+        keeps = func.namespace == "aten" and name in _KEEPING and func is not torch.ops.aten.view.dtype
         keeps = keeps and self._watch.marked(given) and self.are_whole(given)
         answer = func(*args, **(kwargs or {}))
         writes = any(argument.alias_info and argument.alias_info.is_write for argument in func._schema.arguments)

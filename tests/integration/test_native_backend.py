@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import shutil
 import time
@@ -284,6 +285,22 @@ def test_a_release_that_comes_back_is_served_without_compiling_it_again(server: 
             inputs = observations(rows)
             assert difference(server.infer(model, inputs), inputs, seed) < 1e-5
         wait_for(lambda: reused() == again)  # noqa: B023 - asked in this round
+
+
+def test_a_release_that_is_loaded_again_is_compiled_again(server: Server) -> None:
+    """A load of what is loaded mends answers that were wrong: no graph from before it is used, then or later."""
+    model = f"{MODEL}.again"
+
+    def said(verb: str) -> int:
+        return sum(f'"{model}"' in text for text in server.said(f"policyctl {verb}"))
+
+    for again in range(1, 4):
+        server.serve(model, NATIVE, seed=4)  # of this test alone
+        inputs = observations(5)
+        assert difference(server.infer(model, inputs), inputs, 4) < 1e-5
+        os.utime(server.repository / model / "1")
+        wait_for(lambda: said("loaded") == again and said("unloaded") == again - 1)  # noqa: B023 - asked in this round
+    assert said("reused") == 0
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.xml", "contract.json"])

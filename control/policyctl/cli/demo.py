@@ -38,7 +38,7 @@ def demo(
 
     place = Place(call.settings().repository)
     if remove:
-        removed = [str(path) for path in place.clear()]
+        removed = [str(path) for path in Demo(place, call.say).remove()]
         call.data({"removed": removed}, words=f"Removed what a demo left in {' and '.join(removed) or 'no folder'}.")
         return
     result = Demo(place, call.say).run()

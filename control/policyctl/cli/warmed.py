@@ -44,7 +44,10 @@ _MOST_BYTES: Final = 16 << 20
 _REQUEST_S: Final = 10.0
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _LOOK_S: Final = 1.0
-_ALSO: Final = ("policyctl.services.rollout.here", "policyctl.services.show.status", "policyctl.client.aio")
+_ALSO: Final = (
+    *("policyctl.services.rollout.here", "policyctl.services.show.status", "policyctl.client.aio"),
+    *("policyctl.adapters.repository", "msgspec.json"),
+)
 """What commands import late, besides their own modules."""
 
 

@@ -12,17 +12,17 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from policyctl.demo.background_server import BackgroundServer
 from policyctl.demo.background_server import policyctl as run
-from policyctl.demo.place import Place
+from policyctl.demo.place import MODEL, Place
 from policyctl.errors import GateError, PolicyctlError, UnsupportedError
 from policyctl.measuring.background_load import BackgroundLoad
 from policyctl.measuring.load import LoadOptions, read_expected
 from policyctl.measuring.load_records import LoadReport
 
-MODEL: Final = "cartpole"
 ENV: Final = "CartPole-v1"
 CLIENTS: Final = 8
 _NEEDED: Final = ("pytriton", "openvino", "torch", "gymnasium", "stable_baselines3")
@@ -105,12 +105,7 @@ class Demo:
             PolicyctlError: A command refused.
         """
         require_installed()
-        self.place.prepare()
-        if self.place.may_be_served and self._command("status", show=False)["server_live"]:
-            raise PolicyctlError(
-                f"a server is running on {self.place.repository}", remedy="Stop it (Ctrl-C in its terminal)."
-            )
-        self.place.clear()
+        self.remove()
         self.place.begin()
         started = time.monotonic()
         self._step(1, "Export a trained policy and publish it as release 1.0.0")
@@ -123,6 +118,20 @@ class Demo:
         findings = self._command("verify")["findings"]
         self.say(f"   {len(findings)} of {len(findings)} intact")
         return DemoResult(moves, bench, returns, len(findings), time.monotonic() - started)
+
+    def remove(self) -> tuple[Path, ...]:
+        """Remove what an earlier demo left; which folders that was.
+
+        Raises:
+            UsageError: The folders hold what no demo made.
+            PolicyctlError: A server is running on them.
+        """
+        self.place.prepare()
+        if self.place.may_be_served and self._command("status", show=False)["server_live"]:
+            raise PolicyctlError(
+                f"a server is running on {self.place.repository}", remedy="Stop it (Ctrl-C in its terminal)."
+            )
+        return self.place.clear()
 
     def _on_the_server(
         self, server: BackgroundServer

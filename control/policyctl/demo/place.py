@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from policyctl.adapters.files import entries
+from policyctl.adapters.repository import Repository
+from policyctl.domain.names import split_served_name
 from policyctl.errors import UsageError
 
+MODEL: Final = "cartpole"
 RELEASES: Final = ("1.0.0", "1.1.0")
 BUILD: Final = Path("build") / "demo"
-_ARCHIVES: Final = Path(__file__).resolve().parent
+ARCHIVES: Final = Path(__file__).resolve().parent
+"""Where the trained policies are, `ppo-RELEASE.zip` each."""
 _MARK: Final = Path(".policyctl") / "made-by-demo"
 _LOG: Final = "serve.log"
 
@@ -58,12 +63,20 @@ class Place:
 
         Raises:
             UsageError: A folder holds something else.
+            PolicyctlError: The journal cannot be read, so nobody knows.
         """
-        folders = [path for path in _entries(self.repository) if path.is_dir()]
+        folders = [path.name for path in entries(self.repository) if path.is_dir()]
         if folders and not (self.repository / _MARK).exists():
-            raise _foreign(self.repository, folders[0].name)
+            raise _foreign(self.repository, folders[0])
+        # Somebody may have gone on with the demo's repository.
+        for name in folders:
+            if name != _MARK.parts[0] and split_served_name(name)[0] != MODEL:
+                raise _foreign(self.repository, name)
+        for model, release in Repository(self.repository).journal.state().releases if folders else ():
+            if model != MODEL or release not in RELEASES:
+                raise _foreign(self.repository, f"{model} {release}")
         made = {*RELEASES, *map(_archive, RELEASES), _LOG}
-        for path in _entries(self.build):
+        for path in entries(self.build):
             if path.name not in made:
                 raise _foreign(self.build, path.name)
 
@@ -74,8 +87,8 @@ class Place:
             UsageError: As `prepare`.
         """
         self.prepare()
-        left = tuple(path for path in (self.repository, self.build) if _entries(path))
-        for folder in _entries(self.repository):
+        left = tuple(path for path in (self.repository, self.build) if entries(path))
+        for folder in entries(self.repository):
             if folder.is_dir():
                 _remove(folder)
         if self.build.is_dir():
@@ -93,15 +106,11 @@ class Place:
         mark.touch()
         self.build.mkdir(parents=True)
         for release in RELEASES:
-            shutil.copyfile(_ARCHIVES / _archive(release), self.archive(release))
+            shutil.copyfile(ARCHIVES / _archive(release), self.archive(release))
 
 
 def _archive(release: str) -> str:
     return f"ppo-{release}.zip"
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _remove(folder: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from policyctl.adapters.repository import Repository
 from policyctl.demo.job import Demo
 from policyctl.demo.place import RELEASES, Place
-from policyctl.errors import UnsupportedError, UsageError
+from policyctl.domain.journal import GENESIS, RecordKind
+from policyctl.errors import PolicyctlError, UnsupportedError, UsageError
 
 
 @pytest.fixture
@@ -51,6 +53,35 @@ def test_a_repository_of_somebody_else_is_left_alone(place: Place, tmp_path: Pat
         assert everything(tmp_path) == before
         (folder / "kept").unlink()
         folder.rmdir()
+
+
+@pytest.mark.parametrize(("model", "release"), [("walker", "1.0.0"), ("cartpole", "2.0.0")])
+def test_a_release_that_somebody_published_into_a_demo_s_repository_stays(
+    place: Place, tmp_path: Path, model: str, release: str
+) -> None:
+    """Of another model or of the demo's own: the demo refuses to remove it, and names it."""
+    place.begin()
+    body = {"model": model, "release": release, "slot": 1, "manifest_digest": GENESIS, "contract": {}}
+    Repository(place.repository).journal.append(RecordKind.PUBLISHED, body)
+    (place.repository / model).mkdir()
+    before = everything(tmp_path)
+    with pytest.raises(UsageError, match=f"holds {model}.*, which no demo made"):
+        place.clear()
+    assert everything(tmp_path) == before
+
+
+def test_what_a_running_server_serves_is_not_removed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by another demo nor by --remove."""
+    place.begin()
+    (place.repository / ".policyctl" / "server.json").touch()
+    before = everything(tmp_path)
+    monkeypatch.setattr(Demo, "_command", lambda *_, **__: {"server_live": True})
+    for work in (Demo(place, print).remove, Demo(place, print).run):
+        with pytest.raises(PolicyctlError, match="a server is running"):
+            work()
+    assert everything(tmp_path) == before
 
 
 def test_exports_of_somebody_else_are_left_alone(place: Place, tmp_path: Path) -> None:

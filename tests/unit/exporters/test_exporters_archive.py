@@ -15,6 +15,7 @@ from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from policyctl.demo.place import ARCHIVES
 from policyctl.errors import UnsupportedError
 from policyctl_exporters import load_reference
 from policyctl_exporters.sb3_archive import build_policy, read_archive
@@ -100,7 +101,7 @@ def test_the_example_policies_are_exported(release: str, tmp_path: Path) -> None
     """The committed CartPole archives are small, readable and whole."""
     from policyctl_exporters import export_policy
 
-    path = Path(__file__).resolve().parents[3] / "examples" / "cartpole" / f"ppo-{release}.zip"
+    path = ARCHIVES / f"ppo-{release}.zip"
     assert path.stat().st_size < 100_000
     result = export_policy(path, tmp_path / "out", trust_pickle=True, feature_names=["x", "v", "a", "w"])
     assert result.contract.observations[0].feature(2) == "observation[2] (a)"
