@@ -35,10 +35,12 @@ def path_of(url: str) -> str:
     """The path of the socket.
 
     Raises:
-        UsageError: It is not absolute, or longer than a socket's address may be.
+        UsageError: It is not absolute, not printable, or longer than a socket's address may be.
     """
     path = url.removeprefix(SCHEME) or f"{warm.folder()}/{_NAME}"
-    if not path.startswith("/") or path.endswith("/") or "\0" in path or len(path.encode()) > _MOST_BYTES:
+    # What is not printable may have no bytes (a surrogate), or may end the address (a zero).
+    is_path = path.startswith("/") and not path.endswith("/") and path.isprintable()
+    if not is_path or len(path.encode()) > _MOST_BYTES:
         raise UsageError(
             f"{url!r} names no UNIX socket",
             remedy=f"Use local: or local:/path, with an absolute path of at most {_MOST_BYTES} bytes.",

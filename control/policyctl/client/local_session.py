@@ -7,11 +7,15 @@ format). What describes the tensors of a call is written once for each shape.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import mmap
 import os
 import socket
 import struct
+import time
+import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,6 +62,10 @@ class TooSmallError(Exception):
 
     def __init__(self, needed: int) -> None:
         self.needed = needed
+
+
+class EndedError(ConnectionError):
+    """The session had ended before the request was sent, so nothing was asked."""
 
 
 class ServersError(Exception):
@@ -112,38 +120,46 @@ class Session:
     Args:
         path: Of the server's socket.
         size_bytes: Of the memory.
-        timeout_s: For each of two steps.
+        until: When it has to be open, by `time.monotonic`.
 
     Raises:
         OSError: Nobody listens there, or not in time.
         UnsupportedError: The server belongs to another user.
         ServersError: The server refuses the session.
+        ServerError: What it says cannot be read.
     """
 
-    def __init__(self, path: str, size_bytes: int, timeout_s: float) -> None:
+    def __init__(self, path: str, size_bytes: int, until: float) -> None:
         self.size_bytes = size_bytes
         self.process = os.getpid()
         self._plans: dict[Shapes, _Plan] = {}
         self._known: dict[bytes, tuple[str, tuple[tuple[str, NDArray[Any]], ...]]] = {}
         self._timeout_ms = 0
-        self._socket = connect(path, timeout_s)
+        self._socket = connect(path, left_s(until))
+        # Also where nobody closes it: its thread may end and leave it.
+        self._end = weakref.finalize(self, _end, self._socket, self.process)
         try:
             if user_of(self._socket) not in {0, os.geteuid()}:
                 raise UnsupportedError(
                     f"the server at {path} belongs to another user",
                     remedy="Ask the server over gRPC or HTTP, or as its user.",
                 )
+            self._socket.settimeout(left_s(until))
             _require_good(self._socket.recv(_MESSAGE_BYTES))
             self._socket.send(_HELLO.pack(_MAGIC, _VERSION, size_bytes))
+            self._socket.settimeout(left_s(until))
             message, files, _, _ = socket.recv_fds(self._socket, _MESSAGE_BYTES, 1)
             self._memory = _mapped(message, files, size_bytes)
+        except (ValueError, struct.error) as error:
+            self.close()
+            raise unreadable_error(error) from error
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """End the session; the memory goes when nobody looks at it any more."""
-        self._socket.close()
+        self._end()
 
     def infer(self, call: Infer, model: str, timeout_s: float) -> Given:
         """Ask, and wait for the answer; errors are those of `_ask`."""
@@ -164,6 +180,7 @@ class Session:
         """Send a request and wait for its answer.
 
         Raises:
+            EndedError: The request was not sent.
             OSError: No answer in time, or none will come.
             TooSmallError: The answer does not fit into the memory.
             ServersError: The answer is an error.
@@ -173,7 +190,10 @@ class Session:
         if (timeout_ms := math.ceil(timeout_s * 1e3)) != self._timeout_ms:
             self._timeout_ms = timeout_ms
             self._socket.settimeout(timeout_ms / 1e3)
-        self._socket.send(request)
+        try:
+            self._socket.send(request)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise EndedError(*error.args) from error
         if not (message := self._socket.recv(_MESSAGE_BYTES)):
             raise ConnectionResetError("the server ended the session")
         try:
@@ -232,6 +252,25 @@ class Session:
         return view
 
 
+def left_s(until: float) -> float:
+    """What is left of a deadline, by `time.monotonic`.
+
+    Raises:
+        TimeoutError: Nothing.
+    """
+    if (left := until - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left
+
+
+def _end(connection: socket.socket, process: int) -> None:
+    # A child process may have a copy of it, and the session would go on; but a child ends no session of its parent.
+    if os.getpid() == process:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
 def _require_good(message: bytes) -> None:
     if not message:
         raise ConnectionResetError("the server ended the session")
@@ -244,6 +283,8 @@ def _mapped(message: bytes, files: list[int], size_bytes: int) -> mmap.mmap:
     """The memory that the server hands over."""
     try:
         _require_good(message)
+        if not files:  # the kernel leaves it out where this process can have no more
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return mmap.mmap(files[0], size_bytes)
     finally:
         for file in files:

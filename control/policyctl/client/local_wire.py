@@ -2,11 +2,13 @@
 
 Each thread has its connection (`local_session`). One whose call got no answer is
 closed: the server drops the question, and no late answer can be taken for
-another one.
+another one. A session that ended while nobody asked, because the server was
+started again, is replaced. Nothing that was sent is sent again.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -15,16 +17,48 @@ import weakref
 from typing import Any, Final
 
 from policyctl.client.calls import COMPUTE_US, QUEUE_US, RELEASE, Answer, Call, FetchConfig, FetchCounters, Infer, Reply
-from policyctl.client.errors import deadline_error, translate, unreachable_error, unreadable_error
+from policyctl.client.errors import (
+    OverloadedError,
+    RefusedError,
+    UnreachableError,
+    deadline_error,
+    translate,
+    unreachable_error,
+    unreadable_error,
+)
 from policyctl.client.http_wire import counters_of
-from policyctl.client.local_session import CONFIG, SERVED, STATISTICS, Given, ServersError, Session, TooSmallError
+from policyctl.client.local_session import (
+    CONFIG,
+    SERVED,
+    STATISTICS,
+    EndedError,
+    Given,
+    ServersError,
+    Session,
+    TooSmallError,
+    left_s,
+)
 from policyctl.client.served import ModelConfig
+from policyctl.errors import PolicyctlError
 from policyctl.lane import path_of
 
 _SMALLEST: Final = 64 << 10
 """Bytes of a session's memory, with room for configurations; a larger one is made where a call needs it."""
 _SIZES: Final = 3
 """How many sizes are tried for one call."""
+_FEWER: Final = "Ask from fewer threads or clients: each thread of each client has a session."
+_OF_THE_LANE: Final = (
+    ("sessions of the lane are open", UnreachableError, _FEWER),
+    ("have taken all the memory that they may", UnreachableError, f"{_FEWER} Or raise server.max_request_mib."),
+    ("for the user of the server alone", UnreachableError, "Ask as that user, or over gRPC or HTTP."),
+    ("of the lane, this server speaks", RefusedError, "Use the same version of policyctl on both sides."),
+    (
+        "requests that nobody waits for",
+        OverloadedError,
+        "See whether the model hangs: policyctl status. Or give a longer deadline_s.",
+    ),
+)
+"""What the lane itself refuses, by words of its messages."""
 
 
 class LocalTransport:
@@ -43,8 +77,8 @@ class LocalTransport:
         self._path = path_of(url)
         self._local = threading.local()
         # Weak, so that a thread that ends takes its session with it.
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        # Without a lock, which another thread may hold at a fork: to add and to list are one step each.
+        self._sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
 
     def perform(self, call: Call, timeout_s: float) -> Reply:
         """Make `call` and wait at most `timeout_s`.
@@ -53,26 +87,20 @@ class LocalTransport:
             UnsupportedError: The server belongs to another user.
             ServerError: As `errors.translate` says.
         """
-        begin_ns, size_bytes, left_s = time.perf_counter_ns(), _SMALLEST, timeout_s
+        begin_ns, until, size_bytes = time.perf_counter_ns(), time.monotonic() + timeout_s, _SMALLEST
         for _ in range(_SIZES):
             try:
-                session = self._session(size_bytes, left_s)
-                if isinstance(call, Infer):
-                    given = session.infer(call, call.model or self._model, left_s)
-                    return _answer(given, call, begin_ns)
-                return self._describe(session, call, left_s)
+                return self._put(call, size_bytes, until, begin_ns)
             except TooSmallError as small:
                 size_bytes = small.needed
-                left_s = max(1e-3, timeout_s - (time.perf_counter_ns() - begin_ns) / 1e9)
             except ServersError as error:
-                model = call.model or self._model
-                raise translate(error.status, error.message, model=model, url=self._url) from None
+                raise _translated(error, call.model or self._model, self._url) from None
             except TimeoutError as error:
                 self._drop()
                 raise deadline_error(self._model, self._url) from error
             except OSError as error:
                 self._drop()
-                raise unreachable_error(self._url, error) from error
+                raise _unreachable(self._url, error) from error
             except BaseException:
                 self._drop()  # an answer may still come, and is not to be taken for that to another question
                 raise
@@ -80,9 +108,27 @@ class LocalTransport:
 
     def close(self) -> None:
         """End the sessions of all threads."""
-        with self._lock:
-            for session in self._sessions:
+        for reference in self._sessions.valuerefs():
+            if (session := reference()) is not None:
                 session.close()
+
+    def _put(self, call: Call, size_bytes: int, until: float, begin_ns: int) -> Reply:
+        """One request in this thread's session; errors are those of `Session`."""
+        kept: Session | None = getattr(self._local, "session", None)
+        session = self._session(size_bytes, until)
+        try:
+            return self._ask(session, call, until, begin_ns)
+        except EndedError:
+            if session is not kept:
+                raise
+        self._drop()
+        return self._ask(self._session(size_bytes, until), call, until, begin_ns)
+
+    def _ask(self, session: Session, call: Call, until: float, begin_ns: int) -> Reply:
+        if isinstance(call, Infer):
+            given = session.infer(call, call.model or self._model, left_s(until))
+            return _answer(given, call, begin_ns)
+        return self._describe(session, call, left_s(until))
 
     def _describe(self, session: Session, call: FetchConfig | FetchCounters, timeout_s: float) -> Reply:
         kind = CONFIG if isinstance(call, FetchConfig) else STATISTICS
@@ -93,14 +139,13 @@ class LocalTransport:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise unreadable_error(error) from error
 
-    def _session(self, size_bytes: int, timeout_s: float) -> Session:
+    def _session(self, size_bytes: int, until: float) -> Session:
         """This thread's session, with memory of at least so many bytes; not one of the process that this one left."""
         session: Session | None = getattr(self._local, "session", None)
         if session is None or session.size_bytes < size_bytes or session.process != os.getpid():
             self._drop()
-            session = self._local.session = Session(self._path, size_bytes, timeout_s)
-            with self._lock:
-                self._sessions.add(session)
+            session = self._local.session = Session(self._path, size_bytes, until)
+            self._sessions[id(session)] = session
         return session
 
     def _drop(self) -> None:
@@ -108,6 +153,22 @@ class LocalTransport:
         if session is not None:
             session.close()
             self._local.session = None
+
+
+def _translated(error: ServersError, model: str, url: str) -> PolicyctlError:
+    for words, kind, remedy in _OF_THE_LANE:
+        if words in error.message:
+            return kind(f"{model} at {url}: {error.message}", remedy=remedy)
+    return translate(error.status, error.message, model=model, url=url)
+
+
+def _unreachable(url: str, error: OSError) -> UnreachableError:
+    unreachable = unreachable_error(url, error)
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        unreachable.remedy = "Close files of this process, or allow more of them: ulimit -n."
+    else:
+        unreachable.remedy = "See that the server runs, and that server.lane names this socket: policyctl config show."
+    return unreachable
 
 
 def _answer(given: Given, call: Infer, begin_ns: int) -> Answer:

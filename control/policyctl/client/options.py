@@ -15,6 +15,9 @@ from policyctl.errors import UsageError
 
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
 
+_LONGEST_S = 1e6
+"""Of a deadline: eleven days. `poll` counts milliseconds in 31 bits."""
+
 
 def triton_model(model: str, alias: str) -> str:
     """What Triton calls `alias` of `model`.
@@ -89,8 +92,10 @@ def check_wire(protocol: str | Protocol, *, shared_memory: bool) -> Protocol:
     return wire
 
 
-def check_local(*, shared_memory: bool) -> None:
-    """Raises: UsageError: The caller chooses shared memory, which the lane has anyway."""
+def check_local(wire: Protocol, *, shared_memory: bool) -> None:
+    """Raises: UsageError: The caller chooses HTTP, or shared memory, which the lane has anyway."""
+    if wire is Protocol.HTTP:
+        raise UsageError("local: is spoken without HTTP", remedy="Leave protocol out, or name the HTTP endpoint.")
     if shared_memory:
         raise UsageError(
             "shared_memory=True is there over gRPC alone", remedy="Leave it out: local: shares memory anyway."
@@ -98,14 +103,14 @@ def check_local(*, shared_memory: bool) -> None:
 
 
 def check_deadline(deadline_s: float) -> float:
-    """Return `deadline_s` if it is a positive number of seconds.
+    """Return `deadline_s` if it is a positive number of seconds; a longer one than a system call takes is cut short.
 
     Raises:
         UsageError: It is not.
     """
     if not (math.isfinite(deadline_s) and deadline_s > 0):
         raise UsageError(f"deadline_s is {deadline_s}, expected a positive number of seconds")
-    return deadline_s
+    return min(deadline_s, _LONGEST_S)
 
 
 def new_request_id() -> str:

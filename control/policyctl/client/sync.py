@@ -65,7 +65,7 @@ class PolicyClient(BaseClient[Transport, Action, Served]):
         if is_local(url):
             from policyctl.client.local_wire import LocalTransport
 
-            check_local(shared_memory=shared_memory)
+            check_local(protocol, shared_memory=shared_memory)
             return LocalTransport(self._model, url)
         if protocol is Protocol.HTTP:
             from policyctl.client.http_wire import HttpTransport

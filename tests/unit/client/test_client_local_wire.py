@@ -10,8 +10,10 @@ import socket
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,7 +55,9 @@ class Lane:
         self.sizes: list[int] = []
         self.requests: list[bytes] = []
         self.ended = threading.Semaphore(0)
+        self.before_greeting: Callable[[], None] = lambda: None
         self._reply = reply
+        self._connections: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(path)
         self._listener.listen()
@@ -63,6 +67,12 @@ class Lane:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    def end_sessions(self) -> None:
+        """As the end of a server's process does."""
+        for connection in self._connections:
+            connection.shutdown(socket.SHUT_RDWR)
+            assert self.ended.acquire(timeout=PATIENCE_S)
+
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -70,9 +80,13 @@ class Lane:
                 threading.Thread(target=self._session, args=(connection,), daemon=True).start()
 
     def _session(self, connection: socket.socket) -> None:
+        self._connections.append(connection)
         with connection, contextlib.suppress(OSError):
+            self.before_greeting()
             connection.send(answer())
-            _, _, size = struct.unpack("<IIQ", connection.recv(64))
+            if not (hello := connection.recv(64)):
+                return
+            _, _, size = struct.unpack("<IIQ", hello)
             self.sizes.append(size)
             file = os.memfd_create("lane")
             os.ftruncate(file, size)
@@ -222,6 +236,155 @@ def test_a_child_process_does_not_use_its_parent_s_session(serve: Callable[[Repl
     assert len(server.sizes) == 2
 
 
+def test_a_session_ends_though_a_child_process_has_a_copy_of_it(serve: Callable[[Reply], Lane]) -> None:
+    """The server sees it when the client closes, while the child still lives."""
+    server = serve(doubled)
+    reader, writer = os.pipe()
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        transport.perform(infer(), PATIENCE_S)
+        if (child := os.fork()) == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    try:
+        assert server.ended.acquire(timeout=PATIENCE_S)
+    finally:
+        os.close(reader)
+        os.close(writer)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_thread_that_ends_ends_its_session(serve: Callable[[Reply], Lane]) -> None:
+    """Nobody has to close it."""
+    server = serve(doubled)
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        thread = threading.Thread(target=transport.perform, args=(infer(), PATIENCE_S))
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert server.ended.acquire(timeout=PATIENCE_S)
+
+
+def test_a_session_that_ended_meanwhile_is_replaced(serve: Callable[[Reply], Lane]) -> None:
+    """The request could not be sent, so it is sent once in another session, and the call has its answer."""
+    server = serve(doubled)
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        transport.perform(infer(), PATIENCE_S)
+        server.end_sessions()
+        assert transport.perform(infer(), PATIENCE_S).slot == 3
+    assert (len(server.sizes), len(server.requests)) == (2, 2)
+
+
+def test_what_was_sent_is_not_sent_again(serve: Callable[[Reply], Lane]) -> None:
+    """A server that ends the session after it has the request may have begun it."""
+
+    def leave(request: bytes, memory: memoryview) -> bytes:
+        if len(server.requests) > 1:
+            raise ConnectionError
+        return doubled(request, memory)
+
+    server = serve(leave)
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        transport.perform(infer(), PATIENCE_S)
+        with pytest.raises(UnreachableError, match="ended the session"):
+            transport.perform(infer(), PATIENCE_S)
+    assert (len(server.sizes), len(server.requests)) == (1, 2)
+
+
+def test_the_server_gets_the_time_that_is_left(serve: Callable[[Reply], Lane]) -> None:
+    """What it took to open the session is not in the request's time."""
+    server = serve(doubled)
+    server.before_greeting = lambda: time.sleep(0.3)
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport:
+        transport.perform(infer(), PATIENCE_S)
+    timeout_us = struct.unpack_from("<IHHQ", server.requests[0])[3]
+    assert 0 < timeout_us <= (PATIENCE_S - 0.3) * 1e6
+
+
+def test_the_steps_of_a_new_session_have_one_deadline(
+    serve: Callable[[Reply], Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A greeting that comes at its end leaves no time for the next step."""
+    passed_s = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_s[0])
+    monkeypatch.setattr("policyctl.client.local_session.time", clock)
+    server = serve(doubled)
+    server.before_greeting = lambda: passed_s.__setitem__(0, PATIENCE_S)
+    with (
+        contextlib.closing(LocalTransport("walker", server.url)) as transport,
+        pytest.raises(DeadlineError),
+    ):
+        transport.perform(infer(), PATIENCE_S)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "error", "problem"),
+    [
+        ([b"x"], ServerError, "cannot be read"),
+        ([answer(), b"x"], ServerError, "cannot be read"),
+        ([answer(), answer()], UnreachableError, "Too many open files"),
+    ],
+)
+def test_a_handshake_that_cannot_be_read_is_an_error_of_the_server(
+    messages: list[bytes], error: type[ServerError], problem: str
+) -> None:
+    """Also where the memory does not come, because this process can have no more files."""
+    with (
+        tempfile.TemporaryDirectory(prefix="lane-") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+    ):
+        listener.bind(f"{folder}/lane")
+        listener.listen()
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for message in messages:
+                    connection.send(message)
+                connection.recv(1)
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        with pytest.raises(error, match=problem) as raised:
+            LocalTransport("walker", f"local:{folder}/lane").perform(infer(), PATIENCE_S)
+        assert type(raised.value) is error
+        assert ("ulimit -n" in raised.value.remedy) is (error is UnreachableError)
+        thread.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "error", "remedy"),
+    [
+        (5, b"64 sessions of the lane are open, more cannot be", UnreachableError, "fewer threads or clients"),
+        (5, b"the sessions of the lane have taken all the memory that they may", UnreachableError, "fewer threads"),
+        (5, b"the lane is for the user of the server alone", UnreachableError, "Ask as that user"),
+        (
+            4,
+            b"the client speaks version 2 of the lane, this server speaks 1",
+            RefusedError,
+            "same version of policyctl",
+        ),
+        (5, b"the model walker has 16 requests that nobody waits for", OverloadedError, "whether the model hangs"),
+    ],
+)
+def test_what_the_lane_itself_refuses_has_a_remedy_of_the_lane(
+    serve: Callable[[Reply], Lane], code: int, message: bytes, error: type[ServerError], remedy: str
+) -> None:
+    """Nothing about addresses and protocols, which are right."""
+    server = serve(lambda request, memory: answer(code, rest=message))
+    with contextlib.closing(LocalTransport("walker", server.url)) as transport, pytest.raises(error) as raised:
+        transport.perform(infer(), PATIENCE_S)
+    assert message.decode() in raised.value.problem
+    assert remedy in raised.value.remedy
+
+
+def test_a_deadline_of_centuries_is_one(serve: Callable[[Reply], Lane]) -> None:
+    """It is longer than a system call takes, and is cut short without an error."""
+    server = serve(lambda request, memory: answer(5, rest=b"Exceeds maximum queue size"))
+    with PolicyClient("walker", url=server.url, deadline_s=1e10) as client, pytest.raises(OverloadedError):
+        client.act([0.0] * 4)
+
+
 def test_a_server_of_another_user_is_not_asked(serve: Callable[[Reply], Lane], monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel says whose it is; nothing is sent."""
     server = serve(doubled)
@@ -238,7 +401,9 @@ def test_without_a_server_there_is_none_to_reach(tmp_path: Path) -> None:
         LocalTransport("walker", url).perform(FetchConfig(), PATIENCE_S)
 
 
-@pytest.mark.parametrize("url", ["local:relative", "local:/folder/", f"local:/{'x' * 100}", "local:/nul\0"])
+@pytest.mark.parametrize(
+    "url", ["local:relative", "local:/folder/", f"local:/{'x' * 100}", "local:/nul\0", "local:/\udcff"]
+)
 def test_a_url_that_names_no_socket_is_refused(url: str) -> None:
     """When the client is made, with what to write instead."""
     with pytest.raises(UsageError, match="names no UNIX socket"):
@@ -246,7 +411,9 @@ def test_a_url_that_names_no_socket_is_refused(url: str) -> None:
 
 
 def test_what_the_lane_does_not_do_is_refused_when_the_client_is_made() -> None:
-    """Shared memory by name belongs to gRPC, and the asyncio client would stop its loop."""
+    """Shared memory by name belongs to gRPC, HTTP to its port, and the asyncio client would stop its loop."""
+    with pytest.raises(UsageError, match="without HTTP"):
+        PolicyClient("walker", url="local:/run/x", protocol="http")
     with pytest.raises(UsageError, match="over gRPC alone"):
         PolicyClient("walker", url="local:/run/x", shared_memory=True)
 
