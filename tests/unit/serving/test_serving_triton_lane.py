@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 from pathlib import Path
@@ -10,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from test_serving_process_parts import INSTALL
 
-from policyctl.errors import UnsupportedError, UsageError
-from policyctl.services.supervise.engines import launcher
+from policyctl.errors import BusyError, UnsupportedError, UsageError
+from policyctl.services.supervise.engines import alone_in_lane, launcher
 from policyctl.serving import triton_guard, triton_lane
 from policyctl.serving.command import ServerOptions, environment
 from policyctl.settings import load
@@ -79,6 +80,84 @@ def test_a_socket_is_replaced_and_removed_only_where_nobody_listens(built: Path)
         triton_lane.forget(path)
         assert not Path(path).exists()
         triton_lane.forget(path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where XDG_RUNTIME_DIR names a missing folder the refusal says so."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"/missing-{os.getpid()}")
+    with pytest.raises(UnsupportedError, match="cannot be made: No such file") as refused:
+        triton_lane.prepare("local:")
+    assert "XDG_RUNTIME_DIR" in refused.value.remedy
+
+
+@pytest.mark.parametrize("parent", ["missing", "file"])
+def test_a_socket_in_no_folder_is_refused(built: Path, parent: str) -> None:
+    """Before anything starts, and by the folder's name."""
+    with tempfile.TemporaryDirectory(prefix="lane-") as run:
+        Path(run, "file").touch()
+        with pytest.raises(UsageError, match=f"cannot write to the folder {run}/{parent}"):
+            triton_lane.prepare(f"local:{run}/{parent}/lane")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "socket of another user"])
+def test_what_is_no_socket_of_this_user_stays(built: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person's file at the path is neither replaced nor removed."""
+    with tempfile.TemporaryDirectory(prefix="lane-") as run:
+        path = Path(run, "lane")
+        match kind:
+            case "file":
+                path.write_text("precious")
+            case "folder":
+                path.mkdir()
+            case "link":
+                path.symlink_to("file")
+                Path(run, "file").write_text("precious")
+            case _:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+                    left.bind(str(path))
+                monkeypatch.setattr(triton_lane.os, "geteuid", lambda: path.lstat().st_uid + 1)
+        before = path.lstat()
+        with pytest.raises(UsageError, match="something else than a socket of this user"):
+            triton_lane.prepare(f"local:{path}")
+        triton_lane.forget(str(path))
+        assert path.lstat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("error", [BlockingIOError, TimeoutError, PermissionError])
+def test_a_server_that_does_not_take_us_now_is_a_server(
+    built: Path, error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with a full queue, one that is stopped and one that may not be asked keep their socket."""
+
+    def refuse(_path: str, _timeout_s: float) -> None:
+        raise error
+
+    monkeypatch.setattr(triton_lane.lane, "connect", refuse)
+    with (
+        tempfile.TemporaryDirectory(prefix="lane-") as run,
+        pytest.raises(UnsupportedError, match="another server may listen"),
+    ):
+        triton_lane.prepare(f"local:{run}/lane")
+
+
+def test_two_servers_never_share_a_lane(built: Path, tmp_path: Path) -> None:
+    """The second one is refused by the name of the first, also while nobody listens there."""
+    with tempfile.TemporaryDirectory(prefix="lane-") as run:
+        first, second = (
+            SimpleNamespace(
+                settings=load(repository=tmp_path, server={"lane": f"local:{run}/lane"}),
+                repository=SimpleNamespace(root=tmp_path / name),
+            )
+            for name in ("first", "second")
+        )
+        with (
+            alone_in_lane(first),  # type: ignore[arg-type]
+            pytest.raises(BusyError, match=r"policyctl serve of .*first"),
+            alone_in_lane(second),  # type: ignore[arg-type]
+        ):
+            pass
+        with alone_in_lane(second):  # type: ignore[arg-type]
+            pass
 
 
 @pytest.mark.parametrize("engine", ["docker", "external"])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from policyctl.adapters import lock
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.adapters.triton_calls import server_name
 from policyctl.domain.choices import Engine as Kind
@@ -83,6 +84,26 @@ def launcher(control: Control, *, api_key: str) -> Launch:
             return _docker(control, api_key)
         case Kind.EXTERNAL:
             return external(control)
+
+
+def alone_in_lane(control: Control) -> contextlib.AbstractContextManager[None]:
+    """Hold the path of the local lane: while Triton is started again nobody listens there, and yet it is taken.
+
+    Raises:
+        BusyError: Another server holds it.
+        UsageError: As `triton_lane.place`; or the lock file cannot be made.
+        UnsupportedError: As `triton_lane.place`.
+    """
+    server = control.settings.server
+    if not server.lane or server.engine is not Kind.EMBEDDED:
+        return contextlib.nullcontext()
+    path = triton_lane.place(server.lane)
+    return lock.hold_alone(
+        triton_lane.lock_path(path),
+        doing=f"policyctl serve of {control.repository.root}",
+        taken=f"another server has the local lane at {path}",
+        remedy="Stop it, or give this one another socket: server.lane local:/path.",
+    )
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ from policyctl.services.observed import Observed
 from policyctl.services.supervise.announcement import Announcement
 from policyctl.services.supervise.bring_up import BringUp
 from policyctl.services.supervise.ending import bound_end, ends_in_time
-from policyctl.services.supervise.engines import Engine, Launch, forget_key, launcher
+from policyctl.services.supervise.engines import Engine, Launch, alone_in_lane, forget_key, launcher
 from policyctl.services.supervise.external import Manner
 from policyctl.services.supervise.leftovers import SWEEP_EVERY_S, empty, settle_if_left, sweep, trace_folder
 from policyctl.services.supervise.metrics import Metrics
@@ -295,6 +295,7 @@ def serve(control: Control, reading: Reading[Settings], *, verbose: bool = False
         is_new = not control.repository.control.is_dir()
         if not is_new:  # first of all: a second server would be refused for its ports, which says little
             stack.enter_context(_alone(control))
+        stack.enter_context(alone_in_lane(control))
         speaking = stack.enter_context(serving(control, api_key=api_key))
         launch = launcher(speaking, api_key=api_key)
         # Only now, where nothing was refused: a wrong path must not leave a folder behind.
