@@ -45,7 +45,7 @@ struct Front {
   std::mutex lock;
   std::condition_variable fewer;
   std::vector<Session*> running;  // guarded by lock; each is in `run`, or about to be
-  int threads = 0;                // guarded by lock
+  int threads = 0;                // one for each client that is connected; guarded by lock
   bool stopping = false;          // guarded by lock
 };
 
@@ -66,6 +66,13 @@ void listen_at(const std::string& path) {
   errno = ENAMETOOLONG;
   if (made.size() >= sizeof address.sun_path) give_up("listen");
   std::copy(made.begin(), made.end(), address.sun_path);
+  // Only sockets are replaced: anything else came there since policyctl looked.
+  for (const auto& name : {made, path}) {
+    struct stat there {};
+    if (lstat(name.c_str(), &there) != 0) continue;
+    errno = EEXIST;
+    if (!S_ISSOCK(there.st_mode)) give_up("listen");
+  }
   unlink(made.c_str());
   front->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   if (front->listener < 0 || bind(front->listener, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
@@ -96,15 +103,22 @@ void serve(std::shared_ptr<Session> session) {
     const std::lock_guard<std::mutex> held(front->lock);
     front->running.erase(std::find(front->running.begin(), front->running.end(), session.get()));
   }
+  session->leave();
   session.reset();
   const std::lock_guard<std::mutex> held(front->lock);
   --front->threads;
   front->fewer.notify_all();
 }
 
+int clients() {
+  const std::lock_guard<std::mutex> held(front->lock);
+  return front->threads;
+}
+
 void begin_session(int socket) {
   if (!is_ours(socket)) return turn_away(socket, "the lane is for the user of the server alone");
-  if (Session::open_sessions() >= kMostSessions)
+  // A client that has gone does not count, even if the model hangs that it asked.
+  if (clients() >= kMostSessions)
     return turn_away(socket, std::to_string(kMostSessions) + " sessions of the lane are open, more cannot be");
   auto session = std::make_shared<Session>(front->server, socket, front->request_bytes);
   const std::lock_guard<std::mutex> held(front->lock);

@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <map>
 
 namespace lane {
 namespace {
@@ -17,8 +18,38 @@ constexpr int kHelloSeconds = 5;
 // A few times what one may have: the owner of the server has to give it.
 constexpr std::uint64_t kMostRegions = 16;
 
-std::atomic<int> sessions{0};
+// Of one model. A model that hangs takes so many inputs, and then refuses; the others go on.
+constexpr int kMostAbandoned = 16;
+
 std::atomic<std::uint64_t> shared_bytes{0};
+
+// Requests whose clients have gone, and that Triton has not ended, by model.
+class Abandoned {
+ public:
+  int of(const std::string& model) {
+    const std::lock_guard<std::mutex> held(lock_);
+    const auto entry = counts_.find(model);
+    return entry == counts_.end() ? 0 : entry->second;
+  }
+  void add(const std::string& model) {
+    const std::lock_guard<std::mutex> held(lock_);
+    ++counts_[model];
+  }
+  void remove(const std::string& model) {
+    const std::lock_guard<std::mutex> held(lock_);
+    const auto entry = counts_.find(model);
+    if (--entry->second == 0) counts_.erase(entry);
+  }
+
+ private:
+  std::mutex lock_;
+  std::map<std::string, int> counts_;
+};
+
+Abandoned& abandoned() {
+  static auto* const made = new Abandoned;  // never deleted: Triton's threads use it until the process has ended
+  return *made;
+}
 
 std::uint64_t aligned(std::uint64_t at) { return (at + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -118,14 +149,16 @@ std::vector<Output> read_outputs(TRITONSERVER_InferenceResponse* response, std::
 // A request that Triton has. It ends when Triton has released it and has given its last response, in any order.
 struct Flight {
   std::shared_ptr<Session> session;
-  std::string id;
+  std::string id, model;
   std::uint64_t answer_at = 0;
   std::unique_ptr<char, decltype(&std::free)> inputs{nullptr, &std::free};
   TRITONSERVER_InferenceRequest* request = nullptr;
   bool answered = false;
+  bool is_abandoned = false;  // its client has gone
   std::atomic<int> owners{2};
 
   ~Flight() {
+    if (is_abandoned) abandoned().remove(model);
     if (request != nullptr) ignore(TRITONSERVER_InferenceRequestDelete(request));
   }
 
@@ -155,6 +188,8 @@ struct Flight {
   }
 
   void answer(TRITONSERVER_InferenceResponse* response) noexcept {
+    const std::lock_guard<std::mutex> held(session->leaving_);
+    if (session->left_) return;  // nobody waits for it, and its memory is gone
     try {
       if (response == nullptr) throw Refused("the model gave no answer");
       auto* const error = TRITONSERVER_InferenceResponseError(response);
@@ -190,18 +225,18 @@ struct Flight {
 };
 
 Session::Session(TRITONSERVER_Server* server, int socket, std::uint64_t request_bytes)
-    : server_(server), socket_(socket), request_bytes_(request_bytes) {
-  ++sessions;
-}
+    : server_(server), socket_(socket), request_bytes_(request_bytes) {}
 
-Session::~Session() {
+Session::~Session() { leave(); }
+
+void Session::leave() {
+  const std::lock_guard<std::mutex> held(leaving_);
+  if (left_) return;
+  left_ = true;
   if (region_ != nullptr) munmap(region_, region_bytes_);
   shared_bytes -= region_bytes_;
   close(socket_);
-  --sessions;
 }
-
-int Session::open_sessions() { return sessions; }
 
 void Session::end() { shutdown(socket_, SHUT_RDWR); }
 
@@ -238,13 +273,16 @@ void Session::run() {
   }
   end();
   const std::lock_guard<std::mutex> held(lock_);
+  if (flight_ == nullptr) return;
+  flight_->is_abandoned = true;
+  abandoned().add(flight_->model);
   // Nobody waits for it: what has not begun is dropped.
-  if (flight_ != nullptr) ignore(TRITONSERVER_InferenceRequestCancel(flight_->request));
+  ignore(TRITONSERVER_InferenceRequestCancel(flight_->request));
 }
 
 // Makes the shared memory and hands it over. Its size is sealed, so no client can cut it short.
 void Session::share(std::uint64_t bytes) {
-  region_bytes_ = bytes;  // counted until the session is gone
+  region_bytes_ = bytes;  // counted until `leave`
   if (shared_bytes.fetch_add(bytes) + bytes > kMostRegions * request_bytes_)
     throw TritonRefused(kUnavailable, "the sessions of the lane have taken all the memory that they may");
   const int file = memfd_create("policyctl-lane", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -276,9 +314,13 @@ void Session::answer_request(std::string_view message) {
 }
 
 void Session::ask(const Request& request) {
+  if (abandoned().of(request.model) >= kMostAbandoned)
+    throw TritonRefused(kUnavailable, ("the model " + request.model + " has " + std::to_string(kMostAbandoned) +
+                                       " requests that nobody waits for, and ends none").c_str());
   auto flight = std::make_unique<Flight>();
   flight->session = shared_from_this();
   flight->id = request.id;
+  flight->model = request.model;
   flight->answer_at = request.answer_at;
   check(TRITONSERVER_InferenceRequestNew(&flight->request, server_, request.model.c_str(), request.version));
   auto* const made = flight->request;

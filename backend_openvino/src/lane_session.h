@@ -22,9 +22,9 @@ class Session : public std::enable_shared_from_this<Session> {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  void run();  // until the client has gone, or has broken the rules
-  void end();  // ends `run` from another thread
-  static int open_sessions();  // those whose last request is not over included
+  void run();    // until the client has gone, or has broken the rules
+  void end();    // ends `run` from another thread
+  void leave();  // after `run`, and after the last `end`: lets go of memory and connection, though a request is not over
 
  private:
   friend struct Flight;
@@ -42,6 +42,8 @@ class Session : public std::enable_shared_from_this<Session> {
   const std::uint64_t request_bytes_;
   std::uint64_t region_bytes_ = 0;
   char* region_ = nullptr;
+  bool left_ = false;
+  std::mutex leaving_;  // held by an answer, which needs region_ and socket_, and by `leave`
   std::atomic<bool> busy_{false};  // a request is under way
   std::mutex lock_;
   Flight* flight_ = nullptr;  // whose request Triton has not released yet; guarded by lock_

@@ -19,14 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from embedded import PATIENCE_S, Embedded, embedded, exported, wait_for
 from numpy.typing import NDArray
 
 from policyctl import lane
-from policyctl.client import DeadlineError, PolicyClient, RefusedError, UnreachableError
+from policyctl.client import DeadlineError, OverloadedError, PolicyClient, RefusedError, UnreachableError
 from policyctl.domain.artifacts import FILES, Format
-from policyctl.errors import UsageError
+from policyctl.errors import BusyError, UsageError
 from policyctl.serving import triton_lane
 
 pytestmark = [
@@ -38,6 +39,9 @@ RELEASES = {"1.0.0": 1, "1.1.0": 2}
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (16, 4)).astype(np.float32)
 HELLO = struct.pack("<IIQ", 0x4C504C43, 1, 1 << 16)
 CALLERS = 8
+MOST_ABANDONED = 16
+MOST_TRIES = 100
+"""More than any limit of the lane."""
 WIDE = 10_000
 """Numbers of another policy's observation: 64 of them are more than a request may have here."""
 
@@ -126,10 +130,17 @@ def text(value: str) -> bytes:
 
 
 def question(
-    rows: int = 1, offset: int = 0, *, kind: int = 1, model: str = "walker", timeout_us: int = 0, answer_at: int = 4096
+    rows: int = 1,
+    offset: int = 0,
+    *,
+    kind: int = 1,
+    model: str = "walker",
+    timeout_us: int = 0,
+    answer_at: int = 4096,
+    columns: int = 4,
 ) -> bytes:
     start = struct.pack("<IHHQqQ", kind, 1, 1, timeout_us, -1, answer_at)
-    tensor = text("observation") + struct.pack("<BBQQqq", 11, 2, offset, 16 * rows, rows, 4)
+    tensor = text("observation") + struct.pack("<BBQQqq", 11, 2, offset, 4 * columns * rows, rows, columns)
     return b"".join((start, text("mine"), text(model), text("action"), tensor))
 
 
@@ -356,9 +367,9 @@ def test_sessions_are_bounded_and_those_who_never_speak_lose_theirs(url: str) ->
         wait_for(lambda: asks(client))
 
 
-def asks(client: PolicyClient) -> bool:
-    with contextlib.suppress(UnreachableError):
-        client.act(OBSERVATIONS[0])
+def asks(client: PolicyClient, observation: NDArray[np.float32] = OBSERVATIONS[0]) -> bool:
+    with contextlib.suppress(UnreachableError, OverloadedError):
+        client.act(observation)
         return True
     return False
 
@@ -409,24 +420,89 @@ def as_nobody(path: Path) -> str:
     return said.decode(errors="replace")
 
 
-def test_a_second_server_does_not_take_the_socket(served: Embedded, url: str, tmp_path: Path) -> None:
-    """It does not start, and says what to do."""
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_second_server_does_not_take_the_socket(served: Embedded, url: str, tmp_path: Path, listens: bool) -> None:
+    """It does not start, and names the first; also while that one's Triton is started again, and nobody listens."""
+    path = Path(lane.path_of(url))
+    aside = path.with_name("aside")
+    if not listens:
+        path.rename(aside)
+    try:
+        with embedded(tmp_path) as other:
+            other.begin()
+            assert other.process is not None
+            assert other.process.wait(PATIENCE_S) == BusyError.exit_code
+            other.has_said(f"policyctl serve of {served.root}")
+        assert path.exists() is listens
+    finally:
+        if not listens:
+            aside.rename(path)
+
+
+def test_a_server_does_not_replace_a_file_by_its_socket(
+    served: Embedded, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not start, and the file stays as it is."""
+    path = Path(f"{lane.path_of(url)}.note")
+    path.write_text("precious")
+    monkeypatch.setenv("POLICYCTL_SERVER__LANE", f"local:{path}")
     with embedded(tmp_path) as other:
         other.begin()
         assert other.process is not None
-        assert other.process.wait(PATIENCE_S) != 0
-        other.has_said("another server listens at")
+        assert other.process.wait(PATIENCE_S) == UsageError.exit_code
+        other.has_said("something else than a socket of this user is there")
+    assert path.read_text() == "precious"
+
+
+def test_a_model_that_hangs_does_not_shut_the_lane_for_others(served: Embedded, url: str) -> None:
+    """Its own requests are refused in the end; memory and sessions of clients that have gone are free."""
+    stubs = [
+        each
+        for each in psutil.Process(served.endpoint["pid"]).children(recursive=True)
+        if any(f"/{served.root.name}/wide/" in argument for argument in each.cmdline())
+    ]
+    if not stubs:
+        pytest.skip("the native backend has no process of a model that a test can stop")
+    with PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as other:
+        try:
+            for stub in stubs:
+                stub.suspend()
+            refusal = b""
+            for number in range(MOST_TRIES):
+                with raw(url) as connection:
+                    greeted(connection)
+                    connection.send(question(model="wide", columns=WIDE))
+                    # Until the model is full nobody answers.
+                    connection.settimeout(0.02 if number < MOST_ABANDONED else 1)
+                    with contextlib.suppress(TimeoutError):
+                        refusal = connection.recv(1 << 14)
+                        break
+            assert code_of(refusal) == 5
+            assert "requests that nobody waits for" in refusal.decode(errors="replace")
+            wait_for(lambda: regions(served) == 0)
+            action = other.act(OBSERVATIONS[0])
+            np.testing.assert_allclose(action.value, right(action.release)[0], rtol=0, atol=1e-4)
+        finally:
+            for stub in stubs:
+                stub.resume()
+    with PolicyClient("wide", url=url, deadline_s=PATIENCE_S) as client:
+        wait_for(lambda: asks(client, np.zeros(WIDE, np.float32)))
 
 
 @pytest.mark.usefixtures("ends")
 def test_a_killed_server_is_found_again(served: Embedded, url: str) -> None:
     """The client of before gets answers once the server is back; until then it gets errors, and no action."""
     pid = served.endpoint["pid"]
-    with PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as client:
+    with (
+        PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as client,
+        PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as idle,
+    ):
         client.act(OBSERVATIONS[0])
+        idle.act(OBSERVATIONS[0])
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: served.triton not in {None, pid})
         wait_for(lambda: asks(client))
+        idle.act(OBSERVATIONS[0])  # its first call since then
 
 
 @pytest.mark.usefixtures("ends")
