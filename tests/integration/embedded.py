@@ -64,6 +64,7 @@ def here(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command, out, err = ["policyctl", *arguments], io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", command)
+        patch.setattr("policyctl.cli.main._leave", sys.exit)  # it would end this process where an export goes on
         patch.setenv("POLICYCTL_REPOSITORY", str(repository))
         try:
             # What a command binds for its log lines ends with it.
