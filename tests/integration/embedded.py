@@ -18,18 +18,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 import faults
 from policyctl import claims
 from policyctl.cli.main import main
+from policyctl.client import PolicyClient
 from policyctl.demo.background_server import BackgroundServer, policyctl
 from policyctl.services.control import Control
 from policyctl.serving import shared_memory, triton_guard
@@ -169,6 +174,14 @@ class Embedded(BackgroundServer):
         return row["answers"]
 
 
+@dataclass
+class Callers:
+    """What callers of `asking` saw: answers by release, and what ended a caller."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    failures: list[BaseException] = field(default_factory=list)
+
+
 def runs(process: psutil.Process) -> bool:
     """Whether it is there and no zombie: whoever inherits one may take its time to reap it."""
     try:
@@ -196,6 +209,38 @@ def wait_for(condition: Callable[[], object], *, every_s: float = 0.05) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s"
         time.sleep(every_s)
+
+
+@contextmanager
+def asking(clients: Sequence[PolicyClient], observations: Any, right: Mapping[str, Any]) -> Iterator[Callers]:
+    """Let each client ask without pause while the block runs, and hold every answer against its release's.
+
+    Args:
+        clients: Of one policy; one that stands there twice is shared by two callers.
+        observations: What they ask for, in turn.
+        right: The actions of each release, in the order of `observations`.
+    """
+    callers, stop = Callers(), threading.Event()
+
+    def ask(client: PolicyClient) -> None:
+        try:
+            while not stop.is_set():
+                for row, observation in enumerate(observations):
+                    action = client.act(observation)
+                    np.testing.assert_allclose(action.value, right[action.release][row], rtol=0, atol=1e-4)
+                    callers.answers[action.release] += 1
+        except BaseException as error:
+            callers.failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(client,)) for client in clients]
+    try:
+        for thread in threads:
+            thread.start()
+        yield callers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
 
 
 @contextmanager

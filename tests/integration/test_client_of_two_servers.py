@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from embedded import PATIENCE_S, Embedded, embedded, exported, wait_for
+from embedded import PATIENCE_S, Embedded, asking, embedded, exported, wait_for
 from numpy.typing import NDArray
 
 from policyctl.client import PolicyClient
@@ -49,26 +48,12 @@ def test_nothing_is_lost_while_one_server_dies_and_the_other_moves(servers: list
     """Four callers ask without pause: each server is killed once, and the alias moves on the one that lives."""
     observations = np.random.default_rng(0).uniform(-1, 1, (16, 4)).astype(np.float32)
     right = {release: answers_of(seed, observations) for release, seed in RELEASES.items()}
-    counts: Counter[str] = Counter()
-    stop = threading.Event()
-    failures: list[BaseException] = []
-
-    def ask(client: PolicyClient) -> None:
-        try:
-            while not stop.is_set():
-                for row, observation in enumerate(observations):
-                    action = client.act(observation)
-                    np.testing.assert_allclose(action.value, right[action.release][row], rtol=0, atol=1e-4)
-                    counts[action.release] += 1
-        except BaseException as error:
-            failures.append(error)
-
     urls = [server.endpoint[protocol] for server in servers]
-    clients = [PolicyClient("walker", url=urls, protocol=protocol, deadline_s=PATIENCE_S) for _ in range(4)]
-    threads = [threading.Thread(target=ask, args=(client,)) for client in clients]
-    try:
-        for thread in threads:
-            thread.start()
+    with ExitStack() as stack:
+        ways = {"url": urls, "protocol": protocol, "deadline_s": PATIENCE_S}
+        clients = [stack.enter_context(PolicyClient("walker", **ways)) for _ in range(4)]
+        callers = stack.enter_context(asking(clients, observations, right))
+        counts, failures = callers.answers, callers.failures
         for dies, lives in (servers, servers[::-1]):
             seen = sum(counts.values())
             wait_for(lambda seen=seen: sum(counts.values()) > seen + 50 or failures)
@@ -80,11 +65,5 @@ def test_nothing_is_lost_while_one_server_dies_and_the_other_moves(servers: list
             lives.run("rollback", "walker")
             wait_for(lambda dies=dies, pid=pid: dies.triton not in {None, pid}, every_s=0.3)
             wait_for(lambda dies=dies: dies.answered_by() == "1.0.0", every_s=0.3)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(PATIENCE_S)
-        for client in clients:
-            client.close()
     assert failures == []
     assert set(counts) == {"1.0.0", "1.1.0"}

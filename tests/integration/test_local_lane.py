@@ -14,14 +14,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from embedded import PATIENCE_S, Embedded, embedded, exported, wait_for
+from embedded import PATIENCE_S, Embedded, asking, embedded, exported, wait_for
 from numpy.typing import NDArray
 
 from policyctl import lane
@@ -194,36 +193,18 @@ def test_errors_are_those_of_grpc(served: Embedded, url: str) -> None:
 def test_promotions_and_rollbacks_lose_nothing(served: Embedded, url: str) -> None:
     """Eight callers ask without pause while the alias moves: no failure, no wrong action, both releases answer."""
     actions = {release: right(release) for release in RELEASES}
-    counts: Counter[str] = Counter()
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def ask(client: PolicyClient) -> None:
-        try:
-            while not stop.is_set():
-                for row, observation in enumerate(OBSERVATIONS):
-                    action = client.act(observation)
-                    np.testing.assert_allclose(action.value, actions[action.release][row], rtol=0, atol=1e-4)
-                    counts[action.release] += 1
-        except BaseException as error:
-            failures.append(error)
-
-    with PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as client:
-        threads = [threading.Thread(target=ask, args=(client,)) for _ in range(CALLERS)]
-        try:
-            for thread in threads:
-                thread.start()
-            for _ in range(3):
-                before = counts["1.1.0"]
-                served.run("promote", "walker", "1.1.0")
-                wait_for(lambda before=before: counts["1.1.0"] > before or failures)
-                before = counts["1.0.0"]
-                served.run("rollback", "walker")
-                wait_for(lambda before=before: counts["1.0.0"] > before or failures)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join(PATIENCE_S)
+    with (
+        PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as client,
+        asking([client] * CALLERS, OBSERVATIONS, actions) as callers,
+    ):
+        counts, failures = callers.answers, callers.failures
+        for _ in range(3):
+            before = counts["1.1.0"]
+            served.run("promote", "walker", "1.1.0")
+            wait_for(lambda before=before: counts["1.1.0"] > before or failures)
+            before = counts["1.0.0"]
+            served.run("rollback", "walker")
+            wait_for(lambda before=before: counts["1.0.0"] > before or failures)
     assert failures == []
     assert set(counts) == set(RELEASES)
 
