@@ -164,7 +164,8 @@ TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelIns
     check(TRITONBACKEND_ModelInstanceKind(instance, &kind));
     if (kind == TRITONSERVER_INSTANCEGROUPKIND_GPU) throw Refused("this backend serves on the CPU only: use KIND_CPU");
     auto& state = state_of<Backend>(backend, TRITONBACKEND_BackendState);
-    auto made = std::make_unique<Instance>(state.core, state.spares, state_of<Model>(model, TRITONBACKEND_ModelState), instance);
+    const auto& loaded = state_of<Model>(model, TRITONBACKEND_ModelState);
+    auto made = std::make_unique<Instance>(state.core, state.spares, loaded, instance);
     check(TRITONBACKEND_ModelInstanceSetState(instance, made.release()));
   });
 }

@@ -64,7 +64,6 @@ Session::Session(ov::Core& core, Spares& spares, const Model& model)
     : model_(model),
       spares_(spares),
       small_(model.artifact_bytes <= kSmallBytes),
-      key_(model.graphs()),
       rooms_(model.inputs.size()),
       answers_(model.outputs.size()),
       wide_(model.outputs.size()),
@@ -73,13 +72,13 @@ Session::Session(ov::Core& core, Spares& spares, const Model& model)
       outputs_(model.outputs.size()) {
   if (model.threads > 0) arena_ = std::make_unique<tbb::task_arena>(model.threads);
   const size_t largest = model.max_batch > 0 ? model.max_batch : SIZE_MAX;
-  Compiled spare = small_ ? spares.take(key_) : Compiled();
-  compiled_before_ = !spare.graphs.empty();
-  weights_ = compiled_before_ ? spare.release : model.release;
+  Compiled spare = small_ ? spares.take(model.graphs()) : Compiled();
+  weights_ = spare.release ? spare.release : model.release;
   inside([&] {
     for (size_t rows = 1; rows <= std::min(largest, small_ ? kLargestPiece : 1); rows *= 2)
       fixed_.push_back(graph(core, spare, static_cast<int64_t>(rows)));
-    if (largest > 1) any_ = graph(core, spare, model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension());
+    const ov::Dimension any = model.max_batch > 0 ? ov::Dimension(1, model.max_batch) : ov::Dimension();
+    if (largest > 1) any_ = graph(core, spare, any);
   });
   for (size_t i = 0; i < model.inputs.size(); ++i) room(i, 0, std::max<int64_t>(model.max_batch, 1));
   for (size_t i = 0; i < model.outputs.size(); ++i) answers_[i].resize(2 * kLargestPiece * model.outputs[i].row_bytes);
@@ -94,7 +93,7 @@ Session::~Session() {
     Compiled spare{weights_, {}};
     for (Graph& each : fixed_) spare.graphs.push_back(std::move(each.compiled));
     if (any_.compiled) spare.graphs.push_back(std::move(any_.compiled));
-    spares_.keep(key_, std::move(spare));
+    spares_.keep(model_.graphs(), std::move(spare));
   } catch (const std::exception&) {
     // Without room for it, the next load compiles.
   }

@@ -40,7 +40,7 @@ class Session {
   const std::byte* output(size_t index) const { return outputs_[index]; }
 
   // Whether another session had compiled its graphs.
-  bool compiled_before() const { return compiled_before_; }
+  bool compiled_before() const { return weights_ != model_.release; }
 
  private:
   struct Graph {
@@ -68,8 +68,6 @@ class Session {
   const Model& model_;
   Spares& spares_;
   const bool small_;
-  const std::string key_;  // of the graphs, among spares
-  bool compiled_before_ = false;
   std::shared_ptr<const Release> weights_;  // of the load that compiled the graphs: they read its bytes
   std::unique_ptr<tbb::task_arena> arena_;
   std::vector<Graph> fixed_;  // for 1, 2, 4, ... rows

@@ -5,8 +5,8 @@
 #pragma once
 
 #include <list>
-#include <mutex>
 #include <memory>
+#include <mutex>
 #include <openvino/openvino.hpp>
 #include <string>
 #include <vector>
@@ -15,7 +15,7 @@
 
 struct Compiled {
   std::shared_ptr<const Release> release;  // of the load that compiled: the graphs read its bytes, no copy of them
-  std::vector<ov::CompiledModel> graphs;   // by size; empty where none is kept
+  std::vector<ov::CompiledModel> graphs;   // in the order of their making; empty where none is kept
 };
 
 class Spares {
