@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from policyctl.adapters.files import entries
+from policyctl.adapters.files import entries, remove_tree
 from policyctl.adapters.repository import Repository
 from policyctl.domain.names import split_served_name
 from policyctl.errors import UsageError
@@ -90,9 +88,9 @@ class Place:
         left = tuple(path for path in (self.repository, self.build) if entries(path))
         for folder in entries(self.repository):
             if folder.is_dir():
-                _remove(folder)
+                remove_tree(folder)
         if self.build.is_dir():
-            _remove(self.build)
+            remove_tree(self.build)
         for folder in (self.repository, self.build.parent):
             # What holds something else is not ours.
             with contextlib.suppress(OSError):
@@ -111,14 +109,6 @@ class Place:
 
 def _archive(release: str) -> str:
     return f"ppo-{release}.zip"
-
-
-def _remove(folder: Path) -> None:
-    """A published release is read-only, its folders too."""
-    for name, _, _ in os.walk(folder):
-        place = Path(name)
-        place.chmod(place.stat().st_mode | stat.S_IWUSR)
-    shutil.rmtree(folder)
 
 
 def _foreign(folder: Path, name: str) -> UsageError:
