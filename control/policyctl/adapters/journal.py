@@ -275,9 +275,8 @@ def _parsed(whole: bytes) -> tuple[Record, ...]:
     Raises:
         IntegrityError: The chain is broken.
     """
-    before, known = _latest.read
     with _no_garbage_looked_for():
-        records = journal.parse(whole, known=known if whole.startswith(before) else ())
+        records = journal.parse(whole, known=_latest.read)
     _latest.read = (whole, records)
     return records
 

@@ -104,19 +104,20 @@ def split(content: bytes) -> tuple[bytes, bytes]:
     return content[:end], content[end:]
 
 
-def parse(whole: bytes, *, known: tuple[Record, ...] = ()) -> tuple[Record, ...]:
+def parse(whole: bytes, *, known: tuple[bytes, tuple[Record, ...]] = (b"", ())) -> tuple[Record, ...]:
     """Read whole lines and check the chain.
 
     Args:
         whole: As `split` gives it.
-        known: What its first lines are known to say, from reading the very bytes before.
+        known: Lines that were read before, and what they say. Where `whole` begins with the very same bytes, only
+            the lines behind them are read.
 
     Raises:
         IntegrityError: A line is not a canonical record, or does not follow
             from the line before it; names the line.
     """
-    lines = whole.splitlines(keepends=True)
-    records = _chained(lines, known)
+    before, earlier = known if whole.startswith(known[0]) else (b"", ())
+    records = _chained(whole[len(before) :].splitlines(keepends=True), earlier)
     if records is not None:
         return records
     found = audit(whole)
@@ -125,15 +126,15 @@ def parse(whole: bytes, *, known: tuple[Record, ...] = ()) -> tuple[Record, ...]
     return found.records
 
 
-def _chained(lines: Sequence[bytes], known: tuple[Record, ...]) -> tuple[Record, ...] | None:
-    """The records of a journal that is whole; None where anything is wrong, and `audit` has to say what.
+def _chained(lines: Sequence[bytes], earlier: tuple[Record, ...]) -> tuple[Record, ...] | None:
+    """`earlier` and the records of the lines behind; None where anything is wrong, and `audit` has to say what.
 
     The last line alone is held against its canonical text: the digest of any other line pins every byte of it.
     """
-    decode, records = _decoder(), list(known)
+    decode, records = _decoder(), list(earlier)
     prev = records[-1].digest if records else GENESIS
     try:
-        for line in lines[len(known) :]:
+        for line in lines:
             schema, *values = decode(line)
             record = Record(*values)
             if (schema, record.seq, record.prev) != (SCHEMA, len(records), prev):
@@ -144,7 +145,7 @@ def _chained(lines: Sequence[bytes], known: tuple[Record, ...]) -> tuple[Record,
             prev = digest_of(line)
     except (ValueError, RecursionError):
         return None
-    return tuple(records) if not records or records[-1].to_line() == lines[-1] else None
+    return tuple(records) if not lines or records[-1].to_line() == lines[-1] else None
 
 
 @functools.cache

@@ -110,9 +110,9 @@ def kept() -> Iterator[Kept]:
 
 COUNTS = """from policyctl.domain import journal
 parse = journal.parse
-def counted(whole, *, known=()):
+def counted(whole, *, known):
     with open({count!r}, "a") as file:
-        print(len(known), whole.count(b"\\n"), file=file)
+        print(len(known[1]), whole.count(b"\\n"), file=file)
     return parse(whole, known=known)
 journal.parse = counted
 """
