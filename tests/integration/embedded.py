@@ -15,6 +15,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -209,6 +210,30 @@ def wait_for(condition: Callable[[], object], *, every_s: float = 0.05) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s"
         time.sleep(every_s)
+
+
+@contextmanager
+def unwatched(server: Embedded) -> Iterator[None]:
+    """Stop the supervisor meanwhile: on a busy machine it would take what a test stops for what hangs, and end it."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def stopped(server: Embedded) -> Iterator[None]:
+    """The server and whoever would rescue it stand still."""
+    with unwatched(server):
+        pid = server.endpoint["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -9,12 +9,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from embedded import Embedded, embedded, is_measuring, wait_for
+from embedded import Embedded, embedded, is_measuring, stopped, wait_for
 
 from policyctl.client import regions
 from policyctl.measuring.result import BenchResult
@@ -82,21 +81,6 @@ def test_shares_of_what_was_reached_become_rates(served: Embedded) -> None:
     closed, opened = bench(served.control, profile, model="walker", alias="production", keep=False).points
     assert opened.level == pytest.approx(0.5 * closed.requests_per_s, rel=0.06)
     assert list((served.root / ".policyctl/bench").rglob("*.json")) == before
-
-
-@contextlib.contextmanager
-def stopped(server: Embedded) -> Iterator[None]:
-    """The server and whoever would rescue it stand still."""
-    assert server.process is not None
-    pids = (server.process.pid, server.endpoint["pid"])
-    try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield
-    finally:
-        for pid in reversed(pids):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 def bench_until(

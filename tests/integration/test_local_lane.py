@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from embedded import PATIENCE_S, Embedded, asking, embedded, exported, wait_for
+from embedded import PATIENCE_S, Embedded, asking, embedded, exported, stopped, unwatched, wait_for
 from numpy.typing import NDArray
 
 from policyctl import lane
@@ -355,15 +355,10 @@ def asks(client: PolicyClient, observation: NDArray[np.float32] = OBSERVATIONS[0
 
 def test_a_deadline_ends_the_session_and_not_the_client(served: Embedded, url: str) -> None:
     """A stopped server lets a deadline pass. Once it goes on, the next call gets its own answer, not the late one."""
-    pid = served.endpoint["pid"]
     with PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as client:
         client.act(OBSERVATIONS[0])
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(DeadlineError, match=r"of 0\.05 s"):
-                client.act(OBSERVATIONS[0], deadline_s=0.05)
-        finally:
-            os.kill(pid, signal.SIGCONT)
+        with stopped(served), pytest.raises(DeadlineError, match=r"of 0\.05 s"):
+            client.act(OBSERVATIONS[0], deadline_s=0.05)
         action = client.act(OBSERVATIONS[1])
         np.testing.assert_allclose(action.value, right(action.release)[1], rtol=0, atol=1e-4)
 
@@ -437,7 +432,7 @@ def test_a_model_that_hangs_does_not_shut_the_lane_for_others(served: Embedded, 
     """Its own requests are refused in the end; clients that have gone leave neither memory nor sessions."""
     if not stubs_of(served, "wide"):
         pytest.skip("the native backend has no process of a model that a test can stop")
-    with PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as other:
+    with PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as other, unwatched(served):
         # After some time Triton replaces a process that is stopped, so on a busy machine it may be too late.
         wait_for(lambda: is_refused_while_stopped(served, url, other))
     with PolicyClient("wide", url=url, deadline_s=PATIENCE_S) as client:
