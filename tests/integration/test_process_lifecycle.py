@@ -148,6 +148,13 @@ with serving(root / "repository", root / "backends") as server:
 """
 
 
+def watched_by(process: psutil.Process) -> set[int]:
+    """The processes whose end this one waits for: it has a descriptor of each."""
+    found = Path(f"/proc/{process.pid}/fdinfo").glob("*")
+    lines = (line.split() for each in found for line in each.read_text().splitlines())
+    return {int(words[1]) for words in lines if words[0] == "Pid:"}
+
+
 def test_a_killed_parent_leaves_no_server(tmp_path: Path) -> None:
     """SIGKILL of who started the server ends server and stubs; the next start clears their shared memory."""
     publish(tmp_path / "repository", MODEL, Format.ONNX)
@@ -163,6 +170,7 @@ def test_a_killed_parent_leaves_no_server(tmp_path: Path) -> None:
         leader = psutil.Process(int(pid))
         processes = [leader, *leader.children(recursive=True)]
         assert len(processes) == 2
+        assert watched_by(processes[1]) == {leader.pid}
         child.kill()
         child.wait()
     wait_for(lambda: alive(processes) == [])

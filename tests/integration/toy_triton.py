@@ -15,12 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import sysconfig
 import time
 import urllib.request
 import uuid
@@ -36,6 +33,9 @@ from tritonclient.utils import InferenceServerException
 
 from policyctl.domain.contract import ActionKind, Contract, Distribution, DistributionKind, Transform
 from policyctl.domain.tensor import TensorSpec
+from policyctl.errors import UnsupportedError
+from policyctl.serving.command import environment
+from policyctl.serving.locate import locate
 from policyctl.serving.ports import free_ports
 
 SLEEPY = 999.0
@@ -171,12 +171,9 @@ class ToyTriton:
 
     def start(self) -> None:
         """Start on the same ports as before, and wait until it is live."""
-        packages = Path(sysconfig.get_path("purelib"))
-        environment = dict(os.environ)
-        environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
-        environment["LD_LIBRARY_PATH"] = f"{packages / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
+        install = locate()
         command = [
-            str(packages / "pytriton/tritonserver/bin/tritonserver"),
+            str(install.tritonserver),
             f"--model-repository={self.folder / 'repository'}",
             f"--backend-directory={self.folder / 'backends'}",
             "--model-control-mode=explicit",
@@ -190,7 +187,7 @@ class ToyTriton:
             f"--metrics-port={self.metrics_port}",
         ]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, env=environment(install), stdout=log, stderr=log)
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -282,16 +279,15 @@ class ToyTriton:
         self._family = []
 
     def _lay_backend(self) -> None:
-        source = Path(sysconfig.get_path("purelib")) / "pytriton/tritonserver"
+        install = locate()
         python, toy = self.folder / "backends/python", self.folder / "backends/toy"
         python.mkdir(parents=True)
         toy.mkdir(parents=True)
         (self.folder / "repository").mkdir(exist_ok=True)
-        shutil.copy(source / "backends/python/libtriton_python.so", python)
-        for file in (source / "backends/python").glob("*.py"):
+        shutil.copy(install.python_backend / "libtriton_python.so", python)
+        for file in install.python_backend.glob("*.py"):
             shutil.copy(file, python)
-        stub = source / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
-        shutil.copy(stub / "triton_python_backend_stub", python)
+        shutil.copy(install.stub, python)
         (python / "triton_python_backend_stub").chmod(0o755)
         (toy / "model.py").write_text(_BACKEND.replace("@GATE@", str(self._gate)), encoding="utf-8")
 
@@ -322,8 +318,9 @@ def _config(name: str, model: ToyModel, slot: int) -> str:
 @contextlib.contextmanager
 def toy_triton(folder: Path) -> Iterator[ToyTriton]:
     """A running server, or a skipped test where this machine has no tritonserver."""
-    packages = Path(sysconfig.get_path("purelib"))
-    if not (packages / "pytriton/tritonserver/bin/tritonserver").exists():
-        pytest.skip("tritonserver is not installed: pip install 'policyctl[serve]'")
+    try:
+        locate()
+    except UnsupportedError as error:
+        pytest.skip(error.problem)
     with ToyTriton(folder) as server:
         yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +115,9 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     monkeypatch.delitem(sys.modules, "policyctl.serving.backends.runtime", raising=False)
-    return importlib.import_module("policyctl.serving.backends.runtime")
+    module = importlib.import_module("policyctl.serving.backends.runtime")
+    monkeypatch.setattr(module, "end_with", lambda _server: None)  # these tests are no server's stub
+    return module
 
 
 @pytest.fixture
@@ -282,3 +285,18 @@ def test_unloading_lets_go_of_the_session(model: Any) -> None:
     model.finalize()
     assert not hasattr(model, "_session")
     model.finalize()
+
+
+def test_a_stub_that_hangs_ends_with_its_server() -> None:
+    """Its main thread waits for ever, without the interpreter's lock, as for a lock that a killed server held."""
+    stub = (
+        "import sys, threading; sys.modules['triton_python_backend_utils'] = type(sys)('pb')\n"
+        "from policyctl.serving.backends.runtime import end_with\n"
+        "import os; end_with(os.getppid()); print('ready', flush=True); threading.Event().wait()"
+    )
+    server = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stub!r}])"
+    with subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+        assert process.stdout.read() == b"", "it holds the pipe for as long as it lives"

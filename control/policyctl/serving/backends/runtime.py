@@ -21,6 +21,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
+import select
+import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -61,6 +65,26 @@ class Session(Protocol):
         ...
 
 
+def end_with(server: int) -> None:
+    """End this process when the process `server` ends, however both are.
+
+    Triton's stub looks for that itself, but under a lock that it shares with the
+    server: one that is killed while it holds the lock leaves the stub for ever.
+    """
+    try:
+        ended = os.pidfd_open(server)
+    except OSError:  # it has ended, and the stub sees it; or a kernel before 5.3
+        return
+
+    def wait() -> None:
+        until = select.poll()
+        until.register(ended, select.POLLIN)
+        until.poll()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="server-watch", daemon=True).start()
+
+
 class PolicyModel(ABC):
     """The class that Triton looks for, but for what compiles the artifact."""
 
@@ -87,6 +111,7 @@ class PolicyModel(ABC):
             UsageError: Contract, configuration and artifact do not fit.
         """
         started = time.perf_counter()
+        end_with(os.getppid())
         spec = ModelSpec.from_json(args["model_config"], default_filename=self.default_filename)
         verified = read_release(
             Path(args["model_repository"]) / args["model_version"],
