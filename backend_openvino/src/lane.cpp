@@ -87,9 +87,9 @@ bool is_ours(int socket) {
   return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
 }
 
-void turn_away(int socket, const std::string& why) {
+void turn_away(int socket, Code code, const std::string& why) {
   Head head;
-  head.code = kUnavailable + 1;
+  head.code = code;
   Writer writer;
   write_head(writer, head, {});
   writer.rest(why);
@@ -116,10 +116,10 @@ int clients() {
 }
 
 void begin_session(int socket) {
-  if (!is_ours(socket)) return turn_away(socket, "the lane is for the user of the server alone");
+  if (!is_ours(socket)) return turn_away(socket, kOtherUser, "the lane is for the user of the server alone");
   // A client that has gone does not count, even if the model hangs that it asked.
   if (clients() >= kMostSessions)
-    return turn_away(socket, std::to_string(kMostSessions) + " sessions of the lane are open, more cannot be");
+    return turn_away(socket, kTooManySessions, std::to_string(kMostSessions) + " sessions of the lane are open, more cannot be");
   auto session = std::make_shared<Session>(front->server, socket, front->request_bytes);
   const std::lock_guard<std::mutex> held(front->lock);
   if (front->stopping) return;

@@ -76,8 +76,8 @@ std::uint64_t read_hello(std::string_view message, std::uint64_t most_bytes) {
   if (reader.number<std::uint32_t>() != kMagic) throw Refused("this is no client of the lane");
   const auto version = reader.number<std::uint32_t>();
   if (version != kVersion)
-    throw Refused("the client speaks version " + std::to_string(version) + " of the lane, this server speaks " +
-                  std::to_string(kVersion));
+    throw CodedRefusal(kOtherVersion, "the client speaks version " + std::to_string(version) +
+                                          " of the lane, this server speaks " + std::to_string(kVersion));
   const auto bytes = reader.number<std::uint64_t>();
   reader.end();
   if (bytes == 0 || bytes > most_bytes)
@@ -96,7 +96,7 @@ Request read_request(std::string_view message, std::uint64_t region_bytes) {
   request.answer_at = reader.number<std::uint64_t>();
   request.id = reader.text();
   request.model = reader.text();
-  if (request.kind < kInfer || request.kind > kStatistics) throw Refused("unknown kind of request");
+  if (request.kind < kInfer || request.kind > kContract) throw Refused("unknown kind of request");
   if (inputs > kMostTensors || outputs > kMostTensors) throw Refused("the request has too many tensors");
   if (request.version < -1) throw Refused("the request names a version below 0");
   if (request.answer_at > region_bytes) throw Refused("the answer's place is past the shared memory");

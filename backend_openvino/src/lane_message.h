@@ -12,7 +12,9 @@
 //             u64 bytes of shared memory that were needed, text id, then text release and outputs, or what is wrong
 //   tensor    text name, u8 Triton's type, u8 dimensions, u64 offset, u64 bytes, i64 each dimension
 //
-// The answer to hello is one of code 0 with the file of the shared memory, or what is wrong.
+// The answer to hello is one of code 0 with the file of the shared memory, or what is wrong. That to a request of the
+// contract has the slot as its version, and after the id: text release, text digest of the contract, u16 inputs, u16 outputs, and these as tensors
+// of one row, of which offset and bytes mean nothing.
 #pragma once
 
 #include <cstdint>
@@ -25,15 +27,30 @@
 
 namespace lane {
 
-constexpr std::uint32_t kMagic = 0x4C504C43, kVersion = 1;
+constexpr std::uint32_t kMagic = 0x4C504C43, kVersion = 2;
 constexpr std::size_t kMessageBytes = 16 << 10;
 constexpr std::uint16_t kMostTensors = 64;
 constexpr std::uint8_t kMostDimensions = 64;
 constexpr std::uint64_t kAlignment = 64;
 
-enum Kind : std::uint32_t { kInfer = 1, kConfig = 2, kStatistics = 3 };
-// Triton's own codes plus one, so that 0 is good; and one of the lane.
-constexpr std::uint32_t kTooSmall = 100;
+enum Kind : std::uint32_t { kInfer = 1, kConfig = 2, kStatistics = 3, kContract = 4 };
+
+// The code of an answer is one of Triton's plus one, so that 0 is good, or one of the lane itself. The clients have the
+// same table, which a test compares: policyctl/client/local_messages.py, examples/cpp/policyctl_lane.hpp.
+enum Code : std::uint32_t {
+  kTooSmall = 100,         // the answer needs more shared memory
+  kTooManySessions = 101,  // are open
+  kMemoryTaken = 102,      // all that the sessions may have together
+  kOtherUser = 103,        // the client is not of the server's user
+  kOtherVersion = 104,     // of this protocol
+  kModelHangs = 105,       // too many of its requests have no client any more
+};
+
+// A refusal whose answer has a code; that of any other is Triton's for an invalid argument.
+struct CodedRefusal : Refused {
+  CodedRefusal(std::uint32_t code_, const std::string& text) : Refused(text), code(code_) {}
+  std::uint32_t code;
+};
 
 struct Tensor {
   std::string name;

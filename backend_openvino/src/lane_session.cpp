@@ -53,15 +53,15 @@ Abandoned& abandoned() {
 
 std::uint64_t aligned(std::uint64_t at) { return (at + kAlignment - 1) / kAlignment * kAlignment; }
 
-// What Triton refused, with its code.
-struct TritonRefused : std::runtime_error {
-  TritonRefused(int code_, const char* text) : std::runtime_error(text), code(code_) {}
-  int code;
-};
+std::uint32_t code_of(int tritons) { return static_cast<std::uint32_t>(tritons) + 1; }
+
+CodedRefusal refusal_of(TRITONSERVER_Error* error) {
+  return {code_of(TRITONSERVER_ErrorCode(error)), TRITONSERVER_ErrorMessage(error)};
+}
 
 void check(TRITONSERVER_Error* error) {
   if (error == nullptr) return;
-  const TritonRefused refused(TRITONSERVER_ErrorCode(error), TRITONSERVER_ErrorMessage(error));
+  const auto refused = refusal_of(error);
   TRITONSERVER_ErrorDelete(error);
   throw refused;
 }
@@ -69,8 +69,6 @@ void check(TRITONSERVER_Error* error) {
 void ignore(TRITONSERVER_Error* error) {
   if (error != nullptr) TRITONSERVER_ErrorDelete(error);
 }
-
-std::uint32_t code_of(int tritons) { return static_cast<std::uint32_t>(tritons) + 1; }
 
 // Triton writes outputs into memory that no client can reach: what it reads there again must be what it wrote.
 TRITONSERVER_Error* allocate(TRITONSERVER_ResponseAllocator*, const char*, std::size_t bytes, int, std::int64_t, void*,
@@ -193,7 +191,7 @@ struct Flight {
     try {
       if (response == nullptr) throw Refused("the model gave no answer");
       auto* const error = TRITONSERVER_InferenceResponseError(response);
-      if (error != nullptr) throw TritonRefused(TRITONSERVER_ErrorCode(error), TRITONSERVER_ErrorMessage(error));
+      if (error != nullptr) throw refusal_of(error);
       Head head;
       std::string by_release;
       const char *name, *said_id;
@@ -216,8 +214,8 @@ struct Flight {
       if (writer.message().size() > kMessageBytes) throw Refused("the answer has too many tensors for the lane");
       session->busy_ = false;
       session->send(writer.message());
-    } catch (const TritonRefused& refused) {
-      session->refuse(code_of(refused.code), refused.what(), id);
+    } catch (const CodedRefusal& refused) {
+      session->refuse(refused.code, refused.what(), id);
     } catch (const std::exception& failed) {
       session->refuse(code_of(kInternal), failed.what(), id);
     }
@@ -262,8 +260,8 @@ void Session::run() {
       const timeval for_ever{0, 0};
       setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &for_ever, sizeof for_ever);
       greeted = true;
-    } catch (const TritonRefused& refused) {
-      refuse(code_of(refused.code), refused.what());
+    } catch (const CodedRefusal& refused) {
+      refuse(refused.code, refused.what());
     } catch (const Refused& refused) {
       refuse(code_of(kInvalidArgument), refused.what());
     } catch (const std::exception& failed) {
@@ -284,7 +282,7 @@ void Session::run() {
 void Session::share(std::uint64_t bytes) {
   region_bytes_ = bytes;  // counted until `leave`
   if (shared_bytes.fetch_add(bytes) + bytes > kMostRegions * request_bytes_)
-    throw TritonRefused(kUnavailable, "the sessions of the lane have taken all the memory that they may");
+    throw CodedRefusal(kMemoryTaken, "the sessions of the lane have taken all the memory that they may");
   const int file = memfd_create("policyctl-lane", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file < 0) throw std::runtime_error("no shared memory can be made");
   void* at = MAP_FAILED;
@@ -308,15 +306,15 @@ void Session::answer_request(std::string_view message) {
   const auto request = read_request(message, region_bytes_);
   try {
     request.kind == kInfer ? ask(request) : describe(request);
-  } catch (const TritonRefused& refused) {
-    refuse(code_of(refused.code), refused.what(), request.id);
+  } catch (const CodedRefusal& refused) {
+    refuse(refused.code, refused.what(), request.id);
   }
 }
 
 void Session::ask(const Request& request) {
   if (abandoned().of(request.model) >= kMostAbandoned)
-    throw TritonRefused(kUnavailable, ("the model " + request.model + " has " + std::to_string(kMostAbandoned) +
-                                       " requests that nobody waits for, and ends none").c_str());
+    throw CodedRefusal(kModelHangs, "the model " + request.model + " has " + std::to_string(kMostAbandoned) +
+                                        " requests that nobody waits for, and ends none");
   auto flight = std::make_unique<Flight>();
   flight->session = shared_from_this();
   flight->id = request.id;
@@ -329,7 +327,7 @@ void Session::ask(const Request& request) {
   std::uint64_t bytes = 0;
   for (const auto& input : request.inputs) bytes = aligned(bytes) + input.bytes;
   flight->inputs.reset(static_cast<char*>(std::aligned_alloc(kAlignment, aligned(bytes + 1))));
-  if (flight->inputs == nullptr) throw TritonRefused(kUnavailable, "no memory for the request");
+  if (flight->inputs == nullptr) throw CodedRefusal(code_of(kUnavailable), "no memory for the request");
   std::uint64_t at = 0;
   for (const auto& input : request.inputs) {
     at = aligned(at);
@@ -363,14 +361,15 @@ void Session::ask(const Request& request) {
 
 void Session::describe(const Request& request) {
   TRITONSERVER_Message* message = nullptr;
-  check(request.kind == kConfig
-            ? TRITONSERVER_ServerModelConfig(server_, request.model.c_str(), request.version, kConfigVersion, &message)
-            : TRITONSERVER_ServerModelStatistics(server_, request.model.c_str(), request.version, &message));
+  check(request.kind == kStatistics
+            ? TRITONSERVER_ServerModelStatistics(server_, request.model.c_str(), request.version, &message)
+            : TRITONSERVER_ServerModelConfig(server_, request.model.c_str(), request.version, kConfigVersion, &message));
   const std::unique_ptr<TRITONSERVER_Message, void (*)(TRITONSERVER_Message*)> kept(
       message, [](TRITONSERVER_Message* done) { ignore(TRITONSERVER_MessageDelete(done)); });
   const char* json;
   Tensor tensor;
   check(TRITONSERVER_MessageSerializeToJson(message, &json, &tensor.bytes));
+  if (request.kind == kContract) return describe_contract(request, read_contract({json, tensor.bytes}));
   constexpr int kBytes = 2;  // TRITONSERVER_TYPE_UINT8
   tensor.name = "json";
   tensor.type = kBytes;
@@ -385,6 +384,22 @@ void Session::describe(const Request& request) {
   write_head(writer, head, request.id);
   writer.text({});
   writer.tensor(tensor);
+  busy_ = false;
+  send(writer.message());
+}
+
+void Session::describe_contract(const Request& request, const Contract& contract) {
+  Head head;
+  head.version = contract.slot;
+  Writer writer;
+  write_head(writer, head, request.id);
+  writer.text(contract.release);
+  writer.text(contract.digest);
+  for (const auto* tensors : {&contract.inputs, &contract.outputs})
+    writer.number(static_cast<std::uint16_t>(tensors->size()));
+  for (const auto* tensors : {&contract.inputs, &contract.outputs})
+    for (const auto& tensor : *tensors) writer.tensor(tensor);
+  if (writer.message().size() > kMessageBytes) throw Refused("the contract has too many tensors for the lane");
   busy_ = false;
   send(writer.message());
 }

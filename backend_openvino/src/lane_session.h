@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 
+#include "lane_contract.h"
 #include "lane_message.h"
 #include "lane_triton.h"
 
@@ -33,6 +34,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void answer_request(std::string_view message);
   void ask(const Request& request);
   void describe(const Request& request);
+  void describe_contract(const Request& request, const Contract& contract);
   // An answer allows the client's next request, so it is the last thing that happens to one.
   void refuse(std::uint32_t code, std::string_view text, std::string_view id = {}, std::uint64_t needed = 0);
   void send(const std::string& message, int file = -1);

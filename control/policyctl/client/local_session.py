@@ -17,44 +17,33 @@ import struct
 import time
 import weakref
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.client.calls import Infer
 from policyctl.client.errors import unreadable_error
+from policyctl.client.local_messages import (
+    ANSWER,
+    HELLO,
+    INFER,
+    MAGIC,
+    MESSAGE_BYTES,
+    NUMBERS,
+    REQUEST,
+    SERVED,
+    TENSOR,
+    TYPES,
+    VERSION,
+    Code,
+    text,
+    text_at,
+)
 from policyctl.client.regions import Layout
 from policyctl.client.tensors import KEPT_SHAPES, NUMPY, Shapes, shapes_of
-from policyctl.errors import UnsupportedError, UsageError
+from policyctl.errors import UnsupportedError
 from policyctl.lane import connect, user_of
-
-INFER: Final = 1
-CONFIG: Final = 2
-STATISTICS: Final = 3
-SERVED: Final = -1
-"""The version of whatever is served."""
-
-_HELLO: Final = struct.Struct("<IIQ")
-_REQUEST: Final = struct.Struct("<IHHQqQ")
-_ANSWER: Final = struct.Struct("<IIqqqQ")
-_TENSOR: Final = struct.Struct("<BBQQ")
-_MAGIC: Final = 0x4C504C43
-_VERSION: Final = 1
-_MESSAGE_BYTES: Final = 16 << 10
-_MOST_OF_A_TEXT: Final = 255
-_TOO_SMALL: Final = 100
-_TYPES: Final = (
-    *("", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
-    *("FP16", "FP32", "FP64"),
-)
-"""By Triton's numbers."""
-_NUMBERS: Final = {NUMPY[name]: number for number, name in enumerate(_TYPES) if name in NUMPY}
-_STATUS: Final = (
-    *("OK", "UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARGUMENT", "UNAVAILABLE", "UNIMPLEMENTED"),
-    *("ALREADY_EXISTS", "CANCELLED"),
-)
-"""What gRPC calls Triton's errors, by the code of an answer."""
 
 
 class TooSmallError(Exception):
@@ -69,10 +58,10 @@ class EndedError(ConnectionError):
 
 
 class ServersError(Exception):
-    """An answer that is an error; `status` is what gRPC calls it."""
+    """An answer that is an error."""
 
     def __init__(self, code: int, message: bytes) -> None:
-        self.status = _STATUS[code] if code < len(_STATUS) else "UNKNOWN"
+        self.code = Code(code)
         self.message = message.decode(errors="replace")
 
 
@@ -145,10 +134,10 @@ class Session:
                     remedy="Ask the server over gRPC or HTTP, or as its user.",
                 )
             self._socket.settimeout(left_s(until))
-            _require_good(self._socket.recv(_MESSAGE_BYTES))
-            self._socket.send(_HELLO.pack(_MAGIC, _VERSION, size_bytes))
+            _require_good(self._socket.recv(MESSAGE_BYTES))
+            self._socket.send(HELLO.pack(MAGIC, VERSION, size_bytes))
             self._socket.settimeout(left_s(until))
-            message, files, _, _ = socket.recv_fds(self._socket, _MESSAGE_BYTES, 1)
+            message, files, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, 1)
             self._memory = _mapped(message, files, size_bytes)
         except (ValueError, struct.error) as error:
             self.close()
@@ -167,13 +156,13 @@ class Session:
         plan = self._plans.get(key) or self._plan(key, call, model)
         for place, array in zip(plan.places, call.inputs.values(), strict=True):
             place[...] = array
-        start = _REQUEST.pack(INFER, *plan.counts, max(1, int(timeout_s * 1e6)), SERVED, plan.answer_at)
-        return self._ask(b"".join((start, _text(call.request_id), plan.described)), timeout_s)
+        start = REQUEST.pack(INFER, *plan.counts, max(1, int(timeout_s * 1e6)), SERVED, plan.answer_at)
+        return self._ask(b"".join((start, text(call.request_id), plan.described)), timeout_s)
 
     def describe(self, kind: int, slot: int, model: str, timeout_s: float) -> bytes:
         """The JSON of a configuration or of statistics; errors are those of `_ask`, and a KeyError."""
-        start = _REQUEST.pack(kind, 0, 0, 0, slot, 0)
-        given = self._ask(b"".join((start, _text(""), _text(model))), timeout_s)
+        start = REQUEST.pack(kind, 0, 0, 0, slot, 0)
+        given = self._ask(b"".join((start, text(""), text(model))), timeout_s)
         return given.outputs["json"].tobytes()
 
     def _ask(self, request: bytes, timeout_s: float) -> Given:
@@ -194,13 +183,13 @@ class Session:
             self._socket.send(request)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise EndedError(*error.args) from error
-        if not (message := self._socket.recv(_MESSAGE_BYTES)):
+        if not (message := self._socket.recv(MESSAGE_BYTES)):
             raise ConnectionResetError("the server ended the session")
         try:
-            code, _, slot, queue_us, compute_us, needed = _ANSWER.unpack_from(message)
-            request_id, at = _text_at(message, _ANSWER.size)
+            code, _, slot, queue_us, compute_us, needed = ANSWER.unpack_from(message)
+            request_id, at = text_at(message, ANSWER.size)
             rest = message[at:]
-            if code == _TOO_SMALL:
+            if code == Code.TOO_SMALL:
                 raise TooSmallError(needed)
             if code:
                 raise ServersError(code, rest)
@@ -213,10 +202,10 @@ class Session:
         layout = Layout.of(call.inputs, call.specs)
         if layout.size_bytes > self.size_bytes:
             raise TooSmallError(layout.size_bytes)
-        parts = [_text(model), *map(_text, call.outputs)]
+        parts = [text(model), *map(text, call.outputs)]
         for place in layout.inputs:
-            number, dimensions = _NUMBERS[np.dtype(place.dtype)], len(place.shape)
-            parts += [_text(place.name), _TENSOR.pack(number, dimensions, place.offset, place.size_bytes)]
+            number, dimensions = NUMBERS[np.dtype(place.dtype)], len(place.shape)
+            parts += [text(place.name), TENSOR.pack(number, dimensions, place.offset, place.size_bytes)]
             parts.append(struct.pack(f"<{dimensions}q", *place.shape))
         if len(self._plans) >= KEPT_SHAPES:
             self._plans.clear()
@@ -230,17 +219,17 @@ class Session:
 
     def _learn(self, rest: bytes) -> tuple[str, tuple[tuple[str, NDArray[Any]], ...]]:
         """What describes the outputs of an answer; remembered, because the next answers say the same."""
-        release, at = _text_at(rest, 0)
+        release, at = text_at(rest, 0)
         outputs = []
         while at < len(rest):
-            name, at = _text_at(rest, at)
-            number, dimensions, offset, size_bytes = _TENSOR.unpack_from(rest, at)
-            at += _TENSOR.size
+            name, at = text_at(rest, at)
+            number, dimensions, offset, size_bytes = TENSOR.unpack_from(rest, at)
+            at += TENSOR.size
             shape = struct.unpack_from(f"<{dimensions}q", rest, at)
             at += 8 * dimensions
             if min(shape, default=0) < 0:  # NumPy would work such a dimension out
                 raise ValueError(f"{name} has the shape {shape}")
-            outputs.append((name, self._view(offset, size_bytes, NUMPY[_TYPES[number]], shape)))
+            outputs.append((name, self._view(offset, size_bytes, NUMPY[TYPES[number]], shape)))
         if len(self._known) >= KEPT_SHAPES:
             self._known.clear()
         self._known[rest] = (release, tuple(outputs))
@@ -274,9 +263,9 @@ def _end(connection: socket.socket, process: int) -> None:
 def _require_good(message: bytes) -> None:
     if not message:
         raise ConnectionResetError("the server ended the session")
-    code, *_ = _ANSWER.unpack_from(message)
+    code, *_ = ANSWER.unpack_from(message)
     if code:
-        raise ServersError(code, message[_ANSWER.size + 1 :])
+        raise ServersError(code, message[ANSWER.size + 1 :])
 
 
 def _mapped(message: bytes, files: list[int], size_bytes: int) -> mmap.mmap:
@@ -289,16 +278,3 @@ def _mapped(message: bytes, files: list[int], size_bytes: int) -> mmap.mmap:
     finally:
         for file in files:
             os.close(file)
-
-
-def _text(value: str) -> bytes:
-    encoded = value.encode()
-    if len(encoded) > _MOST_OF_A_TEXT:
-        raise UsageError(f"{value[:32]!r}... has more than {_MOST_OF_A_TEXT} bytes", remedy="Use a shorter one.")
-    return bytes((len(encoded),)) + encoded
-
-
-def _text_at(message: bytes, at: int) -> tuple[str, int]:
-    if (end := at + 1 + message[at]) > len(message):
-        raise ValueError("a text that is longer than its message")
-    return message[at + 1 : end].decode(), end

@@ -27,17 +27,8 @@ from policyctl.client.errors import (
     unreadable_error,
 )
 from policyctl.client.http_wire import counters_of
-from policyctl.client.local_session import (
-    CONFIG,
-    SERVED,
-    STATISTICS,
-    EndedError,
-    Given,
-    ServersError,
-    Session,
-    TooSmallError,
-    left_s,
-)
+from policyctl.client.local_messages import CONFIG, SERVED, STATISTICS, Code
+from policyctl.client.local_session import EndedError, Given, ServersError, Session, TooSmallError, left_s
 from policyctl.client.served import ModelConfig
 from policyctl.errors import PolicyctlError
 from policyctl.lane import path_of
@@ -47,18 +38,14 @@ _SMALLEST: Final = 64 << 10
 _SIZES: Final = 3
 """How many sizes are tried for one call."""
 _FEWER: Final = "Ask from fewer threads or clients: each thread of each client has a session."
-_OF_THE_LANE: Final = (
-    ("sessions of the lane are open", UnreachableError, _FEWER),
-    ("have taken all the memory that they may", UnreachableError, f"{_FEWER} Or raise server.max_request_mib."),
-    ("for the user of the server alone", UnreachableError, "Ask as that user, or over gRPC or HTTP."),
-    ("of the lane, this server speaks", RefusedError, "Use the same version of policyctl on both sides."),
-    (
-        "requests that nobody waits for",
-        OverloadedError,
-        "See whether the model hangs: policyctl status. Or give a longer deadline_s.",
-    ),
-)
-"""What the lane itself refuses, by words of its messages."""
+_OF_THE_LANE: Final = {
+    Code.TOO_MANY_SESSIONS: (UnreachableError, _FEWER),
+    Code.MEMORY_TAKEN: (UnreachableError, f"{_FEWER} Or raise server.max_request_mib."),
+    Code.OTHER_USER: (UnreachableError, "Ask as that user, or over gRPC or HTTP."),
+    Code.OTHER_VERSION: (RefusedError, "Use the same version of policyctl on both sides."),
+    Code.MODEL_HANGS: (OverloadedError, "See whether the model hangs: policyctl status. Or give a longer deadline_s."),
+}
+"""What the lane itself refuses."""
 
 
 class LocalTransport:
@@ -156,10 +143,10 @@ class LocalTransport:
 
 
 def _translated(error: ServersError, model: str, url: str) -> PolicyctlError:
-    for words, kind, remedy in _OF_THE_LANE:
-        if words in error.message:
-            return kind(f"{model} at {url}: {error.message}", remedy=remedy)
-    return translate(error.status, error.message, model=model, url=url)
+    if (known := _OF_THE_LANE.get(error.code)) is not None:
+        kind, remedy = known
+        return kind(f"{model} at {url}: {error.message}", remedy=remedy)
+    return translate(error.code.name, error.message, model=model, url=url)
 
 
 def _unreachable(url: str, error: OSError) -> UnreachableError:

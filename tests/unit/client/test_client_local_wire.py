@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import mmap
 import os
 import socket
 import struct
@@ -17,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_lane import PATIENCE_S, Lane, Reply, action_at, answer, lanes
 
 from policyctl import lane
 from policyctl.client import (
@@ -33,83 +33,13 @@ from policyctl.client.local_wire import LocalTransport
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import ServerError, UnsupportedError, UsageError
 
-PATIENCE_S = 60.0
 OUTPUTS = (TensorSpec("action", "float32", (2,)),)
-Reply = Callable[[bytes, memoryview], bytes | None]
-
-
-def answer(code: int = 0, request_id: bytes = b"id", rest: bytes = b"", needed: int = 0) -> bytes:
-    return struct.pack("<IIqqqQ", code, 0, 3, -1, 7, needed) + bytes((len(request_id),)) + request_id + rest
-
-
-def action_at(offset: int, *, size: int = 8, number: int = 11, shape: tuple[int, ...] = (1, 2)) -> bytes:
-    head = b"\x051.0.0" + b"\x06action" + struct.pack("<BBQQ", number, len(shape), offset, size)
-    return head + struct.pack(f"<{len(shape)}q", *shape)
-
-
-class Lane:
-    """Takes sessions, and answers each request by `reply`, which sees the memory; None says nothing."""
-
-    def __init__(self, path: str, reply: Reply) -> None:
-        self.url = f"local:{path}"
-        self.sizes: list[int] = []
-        self.requests: list[bytes] = []
-        self.ended = threading.Semaphore(0)
-        self.before_greeting: Callable[[], None] = lambda: None
-        self._reply = reply
-        self._connections: list[socket.socket] = []
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(path)
-        self._listener.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def end_sessions(self) -> None:
-        """As the end of a server's process does."""
-        for connection in self._connections:
-            connection.shutdown(socket.SHUT_RDWR)
-            assert self.ended.acquire(timeout=PATIENCE_S)
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._session, args=(connection,), daemon=True).start()
-
-    def _session(self, connection: socket.socket) -> None:
-        self._connections.append(connection)
-        with connection, contextlib.suppress(OSError):
-            self.before_greeting()
-            connection.send(answer())
-            if not (hello := connection.recv(64)):
-                return
-            _, _, size = struct.unpack("<IIQ", hello)
-            self.sizes.append(size)
-            file = os.memfd_create("lane")
-            os.ftruncate(file, size)
-            socket.send_fds(connection, [answer()], [file])
-            memory = memoryview(mmap.mmap(file, size))
-            os.close(file)
-            while request := connection.recv(1 << 16):
-                self.requests.append(request)
-                if (said := self._reply(request, memory)) is not None:
-                    connection.send(said)
-        self.ended.release()
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Reply], Lane]]:
-    """Starts such a server; pytest's folders are too deep for a socket."""
-    with tempfile.TemporaryDirectory(prefix="lane-") as folder, contextlib.ExitStack() as stack:
-
-        def start(reply: Reply) -> Lane:
-            server = Lane(f"{folder}/{len(list(Path(folder).iterdir()))}", reply)
-            stack.callback(server.close)
-            return server
-
+    """Starts a server."""
+    with lanes() as start:
         yield start
 
 
@@ -154,6 +84,7 @@ def test_another_model_is_named_in_its_own_requests(serve: Callable[[Reply], Lan
         (5, b"the server stops", UnreachableError),
         (2, b"something", ServerError),
         (99, b"something", ServerError),
+        (1000, b"64 sessions of the lane are open", ServerError),
     ],
 )
 def test_an_error_of_the_server_is_that_of_other_wires(
@@ -353,28 +284,23 @@ def test_a_handshake_that_cannot_be_read_is_an_error_of_the_server(
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "error", "remedy"),
+    ("code", "error", "remedy"),
     [
-        (5, b"64 sessions of the lane are open, more cannot be", UnreachableError, "fewer threads or clients"),
-        (5, b"the sessions of the lane have taken all the memory that they may", UnreachableError, "fewer threads"),
-        (5, b"the lane is for the user of the server alone", UnreachableError, "Ask as that user"),
-        (
-            4,
-            b"the client speaks version 2 of the lane, this server speaks 1",
-            RefusedError,
-            "same version of policyctl",
-        ),
-        (5, b"the model walker has 16 requests that nobody waits for", OverloadedError, "whether the model hangs"),
+        (101, UnreachableError, "fewer threads or clients"),
+        (102, UnreachableError, "fewer threads"),
+        (103, UnreachableError, "Ask as that user"),
+        (104, RefusedError, "same version of policyctl"),
+        (105, OverloadedError, "whether the model hangs"),
     ],
 )
 def test_what_the_lane_itself_refuses_has_a_remedy_of_the_lane(
-    serve: Callable[[Reply], Lane], code: int, message: bytes, error: type[ServerError], remedy: str
+    serve: Callable[[Reply], Lane], code: int, error: type[ServerError], remedy: str
 ) -> None:
-    """Nothing about addresses and protocols, which are right."""
-    server = serve(lambda request, memory: answer(code, rest=message))
+    """By its code, whatever it says; nothing about addresses and protocols, which are right."""
+    server = serve(lambda request, memory: answer(code, rest=b"enough"))
     with contextlib.closing(LocalTransport("walker", server.url)) as transport, pytest.raises(error) as raised:
         transport.perform(infer(), PATIENCE_S)
-    assert message.decode() in raised.value.problem
+    assert "enough" in raised.value.problem
     assert remedy in raised.value.remedy
 
 
