@@ -11,7 +11,7 @@ UNIT_TESTS = $(BIN)/python -m pytest tests/unit -m 'not long' --numprocesses log
 # On the real server: they mostly wait. What wants the machine for itself is marked `alone`, and has it.
 INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration -m 'not long' --numprocesses 3 --dist loadfile
 
-.PHONY: help setup native wheel package demo test cases performance containers frameworks observe lint check format clean
+.PHONY: help setup native cpp wheel package demo test cases performance containers frameworks observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -32,6 +32,12 @@ $(NATIVE): $(STAMP) $(wildcard backend_openvino/src/*) backend_openvino/CMakeLis
 
 native: $(STAMP)  ## Compile the native OpenVINO backend; needs g++
 	@$(BIN)/python backend_openvino/build.py
+
+cpp: build/control_loop  ## Compile the example of a control loop in C++, which asks by the local lane; needs g++
+
+build/control_loop: examples/cpp/control_loop.cpp examples/cpp/policyctl_lane.hpp
+	@mkdir -p build
+	@$(CXX) -std=c++17 -O2 -Wall -Wextra -Wshadow -Wpedantic $< -o $@
 
 wheel: setup  ## Build the wheel for this platform into dist/, with what was compiled
 	@$(BIN)/python backend_openvino/wheel.py dist

@@ -18,6 +18,7 @@ GUIDES = (
     *("docs/*.md", "docs/*/*.md"),
     *("alerts/*.yml", "alerts/rules/*.yml", "alerts/targets/*.yml"),
     *("grafana/dashboards/*.json", "grafana/provisioning/*/*.yml"),
+    "examples/cpp/*",
 )
 """What `policyctl docs` shows and writes; a tree without it gives a wheel without it."""
 

@@ -32,7 +32,7 @@ INSTEAD: Final = {
 WORDS: Final = re.compile(
     "|".join(f"(?P<w{number}>\\b(?:{word})\\b)" for number, word in enumerate(INSTEAD)), re.IGNORECASE
 )
-SUFFIXES: Final = {".py", ".md", ".yml", ".yaml", ".toml", ".cpp", ".h", ".html"}
+SUFFIXES: Final = {".py", ".md", ".yml", ".yaml", ".toml", ".cpp", ".h", ".hpp", ".html"}
 NEVER: Final = ("tests/prose.py", "CHANGELOG.md", "docs/openapi.json")
 UNCHECKED: Final = (
     "backend_openvino/",

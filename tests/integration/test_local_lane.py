@@ -7,6 +7,7 @@ import itertools
 import mmap
 import os
 import random
+import shutil
 import signal
 import socket
 import struct
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 
 from policyctl import lane
 from policyctl.client import DeadlineError, OverloadedError, PolicyClient, RefusedError, UnreachableError
+from policyctl.client.local_messages import Code
 from policyctl.domain.artifacts import FILES, Format
 from policyctl.errors import BusyError, UsageError
 from policyctl.serving import triton_lane
@@ -36,8 +39,11 @@ pytestmark = [
 
 RELEASES = {"1.0.0": 1, "1.1.0": 2}
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (16, 4)).astype(np.float32)
-HELLO = struct.pack("<IIQ", 0x4C504C43, 1, 1 << 16)
+HELLO = struct.pack("<IIQ", 0x4C504C43, 2, 1 << 16)
 CALLERS = 8
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 1000
+"""The code by which the client in C++ says that no answer came in time."""
 MORE_THAN_SESSIONS = 70
 WIDE = 10_000
 """Numbers of another policy's observation: 64 of them are more than a request may have here."""
@@ -240,7 +246,7 @@ def test_a_killed_client_leaves_nothing(served: Embedded, url: str) -> None:
 def test_whatever_bytes_a_client_sends_the_server_lives(served: Embedded, url: str) -> None:
     """Up to three thousand messages with some bytes changed: each is answered, or ends its session."""
     chosen = random.Random(7)
-    good = [question(), question(3), question(kind=2), question(kind=3), question(model="x" * 200)]
+    good = [question(), question(3), *(question(kind=kind) for kind in (2, 3, 4)), question(model="x" * 200)]
     answered = 0
     for number in range(150):
         with raw(url) as connection:
@@ -264,21 +270,21 @@ def test_whatever_bytes_a_client_sends_the_server_lives(served: Embedded, url: s
 
 
 @pytest.mark.parametrize(
-    ("hello", "problem"),
+    ("hello", "code", "problem"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", "no client of the lane"),
-        (struct.pack("<IIQ", 0x4C504C43, 2, 4096), "version 2"),
-        (struct.pack("<IIQ", 0x4C504C43, 1, 0), "at most"),
-        (struct.pack("<IIQ", 0x4C504C43, 1, 1 << 63), "at most"),
-        (HELLO[:7], "shorter than it says"),
+        (b"GET / HTTP/1.1\r\n\r\n", Code.INVALID_ARGUMENT, "no client of the lane"),
+        (struct.pack("<IIQ", 0x4C504C43, 1, 4096), Code.OTHER_VERSION, "version 1"),
+        (struct.pack("<IIQ", 0x4C504C43, 2, 0), Code.INVALID_ARGUMENT, "at most"),
+        (struct.pack("<IIQ", 0x4C504C43, 2, 1 << 63), Code.INVALID_ARGUMENT, "at most"),
+        (HELLO[:7], Code.INVALID_ARGUMENT, "shorter than it says"),
     ],
 )
-def test_a_hello_that_is_none_is_refused(url: str, hello: bytes, problem: str) -> None:
+def test_a_hello_that_is_none_is_refused(url: str, hello: bytes, code: Code, problem: str) -> None:
     """The refusal says why, and the session ends."""
     with raw(url) as connection:
         connection.send(hello)
         message = connection.recv(1 << 14)
-        assert code_of(message) != 0
+        assert code_of(message) == code
         assert problem in message.decode(errors="replace")
         assert connection.recv(1 << 14) == b""
 
@@ -470,7 +476,115 @@ def is_refused_while_stopped(served: Embedded, url: str, other: PolicyClient) ->
         for stub in stubs:
             with contextlib.suppress(psutil.NoSuchProcess):
                 stub.resume()
-    return code_of(answer) == 5 and b"requests that nobody waits for" in answer
+    return code_of(answer) == Code.MODEL_HANGS
+
+
+class Loop:
+    """The control loop of `examples/cpp` on a server, as `make cpp` compiles it."""
+
+    def __init__(self, url: str, deadline_s: float) -> None:
+        self._process = subprocess.Popen(
+            [str(ROOT / "build/control_loop"), "walker", url, "0", str(int(deadline_s * 1e6))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(PATIENCE_S) == 0
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def act(self, observation: NDArray[np.float32]) -> tuple[str, NDArray[np.float32]]:
+        """The release and the action; or ``hold`` with what is wrong, and nothing."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(" ".join(f"{number:.9g}" for number in observation) + "\n")
+        self._process.stdin.flush()
+        said = self._process.stdout.readline()
+        if said.startswith("hold"):
+            return said, np.empty(0, np.float32)
+        release, *numbers = said.split()
+        return release, np.array(numbers, np.float32)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    """The program; a machine may have the library of the lane and no compiler."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("there is no C++ compiler")
+    done = subprocess.run(["make", "cpp"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_control_loop_in_cpp_gets_the_actions_of_python(served: Embedded, url: str) -> None:
+    """To the last bit, from each release while the alias moves; an observation of another shape is refused."""
+    with PolicyClient("walker", url=url, deadline_s=PATIENCE_S) as python, Loop(url, PATIENCE_S) as loop:
+        for moves in ((), ("promote", "walker", "1.1.0"), ("rollback", "walker")):
+            if moves:
+                served.run(*moves)
+            for observation in OBSERVATIONS:
+                action = python.act(observation)
+                release, numbers = loop.act(observation)
+                assert release == action.release
+                np.testing.assert_array_equal(numbers, action.value)
+        said, _ = loop.act(OBSERVATIONS[0][:3])
+        assert "has 3 numbers of float32 here, the contract says 4 of float32" in said
+        assert loop.act(OBSERVATIONS[0])[0] == "1.0.0"
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_control_loop_in_cpp_loses_nothing_while_the_alias_moves(served: Embedded, url: str) -> None:
+    """It asks without pause: no failure, no wrong action, both releases answer."""
+    actions = {release: right(release) for release in RELEASES}
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def ask(loop: Loop) -> None:
+        for row in itertools.cycle(range(len(OBSERVATIONS))):
+            if stop.is_set():
+                return
+            release, numbers = loop.act(OBSERVATIONS[row])
+            if release not in actions or not np.allclose(numbers, actions[release][row], rtol=0, atol=1e-4):
+                failures.append(release)
+            counts[release] += 1
+
+    with Loop(url, PATIENCE_S) as loop:
+        thread = threading.Thread(target=ask, args=(loop,))
+        thread.start()
+        try:
+            for moves in (("promote", "walker", "1.1.0"), ("rollback", "walker")):
+                served.run(*moves)
+                release = moves[-1] if moves[-1] in RELEASES else "1.0.0"
+                before = counts[release]
+                wait_for(lambda release=release, before=before: counts[release] > before or failures)
+        finally:
+            stop.set()
+            thread.join(PATIENCE_S)
+    assert failures == []
+    assert set(counts) == set(RELEASES)
+
+
+@pytest.mark.usefixtures("compiled", "ends")
+def test_a_control_loop_in_cpp_finds_a_killed_server_again(served: Embedded, url: str) -> None:
+    """Until the server is back each call ends with an error; a stopped one lets the deadline pass."""
+    pid = served.endpoint["pid"]
+    with Loop(url, PATIENCE_S) as loop:
+        assert loop.act(OBSERVATIONS[0])[0] == "1.0.0"
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: served.triton not in {None, pid})
+        wait_for(lambda: loop.act(OBSERVATIONS[0])[0] == "1.0.0")
+    with Loop(url, deadline_s=0.2) as loop:
+        wait_for(lambda: loop.act(OBSERVATIONS[0])[0] == "1.0.0")
+        with stopped(served):
+            assert loop.act(OBSERVATIONS[0])[0].startswith(f"hold {DEADLINE} ")
 
 
 @pytest.mark.usefixtures("ends")

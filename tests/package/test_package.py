@@ -38,6 +38,7 @@ def test_the_wheel_holds_the_package_and_nothing_of_others(wheel: Path) -> None:
         "docs/runbooks/server.md",
         "alerts/rules/latency.yml",
         "grafana/dashboards/model.json",
+        "examples/cpp/policyctl_lane.hpp",
     ):
         assert f"policyctl/guides/{page}" in guides
 

@@ -15,7 +15,7 @@ from policyctl.cli.call import Call
 from policyctl.errors import UnsupportedError, UsageError
 
 _PACKAGE = Path(policyctl.__file__).resolve().parent
-FOLDERS = ("docs", "alerts", "grafana")
+FOLDERS = ("docs", "alerts", "grafana", "examples/cpp")
 
 
 @options.command()
@@ -26,7 +26,7 @@ def docs(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write all pages there, and what Prometheus, Alertmanager and Grafana read: rules, dashboards.",
+            help="Write all pages there, and what Prometheus, Alertmanager, Grafana and programs in C++ read.",
         ),
     ] = None,
 ) -> None:

@@ -27,12 +27,13 @@ def test_a_mistyped_page_is_refused_with_the_nearest(run) -> None:
 
 
 def test_guides_are_written_where_nothing_is(run, tmp_path: Path) -> None:
-    """Pages, rules and dashboards, without the programs that make and test them; never over something else."""
+    """Pages, rules, dashboards and the client in C++, without what makes and tests them; never over something else."""
     into = tmp_path / "guides"
     assert run("docs", "--write", str(into)).code == 0
     assert (into / "docs" / "export.md").is_file()
     assert (into / "alerts" / "rules" / "latency.yml").is_file()
     assert (into / "grafana" / "dashboards" / "model.json").is_file()
+    assert (into / "examples" / "cpp" / "policyctl_lane.hpp").is_file()
     assert not [*into.rglob("*.py")]
     again = run("docs", "--write", str(into))
     assert again.code == 2
