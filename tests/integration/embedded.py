@@ -223,6 +223,13 @@ def unwatched(server: Embedded) -> Iterator[None]:
         server.process.send_signal(signal.SIGCONT)
 
 
+def stands_still(task: Path) -> bool:
+    """Whether a thread is stopped, or has ended; the signal that stops a process reaches one after another."""
+    with suppress(OSError):
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return True
+
+
 @contextmanager
 def stopped(server: Embedded) -> Iterator[None]:
     """The server and whoever would rescue it stand still."""
@@ -230,6 +237,7 @@ def stopped(server: Embedded) -> Iterator[None]:
         pid = server.endpoint["pid"]
         os.kill(pid, signal.SIGSTOP)
         try:
+            wait_for(lambda: all(map(stands_still, Path(f"/proc/{pid}/task").iterdir())))
             yield
         finally:
             with suppress(ProcessLookupError):
