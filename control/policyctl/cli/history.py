@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import tzinfo
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from policyctl.cli import options
 from policyctl.cli.call import Call
-from policyctl.cli.journal_rows import record_text, rows_of
 from policyctl.domain.instants import utc_text
-from policyctl.domain.moves import MoveKind
 from policyctl.errors import IntegrityError, UsageError
+from policyctl.services.show.journal_rows import record_text, rows_of, rows_then, words_then
 
 if TYPE_CHECKING:
-    from policyctl.domain.timeline import AliasThen, Moment, MoveSeen
     from policyctl.services.control import Control
 
 
@@ -123,49 +120,7 @@ def at(
         replace(found, when=asked),
         f"At {utc_text(asked.isoformat(), zone)}",
         ("model", "alias", "release", "slot", "format", "since", "by", "why", "gates", "manifest"),
-        [row for alias in found.aliases for row in _rows(alias, zone)],
+        rows_then(found, zone),
     )
-    _say(call, found, zone)
-
-
-def _rows(alias: AliasThen, zone: tzinfo | None) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
-    for placement in alias.possible:
-        settled = placement is alias.named
-        doing = alias.by if settled else alias.moving
-        since = utc_text(alias.since, zone) if settled else f"being switched since {_switching(alias, zone)}"
-        gates = ", ".join(f"{g.gate} {g.verdict}" for g in alias.gates) if settled else ""
-        who, why = ("", "") if doing is None else (doing.actor, doing.move.reason)
-        serving = (placement.release, placement.slot, placement.format)
-        rows.append((alias.model, alias.alias, *serving, since, who, why, gates, placement.manifest_digest))
-    return rows
-
-
-def _say(call: Call, found: Moment, zone: tzinfo | None) -> None:
-    if not found.records:
-        call.say("The journal had no record then: nothing was published, and nothing served.")
-    elif not found.aliases:
-        call.say("No alias named a release then: nothing was served.")
-    for alias in found.aliases:
-        if alias.moving is not None:
-            call.say(_moving(alias, alias.moving, zone))
-        if alias.certified is not None:
-            server, time = alias.certified.server or "(not ours)", utc_text(alias.certified.time, zone)
-            call.say(f"{alias.model}.{alias.alias}: server {server} had certified it, {time}.")
-    for caution in found.cautions:
-        call.say(f"Caution: {caution}.")
-
-
-def _moving(alias: AliasThen, moving: MoveSeen, zone: tzinfo | None) -> str:
-    ended = "it is still open" if moving.ended is None else f"it ended {utc_text(moving.ended, zone)}: {moving.result}"
-    begun = f"Under way: the {moving.move.words}, by {moving.actor}, begun {utc_text(moving.started, zone)}"
-    if not alias.switching:
-        return f"{begun}. Its switch had not begun, so no client was answered by {moving.move.target.release}; {ended}."
-    since = _switching(alias, zone)
-    if moving.move.kind is MoveKind.REMOVAL:
-        return f"{begun}, being removed since {since}: it may have answered, or nothing; {ended}."
-    return f"{begun}, being switched since {since}: either may have answered; {ended}."
-
-
-def _switching(alias: AliasThen, zone: tzinfo | None) -> str:
-    return "" if alias.moving is None else utc_text(alias.moving.switching, zone)
+    for words in words_then(found, zone):
+        call.say(words)

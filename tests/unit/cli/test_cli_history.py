@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from policyctl.cli.journal_rows import rows_of
 from policyctl.services.moves.rollback import rollback
 from policyctl.services.rollout.promote import promote
+from policyctl.services.show.journal_rows import rows_of
 
 
 def record(seq: int, kind: str, **body) -> dict:
@@ -39,7 +39,7 @@ TIME = "2026-11-20 10:00:02Z"
         (GATES, [(0, "2026-11-20 10:00:00Z", "1.1.0: passed a, b", "")]),
         (
             [*GATES, record(2, "published", release="2.0.0", slot=3), *DONE[:0]],
-            [(0, "2026-11-20 10:00:00Z", "1.1.0: passed a, b", ""), (2, TIME, "2.0.0 as slot 3", "")],
+            [(0, "2026-11-20 10:00:00Z", "1.1.0: passed a, b", ""), (2, TIME, "published 2.0.0 as slot 3", "")],
         ),
         (
             [record(2, "gate", release="1.1.0", gate="golden", verdict="failed", reason="row 3 differs")],

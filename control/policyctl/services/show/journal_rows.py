@@ -1,14 +1,18 @@
-"""The journal in words: a row for each record, or one for each move with everything that belongs to it."""
+"""The journal in words: a row for each record, a row for each move, or a row for each alias at an instant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final
+from datetime import datetime, tzinfo
+from typing import TYPE_CHECKING, Any, Final
 
 from policyctl.domain.instants import utc_text
+from policyctl.domain.moves import MoveKind
 from policyctl.domain.verdict import Verdict
+
+if TYPE_CHECKING:
+    from policyctl.domain.timeline import AliasThen, Moment, MoveSeen
 
 _WORDS: Final = {
     "published": "{release} as slot {slot}",
@@ -108,7 +112,8 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
             case "gate":
                 _gate(rows, move, record)
             case _:
-                rows.append(_Row(record, record_text(record)))
+                words = record_text(record)
+                rows.append(_Row(record, f"{record['kind']} {words}" if record["kind"] in _WORDS else words))
     return [row.cells() for row in rows]
 
 
@@ -124,3 +129,62 @@ def _gate(rows: list[_Row], move: _Row | None, record: Mapping[str, Any]) -> Non
 
 def _seconds(first: Mapping[str, Any], last: Mapping[str, Any]) -> float:
     return (datetime.fromisoformat(last["time"]) - datetime.fromisoformat(first["time"])).total_seconds()
+
+
+def rows_then(found: Moment, zone: tzinfo | None = None) -> list[tuple[object, ...]]:
+    """One row for each release that an alias may have served at an instant.
+
+    The columns are model, alias, release, slot, format, since, by, why, gates, manifest.
+
+    Args:
+        found: What the journal says of the instant.
+        zone: Of the times that are shown; None for UTC.
+    """
+    return [row for alias in found.aliases for row in _rows(alias, zone)]
+
+
+def _rows(alias: AliasThen, zone: tzinfo | None) -> Iterator[tuple[object, ...]]:
+    for placement in alias.possible:
+        settled = placement is alias.named
+        doing = alias.by if settled else alias.moving
+        since = utc_text(alias.since, zone) if settled else f"being switched since {_switching(alias, zone)}"
+        gates = ", ".join(f"{g.gate} {g.verdict}" for g in alias.gates) if settled else ""
+        who, why = ("", "") if doing is None else (doing.actor, doing.move.reason)
+        serving = (placement.release, placement.slot, placement.format)
+        yield (alias.model, alias.alias, *serving, since, who, why, gates, placement.manifest_digest)
+
+
+def words_then(found: Moment, zone: tzinfo | None = None) -> Iterator[str]:
+    """What else is to be said of an instant: moves that were under way, certifications, cautions.
+
+    Args:
+        found: What the journal says of the instant.
+        zone: Of the times that are shown; None for UTC.
+    """
+    if not found.records:
+        yield "The journal had no record then: nothing was published, and nothing served."
+    elif not found.aliases:
+        yield "No alias named a release then: nothing was served."
+    for alias in found.aliases:
+        if alias.moving is not None:
+            yield _moving(alias, alias.moving, zone)
+        if alias.certified is not None:
+            server, time = alias.certified.server or "(not ours)", utc_text(alias.certified.time, zone)
+            yield f"{alias.model}.{alias.alias}: server {server} had certified it, {time}."
+    for caution in found.cautions:
+        yield f"Caution: {caution}."
+
+
+def _moving(alias: AliasThen, moving: MoveSeen, zone: tzinfo | None) -> str:
+    ended = "it is still open" if moving.ended is None else f"it ended {utc_text(moving.ended, zone)}: {moving.result}"
+    begun = f"Under way: the {moving.move.words}, by {moving.actor}, begun {utc_text(moving.started, zone)}"
+    if not alias.switching:
+        return f"{begun}. Its switch had not begun, so no client was answered by {moving.move.target.release}; {ended}."
+    since = _switching(alias, zone)
+    if moving.move.kind is MoveKind.REMOVAL:
+        return f"{begun}, being removed since {since}: it may have answered, or nothing; {ended}."
+    return f"{begun}, being switched since {since}: either may have answered; {ended}."
+
+
+def _switching(alias: AliasThen, zone: tzinfo | None) -> str:
+    return "" if alias.moving is None else utc_text(alias.moving.switching, zone)
