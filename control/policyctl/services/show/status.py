@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +152,12 @@ def history(control: Control, *, model: str | None = None) -> tuple[dict[str, An
 
 def releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
     """Every release, or those of one model, by slot."""
-    rows = sorted(state.releases.values(), key=lambda r: (r.model, r.slot))
+    gates: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for (owner, release, gate), record in sorted(state.gates.items()):
+        gates[owner, release][gate] = record.verdict.value
+    aliases: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for (owner, alias), named in sorted(state.aliases.items()):
+        aliases[owner, named.placement.slot].append(alias)
     return tuple(
         {
             "model": r.model,
@@ -161,18 +167,10 @@ def releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
             "by": r.actor,
             "manifest_digest": r.manifest_digest,
             "collected": r.collected or None,
-            "gates": {
-                gate: record.verdict.value
-                for (m, release, gate), record in sorted(state.gates.items())
-                if (m, release) == (r.model, r.release)
-            },
-            "aliases": [
-                alias
-                for (m, alias), named in sorted(state.aliases.items())
-                if m == r.model and named.placement.slot == r.slot
-            ],
+            "gates": gates[r.model, r.release],
+            "aliases": aliases[r.model, r.slot],
         }
-        for r in rows
+        for r in sorted(state.releases.values(), key=lambda r: (r.model, r.slot))
         if model in {None, r.model}
     )
 
