@@ -143,6 +143,7 @@ class AliasDocument(Document):
     slot: int | None
     format: str | None
     since: str | None
+    trail: list[str] = Field(description="the releases by which it came there, oldest first, the named one last")
     pinned: bool
     certified: CertifiedDocument | None = Field(description="when its release was last certified")
     moving: MovingDocument | None

@@ -23,7 +23,7 @@ from policyctl.api.problems import missing_is_not_found, not_found
 from policyctl.domain import versions
 from policyctl.domain.json_values import to_json
 from policyctl.domain.names import LATEST, is_pin, served_name
-from policyctl.domain.state import State
+from policyctl.domain.state import AliasState, State
 from policyctl.domain.timeline import AliasThen
 from policyctl.domain.tokens import Scope
 from policyctl.errors import UsageError
@@ -118,11 +118,11 @@ def get_release(request: Request, model: Model, release: Release) -> Any:
 def get_aliases(request: Request, model: Model) -> Any:
     """What its aliases and pins name, by the journal, and when each was last certified."""
     control = api_of(request).control
-    known_model(control, model)
-    return [_alias(then) for then in at(control, "now", model=model).aliases]
+    state = known_model(control, model)
+    return [_alias(then, state.alias(model, then.alias)) for then in at(control, "now", model=model).aliases]
 
 
-def _alias(then: AliasThen) -> dict[str, Any]:
+def _alias(then: AliasThen, state: AliasState | None) -> dict[str, Any]:
     named, moving, certified = then.named, then.moving, then.certified
     return {
         "model": then.model,
@@ -132,6 +132,7 @@ def _alias(then: AliasThen) -> dict[str, Any]:
         "slot": None if named is None else named.slot,
         "format": None if named is None else named.format.value,
         "since": then.since or None,
+        "trail": [] if state is None else [placement.release for placement in state.trail],
         "pinned": is_pin(then.alias),
         "certified": None if certified is None else to_json(certified),
         "moving": None if moving is None else moving.to_json(),
