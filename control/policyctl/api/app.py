@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyctl import __version__, pages
+from policyctl.api.console import actions, looks, view
 from policyctl.api.context import LOGGER, LOOKS, Api, utc_now
 from policyctl.api.documents import DESCRIPTION, describe
 from policyctl.api.problems import ProblemError, of_error, refusal, unexpected
@@ -91,6 +92,8 @@ def create(api: Api | None) -> FastAPI:
     ):
         app.include_router(router)
     _pages(app)
+    for router in (looks.files, actions.doors, actions.leaving, actions.changes, looks.looks):
+        app.include_router(router, include_in_schema=False)
     _refusals(app)
     if api is not None:
         app.add_middleware(Edge, api=api)
@@ -131,6 +134,8 @@ def _pages(app: FastAPI) -> None:
 
 def _refusals(app: FastAPI) -> None:
     def answer(request: Request, error: ProblemError) -> Response:
+        if f"{request.url.path}/".startswith(f"{view.HOME}/"):
+            return view.refused(request, error)
         return error.answer(request_id=request.state.request_id, path=request.url.path)
 
     @app.exception_handler(ProblemError)

@@ -18,6 +18,7 @@ from fastapi import Request
 from policyctl.adapters.audit import Audit
 from policyctl.adapters.token_store import TokenFile
 from policyctl.api.meters import Buckets, Meters
+from policyctl.api.sessions import Sessions
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.operations import Operation
 from policyctl.errors import PolicyctlError, ServerError
@@ -48,6 +49,8 @@ class Pools:
         self.looks = ThreadPoolExecutor(16, "api-looks")
         self.anonymous = ThreadPoolExecutor(8, "api-anonymous")
         self.shared = ThreadPoolExecutor(4, "api-shared")
+        self.cards = ThreadPoolExecutor(1, "api-cards")
+        """A card is shown after every file of its release was read: one at a time, however many people look."""
 
     def of(self, request: Request) -> ThreadPoolExecutor:
         """The threads for this request."""
@@ -67,6 +70,7 @@ class Api:
         changes: How often each may change something.
         failures: How often each address may show an unknown token.
         refusals: How often the audit takes a line about callers without a token that counts.
+        sessions: Who signed in to the console.
         shared: The last results that callers share, and when each was asked for.
     """
 
@@ -82,6 +86,7 @@ class Api:
     failures: Buckets
     refusals: Buckets
     pools: Pools = field(default_factory=Pools)
+    sessions: Sessions = field(default_factory=Sessions)
     shared: dict[str, tuple[float, asyncio.Future[Any]]] = field(default_factory=dict)
     _under_way: Counter[str] = field(default_factory=Counter)
     _unlisted: int = 0

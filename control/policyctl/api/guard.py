@@ -1,4 +1,4 @@
-"""Who may ask: tokens, scopes, callers without a token, rates, and the size of what they send.
+"""Who may ask: tokens, sessions, scopes, callers without a token, rates, and the size of what they send.
 
 A token goes before everything: one that does not count is refused also where
 none is needed, so nobody believes to act under it. Without one a caller may
@@ -33,11 +33,13 @@ from policyctl.api.context import ANONYMOUS, LOGGER, LOOKS, MOST_AT_ONCE, Api, a
 from policyctl.api.problems import refusal, too_many
 from policyctl.domain.choices import Anonymous
 from policyctl.domain.log_event import LogLevel
-from policyctl.domain.tokens import Scope, find
+from policyctl.domain.tokens import Scope, Token, find
 from policyctl.errors import IntegrityError, ServerError, UsageError
 
 SCHEME: Final = "token"
 """The security scheme's name in the OpenAPI document."""
+SCOPE_TO_MOVE: Final = Scope.PROMOTE
+"""What moving an alias needs."""
 BODY_TIMEOUT_S: Final = 10.0
 _PASSED_ON: Final = re.compile(
     "forwarded|via|cdn-loop|(x-forwarded|x-original|x-envoy|x-azure|cf-connecting|fastly-client)(-.*)?"
@@ -65,13 +67,17 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def guarded(needs: Scope, *, open_here: bool = False, monitors: bool = False) -> type[APIRoute]:
+def guarded(
+    needs: Scope, *, open_here: bool = False, monitors: bool = False, by_session: bool = False
+) -> type[APIRoute]:
     """The class of routes that ask for a scope.
 
     Args:
+        needs: Which scope.
         open_here: On this machine nobody needs a token.
         monitors: What watches this API asks here. An answer costs little, however many ask, so no rate holds
             for it, and other requests of the same caller take no place from it.
+        by_session: The console asks here: a cookie names who signed in.
     """
 
     class Guarded(APIRoute):
@@ -90,7 +96,9 @@ def guarded(needs: Scope, *, open_here: bool = False, monitors: bool = False) ->
 
             async def handle(request: Request) -> Response:
                 api = api_of(request)
-                request.state.caller = caller = identify(api, request, open_here=open_here)
+                caller = of_session(api, request) if by_session else None
+                caller = caller or identify(api, request, open_here=open_here)
+                request.state.caller = caller
                 require_scope(caller, needs)
                 if not monitors:
                     _require_rate(api, request, caller)
@@ -98,7 +106,7 @@ def guarded(needs: Scope, *, open_here: bool = False, monitors: bool = False) ->
                     if not free:
                         problem = f"{caller.name} has {MOST_AT_ONCE} requests under way"
                         raise too_many(problem, "Wait until one of them is answered.", retry_s=1)
-                    body = await _body(request, most_bytes=api.control.settings.api.max_body_bytes)
+                    body = await read_body(request)
                     return await inner(Request(request.scope, _again(body, request)))
 
             return handle
@@ -126,35 +134,72 @@ def identify(api: Api, request: Request, *, open_here: bool) -> Caller:
     if not headers:
         return _without_token(api, request, open_here=open_here)
     header = headers[0] if len(headers) == 1 else ""  # of two, nobody knows which one a proxy went by
+    scheme, _, secret = header.partition(" ")
+    if scheme.lower() != "bearer":
+        return _caller(api, request, None, "Authorization is not Bearer TOKEN")
+    return of_secret(api, request, secret)
+
+
+def of_secret(api: Api, request: Request, secret: str) -> Caller:
+    """Who shows this secret.
+
+    Raises:
+        ProblemError: It is not a token's, or that of a token that does not count.
+    """
+    return _caller(api, request, find(_tokens(api), secret.strip()))
+
+
+def of_session(api: Api, request: Request) -> Caller | None:
+    """Who signed in; None where the browser names no session that is open.
+
+    Raises:
+        ProblemError: Its token does not count any more, which ends the session.
+    """
+    session = api.sessions.get(request.cookies.get(session_cookie(api), ""))
+    if session is None:
+        return None
+    token = next((token for token in _tokens(api) if token.digest == session.token_digest), None)
+    if token is None or not token.good(datetime.now(UTC)):
+        api.sessions.end(session.name)
+    request.state.session = session
+    return _caller(api, request, token)
+
+
+def session_cookie(api: Api) -> str:
+    """The name of the session's cookie: browsers send one port's cookies to every port of a machine."""
+    return f"policyctl-{api.control.settings.api.port}"
+
+
+def _tokens(api: Api) -> tuple[Token, ...]:
     try:
-        tokens = api.tokens.read()
+        return api.tokens.read()
     except (IntegrityError, UsageError) as error:
         # The caller cannot put that right, and nobody is let in meanwhile.
         message = f"Nobody is let in: {error.problem}. {error.remedy}"
         api.control.tell(message, level=LogLevel.ERROR, logger=LOGGER)
         raise ServerError("the tokens of this control API cannot be read", remedy="Its log says why.") from error
-    scheme, _, secret = header.partition(" ")
-    token = find(tokens, secret.strip()) if scheme.lower() == "bearer" else None
-    if token is None or not token.good(datetime.now(UTC)):
-        # After the look, not before: behind a proxy the address is everybody's.
-        if api.failures.take(request.client.host if request.client is not None else ""):
-            raise too_many("too many unknown tokens came from this address", "Wait a minute.", retry_s=60)
-        why = "is unknown" if token is None else f"is {token.state(datetime.now(UTC))}"
-        raise refusal(
-            401,
-            "unauthorized",
-            "No token that counts",
-            f"the token {why}" if scheme.lower() == "bearer" else "Authorization is not Bearer TOKEN",
-            "Ask the keeper of the repository for one: policyctl token create NAME --scope read",
-            headers={"WWW-Authenticate": 'Bearer realm="policyctl", error="invalid_token"'},
-        )
-    return Caller(token.name, token.scope)
+
+
+def _caller(api: Api, request: Request, token: Token | None, unknown: str = "the token is unknown") -> Caller:
+    if token is not None and token.good(datetime.now(UTC)):
+        return Caller(token.name, token.scope)
+    # After the look, not before: behind a proxy the address is everybody's.
+    if api.failures.take(request.client.host if request.client is not None else ""):
+        raise too_many("too many unknown tokens came from this address", "Wait a minute.", retry_s=60)
+    raise refusal(
+        401,
+        "unauthorized",
+        "No token that counts",
+        unknown if token is None else f"the token is {token.state(datetime.now(UTC))}",
+        "Ask the keeper of the repository for one: policyctl token create NAME --scope read",
+        headers={"WWW-Authenticate": 'Bearer realm="policyctl", error="invalid_token"'},
+    )
 
 
 def _without_token(api: Api, request: Request, *, open_here: bool) -> Caller:
     may_look = open_here or api.control.settings.api.anonymous is Anonymous.READ
     passed_on = any(_PASSED_ON.fullmatch(name.replace("_", "-")) for name in request.headers)
-    if api.local and may_look and not passed_on and _called_here(request):
+    if api.local and may_look and not passed_on and called_here(request):
         return Caller(ANONYMOUS, Scope.READ)
     raise refusal(
         401,
@@ -166,7 +211,8 @@ def _without_token(api: Api, request: Request, *, open_here: bool) -> Caller:
     )
 
 
-def _called_here(request: Request) -> bool:
+def called_here(request: Request) -> bool:
+    """Whether the name that was called is this machine's."""
     called = _HOST.fullmatch(request.headers.get("host", "").lower())
     return called is not None and is_loopback(called[1])
 
@@ -194,8 +240,13 @@ def _require_rate(api: Api, request: Request, caller: Caller) -> None:
         raise too_many(f"{caller.name} {what} more often than is allowed", "Ask less often.", retry_s=math.ceil(wait_s))
 
 
-async def _body(request: Request, *, most_bytes: int) -> bytes:
-    """All that was sent, if it is not too much and comes in time."""
+async def read_body(request: Request) -> bytes:
+    """All that was sent, if it is not too much and comes in time.
+
+    Raises:
+        ProblemError: It is too much, or too slow.
+    """
+    most_bytes = api_of(request).control.settings.api.max_body_bytes
     said = request.headers.get("content-length", "")
     parts, size = [], int(said) if re.fullmatch("[0-9]{1,18}", said) else 0
     try:

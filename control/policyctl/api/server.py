@@ -25,8 +25,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from policyctl.adapters import lock
-from policyctl.adapters.audit import FOLDER
+from policyctl.adapters import api_address, lock
 from policyctl.adapters.token_store import TokenFile
 from policyctl.api.app import create
 from policyctl.api.context import LOGGER, Api
@@ -195,13 +194,14 @@ def _serve(control: Control, reading: Reading[Settings]) -> None:
         _require_token(control, settings.host)
     control.repository.create()
     alone = lock.hold_alone(
-        control.repository.control / FOLDER / "lock",
+        api_address.lock_path(control.repository),
         doing="policyctl api",
         taken=f"{control.repository.root} has a control API already",
         remedy="Use the one that runs, or stop it first.",
     )
     with alone, _listening(settings.host, settings.port) as listener:
         server = Server(create(Api.of(control, local=local)))
+        api_address.write(control.repository, _url(listener))
         _tell(control, f"Control API at {_url(listener)}, for {control.repository.root}. Ctrl-C stops.")
         if not local:
             _tell(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from policyctl.services.rollout.remote import Remote
     from policyctl.settings import Settings
 
-BY_URL: Final = ("promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history")
-"""Commands that a control API can carry out."""
+BY_URL: Final = ("promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history", "console")
+"""Commands that go by a control API."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ _PANELS: Final = {
         "unpin": ("move", "Take a pinned release out of service."),
         "unserve": ("move", "Take an alias out of service."),
         "api": ("run", "Answer the control API over HTTP until Ctrl-C or SIGTERM."),
+        "console": ("run", "Open the web console of `policyctl api`."),
         "token": ("token", "Create, list and revoke the tokens of `policyctl api`."),
     },
     "Repository": {

@@ -1,9 +1,11 @@
-"""Commands that run the servers, or say on what: serve, api, doctor, hardware, version."""
+"""Commands that run the servers, open them, or say on what: serve, api, console, doctor, hardware, version."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import webbrowser
 from typing import Annotated
 
 import typer
@@ -111,6 +113,34 @@ def api(
         sys.stdout.write(document())
         return
     serve(*call.serving(api={"host": host, "port": port, "anonymous": anonymous}))
+
+
+@options.command("repository")
+def console(
+    call: Call,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open nothing.")] = False,
+) -> None:
+    """Open the web console of `policyctl api`. It prints the address, and opens a browser where there is a screen.
+
+    The console shows models, releases and the journal, promotes, rolls back and
+    aborts. It asks for a token: policyctl token create NAME --scope promote.
+
+    Examples:
+        policyctl console
+        policyctl console --no-browser
+        policyctl --api https://policies.example.com console
+    """
+    from policyctl.adapters import api_address
+
+    remote = call.remote()
+    url = f"{api_address.read(call.control().repository) if remote is None else remote.api.url}/ui"
+    opened = not no_browser and _has_screen() and webbrowser.open(url)
+    call.data({"url": url, "opened": opened}, words=url)
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have a window; one of the terminal would take the terminal."""
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 @options.command("repository", "url")

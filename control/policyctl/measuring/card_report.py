@@ -103,12 +103,12 @@ def page(card: Card) -> str:
         title=_printable(title_of(card)),
         summary=_printable(card.summary) if card.summary else "",
         problems=[_printable(problem) for problem in _problems(card)],
-        tables=[_shown(table, drawn.pop(table.title.partition(" on ")[0], ())) for table in tables(card)],
+        tables=[shown(table, drawn.pop(table.title.partition(" on ")[0], ())) for table in tables(card)],
     )
 
 
-def _shown(table: Table, plots_below: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """A table for the page, with the plots below it and their headings."""
+def shown(table: Table, plots_below: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """A table for a page, with the plots below it and their headings."""
     return {
         "title": _printable(table.title),
         "note": _printable(table.note) if table.note else "",

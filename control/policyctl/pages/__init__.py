@@ -42,9 +42,14 @@ def raw(text: str) -> Markup:
 
 
 @cache
+def text(name: str) -> str:
+    """A file of the folder `templates`, as it is."""
+    return (_TEMPLATES / name).read_text()
+
+
 def style() -> str:
-    """The style sheet of every page; the control API allows it by its hash."""
-    return (_TEMPLATES / "page.css").read_text()
+    """The style sheet of every report and page of the API; the control API allows it by its hash."""
+    return text("page.css")
 
 
 def markdown_table(columns: Sequence[str], rows: Rows) -> str:

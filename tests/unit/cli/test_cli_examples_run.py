@@ -39,6 +39,8 @@ ELSEWHERE = {
     "validate walker 1.1.0 --recording": "a recording",
     "promote walker 1.1.0 --gates": "perf_analyzer",
     "promote walker 1.1.0 --bake": "five minutes",
+    "console": "a control API: test_cli_console.py has one",
+    "--api https://policies.example.com console": "a control API elsewhere",
     "top": "Triton's statistics: test_cli_top.py has them",
     "logs --model walker --follow": "runs until it is stopped",
 }

@@ -190,7 +190,7 @@ def test_what_cannot_go_by_url_says_so(run, monkeypatch, tmp_path) -> None:
     assert "two different things" in run("status", "--repository", tmp_path).err
     assert "two different things" in run("rollback", "walker", "--url", "x:1").err
     assert "holds no published policy" in run("--api", "", "verify").err
-    assert {"promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history"} == set(BY_URL)
+    assert {"promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history", "console"} == set(BY_URL)
 
 
 def test_tokens_are_made_listed_and_revoked(run, tmp_path) -> None:

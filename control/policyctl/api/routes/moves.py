@@ -13,7 +13,7 @@ from pydantic import Field
 
 from policyctl.api.context import Api, api_of, run
 from policyctl.api.documents import OperationDocument, PlanDocument, problems
-from policyctl.api.guard import caller_of, guarded, require_scope
+from policyctl.api.guard import SCOPE_TO_MOVE, caller_of, guarded, require_scope
 from policyctl.api.problems import not_found, of_failure
 from policyctl.api.routes.look import MODEL_PATTERN, Model, StrictQuery, known_model
 from policyctl.domain.json_values import to_json
@@ -35,7 +35,7 @@ from policyctl.services.rollout.request import (
 )
 from policyctl.services.strictness import in_force
 
-changes = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.PROMOTE))
+changes = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(SCOPE_TO_MOVE))
 removals = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.ADMIN))
 looks = APIRouter(prefix="/v1", tags=["move"], route_class=guarded(Scope.READ))
 _POLL_S: Final = 0.2
