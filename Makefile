@@ -11,7 +11,7 @@ UNIT_TESTS = $(BIN)/python -m pytest tests/unit -m 'not long' --numprocesses log
 # On the real server: they mostly wait. What wants the machine for itself is marked `alone`, and has it.
 INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration -m 'not long' --numprocesses 3 --dist loadfile
 
-.PHONY: help setup native cpp wheel package demo test cases performance containers frameworks observe lint check format clean
+.PHONY: help setup native cpp wheel package demo test cases performance containers browser frameworks observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -70,6 +70,9 @@ frameworks: setup $(FRAMEWORKS)/.installed  ## Train with other frameworks, expo
 
 containers: setup  ## Run the tests on a separate Docker engine: needs root and docker.io, and says what it lacks
 	@$(BIN)/python -m pytest tests/containers -rs
+
+browser: setup  ## Run the tests of the console in Chromium, on the real server too; says what it lacks
+	@$(BIN)/python -m pytest tests/browser -rs
 
 observe: setup  ## Run Prometheus and Alertmanager on the running server; prints alerts
 	@$(BIN)/python alerts/observe.py
