@@ -136,17 +136,17 @@ def exported(folder: Path, release: str, size_bytes: int) -> Path:
     return folder
 
 
-def fill(control: Control, count: int) -> None:
-    """Add `count` releases of other models to the journal."""
+def fill(control: Control, count: int, *, a_model: int = A_MODEL) -> None:
+    """Add `count` releases of other models to the journal, `a_model` of each."""
     journal = control.repository.journal
     records = list(journal.records())
     contract = next(r.body["contract"] for r in records if r.kind is RecordKind.PUBLISHED)
     lines = []
     for number in range(max(0, count)):
         body = {
-            "model": f"other-{number // A_MODEL}",
-            "release": f"1.{number % A_MODEL}.0",
-            "slot": number % A_MODEL + 1,
+            "model": f"other-{number // a_model}",
+            "release": f"1.{number % a_model}.0",
+            "slot": number % a_model + 1,
             "manifest_digest": digest_of(str(number).encode()),
             "contract": contract,
         }
