@@ -41,7 +41,8 @@ def described(policy: Source, description: Description | None) -> Source:
         UsageError: `description` names an unknown tensor, or does not fit the shapes.
     """
     given = _placed(description or Description(), policy.contract)
-    steps, size = _divided(policy.contract, given.chunk)
+    chunk = given.chunk or policy.contract.chunk
+    steps, size = _divided(policy.contract, chunk)
     own, notes = _of_metadata(policy.metadata, size)
     joints = given.joints or own.joints
     if joints and len(joints) != size:
@@ -55,8 +56,8 @@ def described(policy: Source, description: Description | None) -> Source:
         observations=_observations(policy.contract, given),
         outputs=(replace(action, features=_each_step(joints, steps) or action.features), *others),
         histories=given.histories or policy.contract.histories,
-        drive=_over(given.drive, own.drive),
-        chunk=given.chunk,
+        drive=_over(given.drive, own.drive or policy.contract.drive),
+        chunk=chunk,
     )
     return replace(policy, contract=contract, notes=(*policy.notes, *notes))
 

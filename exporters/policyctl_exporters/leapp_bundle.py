@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policyctl.documents.yaml_text import parse
+from policyctl.domain.contract import Contract
+from policyctl.domain.drive import Drive
+from policyctl.domain.leapp import CONTRACT, SAFETENSORS, TARGETS
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.tensor import DTYPES, Units
 from policyctl.errors import UnsupportedError, UsageError
@@ -32,14 +36,7 @@ from policyctl_exporters.onnx_file import Port
 
 _MOST_BYTES: Final = 4 << 30
 _BACKENDS: Final = ("jit", "onnx", "pt2")
-_TYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32"} | {
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
-"""Of a safetensors file."""
-
+_TYPES: Final = {short: dtype for dtype, short in SAFETENSORS.items()}
 _FREE: Final = re.compile(r"(?!(self|torch|training|v\d+|node_\d+)$)[A-Za-z]\w*")
 
 Place = tuple[str, str]
@@ -52,6 +49,7 @@ class Node:
 
     Attributes:
         backend: ``jit``, ``onnx`` or ``pt2``.
+        kinds: What LEAPP says that a tensor is, by the tensor's name.
         features: What the elements of a tensor are called, by its name.
         units: What 1 of each element is, by the tensor's name; LEAPP itself has no field for it.
     """
@@ -64,6 +62,7 @@ class Node:
     outputs: tuple[Port, ...]
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     units: Mapping[str, Units] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,8 @@ class Bundle:
         initial: What such inputs are at first; zeros where nothing is said.
         inputs: What somebody gives at each step, by the name that the contract has for it.
         outputs: What is answered, likewise.
+        rate_hz: How often the nodes run each second, where the description says so.
+        contract: Of the release that the bundle was written from, where it was one.
     """
 
     name: str
@@ -87,6 +88,8 @@ class Bundle:
     initial: Mapping[Place, NDArray[Any]]
     inputs: Mapping[str, Place]
     outputs: Mapping[str, Place]
+    rate_hz: float | None = None
+    contract: Contract | None = None
 
     @classmethod
     def of_one(cls, node: Node, memory: Mapping[str, str]) -> Self:
@@ -122,6 +125,28 @@ class Bundle:
     def states(self) -> dict[str, Place]:
         """Inputs that flow back, by the names that the contract has for them."""
         return _named(self.feedback, taken=[*self.inputs])
+
+    @property
+    def continued(self) -> dict[str, str]:
+        """The output that continues each state, by its own name where nothing else has that."""
+        found: dict[str, str] = {}
+        for name, place in self.states.items():
+            own, taken = self.feedback[place][1], {*self.inputs, *self.outputs, *self.states, *found.values()}
+            found[name] = own if _FREE.fullmatch(own) and own not in taken else f"{name}_next"
+        return found
+
+    @property
+    def answers(self) -> dict[str, Place]:
+        """What is answered, and what continues the states."""
+        return {**self.outputs, **{self.continued[name]: self.feedback[place] for name, place in self.states.items()}}
+
+    def drive(self, output: str) -> Drive | None:
+        """What the description says of the command that an output is; None where it says nothing."""
+        where, tensor = self.outputs.get(output, ("", ""))
+        said = {node.name: node.kinds.get(tensor) for node in self.nodes}.get(where)
+        kind = next((kind for kind, target in TARGETS.items() if target == said), None)
+        # A target is what the machine is to reach: nothing is left to apply to it.
+        return Drive(kind, rate_hz=self.rate_hz, in_graph=True if kind else None) if kind or self.rate_hz else None
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -177,7 +202,20 @@ class _Reading:
             inputs=_named(given, taken=[]),
             # What only flows back is an answer where there is no other.
             outputs=_named(answered or dict.fromkeys(feedback.values()), taken=[]),
+            **self._settings(),
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """The rate and the contract, where the pipeline says them."""
+        said = self._pipeline.get("configs")
+        said = said if isinstance(said, Mapping) else {}
+        rate, contract = said.get("frequency"), said.get(CONTRACT)
+        if rate is not None and not (type(rate) in (int, float) and 0 < rate < math.inf):
+            self._refuse(f"the frequency of the pipeline is {rate}, expected more than 0")
+        return {
+            "rate_hz": rate and float(rate),
+            "contract": None if contract is None else Contract.from_json(contract),
+        }
 
     def _node(self, name: str, said: Any) -> Node:
         parameters = said.get("parameters") if isinstance(said, Mapping) else None
@@ -209,7 +247,8 @@ class _Reading:
         tensors = [each for value in described.values() for each in value]
         features = {str(each["name"]): _features(each.get("element_names")) for each in tensors}
         units = {str(each["name"]): _units(each.get("units")) for each in tensors}
-        return Node(name, backend, path, content, ports["inputs"], ports["outputs"], features, units)
+        kinds = {str(each["name"]): str(each.get("kind")) for each in tensors}
+        return Node(name, backend, path, content, ports["inputs"], ports["outputs"], features, units, kinds)
 
     def _port(self, said: Any) -> Port:
         try:

@@ -42,7 +42,7 @@ def open_chain(bundle: Bundle, options: Options) -> Source:
         session=_Nodes(bundle, files),
         initial={name: bundle.initial[place] for name, place in states.items() if place in bundle.initial},
     )
-    return open_onnx_file(file, replace(options, states={name: f"{name}_next" for name in states}))
+    return open_onnx_file(file, replace(options, states=bundle.continued))
 
 
 def _joined(bundle: Bundle, files: Mapping[str, OnnxFile]) -> Any:
@@ -69,8 +69,7 @@ def _joined(bundle: Bundle, files: Mapping[str, OnnxFile]) -> Any:
         ) from error
     for name, place in (*bundle.inputs.items(), *bundle.states.items()):
         graph.input.append(_value(name, bundle, place))
-    answers = {**bundle.outputs, **{f"{name}_next": bundle.feedback[place] for name, place in bundle.states.items()}}
-    for name, place in answers.items():
+    for name, place in bundle.answers.items():
         graph.node.append(onnx.helper.make_node("Identity", ["/".join(place)], [name]))
         graph.output.append(_value(name, bundle, place, output=True))
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
@@ -114,6 +113,4 @@ class _Nodes:
             own = dict(zip((port.name for port in file.inputs), values, strict=True))
             found = file.session.run([port.name for port in file.outputs], own, options)
             results |= {(node.name, port.name): each for port, each in zip(node.outputs, found, strict=True)}
-        answers = {name: results[place] for name, place in self._bundle.outputs.items()}
-        answers |= {f"{n}_next": results[self._bundle.feedback[p]] for n, p in self._bundle.states.items()}
-        return [answers[name] for name in names]
+        return [results[self._bundle.answers[name]] for name in names]

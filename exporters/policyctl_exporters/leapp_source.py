@@ -12,10 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from policyctl.domain.contract import ACTION, ActionKind, Contract
+from policyctl.domain.limits import bounds, limits
+from policyctl.domain.memory import initial_states
 from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.conduct import checked
@@ -35,6 +39,10 @@ def open_leapp(path: Path, options: Options) -> Source:
         UnsupportedError: Nodes that cannot be one model.
     """
     bundle = read_bundle(path)
+    said = (options.observation_space, options.action_space, options.head, options.states)
+    stated = None if any(said) else bundle.contract
+    if stated is not None:
+        options = replace(options, observation_space=_observed(stated), action_space=_acted(stated))
     kinds = {node.backend == "onnx" for node in bundle.nodes}
     if len(kinds) > 1:
         shown = ", ".join(f"{node.name} ({node.backend})" for node in bundle.nodes)
@@ -42,13 +50,15 @@ def open_leapp(path: Path, options: Options) -> Source:
             f"{bundle.name} has nodes that cannot be one model: {shown}",
             remedy="Export all nodes with jit or pt2, or all with onnx.",
         )
+    names = [*bundle.outputs]
+    acting = [name for name, kind in options.head.named.items() if kind in (ACTION, "mean")]
+    action = next((name for name in (*acting, ACTION) if name in names), action_among(names))
     if kinds == {True}:
         from policyctl_exporters.leapp_onnx import open_chain
 
         source = open_chain(bundle, options)
     else:
-        names = [*bundle.outputs]
-        action = action_among(names) or (names[0] if len(names) == 1 else "")
+        action = action or (names[0] if len(names) == 1 else "")
         alone = not options.head and action and not {*names} & {*HEADS}
         options = replace(
             options,
@@ -56,7 +66,81 @@ def open_leapp(path: Path, options: Options) -> Source:
             observation_space=options.observation_space or (None if bundle.has_batch else _rows(bundle)),
         )
         source = open_text(Chain(bundle, options), options, name=bundle.name, kind="leapp")
-    return replace(_with_names(source, bundle), kind="leapp", file=(bundle.name, bundle.digest))
+    source = replace(source, kind="leapp", file=(bundle.name, bundle.digest))
+    return _with_names(source, bundle, action) if stated is None else _as_stated(source, stated)
+
+
+def _observed(stated: Contract) -> Any:
+    """What a contract says that the environment gives."""
+    from gymnasium import spaces
+
+    def space(spec: TensorSpec) -> Any:
+        dtype = np.dtype(spec.dtype)
+        if dtype.kind == "b":
+            return spaces.MultiBinary(spec.shape)
+        whole = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        found = limits(spec)
+        low, high = (np.full(spec.shape, end, dtype) for end in ((found.low, found.high) if found else whole))
+        return spaces.Box(low, high, dtype=dtype.type)
+
+    return spaces.Dict({spec.name: space(spec) for spec in stated.environment})
+
+
+def _acted(stated: Contract) -> Any:
+    """The space of the actions of a contract; None where it states no bounds, or not those that a choice needs."""
+    from gymnasium import spaces
+
+    action = stated.action
+    low, high = (each.reshape(action.shape) for each in bounds(action))
+    if action.low is action.high is None or (action.dtype != "float32" and not np.isfinite([low, high]).all()):
+        return None
+    match stated.action_kind:
+        case ActionKind.CONTINUOUS:
+            return spaces.Box(*(each.astype(np.float32) for each in (low, high)))
+        case ActionKind.DISCRETE:
+            return spaces.Discrete(int(high[0] - low[0]) + 1, start=int(low[0]))
+        case ActionKind.MULTI_DISCRETE:
+            return spaces.MultiDiscrete((high - low + 1).astype(np.int64), start=low.astype(np.int64))
+        case ActionKind.MULTI_BINARY:
+            return spaces.MultiBinary(action.size)
+
+
+def _as_stated(source: Source, stated: Contract) -> Source:
+    """The policy with the contract that its bundle states; an export proves its law as any other.
+
+    Raises:
+        UsageError: Its tensors, its memory or its action are not those of the models.
+    """
+    own = source.contract
+    for said, has in ((stated.observations, own.observations), (stated.outputs, own.outputs)):
+        names = [{(spec.name, spec.dtype, spec.shape) for spec in specs} for specs in (said, has)]
+        if odd := sorted(names[0] ^ names[1]):
+            raise _strange(f"the tensor {odd[0][0]}")
+    pairs = [{(state.input, state.output) for state in contract.states} for contract in (stated, own)]
+    begun = [initial_states(contract) for contract in (stated, own)]
+    if pairs[0] != pairs[1] or any(not np.array_equal(value, begun[1][name]) for name, value in begun[0].items()):
+        raise _strange("the memory")
+    if stated.action_kind is not own.action_kind:
+        raise _strange("the kind of the action")
+    rows = [limit for limit in (stated.max_batch, own.max_batch) if limit is not None]
+    specs = {spec.name: spec for spec in (*stated.observations, *stated.outputs)}
+    return replace(
+        source,
+        contract=replace(
+            stated,
+            # In the order in which the graph has them.
+            observations=tuple(specs[spec.name] for spec in own.observations),
+            outputs=tuple(specs[spec.name] for spec in own.outputs),
+            max_batch=min(rows, default=None),
+        ),
+    )
+
+
+def _strange(what: str) -> UsageError:
+    return UsageError(
+        f"the bundle states a contract that its models do not have: {what} differs",
+        remedy="Write the bundle again: policyctl release export MODEL RELEASE FOLDER --leapp.",
+    )
 
 
 def _rows(bundle: Bundle) -> Any:
@@ -67,23 +151,24 @@ def _rows(bundle: Bundle) -> Any:
     return spaces.Dict({name: own_space(port, port.dims, spaces) for name, port in ports.items()})
 
 
-def _with_names(source: Source, bundle: Bundle) -> Source:
-    """The contract with the names and units that the description has for elements."""
+def _with_names(source: Source, bundle: Bundle, action: str) -> Source:
+    """The contract with what the description says of elements, of what the output `action` commands, and how often."""
     nodes = {node.name: node for node in bundle.nodes}
-    features, units = {}, {}
-    for places in (bundle.inputs, bundle.outputs):
-        for name, (node, tensor) in places.items():
-            features[name] = nodes[node].features.get(tensor, ())
-            units[name] = nodes[node].units.get(tensor, "")
+    places = {**bundle.inputs, **bundle.outputs}
+    places |= {ACTION: places[action]} if action else {}
 
     def named(spec: TensorSpec) -> TensorSpec:
-        known = features.get(spec.name, ())
+        if spec.name not in places:
+            return spec
+        node, tensor = nodes[places[spec.name][0]], places[spec.name][1]
+        known = node.features.get(tensor, ())
         fitting = known if len(known) == spec.size else spec.features
-        return replace(spec, features=fitting, units=units.get(spec.name, spec.units))
+        return replace(spec, features=fitting, units=node.units.get(tensor, spec.units))
 
-    contract = source.contract
-    observations, outputs = (tuple(map(named, group)) for group in (contract.observations, contract.outputs))
-    return replace(source, contract=replace(contract, observations=observations, outputs=outputs))
+    own = source.contract
+    observations, outputs = (tuple(map(named, group)) for group in (own.observations, own.outputs))
+    contract = replace(own, observations=observations, outputs=outputs, drive=bundle.drive(action))
+    return replace(source, contract=contract)
 
 
 class Chain:

@@ -96,7 +96,8 @@ def export_release(
     digest, and import by it.
 
     --leapp writes the ONNX or TorchScript artifact as LEAPP's runtime takes it:
-    the model, a description, and what the states of an episode begin with.
+    the model, a description, and what the states of an episode begin with. The
+    description has the whole contract, which `policyctl export` takes back.
 
     Examples:
         policyctl release export walker 1.4.0 build/releases
@@ -126,6 +127,10 @@ def _export_leapp(call: Call, control: Control, model: str, release: str, destin
         words=f"{'Would write' if dry_run else 'Wrote'} {model} {release} as a LEAPP bundle ({done.backend}){memory}:"
         f" {done.description}\nManifest {done.manifest_digest}",
     )
+    if done.left_to_the_caller:
+        call.say("LEAPP's runtime leaves to its caller what a client of policyctl does by the contract:")
+        for task in done.left_to_the_caller:
+            call.say(f"  {task}")
 
 
 @group.command("import")

@@ -4,8 +4,13 @@ The bundle has one node: the release's ONNX or TorchScript artifact, byte for by
 flow back from their output to their input, and begin with their initial values. The description names
 the release and the digest of its manifest.
 
+LEAPP has fields for the rate of the pipeline, for what an output commands, and for what elements are called.
+For bounds, histories, chunks, gains, masks and draws it has none. So the whole contract stands among the
+pipeline's further settings, which LEAPP keeps and its runtime does not read.
+
 Source:
-    The package `leapp` 0.7, configuration version 1.3; see `policyctl_exporters.leapp_bundle`, which reads it.
+    The package `leapp` 0.7, configuration version 1.3 (`GraphConfigs`, `TensorSemantics`, `OutputKindEnum`);
+    see `policyctl_exporters.leapp_bundle`, which reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,20 +30,15 @@ import policyctl
 from policyctl.documents.yaml_text import dump
 from policyctl.domain.artifacts import CONTRACT_FILE, FILES, Format
 from policyctl.domain.contract import Contract
+from policyctl.domain.drive import Drive
+from policyctl.domain.leapp import CONTRACT, SAFETENSORS, TARGETS
 from policyctl.domain.memory import initial_states
-from policyctl.domain.tensor import TensorSpec
+from policyctl.domain.tensor import OWN_ROLES, TensorSpec
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl.integrity import read_release
 from policyctl.services.control import Control
 
 _BACKENDS: Final = {Format.ONNX: "onnx", Format.TORCHSCRIPT: "jit"}
-_TYPES: Final = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32"} | {
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-"""Of a safetensors file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class LeappExport:
         description: The YAML file that LEAPP's runtime is given.
         backend: ``onnx`` or ``jit``.
         states: Inputs that flow back.
+        left_to_the_caller: What the contract says and LEAPP's runtime does not do, in words.
     """
 
     model: str
@@ -57,6 +58,7 @@ class LeappExport:
     backend: str
     manifest_digest: str
     states: tuple[str, ...]
+    left_to_the_caller: tuple[str, ...] = ()
     dry_run: bool = False
 
 
@@ -109,8 +111,21 @@ def export_leapp(
         backend=_BACKENDS[form],
         manifest_digest=published.manifest_digest,
         states=tuple(state.input for state in contract.states),
+        left_to_the_caller=tuple(_left_to_the_caller(contract)),
         dry_run=dry_run,
     )
+
+
+def _left_to_the_caller(contract: Contract) -> Iterator[str]:
+    """What a client of policyctl does by the contract, and LEAPP's runtime does not."""
+    for history in contract.histories:
+        yield f"stack the last {history.length} steps in {history.observation}"
+    for role in OWN_ROLES:
+        yield from (f"give {role.words} as {spec.name}" for spec in contract.with_role(role))
+    if contract.chunk is not None:
+        yield f"hand out the actions of a chunk ({contract.chunk.words})"
+    if contract.drive is not None and not contract.drive.in_graph:
+        yield f"make the command of an action ({contract.drive.words})"
 
 
 def _description(
@@ -120,7 +135,7 @@ def _description(
     fed, after = {state.input for state in contract.states}, {state.output for state in contract.states}
     node = {
         "inputs": [_tensor(spec) for spec in contract.observations],
-        "outputs": [_tensor(spec) for spec in contract.outputs],
+        "outputs": [_tensor(contract.action) | _commanded(contract.drive), *map(_tensor, contract.outputs[1:])],
         "parameters": {
             "model_path": artifact,
             "md5sum": hashlib.md5(content, usedforsecurity=False).hexdigest(),
@@ -134,10 +149,20 @@ def _description(
         "feedback_flow": {f"{model}/{s.output}": [f"{model}/{s.input}"] for s in contract.states},
         "inputs": {model: [spec.name for spec in contract.observations if spec.name not in fed]},
         "outputs": {model: [spec.name for spec in contract.outputs if spec.name not in after]},
+        "configs": {**_rate(contract.drive), CONTRACT: contract.to_json()},
     }
     if memory:
         pipeline["initial_values"] = memory
     return {"models": {model: node}, "pipeline": pipeline, "system information": {"leapp config version": "1.3"}}
+
+
+def _commanded(drive: Drive | None) -> dict[str, str]:
+    """What LEAPP calls a target of this kind, which an action is where nothing is left to apply to it."""
+    return {"kind": TARGETS[drive.kind]} if drive and drive.kind and drive.in_graph else {}
+
+
+def _rate(drive: Drive | None) -> dict[str, float]:
+    return {"frequency": drive.rate_hz} if drive and drive.rate_hz is not None else {}
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -152,7 +177,7 @@ def safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     for name, array in arrays.items():
         data = np.ascontiguousarray(array).tobytes()
         offsets = [len(body), len(body) + len(data)]
-        header[name] = {"dtype": _TYPES[str(array.dtype)], "shape": [*array.shape], "data_offsets": offsets}
+        header[name] = {"dtype": SAFETENSORS[str(array.dtype)], "shape": [*array.shape], "data_offsets": offsets}
         body += data
     text = json.dumps(header, separators=(",", ":")).encode()
     # The format wants the bytes to begin at a multiple of eight.
