@@ -5,8 +5,9 @@ tracker whose time step runs past its motion would get a frame of zeros, and an
 action with it, where its own runtime raises an error. So what such a lookup gives
 is NaN, and the backends withhold the action; other rows of the batch are answered.
 
-Lookups by constants are left as they are, and lookups of whole numbers, which
-cannot be NaN. `GatherElements` raises an error itself.
+Whole numbers cannot be NaN. `GatherElements` raises an error beyond its table, so
+the place of a whole number is looked up by it first. Lookups by constants are left
+as they are, and so are those of whole numbers by several places at once (`GatherND`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def guard_lookups(model: Any) -> None:
         # What is not known is a guard that was put in.
         of = [computed.get(value.get_node().get_friendly_name(), True) for value in node.input_values()]
         computed[node.get_friendly_name()] = kind not in _BY_SHAPE and (kind == "Parameter" or any(of))
-        if kind in _LOOKUPS and of[1] and node.get_output_element_type(0).is_real():
+        if kind in _LOOKUPS and of[1]:
             _guard(node, kind)
 
 
@@ -53,12 +54,29 @@ def _guard(node: Any, kind: str) -> None:
     if not dimensions or any(size.is_dynamic for size in dimensions):
         return
     sizes = [size.get_length() for size in dimensions]
+    if not node.get_output_element_type(0).is_real():
+        if kind == "Gather":
+            node.input(1).replace_source_output(_place_of(node, index, sizes[0]))
+        return
     users, given = node.output(0).get_target_inputs(), node.output(0)
     kept = _only_within(node, index, sizes if kind == "GatherND" else sizes[0], axes)
     kept.get_tensor().set_names(given.get_tensor().get_names())
     given.get_tensor().set_names(set())
     for user in users:
         user.replace_source_output(kept)
+
+
+def _place_of(node: Any, index: Any, size: int) -> Any:
+    """The index, looked up in a table of places, which fails where there is no such place."""
+    from policyctl.sessions.quiet_openvino import opset10
+
+    places = opset10.constant(np.arange(size, dtype=index.get_element_type().to_dtype()))
+    flat = opset10.reshape(index, opset10.constant([-1]), special_zero=False)
+    found = opset10.gather_elements(places, flat, 0)
+    shaped = opset10.reshape(found, opset10.shape_of(index), special_zero=False)
+    for number, operation in enumerate((places, flat, found, shaped)):
+        operation.set_friendly_name(f"{node.get_friendly_name()}/place{number}")
+    return shaped.output(0)
 
 
 def _only_within(node: Any, index: Any, sizes: int | list[int], axes: list[int]) -> Any:

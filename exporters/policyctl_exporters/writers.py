@@ -24,6 +24,7 @@ import numpy as np
 from policyctl.domain.artifacts import FILES, Format
 from policyctl.domain.contract import Contract
 from policyctl.errors import UnsupportedError, first_line, last_line
+from policyctl_exporters.onnx_lookup import strict_lookups
 from policyctl_exporters.openvino_apart import keep_apart
 from policyctl_exporters.openvino_axes import with_axes
 from policyctl_exporters.openvino_lookup import guard_lookups
@@ -51,7 +52,7 @@ def write_onnx(graph: Any, contract: Contract, path: Path) -> None:
         graph = _trace(graph, contract)
     inputs = [spec.name for spec in contract.observations]
     outputs = [spec.name for spec in contract.outputs]
-    with _exporting():
+    with _exporting(), strict_lookups(OPSET):
         try:
             torch.onnx.export(
                 graph,

@@ -49,16 +49,14 @@ class Tracker(nn.Module):
         return self.net(x) + LOOKUPS[self.name](x)
 
 
-@pytest.mark.parametrize("name", LOOKUPS)
+@pytest.mark.parametrize("name", [*LOOKUPS])
 def test_a_lookup_beyond_its_table_gives_no_action(name: str, tmp_path: Path) -> None:
     """NaN, which the backends withhold, for that row alone; within the table, and from its end, as in PyTorch."""
     policy = Tracker(name).eval()
     options: dict[str, Any] = {"observation_space": BOX, "action_space": ACTS, "formats": ["onnx", "openvino"]}
     result = export_policy(policy, tmp_path / "out", golden_rows=4, **options)
     assert not result.failed
-    # An embedding counts from its beginning alone.
-    last = [] if name == "a frame for one row" else [-1]
-    firsts = np.array([0, 1, ENTRIES - 1, ENTRIES, ENTRIES + 1, 50, 1e6, -ENTRIES - 1, 2, *last], np.float32)
+    firsts = np.array([0, 1, ENTRIES - 1, ENTRIES, ENTRIES + 1, 50, 1e6, -ENTRIES - 1, 2, -1], np.float32)
     rows = np.stack([firsts, *[np.ones_like(firsts)] * (WIDTH - 1)], axis=1)
     wanted = np.stack([answer(policy, row) for row in rows])
     missing = np.isnan(wanted).all(axis=1)
@@ -67,6 +65,44 @@ def test_a_lookup_beyond_its_table_gives_no_action(name: str, tmp_path: Path) ->
         found = in_batches(run, {"observation": rows}, result.contract.max_batch)["action"]
         assert np.isnan(found[missing]).all(), label
         np.testing.assert_allclose(found[~missing], wanted[~missing], rtol=0, atol=1e-5, err_msg=label)
+
+
+FROM_THE_BEGINNING: dict[str, Any] = {
+    "an embedding": lambda x: nn.functional.embedding(at(x), TABLE),
+    "a selection": lambda x: TABLE.index_select(0, at(x)),
+    "a gathering": lambda x: (x[:, 1:2] * TABLE[:, 0]).gather(1, at(x)[:, None].expand(-1, WIDTH)),
+    "a place that is written": lambda x: (x[:, :1] * 0 * TABLE[:, 0]).scatter(1, at(x)[:, None], x[:, 1:2]) @ TABLE,
+    "a place that is set": lambda x: (x[:, :1] * 0 * TABLE[:, 0]).scatter(1, at(x)[:, None], 1.0) @ TABLE,
+    "a place that is added to": lambda x: (
+        (x[:, :1] * 0 * TABLE[:, 0]).scatter_add(1, at(x)[:, None], x[:, 1:2]) @ TABLE
+    ),
+}
+COUNTED = {"whole numbers": lambda x: TABLE.long()[at(x)].float()}
+LOOKUPS |= FROM_THE_BEGINNING | COUNTED
+
+
+@pytest.mark.parametrize("name", FROM_THE_BEGINNING | COUNTED)
+def test_a_lookup_answers_where_pytorch_does(name: str, tmp_path: Path) -> None:
+    """At -1 some raise an error there, where ONNX would count from the end; whole numbers cannot be NaN."""
+    policy = Tracker(name).eval()
+    options: dict[str, Any] = {"observation_space": BOX, "action_space": ACTS, "formats": ["onnx", "openvino"]}
+    result = export_policy(policy, tmp_path / "out", golden_rows=4, **options)
+    for first in (-1, -ENTRIES - 1, 1, 2, ENTRIES):
+        row = np.array([first, 1, 1], np.float32)
+        wanted = answer(policy, row)
+        within = range(-ENTRIES if name in COUNTED else 0, ENTRIES)
+        assert np.isnan(wanted).all() == (first not in within)
+        for form in result.formats:
+            for label, run in runners(form, result.output, result.contract).items():
+                np.testing.assert_allclose(given(run, row), wanted, rtol=0, atol=1e-5, err_msg=f"{label} {first}")
+
+
+def given(run: Any, row: np.ndarray) -> np.ndarray:
+    """What an artifact answers, NaN where it raises an error."""
+    try:
+        return run({"observation": row[None]})["action"][0]
+    except Exception:  # each runtime has its own
+        return np.full(WIDTH, np.nan, np.float32)
 
 
 def answer(policy: nn.Module, row: np.ndarray) -> np.ndarray:
