@@ -30,6 +30,7 @@ from policyctl_exporters.onnx_limits import limit_notes, limits_of
 from policyctl_exporters.onnx_rewrite import Output, rewrite
 from policyctl_exporters.onnx_roles import Roles
 from policyctl_exporters.onnx_rows import Feed, Original, batch_axes, feed_of, state_feed
+from policyctl_exporters.onnx_wholes import whole_in_graph
 from policyctl_exporters.runtimes import by_name
 from policyctl_exporters.source import Arrays, Options, Source
 from policyctl_exporters.spaces import (
@@ -220,11 +221,15 @@ def _action_spec(roles: Roles, original: Original, options: Options) -> tuple[Te
     if scores:
         _require_choices(original.file, roles.kind, given.size, space)
     floating = given.dtype.kind == "f"
-    if not scores and (given.size != action.size or floating != (kind is ActionKind.CONTINUOUS)):
+    fits = floating == (kind is ActionKind.CONTINUOUS) or (
+        floating and not scores and whole_in_graph(original.file.model, roles.source)
+    )
+    if not scores and not (fits and given.size == action.size):
         raise UsageError(
             f"{original.file.name}: {roles.source} is {given.dtype}{list(given.shape)} for one observation,"
             f" the action space {space} asks for {action.dtype}{list(action.shape)}",
-            remedy=f"Check the space, and what the output is: --head {roles.source}=KIND.",
+            remedy=f"Check the space. If {roles.source} holds scores: --head {roles.source}=logits. If it is a choice,"
+            " export it again as integers.",
         )
     return action, kind
 

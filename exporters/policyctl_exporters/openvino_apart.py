@@ -5,7 +5,7 @@ one kernel, where it compiles for one row and one thread, as the native backend
 does. Where such an operation also takes what elementwise operations alone made
 of an input (an action that is smoothed: ``0.7 * previous + 0.3 * net(x)``), the
 process dies of a segmentation fault. A sum over one element between the two
-changes no value, and ends what is joined.
+changes no value, and ends what is joined; of truth values, whether one is true.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def _summed(value: Any, name: str) -> Any:
 
     zero = opset10.constant([0])
     more = opset10.unsqueeze(value, zero)
-    alone = opset10.reduce_sum(more, zero, keep_dims=False)
+    is_truth = value.get_element_type().get_type_name() == "boolean"
+    alone = (opset10.reduce_logical_or if is_truth else opset10.reduce_sum)(more, zero, keep_dims=False)
     for suffix, node in (("axis", zero), ("more", more), ("sum", alone)):
         node.set_friendly_name(f"{name}/{suffix}")
     return alone.output(0)
