@@ -304,8 +304,7 @@ class Sorting:
         raise UsageError(
             f"{self._file.name}: no output is called 'action',"
             f" it gives {', '.join(outputs) or 'nothing that can be served'}{reasons}",
-            remedy="Say which one the action is made of: --head NAME=KIND (in Python head={'NAME': 'KIND'}), KIND one"
-            f" of {', '.join(HEADS)}{_example([*telling, *free])}.",
+            remedy=which_acts([*dict.fromkeys([*telling, *free])]),
         )
 
     def _actions_drawn(self) -> list[str]:
@@ -352,9 +351,18 @@ class Sorting:
         return found
 
 
-def _example(names: Sequence[str]) -> str:
-    """What to type, where there is an output to name."""
-    return f"; for example --head {names[0]}={HEADS[0]}" if names else ""
+def which_acts(names: Sequence[str]) -> str:
+    """What to type where no name says which of these outputs the action is made of."""
+    if len(names) == 1:
+        return (
+            f"If {names[0]} is the action itself: --head {names[0]}=action."
+            f" If it holds scores that a choice is made by: --head {names[0]}=logits."
+        )
+    example = f"; for example --head {names[0]}={HEADS[0]}" if names else ""
+    return (
+        "Say which one the action is made of: --head NAME=KIND (in Python head={'NAME': 'KIND'}), KIND one"
+        f" of {', '.join(HEADS)}{example}."
+    )
 
 
 def _kept_constants(head: Head) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from policyctl.plain_files import open_named
 from policyctl_exporters.conduct import checked
 from policyctl_exporters.modules import open_module, open_program
 from policyctl_exporters.onnx_file import Port
-from policyctl_exporters.onnx_roles import Sorting, with_action
+from policyctl_exporters.onnx_roles import Sorting, which_acts, with_action
 from policyctl_exporters.program_memory import memory_of
 from policyctl_exporters.pt2_file import load_exported
 from policyctl_exporters.pt2_text import ProgramText
@@ -295,7 +295,7 @@ def _action_space(text: Text, options: Options, rows: _Rows, name: str) -> Any:
     if not ports:
         raise UsageError(
             f"{name}: no output is called action, it gives {', '.join(port.name for port in text.outputs)}",
-            remedy=f"Say which one the action is made of: --head NAME=KIND, KIND one of {', '.join(HEADS)}.",
+            remedy=which_acts([port.name for port in text.outputs]),
         )
     # Of a choice that is given with its scores, those say how many there are.
     port = next((port for port in ports if said[port.name] in ("logits", "q_values")), ports[0])

@@ -94,14 +94,15 @@ def test_a_deployed_policy_with_memory_answers_as_in_its_own_runtime(deployed: P
             _require_near(answers["recurrent_out"], right, "mla_hallway")
 
 
-@pytest.mark.parametrize("name", ["godot_BallChase_BallChase", "tron_policy"])
+@pytest.mark.parametrize(("name", "output"), [("godot_BallChase_BallChase", "output"), ("tron_policy", "mlp_output")])
 def test_a_deployed_policy_without_a_telling_name_asks_which_output_acts(
-    deployed: Path, tmp_path: Path, name: str
+    deployed: Path, tmp_path: Path, name: str, output: str
 ) -> None:
-    """Nothing is guessed; the remedy is what to type."""
+    """Nothing is guessed, as Godot calls scores and actions alike; the remedy is what to type."""
     with pytest.raises(UsageError, match="no output is called 'action'") as refusal:
         export_policy(deployed / f"{name}.onnx", tmp_path / "out")
-    assert "--head NAME=KIND" in refusal.value.remedy
+    assert f"--head {output}=action." in refusal.value.remedy
+    assert f"--head {output}=logits." in refusal.value.remedy
 
 
 @pytest.mark.parametrize(
