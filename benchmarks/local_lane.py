@@ -5,12 +5,15 @@
 
 One caller asks for one action at a time, of a policy 64-256-256-8 on one server.
 Within each round all ways take turns in an order that chance decides: the lane,
-gRPC and HTTP by `PolicyClient`, and in this process ONNX Runtime and eager
-PyTorch with one thread each, which check nothing. Back to back by default; with
-`--hz` a call begins each period, and one that ends after its period has missed
-it (the next begins at once). Printed are the quantiles over all calls, the processor time
-of the caller, and the median of the rounds' ratios of medians, lane to the other
-way, with its exact 95 % interval. Below 1 the lane is quicker.
+gRPC and HTTP by `PolicyClient`; the lane by its client in C++ (``local_lane.cpp``);
+and in this process ONNX Runtime and eager PyTorch with one thread each, which
+check nothing.
+
+Back to back by default; with `--hz` a call begins each period, and one that ends
+after its period has missed it (the next begins at once). Printed are the quantiles
+over all calls, the processor time of the caller, and the median of the rounds'
+ratios of medians, the lane from Python to the other way, with its exact 95 %
+interval. Below 1 the lane is quicker.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import contextlib
 import math
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -45,15 +49,39 @@ from policyctl_exporters import export_policy
 
 LANE = "lane"
 WIDTH, HIDDEN, ACTIONS = 64, 256, 8
+OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (64, WIDTH)).astype(np.float32)
+ROOT = Path(__file__).resolve().parents[1]
 
 Ask = Callable[[NDArray[Any]], Any]
+
+
+@dataclass
+class Turn:
+    """What one way took in one round."""
+
+    times_ns: NDArray[np.uint64]
+    processor_ns: int
+    missed: int
+
+
+@dataclass
+class Way:
+    """One way to ask.
+
+    Attributes:
+        answer: To the first observation.
+        turn: Asks for some seconds, at a rate.
+    """
+
+    answer: Any
+    turn: Callable[[float, float], Turn]
 
 
 @dataclass
 class Calls:
     """What one way took in all rounds."""
 
-    times_ns: list[int] = field(default_factory=list)
+    times_ns: list[NDArray[np.uint64]] = field(default_factory=list)
     medians_ns: list[float] = field(default_factory=list)
     processor_ns: int = 0
     missed: int = 0
@@ -75,8 +103,8 @@ def main() -> int:
         environment = {**os.environ, "POLICYCTL_SERVER__LANE": url}
         with BackgroundServer(control.repository.root, folder / "serve.log", environment=environment) as server:
             promote(control, model="walker", release="1.0.0", alias=PRODUCTION, gates=())
-            with ways(server.endpoint, url, folder / "exported", module) as asks:
-                measured = measure(asks, rounds=given.rounds, seconds=given.seconds, hz=given.hz)
+            with ways(server.endpoint, url, folder, module) as chosen:
+                measured = measure(chosen, rounds=given.rounds, seconds=given.seconds, hz=given.hz)
     print_table(measured)
     return 0
 
@@ -95,17 +123,53 @@ def export(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def ways(endpoint: dict[str, Any], url: str, exported: Path, module: Any) -> Iterator[dict[str, Ask]]:
+def ways(endpoint: dict[str, Any], url: str, folder: Path, module: Any) -> Iterator[dict[str, Way]]:
     """Every way under test, by its name in the table."""
-    asks: dict[str, Ask] = {}
+    chosen: dict[str, Way] = {}
     with contextlib.ExitStack() as stack:
+        chosen["lane, C++"] = stack.enter_context(cpp_way(compiled(folder), url))
         for name, where in (
             (LANE, {"url": url}),
             *((p, {"url": endpoint[p], "protocol": p}) for p in ("grpc", "http")),
         ):
             client = stack.enter_context(PolicyClient("walker", deadline_s=10.0, **where))
-            asks[name] = lambda observation, client=client: client.act(observation).value
-        yield asks | {"ONNX Runtime": onnx_ask(exported), "eager torch": torch_ask(module)}
+            chosen[name] = way(lambda observation, client=client: client.act(observation).value)
+        yield chosen | {"ONNX Runtime": way(onnx_ask(folder / "exported")), "eager torch": way(torch_ask(module))}
+
+
+def way(ask: Ask) -> Way:
+    """A way that is called in this process."""
+    return Way(ask(OBSERVATIONS[0]), lambda seconds, hz: turn(ask, seconds=seconds, hz=hz))
+
+
+def compiled(folder: Path) -> Path:
+    """The program that asks in C++."""
+    program, source = folder / "local_lane", Path(__file__).with_suffix(".cpp")
+    command = (os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-I", str(ROOT / "examples/cpp"))
+    subprocess.run([*command, str(source), "-o", str(program)], check=True)
+    return program
+
+
+@contextlib.contextmanager
+def cpp_way(program: Path, url: str) -> Iterator[Way]:
+    """The program as a process that sleeps outside of its turns."""
+    command = [str(program), "walker", url, str(len(OBSERVATIONS))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(OBSERVATIONS.tobytes())
+        stdin.flush()
+        answer = np.array(stdout.readline().split(), np.float32)
+
+        def one_turn(seconds: float, hz: float) -> Turn:
+            stdin.write(f"{seconds} {hz}\n".encode())
+            stdin.flush()
+            calls, processor_ns, missed = map(int, stdout.readline().split())
+            return Turn(np.frombuffer(stdout.read(8 * calls), np.uint64), processor_ns, missed)
+
+        yield Way(answer, one_turn)
+        stdin.close()
 
 
 def onnx_ask(exported: Path) -> Ask:
@@ -132,22 +196,25 @@ def torch_ask(module: Any) -> Ask:
     return ask
 
 
-def measure(asks: dict[str, Ask], *, rounds: int, seconds: float, hz: float) -> dict[str, Calls]:
+def measure(chosen: dict[str, Way], *, rounds: int, seconds: float, hz: float) -> dict[str, Calls]:
     """All ways in turn; their answers agree."""
-    observations = np.random.default_rng(0).uniform(-1, 1, (64, WIDTH)).astype(np.float32)
-    answers = [ask(observations[0]) for ask in asks.values()]
-    for answer in answers:
-        np.testing.assert_allclose(answer, answers[0], rtol=0, atol=1e-5)
-    measured = {name: Calls() for name in asks}
+    for each in chosen.values():
+        np.testing.assert_allclose(each.answer, chosen[LANE].answer, rtol=0, atol=1e-5)
+    measured = {name: Calls() for name in chosen}
     for _ in range(rounds):
-        for name in random.sample(list(asks), len(asks)):
-            turn(asks[name], observations, measured[name], seconds=seconds, hz=hz)
+        for name in random.sample(list(chosen), len(chosen)):
+            took, calls = chosen[name].turn(seconds, hz), measured[name]
+            calls.times_ns.append(took.times_ns)
+            calls.medians_ns.append(float(np.median(took.times_ns)))
+            calls.processor_ns += took.processor_ns
+            calls.missed += took.missed
     return measured
 
 
-def turn(ask: Ask, observations: NDArray[Any], calls: Calls, *, seconds: float, hz: float) -> None:
-    """One way for some time."""
+def turn(ask: Ask, *, seconds: float, hz: float) -> Turn:
+    """One way for some time, in this process."""
     times: list[int] = []
+    missed = 0
     period_ns = int(1e9 / hz) if hz else 0
     processor_ns = time.thread_time_ns()
     next_ns = time.perf_counter_ns()
@@ -156,16 +223,14 @@ def turn(ask: Ask, observations: NDArray[Any], calls: Calls, *, seconds: float, 
         if begin < next_ns:
             time.sleep((next_ns - begin) / 1e9)
             begin = time.perf_counter_ns()
-        ask(observations[len(times) % len(observations)])
+        ask(OBSERVATIONS[len(times) % len(OBSERVATIONS)])
         end = time.perf_counter_ns()
         times.append(end - begin)
         if period_ns:
             next_ns += period_ns
-            calls.missed += end > next_ns
+            missed += end > next_ns
             next_ns = max(next_ns, end)
-    calls.processor_ns += time.thread_time_ns() - processor_ns
-    calls.times_ns += times
-    calls.medians_ns.append(float(np.median(times)))
+    return Turn(np.array(times, np.uint64), time.thread_time_ns() - processor_ns, missed)
 
 
 def print_table(measured: dict[str, Calls]) -> None:
@@ -173,11 +238,12 @@ def print_table(measured: dict[str, Calls]) -> None:
     print("| way | p50 us | p99 us | p99.9 us | processor us | missed | lane / way, p50 | 95 % interval |")
     print("|---|---|---|---|---|---|---|---|")
     for name, calls in measured.items():
-        p50, p99, p999 = np.quantile(np.array(calls.times_ns) / 1e3, (0.5, 0.99, 0.999))
+        times_us = np.concatenate(calls.times_ns) / 1e3
+        p50, p99, p999 = np.quantile(times_us, (0.5, 0.99, 0.999))
         logs = [math.log(one / other) for one, other in zip(measured[LANE].medians_ns, calls.medians_ns, strict=True)]
         interval = median_interval(logs, alpha_low=0.025, alpha_high=0.025)
         low, middle, high = (math.exp(v) for v in (interval.low, interval.median, interval.high))
-        count = len(calls.times_ns)
+        count = len(times_us)
         print(
             f"| {name} | {p50:.0f} | {p99:.0f} | {p999:.0f} | {calls.processor_ns / count / 1e3:.0f} |"
             f" {calls.missed} of {count} | {middle:.2f} | {low:.2f} to {high:.2f} |"

@@ -275,8 +275,7 @@ class Connection {
   }
 
   // The next message; it lies here until the one after it. `file` gets the file that came along, if one did.
-  std::string_view receive(Clock::time_point until, std::chrono::nanoseconds spin = {}, int* file = nullptr) {
-    const auto spin_until = std::min(after(spin), until);
+  std::string_view receive(Clock::time_point until, int* file = nullptr) {
     iovec part{message_, sizeof message_};
     for (;;) {
       alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
@@ -287,7 +286,7 @@ class Connection {
         header.msg_control = control;
         header.msg_controllen = CMSG_LEN(sizeof(int));  // for one file, not two
       }
-      if (spin.count() == 0 || Clock::now() >= spin_until) wait(POLLIN, until);
+      wait(POLLIN, until);
       const auto bytes = recvmsg(socket_, &header, MSG_CMSG_CLOEXEC);
       if (bytes < 0 && (errno == EAGAIN || errno == EINTR)) continue;
       if (bytes < 0) unreachable("the connection broke");
@@ -318,7 +317,7 @@ class Connection {
     if (!send(hello, until)) throw Error(Code::kUnreachable, "the server ended the session");
     int file = -1;
     try {
-      greeted(receive(until, {}, &file));
+      greeted(receive(until, &file));
       map(file, bytes);
     } catch (...) {
       if (file >= 0) ::close(file);
@@ -394,9 +393,6 @@ class Lane {
   // Which answered, and in which slot.
   const std::string& release() const { return contract_.release; }
   std::int64_t slot() const { return contract_.slot; }
-
-  // Looks for an answer for so long before it sleeps; that takes a core. 0 unless set.
-  void spin(std::chrono::nanoseconds time) { spin_ = time; }
 
   // Takes the values of an input, for this request and those after it. float16 comes as bits in std::uint16_t.
   template <typename Values>
@@ -555,7 +551,7 @@ class Lane {
   // Asks once. False where the release that answered is gone before its contract could be read.
   bool exchange(lane::Clock::time_point until) {
     send_request(until);
-    lane::Reader reader(connection_->receive(until, spin_));
+    lane::Reader reader(connection_->receive(until));
     const auto head = lane::read_head(reader);
     if (head.id != std::string_view(request_).substr(kIdAt, kIdBytes)) lane::unreadable("it is to another request");
     const bool is_known = !known_.empty() && head.slot == contract_.slot && reader.left() == known_;
@@ -622,7 +618,6 @@ class Lane {
   std::string model_, path_;
   std::vector<std::string> wanted_;
   std::unique_ptr<lane::Connection> connection_;
-  std::chrono::nanoseconds spin_{0};
   Contract contract_;
   std::vector<Place> inputs_, outputs_;
   std::vector<char> staged_, answer_;
