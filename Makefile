@@ -11,7 +11,7 @@ UNIT_TESTS = $(BIN)/python -m pytest tests/unit -m 'not long' --numprocesses log
 # On the real server: they mostly wait. What wants the machine for itself is marked `alone`, and has it.
 INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration -m 'not long' --numprocesses 3 --dist loadfile
 
-.PHONY: help setup native cpp wheel package demo test cases performance containers browser frameworks observe lint check format clean
+.PHONY: help setup native cpp wheel package demo test cases performance fleet containers browser frameworks observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -67,6 +67,9 @@ $(FRAMEWORKS)/.installed: $(STAMP) examples/frameworks/requirements.txt
 
 frameworks: setup $(FRAMEWORKS)/.installed  ## Train with other frameworks, export, and compare with their own answers
 	@$(FRAMEWORKS)/bin/python -m pytest tests/unit/exporters/test_exporters_frameworks.py
+
+fleet: setup  ## Start a store and five nodes, promote under load, kill nodes, roll back, and count what was lost
+	@$(BIN)/python benchmarks/fleet.py
 
 containers: setup  ## Run the tests on a separate Docker engine: needs root and docker.io, and says what it lacks
 	@$(BIN)/python -m pytest tests/containers -rs

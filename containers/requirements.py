@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("sign", "api")
+EXTRAS = ("sign", "api", "store")
 
 
 def main() -> None:

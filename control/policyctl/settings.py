@@ -23,7 +23,7 @@ from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
-from policyctl.domain.choices import LONGEST_DRAIN_S, MOST_CLIENTS, Anonymous, Engine
+from policyctl.domain.choices import LONGEST_DRAIN_S, MOST_CLIENTS, STORE_SCHEMES, Anonymous, Engine
 from policyctl.domain.log_event import LogLevel
 from policyctl.plain_files import scheme_of
 
@@ -42,6 +42,13 @@ def _here(value: Any) -> Any:
         raise ValueError("'' names no folder")
     if isinstance(value, str) and (scheme := scheme_of(value)):
         raise ValueError(f"it begins with {scheme}, and names no file or folder of this machine")
+    return value
+
+
+def _bucket(value: Any) -> Any:
+    """An address of a store; `adapters.bucket` looks at the rest, and shows no password that stands in it."""
+    if isinstance(value, str) and value and scheme_of(value) not in STORE_SCHEMES:
+        raise ValueError(f"it begins with none of {', '.join(STORE_SCHEMES)}")
     return value
 
 
@@ -396,6 +403,39 @@ class ApiSettings(Group, json_schema_extra=_LIVE):
     )
 
 
+class CutOff(StrEnum):
+    """What a node does whose store cannot be read for longer than the lease."""
+
+    KEEP = "keep"
+    """It serves on what it read last."""
+    WITHDRAW = "withdraw"
+    """It serves nothing that it cannot know to be current."""
+
+
+class FleetSettings(Group):
+    """The store whose journal says what all nodes of a fleet serve."""
+
+    store: Annotated[str, BeforeValidator(_bucket)] = Field(
+        "", description="s3://, gs://, az:// or file:// address of the store; empty for no fleet"
+    )
+    node: str = Field(
+        "",
+        pattern=r"^([a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?)?$",
+        description="name of this node in the fleet; not set: the host's name",
+    )
+    look_s: float = Field(0.5, gt=0, le=60, description="how often a node looks for a new record of the store")
+    lease_s: float = Field(
+        10.0, ge=1, le=3600, description="a node that reports nothing for so long, or cannot read the store, is cut off"
+    )
+    when_cut_off: CutOff = Field(CutOff.KEEP, description="keep or withdraw what a node serves after the lease")
+    prepare_s: float = Field(
+        300.0, gt=0, description="for all nodes to load and certify a release", json_schema_extra=_COMMAND
+    )
+    max_unavailable: int = Field(
+        0, ge=0, description="nodes that may be cut off while a release is promoted", json_schema_extra=_COMMAND
+    )
+
+
 class Settings(Group):
     """The whole tree."""
 
@@ -427,6 +467,7 @@ class Settings(Group):
     registry: RegistrySettings = RegistrySettings()
     integrity: IntegritySettings = IntegritySettings()
     api: ApiSettings = ApiSettings()
+    fleet: FleetSettings = FleetSettings()
     security: SecuritySettings = SecuritySettings()
 
 

@@ -16,9 +16,12 @@ from policyctl.errors import PolicyctlError, UsageError
 if TYPE_CHECKING:
     from policyctl.config.reading import Reading, Source
     from policyctl.services.control import Control, Say
+    from policyctl.services.fleet.moves import Fleet
     from policyctl.services.rollout.remote import Remote
     from policyctl.settings import Settings
 
+BY_STORE: Final = ("promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history", "serve")
+"""Commands that a store of a fleet means something to."""
 BY_URL: Final = ("promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history", "console")
 """Commands that go by a control API."""
 
@@ -31,12 +34,14 @@ class Root:
         config: The base file of the settings.
         profile: Which profile.
         api: The control API to use; empty for none, whatever the settings say; None where nothing was given.
+        store: The store of a fleet to use; empty and None as for `api`.
         command: The command's name.
     """
 
     config: Path | None = None
     profile: str | None = None
     api: str | None = None
+    store: str | None = None
     command: str = ""
 
 
@@ -49,12 +54,20 @@ def begin(root: Root) -> None:
     """A command begins; the root of the command line calls this, every time.
 
     Raises:
-        UsageError: `--api` stands before a command that no control API can carry out.
+        UsageError: `--api` stands before a command that no control API can carry out, or `--store` before one
+            that knows none.
     """
     _root.set(root)
     _control.set(None)
     if root.api and root.command and root.command not in BY_URL:
         raise _by_url_refused(root.api)
+    if root.store and root.command and root.command not in BY_STORE:
+        raise UsageError(
+            f"policyctl {root.command} works on a repository of this machine, and not by --store {root.store}",
+            remedy=f"With --store go {', '.join(BY_STORE[:-1])} and {BY_STORE[-1]}.",
+        )
+    if root.store and root.api:
+        raise UsageError("--store and --api name two different things to work on", remedy="Give one of them.")
 
 
 def given_profile() -> str | None:
@@ -86,6 +99,7 @@ class Call(Output):
         from policyctl import settings as settings_module  # late: the help of a command needs no setting
 
         root, server = _root.get(), {"url": self.url, **more.pop("server", {})}
+        more["fleet"] = {"store": root.store, **more.pop("fleet", {})}
         typed = {"profile": root.profile or None, "repository": self.repository, "server": server, **more}
         return settings_module.source(config=root.config, lock_wait_s=self.wait, **typed)
 
@@ -125,27 +139,46 @@ class Call(Output):
             self.say(f"WARNING: {warning}.")
         return _in_use(settings, say=lambda text: to_stderr(printable_lines(text))), reading
 
+    def elsewhere(self) -> Remote | Fleet | None:
+        """What `--api`, `--store` or a setting names instead of a repository here; None for a repository here.
+
+        Raises:
+            UsageError: The address is wrong, or a repository was named as well.
+        """
+        if (remote := self.remote()) is not None:
+            return remote
+        settings = Call().layers().require()
+        if not (store := settings.fleet.store):
+            return None
+        self._require_alone("--store", store)
+        from policyctl.services.fleet.moves import Fleet
+
+        return Fleet(settings, self.say)
+
     def remote(self) -> Remote | None:
-        """The control plane elsewhere that `--api` or a setting names; None for a repository here.
+        """The control API that `--api` or a setting names; None for none.
 
         Raises:
             UsageError: The address is wrong, or a repository was named as well.
         """
         settings = Call().layers().require()
-        target = _api_url(settings)
-        if not target:
+        if not (target := _api_url(settings)):
             return None
-        for option, given in (("--repository", self.repository), ("--url", self.url)):
-            if given is not None:
-                raise UsageError(
-                    f"{option} and --api {target} name two different things to work on", remedy="Give one of them."
-                )
+        self._require_alone("--api", target)
         from policyctl.adapters.control_api import ControlApi
         from policyctl.services.rollout.remote import Remote
 
         api = settings.api
         client = ControlApi(target, token=api.token.get_secret_value(), ca_file=api.ca_file, timeout_s=api.timeout_s)
         return Remote(client, self.say)
+
+    def _require_alone(self, option: str, target: str) -> None:
+        for other, given in (("--repository", self.repository), ("--url", self.url)):
+            if given is not None:
+                raise UsageError(
+                    f"{other} and {option} {target} name two different things to work on",
+                    remedy=f"Give one of them. To leave out the other: policyctl {option} '' ...",
+                )
 
     def require_writable(self, *paths: Path | None) -> None:
         """Refuse early: minutes of measuring must not end in a folder that does not exist.

@@ -58,7 +58,7 @@ def history(
         _prove(call.control(), call, head)
         return
     records_only = full or call.as_json
-    if (remote := call.remote()) is not None:
+    if (remote := call.elsewhere()) is not None:
         records = remote.history(model=model, limit=limit if records_only else None)
     else:
         from policyctl.services.show import status as service

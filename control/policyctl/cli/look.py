@@ -10,6 +10,7 @@ import typer
 
 from policyctl.cli import completion, options
 from policyctl.cli.call import Call
+from policyctl.domain.fleet import FleetStatus
 from policyctl.domain.instants import age_text
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import GateError, IntegrityError, ServerError, UsageError
@@ -34,8 +35,11 @@ def status(
         policyctl status walker --json
     """
     now = datetime.now(UTC)
-    if (remote := call.remote()) is not None:
+    if (remote := call.elsewhere()) is not None:
         found = remote.status(model=model)
+        if isinstance(found, FleetStatus):
+            _show_fleet(call, found, check=check)
+            return
     else:
         from policyctl.services.show import status as service
 
@@ -54,6 +58,17 @@ def status(
         call.end_with(ServerError(f"no server answers at {call.url}", remedy="Is it running? Is the address right?"))
     if check and not found.healthy:
         raise ServerError("not every alias is answered by the release that it names", remedy="See the table above.")
+
+
+def _show_fleet(call: Call, found: FleetStatus, *, check: bool) -> None:
+    call.table(found, "Fleet", found.COLUMNS, found.rows())
+    for words in found.open:
+        call.say(f"Being prepared: {words}")
+    for node in found.nodes:
+        for problem in node.problems.values():
+            call.say(f"{node.node}: {problem}")
+    if check and not found.healthy:
+        call.end_with(ServerError("not every node serves what every alias names", remedy="See the table above."))
 
 
 @options.command("repository")

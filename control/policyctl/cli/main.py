@@ -74,6 +74,14 @@ def _root(
             " status, history. Its token: POLICYCTL_API__TOKEN. [env: POLICYCTL_API__URL]",
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Use the store of a fleet instead of a repository: promote, rollback, abort, unserve, status,"
+            " history; serve becomes one of its nodes. [env: POLICYCTL_FLEET__STORE]",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -94,7 +102,7 @@ def _root(
 ) -> None:
     from policyctl.cli import call
 
-    call.begin(call.Root(config_file, profile, api, context.invoked_subcommand or ""))
+    call.begin(call.Root(config_file, profile, api, store, context.invoked_subcommand or ""))
 
 
 def main() -> None:

@@ -243,7 +243,7 @@ def _carry_out(call: Call, model: str, wanted: Wanted) -> None:
     from policyctl.services.rollout.request import AliasRequest
 
     request = AliasRequest(model, wanted)
-    if (remote := call.remote()) is not None:
+    if (remote := call.elsewhere()) is not None:
         done = remote.carry_out(request)
     else:
         from policyctl.services.rollout.here import carry_out

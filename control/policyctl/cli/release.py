@@ -83,7 +83,7 @@ def export_release(
     call: Call,
     model: options.Model,
     release: options.Release,
-    destination: Annotated[str, typer.Argument(help="A folder, or oci://HOST[:PORT]/NAME[:TAG].")],
+    destination: Annotated[str, typer.Argument(help="A folder, oci://HOST[:PORT]/NAME[:TAG], or a bucket.")],
     leapp: Annotated[
         bool, typer.Option("--leapp", help="Write a LEAPP bundle of one node to a new folder instead.")
     ] = False,
@@ -91,9 +91,9 @@ def export_release(
 ) -> None:
     """Write a release, with its manifest and signatures, as an OCI artifact.
 
-    To a folder in OCI's image layout, which may hold many releases, or to a
-    registry. The same release is the same artifact, byte for byte: note its
-    digest, and import by it.
+    To a folder in OCI's image layout, which may hold many releases, to a
+    registry, or to a bucket (s3://, gs://, az://, file://). The same release is
+    the same artifact, byte for byte: note its digest, and import by it.
 
     --leapp writes the ONNX or TorchScript artifact as LEAPP's runtime takes it:
     the model, a description, and what the states of an episode begin with. The
@@ -115,11 +115,13 @@ def export_release(
 
 
 def _export_leapp(call: Call, control: Control, model: str, release: str, destination: str, *, dry_run: bool) -> None:
-    from policyctl.services.releases.copies import is_registry
+    from policyctl.services.releases.copies import is_remote
     from policyctl.services.releases.leapp import export_leapp
 
-    if is_registry(destination):
-        raise UsageError(f"{destination} is a registry, and a LEAPP bundle is a folder", remedy="Name a new folder.")
+    if is_remote(destination):
+        raise UsageError(
+            f"{destination} is not on this machine, and a LEAPP bundle is a folder", remedy="Name a new folder."
+        )
     done = export_leapp(control, model=model, release=release, destination=Path(destination), dry_run=dry_run)
     memory = f"; memory: {', '.join(done.states)}" if done.states else ""
     call.data(
@@ -138,7 +140,11 @@ def _export_leapp(call: Call, control: Control, model: str, release: str, destin
 def import_release(
     call: Call,
     source: Annotated[
-        str, typer.Argument(help="A folder (FOLDER@MODEL:RELEASE where it holds several), or oci://HOST/NAME:TAG.")
+        str,
+        typer.Argument(
+            help="A folder (FOLDER@MODEL:RELEASE where it holds several), oci://HOST/NAME:TAG,"
+            " or s3://BUCKET@MODEL:RELEASE."
+        ),
     ],
     digest: Annotated[
         str | None, typer.Option(help="What it must hash to: the digest that the export printed.")

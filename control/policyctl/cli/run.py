@@ -52,13 +52,18 @@ def serve(
     Settings files are looked at once a second, and at once on SIGHUP: what has
     changed and is whole is taken over without touching a request.
 
+    With --store it is a node of a fleet: what the store's journal says is what
+    it serves. See policyctl docs fleet.
+
     Examples:
         policyctl serve
         policyctl serve --http-port 9000 --grpc-port 9001 --metrics-port 9002
         policyctl --profile production serve
         policyctl serve --engine external --url 127.0.0.1:8001
+        policyctl --store s3://policies/robots serve
     """
     from policyctl.cli.warmed import kept
+    from policyctl.services.supervise.serve import Companion, alone
     from policyctl.services.supervise.serve import serve as service
 
     given = {
@@ -70,8 +75,11 @@ def serve(
         "control_metrics_port": control_metrics_port,
     }
     control, reading = call.serving(server=given)
+    companion: Companion = alone
+    if control.settings.fleet.store:
+        from policyctl.services.fleet.node import follow as companion
     with kept(control.repository.root) if control.settings.server.warm_commands else contextlib.nullcontext():
-        service(control, reading, verbose=verbose)
+        service(control, reading, verbose=verbose, companion=companion)
 
 
 @options.command("repository", "url")

@@ -11,6 +11,9 @@ LONGEST_DRAIN_S: Final = 3600
 MOST_CLIENTS: Final = 1024
 """That any measurement runs at a time: each is a thread of perf_analyzer, and more of them measure that one."""
 
+STORE_SCHEMES: Final = ("s3://", "gs://", "az://", "file://")
+"""How the address of an object store begins; ``file://`` is a folder that is used as one."""
+
 
 class Engine(StrEnum):
     """Who runs the Triton that `policyctl serve` looks after."""

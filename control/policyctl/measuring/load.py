@@ -35,7 +35,7 @@ class LoadOptions:
 
     Attributes:
         model: The policy's name.
-        url: ``host:port``.
+        url: ``host:port``; of several, each client begins at another one, and goes on to the next where one is gone.
         protocol: gRPC or HTTP.
         alias: Which alias of it.
         clients: Threads, each with its own connection.
@@ -45,7 +45,7 @@ class LoadOptions:
     """
 
     model: str
-    url: str
+    url: str | tuple[str, ...]
     protocol: Protocol = Protocol.GRPC
     alias: str = PRODUCTION
     clients: int = 4
@@ -97,13 +97,17 @@ class _Client:
     def run(self, stop: threading.Event) -> None:
         """Ask until `stop` is set, and once in any case: a load that is stopped at once says how it was answered."""
         options, self._due = self._options, time.monotonic()
+        url = options.url
+        if not isinstance(url, str):
+            first = self._index % len(url)
+            url = (*url[first:], *url[:first])
         while True:
             # A client works by the contract of the first release that it met: for another one, another client.
             with (
                 contextlib.suppress(IncompatibleReleaseError),
                 PolicyClient(
                     options.model,
-                    url=options.url,
+                    url=url,
                     protocol=options.protocol,
                     alias=options.alias,
                     deadline_s=options.deadline_s,

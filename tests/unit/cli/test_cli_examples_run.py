@@ -33,6 +33,7 @@ ELSEWHERE = {
     "card": "a model card: test_card_guide.py runs them",
     "hardware": "runtimes, which take seconds to import",
     "config diff": "files of several profiles: test_cli_config_guide.py runs them",
+    "--store": "the store of a fleet: tests/unit/fleet moves aliases there",
     "--profile": "the file of a profile: test_cli_config_guide.py runs them",
     "validate cartpole": "an environment",
     "validate walker 1.1.0 --gates non_inferiority": "perf_analyzer",

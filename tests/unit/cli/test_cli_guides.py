@@ -32,7 +32,7 @@ def busy_world(world: World, monkeypatch) -> World:
 
 
 @pytest.mark.parametrize("page", ["integrity.md", "lifecycle.md"])
-def test_every_command_of_a_guide_runs(busy_world, run, parse, page: str) -> None:
+def test_every_command_of_a_guide_runs(busy_world, run, parse, tmp_path: Path, page: str) -> None:
     """From top to bottom, on one repository; what needs a registry elsewhere is at least understood."""
     found = commands(page)
     assert len(found) > 8
@@ -41,7 +41,7 @@ def test_every_command_of_a_guide_runs(busy_world, run, parse, page: str) -> Non
         if "registry.example.com" in line:
             parse(arguments)
             continue
-        done = run(*arguments)
+        done = run(*(each.replace("s3://policies", f"file://{tmp_path}/store") for each in arguments))
         assert done.code == 0, f"{line}\n{done.out}\n{done.err}"
     assert busy_world.answered() == "1.4.0"
 
@@ -80,3 +80,11 @@ def test_gc_and_repair_and_transfer_speak_documents(busy_world, run, tmp_path, m
     assert {"collected", "restored", "repaired"} <= {r["kind"] for r in run("history", "--json").document}
     shown = run("history").out
     assert "its files were removed from slot 1" in shown
+
+
+def test_every_command_of_the_fleet_guide_is_understood(parse) -> None:
+    """The tests of fleets run them; they need nodes."""
+    found = commands("fleet.md")
+    assert len(found) > 6
+    for line in found:
+        parse(shlex.split(line)[1:])

@@ -314,11 +314,11 @@ def test_an_edit_of_the_sources_installs_no_dependency_again() -> None:
 
 
 def test_the_image_installs_what_the_distribution_requires() -> None:
-    """With the extras of signatures and of the control API."""
+    """With the extras of signatures, of the control API and of fleets."""
     done = _said(sys.executable, "containers/requirements.py")
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    assert done.stdout.splitlines() == [*project["dependencies"], *extras["sign"], *extras["api"]]
+    assert done.stdout.splitlines() == [*project["dependencies"], *extras["sign"], *extras["api"], *extras["store"]]
 
 
 def test_only_the_part_of_tritons_client_that_is_imported_is_required() -> None:

@@ -63,10 +63,23 @@ def require_compatible(
         GateError: It breaks the contract; names every difference that does.
     """
     found = differences(incumbent, contract)
-    if incumbent is None or breaking or not is_breaking(found):
-        return found
+    if incumbent is not None:
+        require_unbroken(found, before=incumbent.release, model=model, alias=alias, release=release, breaking=breaking)
+    return found
+
+
+def require_unbroken(
+    found: Sequence[Difference], *, before: str, model: str, alias: str, release: str, breaking: bool
+) -> None:
+    """Refuse differences that break the contract of release `before`, unless that was asked for.
+
+    Raises:
+        GateError: One does; names every one that does.
+    """
+    if breaking or not is_breaking(found):
+        return
     raise GateError(
-        f"{model} {release} breaks the contract of {incumbent.release}, which {alias} names:"
+        f"{model} {release} breaks the contract of {before}, which {alias} names:"
         f" {'; '.join(each.words for each in found if each.needs is Bump.MAJOR)}",
         remedy="Nothing was changed. Clients of the one cannot ask the other. If they are ready for it, promote with"
         f' --breaking (by the API: "breaking": true). To serve both: policyctl pin {model} {release}',

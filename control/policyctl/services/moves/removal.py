@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from policyctl.domain import moves
-from policyctl.domain.moves import Move, MoveKind
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.moves import Move, MoveKind, Result
 from policyctl.domain.names import check_model_name, is_pin
 from policyctl.domain.state import AliasState, State
 from policyctl.errors import UsageError
@@ -66,6 +67,22 @@ def removal(state: State, model: str, alias: str, *, reason: str, move_id: str =
     """
     placement = require_served(state, model, alias).placement
     return new_move(state, MoveKind.REMOVAL, model, alias, placement, reason, move_id)
+
+
+def forget(control: Control, *, model: str, alias: str, reason: str) -> None:
+    """Take an alias out of service while no server runs; the caller holds the writer lock.
+
+    A crash on the way leaves a removal that the next server finishes.
+
+    Raises:
+        UsageError: It is not served.
+    """
+    repository = control.repository
+    move = removal(repository.journal.state(), model, alias, reason=reason)
+    repository.journal.append(RecordKind.INTENT, {**move.to_json(), "server": ""})
+    repository.journal.append(RecordKind.SWITCHING, {"move": move.id})
+    repository.withdraw(move.served)
+    repository.journal.append(RecordKind.OUTCOME, {"move": move.id, "result": Result.DONE.value})
 
 
 def _is_this(move: Move, model: str, alias: str) -> bool:

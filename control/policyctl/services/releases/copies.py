@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from policyctl.adapters import files
 from policyctl.adapters.oci_layout import Layout
 from policyctl.adapters.papers import papers
+from policyctl.adapters.registry_reference import SCHEME as OCI
 from policyctl.adapters.repository import Repository
 from policyctl.adapters.sharing import Place, is_intact, where
 from policyctl.domain.artifacts import CONTRACT_FILE, MANIFEST_FILE
+from policyctl.domain.choices import STORE_SCHEMES
 from policyctl.domain.manifest import FileEntry, Manifest, digest_of, is_digest
 from policyctl.domain.names import PRODUCTION, served_name
 from policyctl.domain.oci import read_artifact
@@ -27,17 +29,18 @@ from policyctl.plain_files import scheme_of, walk
 from policyctl.services.control import Control
 
 if TYPE_CHECKING:
+    from policyctl.adapters.bucket_releases import BucketReleases
     from policyctl.adapters.registry import Registry
 
-Store: TypeAlias = "Layout | Registry"
-"""A folder or a registry: what both can do has the same names, which `adapters.oci_layout.Layout` explains."""
+Store: TypeAlias = "Layout | Registry | BucketReleases"
+"""A folder, a registry or a bucket: what all can do has the same names, which `adapters.oci_layout.Layout` explains."""
 
 
 class Copies:
     """Where copies of published files may be.
 
     Args:
-        sources: Folders (an export, a backup, an OCI layout) and ``oci://HOST/NAME:TAG``.
+        sources: Folders (an export, a backup, an OCI layout), ``oci://HOST/NAME:TAG`` and ``BUCKET@MODEL:RELEASE``.
 
     Raises:
         UsageError: A source is not there.
@@ -47,14 +50,13 @@ class Copies:
     def __init__(self, control: Control, state: State, sources: Sequence[str] = ()) -> None:
         self._control, self._state = control, state
         self._repository: Repository = control.repository
-        self._stores: list[Store] = []
+        self._stores: list[tuple[Store, FileEntry]] = []
         folders = [self._repository.control / name for name in ("orphans", "imports")]
         folders += self._unnamed_slots()
         for text in sources:
-            if is_registry(text):
+            if is_remote(text):
                 store, reference = source_store(control, text)
-                read_artifact(store.manifest(reference))
-                self._stores.append(store)
+                self._stores.append((store, read_artifact(store.manifest(reference)).config))
             elif not Path(text).is_dir():
                 raise UsageError(f"{text} is not a folder", remedy="Name a folder, or oci://HOST/NAME:TAG.")
             else:
@@ -75,7 +77,7 @@ class Copies:
         for place in self._places(wanted):
             if is_intact(place, wanted):
                 return place[0] / place[1]
-        for store in self._stores:
+        for store, _ in self._stores:
             with suppress(PolicyctlError):
                 if not store.has(wanted):
                     continue
@@ -127,9 +129,8 @@ class Copies:
         for path in paths:
             with suppress(IntegrityError):
                 yield read_file(path)
-        for store in self._stores:
+        for store, entry in self._stores:
             with suppress(PolicyctlError), self._repository.staging() as scratch:
-                entry = read_artifact(store.manifest("")).config
                 if entry.digest == release.manifest_digest:
                     store.fetch(entry, scratch / "manifest")
                     yield read_file(scratch / "manifest")
@@ -151,13 +152,15 @@ def _files(folder: Path) -> list[Path]:
 
 
 def destination_store(control: Control, text: str) -> Store:
-    """Where to export to: ``oci://HOST/NAME[:TAG]``, else a folder.
+    """Where to export to: ``oci://HOST/NAME[:TAG]``, a bucket, else a folder.
 
     Raises:
         UsageError: It is another name, or a digest, which is not chosen but computed.
     """
-    if not is_registry(text):
+    if not is_remote(text):
         return Layout(Path(text))
+    if scheme_of(text) != OCI:
+        return _bucket(text)
     store, reference = _registry(control, text)
     if is_digest(reference):
         raise UsageError(
@@ -167,27 +170,38 @@ def destination_store(control: Control, text: str) -> Store:
 
 
 def source_store(control: Control, text: str) -> tuple[Store, str]:
-    """Where to import from: ``oci://HOST/NAME:TAG``, ``FOLDER`` or ``FOLDER@MODEL:RELEASE``; and its reference."""
-    if is_registry(text):
-        return _registry(control, text)
+    """Where to import from, and the reference in it.
+
+    ``oci://HOST/NAME:TAG``, ``s3://BUCKET@MODEL:RELEASE`` (or another bucket), ``FOLDER``, ``FOLDER@MODEL:RELEASE``.
+    """
     folder, at, reference = text.rpartition("@")
+    if is_remote(text):
+        return _registry(control, text) if scheme_of(text) == OCI else (_bucket(folder or text), reference)
     if at and not Path(text).exists():
         return Layout(Path(folder)), reference
     return Layout(Path(text)), ""
 
 
-def is_registry(text: str) -> bool:
-    """Whether `text` means a registry, and not a folder.
+def is_remote(text: str) -> bool:
+    """Whether `text` means a registry or a bucket, and not a folder.
 
     Raises:
         UsageError: It is a URL of another kind.
     """
-    if (scheme := scheme_of(text)) not in ("", "oci://"):
+    if (scheme := scheme_of(text)) not in ("", OCI, *STORE_SCHEMES):
         raise UsageError(
-            f"{text} begins with {scheme}, which names neither a folder nor a registry",
-            remedy="Name a folder, or oci://HOST/NAME:TAG.",
+            f"{text} begins with {scheme}, which names no folder, registry or bucket",
+            remedy=f"Name a folder, oci://HOST/NAME:TAG, or a bucket ({', '.join(STORE_SCHEMES)}).",
         )
     return bool(scheme)
+
+
+def _bucket(text: str) -> Store:
+    # obstore is imported where it is wanted.
+    from policyctl.adapters.bucket import Bucket
+    from policyctl.adapters.bucket_releases import BucketReleases
+
+    return BucketReleases(Bucket(text))
 
 
 def _registry(control: Control, text: str) -> tuple[Store, str]:

@@ -116,8 +116,14 @@ def carry_out(control: Control, request: AliasRequest, *, move: str = "") -> Don
         move: Names its move in the journal; empty for a fresh one.
 
     Raises:
+        UsageError: The repository follows the store of a fleet.
         PolicyctlError: As `promote`, `rollback`, `abort`, `pin`, `unpin` and `unserve`.
     """
+    if store := control.settings.fleet.store:
+        raise UsageError(
+            f"this repository follows {store}: a move of this repository alone would be taken back",
+            remedy=f"Move the alias on every node: policyctl --store {store} promote, rollback or unserve.",
+        )
     settings, words = settings_of(control, request)
     if words:
         control.tell(words)

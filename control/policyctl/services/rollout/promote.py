@@ -51,6 +51,7 @@ def promote(
     bake: bool = True,
     breaking: bool = False,
     drain_s: float | None = None,
+    await_drain: bool = True,
 ) -> Moved:
     """Move `alias` of `model` to `release`, losing no request, and watch it there as the settings' bake says.
 
@@ -71,6 +72,7 @@ def promote(
         breaking: Whether its contract may break the incumbent's, so that clients of that get no action from it.
         drain_s: How long at most the incumbent stays reachable under its number, for episodes that began on it;
             0 for not. None for the settings', where the incumbent has memory.
+        await_drain: Whether to return only when the drain is over; the supervisor ends it in any case.
 
     Raises:
         UsageError: No such release, alias or format.
@@ -108,7 +110,7 @@ def promote(
 
         moved = replace(moved, bake=carry_out(control, (model, alias), owed.move.id))
     # A supervisor ends the drain while the release bakes: what may do harm is watched first.
-    return moved if drain is None else replace(moved, drain=drain.wait())
+    return moved if drain is None or not await_drain else replace(moved, drain=drain.wait())
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import contextlib
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -73,6 +74,15 @@ STEADY_S: Final = 20.0
 """A server that has lived this long starts again without delay."""
 
 
+Companion = Callable[[Control, Observed, threading.Event], contextlib.AbstractContextManager[None]]
+"""What runs next to the supervisor: begun before the first server is, ended by the event."""
+
+
+def alone(_control: Control, _observed: Observed, _stop: threading.Event) -> contextlib.AbstractContextManager[None]:
+    """No companion: the aliases of the repository are what its own journal says."""
+    return contextlib.nullcontext()
+
+
 @dataclass(slots=True)
 class Supervisor:
     """Keeps one server answering until asked to stop; `launch` makes each run of it."""
@@ -81,6 +91,7 @@ class Supervisor:
     launch: Launch
     reading: Reading[Settings]
     verbose: bool
+    companion: Companion = alone
     stop: threading.Event = field(default_factory=threading.Event)
     observed: Observed = field(default_factory=Observed)
     _metrics_at: str = ""
@@ -114,6 +125,7 @@ class Supervisor:
                 scrubber.running(),
                 BakeKeeper(self.control, self.stop).running(),
                 reloader.running(),
+                self.companion(self.control, self.observed, self.stop),
             ):
                 self._keep_serving()
 
@@ -277,12 +289,13 @@ def pause_s(attempt: int, manner: Manner, *, begun: bool) -> float:
     return min(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], longest)
 
 
-def serve(control: Control, reading: Reading[Settings], *, verbose: bool = False) -> None:
+def serve(control: Control, reading: Reading[Settings], *, verbose: bool = False, companion: Companion = alone) -> None:
     """Run or look after a Triton on the repository until SIGTERM or SIGINT.
 
     Args:
         verbose: Pass on Triton's informational log lines as well.
         reading: How the settings came about, to take over what changes in their files.
+        companion: What runs next to it.
 
     Raises:
         UnsupportedError: Something that the server needs is missing here; names all of it.
@@ -304,7 +317,7 @@ def serve(control: Control, reading: Reading[Settings], *, verbose: bool = False
             stack.enter_context(_alone(control))
         bound_end(EXIT_S)
         stack.callback(forget_key, control)
-        Supervisor(speaking, launch, reading, verbose).run()
+        Supervisor(speaking, launch, reading, verbose, companion).run()
 
 
 def _alone(control: Control) -> contextlib.AbstractContextManager[None]:

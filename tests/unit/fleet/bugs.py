@@ -1,0 +1,181 @@
+"""Bugs to put into the fleet's code, one at a time: each is what somebody could write, and forget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from policyctl.adapters import fleet_store
+from policyctl.adapters.bucket import Bucket
+from policyctl.adapters.fleet_store import FleetJournal
+from policyctl.domain import fleet as domain
+from policyctl.domain.fleet import FleetState, NodeReport
+from policyctl.domain.journal import RecordKind
+from policyctl.errors import PolicyctlError
+from policyctl.services.fleet import node
+from policyctl.services.fleet.node import Node
+
+Put = Callable[[pytest.MonkeyPatch], None]
+
+
+def _nobody(*_: Any, **__: Any) -> None:
+    """Nothing is done."""
+
+
+def _patched(where: object, name: str, value: Any) -> Put:
+    return lambda patch: patch.setattr(where, name, value)
+
+
+def writes_over(patch: pytest.MonkeyPatch) -> None:
+    """A record is written whatever lies there."""
+
+    def create(self: Bucket, key: str, content: bytes) -> bool:
+        self.put(key, content)
+        return True
+
+    patch.setattr(Bucket, "create", create)
+
+
+def takes_any_record_for_its_own(patch: pytest.MonkeyPatch) -> None:
+    """A key that is taken counts as written."""
+    create = Bucket.create
+
+    def careless(self: Bucket, key: str, content: bytes) -> bool:
+        create(self, key, content)
+        return True
+
+    patch.setattr(Bucket, "create", careless)
+
+
+def commits_count_always(patch: pytest.MonkeyPatch) -> None:
+    """A commit of a move that somebody ended counts too."""
+    fold, known = domain.fold, dict[str, domain.OpenFleetMove]()
+
+    def folded(records: Any, state: FleetState | None = None) -> FleetState:
+        found = state or FleetState()
+        for record in records:
+            if record.kind is RecordKind.INTENT:
+                move = domain.FleetMove.from_json(record.body)
+                known[move.id] = domain.OpenFleetMove(move, record.time, record.actor)
+            if record.kind is RecordKind.SWITCHING and (opened := known.get(record.body["move"])) is not None:
+                found = replace(found, open={**found.open, opened.move.model: opened})
+            found = fold([record], found)
+        return found
+
+    patch.setattr(fleet_store, "fold", folded)
+
+
+def follows_the_intent(patch: pytest.MonkeyPatch) -> None:
+    """A node serves what is only being prepared."""
+    follow = Node.follow
+
+    def eager(self: Node) -> None:
+        follow(self)
+        for opened in self._state.open.values():
+            if opened.move.target is not None:
+                named = domain.Named(0, opened.move, opened.since, opened.actor)
+                self._follow(opened.move.key, named)
+
+    patch.setattr(Node, "follow", eager)
+
+
+def reports_before_it_certified(patch: pytest.MonkeyPatch) -> None:
+    """A node says that it is prepared, whatever its golden set says."""
+
+    def prepare(self: Node, move: domain.FleetMove, *_: Any) -> None:
+        self._prepared = (*self._prepared, move.id)
+
+    patch.setattr(Node, "_prepare", prepare)
+    gives_up_at_once(patch)
+
+
+def gives_up_at_once(patch: pytest.MonkeyPatch) -> None:
+    """A node tries a move once."""
+    tried = set[tuple[int, str]]()
+    attempt = Node._try
+
+    def once(self: Node, work_id: str, work: Any, **more: Any) -> None:
+        if (id(self), work_id) not in tried:
+            tried.add((id(self), work_id))
+            attempt(self, work_id, work, **more)
+
+    patch.setattr(Node, "_try", once)
+
+
+def stops_at_the_first_error(patch: pytest.MonkeyPatch) -> None:
+    """A node that could not read the store once never looks again."""
+    follow, blind = Node.follow, set[int]()
+
+    def once(self: Node) -> None:
+        if id(self) not in blind:
+            follow(self)
+            if self._said:
+                blind.add(id(self))
+
+    patch.setattr(Node, "follow", once)
+
+
+def loses_the_open_move(patch: pytest.MonkeyPatch) -> None:
+    """A journal that was read in parts has forgotten what is open."""
+    fold = domain.fold
+    patch.setattr(fleet_store, "fold", lambda records, state: replace(fold(records, state), open={}))
+
+
+def reads_one_record_less(patch: pytest.MonkeyPatch) -> None:
+    """What a node reads of the journal ends one record too early."""
+    take = FleetJournal._take
+
+    def most(self: FleetJournal, lines: Any, **more: Any) -> None:
+        lines = list(lines)
+        take(self, lines[:-1] if len(lines) > 1 and self.copy is not None else lines, **more)
+
+    patch.setattr(FleetJournal, "_take", most)
+
+
+def forgets_a_removal(patch: pytest.MonkeyPatch) -> None:
+    """A node ignores that an alias was taken out of service."""
+    is_at = Node._is_at
+    patch.setattr(Node, "_is_at", lambda self, key: self._state.aliases[key].target is None or is_at(self, key))
+
+
+def compares_numbers_of_slots(patch: pytest.MonkeyPatch) -> None:
+    """A node takes an alias for right that names anything at all."""
+    patch.setattr(
+        Node,
+        "_is_at",
+        lambda self, key: (
+            (self.control.repository.journal.state().alias(*key) is None) == (self._state.aliases[key].target is None)
+        ),
+    )
+
+
+def swallows_the_import(patch: pytest.MonkeyPatch) -> None:
+    """A node that could not fetch a release goes on without it, and says that it is prepared."""
+    fetch = node.import_release
+
+    def careless(*arguments: Any, **more: Any) -> None:
+        with suppress(PolicyctlError):
+            fetch(*arguments, **more)
+
+    patch.setattr(node, "import_release", careless)
+    reports_before_it_certified(patch)
+
+
+BUGS: Final[dict[str, Put]] = {
+    "writes over": writes_over,
+    "takes any record for its own": takes_any_record_for_its_own,
+    "follows the intent": follows_the_intent,
+    "reports before it certified": reports_before_it_certified,
+    "stops at the first error": stops_at_the_first_error,
+    "does not forget at a start": _patched(Node, "_forget", _nobody),
+    "never takes out of service": forgets_a_removal,
+    "takes any release for right": compares_numbers_of_slots,
+    "loses the open move": loses_the_open_move,
+    "reads one record less": reads_one_record_less,
+    "swallows the import": swallows_the_import,
+    "does not wait": _patched(NodeReport, "has_reached", lambda self, _key, _generation: True),
+}

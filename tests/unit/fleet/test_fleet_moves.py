@@ -1,0 +1,244 @@
+"""An alias moves on every node or on none, also where processes die on the way."""
+
+from __future__ import annotations
+
+import obstore
+import pytest
+from fleet_world import Crash, FleetWorld
+
+from policyctl.domain.journal import RecordKind
+from policyctl.errors import BusyError, GateError, MoveError, ServerError, UsageError
+from policyctl.services.integrity.verify import verify
+from policyctl.services.rollout.request import AbortRequest, AliasRequest, PinRequest, PromotionRequest, RemovalRequest
+from policyctl.settings import CutOff
+
+
+def everywhere(release: str | None) -> dict[str, str | None]:
+    return dict.fromkeys("abc", release)
+
+
+def test_a_promotion_and_a_rollback_reach_every_node(fleet: FleetWorld) -> None:
+    """Each node certifies before the commit; the journals of store and nodes name who, why and which generation."""
+    first = fleet.promote("1.0.0", reason="first")
+    assert fleet.answers() == everywhere("1.0.0")
+    fleet.promote("1.1.0", reason="better on stairs")
+    assert fleet.answers() == everywhere("1.1.0")
+    done = fleet.rollback(reason="falls on ice")
+    assert fleet.answers() == everywhere("1.0.0")
+    assert (done.result["from"], done.result["to"], done.result["nodes"]) == ("1.1.0", "1.0.0", ["a", "b", "c"])
+    assert done.result["generation"] > first.result["generation"]
+    kinds = [record["kind"] for record in fleet.command().history(model="walker", limit=None)]
+    assert kinds == ["intent", "switching", "outcome"] * 3
+    for node in fleet.nodes.values():
+        intents = [r for r in node.control.repository.journal.records() if r.kind is RecordKind.INTENT]
+        assert intents[-1].body["reason"].endswith("falls on ice")
+        assert intents[-1].actor == "command"
+        assert all(f.intact for f in verify(node.control))
+    status = fleet.command().status(model=None)
+    assert status.healthy, status.rows()
+
+
+def test_a_node_that_cannot_serve_the_release_stops_the_promotion(fleet: FleetWorld) -> None:
+    """Its answers differ from the golden set: nothing is committed, and no node changes."""
+    fleet.promote("1.0.0")
+    fleet.nodes["b"].server.wrong_slots = {("walker.candidate", slot) for slot in range(9)}
+    with pytest.raises(MoveError, match="node b cannot serve the release"):
+        fleet.promote("1.1.0")
+    assert fleet.answers() == everywhere("1.0.0")
+    assert not fleet.command().journal.read().open
+
+
+def test_a_node_that_fails_after_the_commit_has_everything_taken_back(fleet: FleetWorld) -> None:
+    """It certified the candidate, and then answers wrongly under the alias."""
+    fleet.promote("1.0.0")
+    fleet.nodes["c"].server.wrong_slots = {("walker", 2)}
+    with pytest.raises(MoveError, match=r"node c could not serve 1\.1\.0"):
+        fleet.promote("1.1.0")
+    assert fleet.answers() == everywhere("1.0.0")
+
+
+def test_a_node_that_is_away_stops_a_promotion_and_no_rollback(fleet: FleetWorld) -> None:
+    """It serves nothing of old when it comes back, before any client can ask it."""
+    fleet.promote("1.0.0")
+    fleet.promote("1.1.0")
+    fleet.nodes["c"].kill()
+    with pytest.raises(MoveError, match="c reported nothing"):
+        fleet.promote("1.0.0")
+    done = fleet.rollback()
+    assert (done.result["nodes"], done.result["not_yet"]) == (["a", "b"], ["c"])
+    fleet.nodes["c"].start()
+    assert fleet.nodes["c"].answers() is None
+    fleet.settle()
+    assert fleet.answers() == everywhere("1.0.0")
+
+
+def test_a_node_that_is_cut_off_serves_on_and_comes_to_what_was_committed(fleet: FleetWorld) -> None:
+    """The default keeps what it serves; with `withdraw` it serves nothing once the lease is over."""
+    fleet.promote("1.0.0")
+    withdrawing = fleet.nodes["b"].control
+    changed = withdrawing.settings.fleet.model_copy(update={"when_cut_off": CutOff.WITHDRAW})
+    withdrawing.settings = withdrawing.settings.model_copy(update={"fleet": changed})
+    fleet.cut_off("b", "c")
+    for _ in range(30):
+        fleet.rest()
+    assert fleet.answers() == {"a": "1.0.0", "b": None, "c": "1.0.0"}
+    fleet.cut_off()
+    fleet.settle()
+    assert fleet.answers() == everywhere("1.0.0")
+
+
+def test_a_node_that_starts_without_the_store_serves_what_it_read_last_or_nothing(fleet: FleetWorld) -> None:
+    """Which of them is the setting `when_cut_off`."""
+    fleet.promote("1.0.0")
+    node = fleet.nodes["b"]
+    fleet.cut_off("b")
+    node.kill()
+    node.start()
+    assert node.answers() == "1.0.0"
+    changed = node.control.settings.fleet.model_copy(update={"when_cut_off": CutOff.WITHDRAW})
+    node.control.settings = node.control.settings.model_copy(update={"fleet": changed})
+    node.kill()
+    node.start()
+    assert node.answers() is None
+
+
+def test_an_older_store_is_not_followed(fleet: FleetWorld) -> None:
+    """A bucket that was restored from a backup lacks records that a node has read."""
+    fleet.promote("1.0.0")
+    fleet.promote("1.1.0")
+    for page in obstore.list(fleet.store, "journal"):
+        for each in page:
+            if int(each["path"].rpartition("/")[2]) >= 3:
+                obstore.delete(fleet.store, each["path"])
+    fleet.nodes["a"].kill()
+    fleet.nodes["a"].start()
+    assert fleet.nodes["a"].answers() == "1.1.0"
+    assert any("older copy" in words for words in fleet.said)
+
+
+def test_what_a_fleet_cannot_do_is_refused_before_anything_begins(fleet: FleetWorld) -> None:
+    """Unknown releases, gates, bakes, pins, and a contract that breaks the incumbent's."""
+    fleet.promote("1.0.0")
+    before = len(fleet.command().history(model=None, limit=None))
+    with pytest.raises(UsageError, match=r"holds no release '3\.0\.0'"):
+        fleet.promote("3.0.0")
+    with pytest.raises(UsageError, match="cannot measure the gates"):
+        fleet.promote("1.1.0", gates=("service_level",))
+    with pytest.raises(UsageError, match="no pins"):
+        fleet.ask(PinRequest(release="1.1.0"))
+    with pytest.raises(GateError, match="breaks the contract"):
+        fleet.promote("2.0.0")
+    with pytest.raises(UsageError, match="nothing came before it"):
+        fleet.rollback()
+    with pytest.raises(UsageError, match="no move of walker is being prepared"):
+        fleet.ask(AbortRequest())
+    assert len(fleet.command().history(model=None, limit=None)) == before
+    fleet.promote("2.0.0", breaking=True)
+    assert fleet.answers() == everywhere("2.0.0")
+
+
+def test_a_dry_run_names_the_nodes_and_changes_nothing(fleet: FleetWorld) -> None:
+    """For every kind of move."""
+    fleet.promote("1.0.0")
+    before = len(fleet.command().history(model=None, limit=None))
+    done = fleet.promote("1.1.0", dry_run=True)
+    assert done.result["nodes"] == ["a", "b", "c"]
+    assert "a, b, c" in done.words
+    fleet.ask(RemovalRequest(alias="production", dry_run=True))
+    assert len(fleet.command().history(model=None, limit=None)) == before
+
+
+def test_a_removal_reaches_every_node(fleet: FleetWorld) -> None:
+    """The alias names nothing, on a node that starts later as well."""
+    fleet.promote("1.0.0")
+    fleet.ask(RemovalRequest(alias="production"))
+    assert fleet.answers() == everywhere(None)
+    fleet.nodes["a"].kill()
+    fleet.nodes["a"].start()
+    fleet.rest()
+    assert fleet.answers() == everywhere(None)
+
+
+def test_a_second_promotion_is_refused_while_one_is_prepared_and_abort_ends_it(fleet: FleetWorld) -> None:
+    """A command that died left it open; it has changed nothing."""
+    fleet.promote("1.0.0")
+    crash_at(fleet, "creating", 1)
+    with pytest.raises(Crash):
+        fleet.promote("1.1.0")
+    fleet.before = lambda _actor, _doing: None
+    with pytest.raises(BusyError, match="is being prepared since"):
+        fleet.promote("1.1.0")
+    fleet.ask(AbortRequest())
+    fleet.promote("1.1.0")
+    assert fleet.answers() == everywhere("1.1.0")
+
+
+def crash_at(fleet: FleetWorld, what: str, after: int, *, afterwards: bool = False) -> list[int]:
+    """The command ends before (or right after) its request number `after` to the store, counted from 0."""
+    count = [0]
+
+    def crash(actor: str, doing: str) -> None:
+        if actor == "command" and doing.startswith(what):
+            count[0] += 1
+            if count[0] == after + 1:
+                raise Crash
+
+    if afterwards:
+        fleet.after = crash
+    else:
+        fleet.before = crash
+    return count
+
+
+@pytest.mark.parametrize("afterwards", [False, True])
+@pytest.mark.parametrize("number", range(3))
+def test_a_command_that_dies_at_any_record_leaves_all_nodes_on_one_release(
+    fleet: FleetWorld, number: int, *, afterwards: bool
+) -> None:
+    """Before the commit all keep the incumbent; after it all come to the target; a rollback works at once."""
+    fleet.promote("1.0.0")
+    crash_at(fleet, "creating", number, afterwards=afterwards)
+    with pytest.raises(Crash):
+        fleet.promote("1.1.0")
+    fleet.before = fleet.after = lambda _actor, _doing: None
+    fleet.settle()
+    committed = number > 1 or (number == 1 and afterwards)
+    assert fleet.answers() == everywhere("1.1.0" if committed else "1.0.0")
+    if committed:
+        fleet.rollback()
+        assert fleet.answers() == everywhere("1.0.0")
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_write_whose_answer_is_lost_is_found(fleet: FleetWorld, number: int) -> None:
+    """The store carried it out, and the network failed: the command goes on, and writes nothing twice."""
+    fleet.promote("1.0.0")
+    count = [0]
+
+    def lose(actor: str, doing: str) -> None:
+        if actor == "command" and doing.startswith("creating"):
+            count[0] += 1
+            if count[0] == number + 1:
+                raise ServerError("the answer was lost")
+
+    fleet.after = lose
+    fleet.promote("1.1.0")
+    assert fleet.answers() == everywhere("1.1.0")
+    kinds = [record["kind"] for record in fleet.command().history(model=None, limit=None)]
+    assert kinds == ["intent", "switching", "outcome"] * 2
+
+
+def test_two_commands_at_once_agree_on_one_release(fleet: FleetWorld) -> None:
+    """A rollback by somebody else ends a promotion that is being prepared; its command says so."""
+    fleet.promote("1.0.0")
+    fleet.promote("1.1.0")
+    slow = fleet.command()
+
+    def meanwhile(_seconds: float) -> None:
+        slow.sleep = fleet.rest
+        fleet.rollback()
+
+    slow.sleep = meanwhile
+    with fleet.acting("command"), pytest.raises(MoveError, match="somebody ended"):
+        slow.carry_out(AliasRequest("walker", PromotionRequest(release="2.0.0", breaking=True)))
+    assert fleet.answers() == everywhere("1.0.0")
