@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import replace
 from html import unescape
 from typing import Any
@@ -219,6 +220,18 @@ def test_a_promotion_is_shown_first_and_then_carried_out(api) -> None:
     assert "promotion of production, 1.0.0 to 1.1.0: done" in history
 
 
+@pytest.mark.parametrize("typed", ["latest", "^1.0", "production"])
+def test_what_is_confirmed_is_the_release_that_was_shown(api, typed: str) -> None:
+    """Whatever was typed, the second button sends the number of the dry run, and its text and gates name that."""
+    promote(api.world.control, model="walker", release="1.1.0", alias="production")
+    page = Browser(api, "promote").send(f"{MODEL}/promote", release=typed, alias="staging").text
+    confirming = page[page.index("What would happen") : page.index("Change it")]
+    assert re.findall(r'name="release" value="([^"]*)"', confirming) == ["1.1.0"]
+    assert "Promote 1.1.0 to staging</button>" in confirming
+    assert "Gates of 1.1.0:" in confirming
+    assert f'name="release" value="{typed}"' in page[page.index("Change it") :]
+
+
 def test_what_cannot_be_promoted_is_refused_on_the_form_which_stays_filled_in(api) -> None:
     """The refusal and its remedy stand above what was typed."""
     api.world.publish("2.0.0", 3, contract=WIDER)
@@ -243,6 +256,41 @@ def test_an_alias_goes_back_to_a_release_that_it_named(api) -> None:
     assert re.findall(r'name="to" value="([^"]+)"', targets) == ["1.0.0"]
     done = browser.operation(browser.send(f"{MODEL}/rollback", alias="production", to="1.0.0", reason="slips"))
     assert (done["state"], done["result"]["to"]) == ("succeeded", "1.0.0")
+
+
+def test_the_enter_key_in_the_reason_of_a_rollback_begins_nothing(api) -> None:
+    """Browsers send a form when Enter is pressed in a field of one line; its only field to type in has several."""
+    promote(api.world.control, model="walker", release="1.1.0", alias="production")
+    (form,) = re.findall(rf'<form[^>]*"{MODEL}/rollback">(.*?)</form>', Browser(api, "promote").get(MODEL).text, re.S)
+    assert '<textarea name="reason"' in form
+    assert {kind or "text" for kind in re.findall(r'<input(?: type="(\w+)")?', form)} == {"hidden"}
+
+
+def test_an_abort_stops_only_the_move_that_its_page_showed(api) -> None:
+    """A click on a page that is out of date is refused, and what moves now goes on."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def pause(call: str) -> None:
+        if call == "load walker.candidate":
+            reached.set()
+            go_on.wait(300)
+
+    api.world.server.before_call = pause
+    browser = Browser(api, "promote")
+    begun = browser.send(f"{MODEL}/promote", release="1.1.0", alias="production", confirmed="yes")
+    assert reached.wait(300)
+    try:
+        pages = [browser.get(path).text for path in (MODEL, begun.url.path)]
+        first, second = (re.findall(r'/abort">.*?name="move" value="(\w+)"', page) for page in pages)
+        refused = [browser.send(f"{MODEL}/abort", move=earlier, after=MODEL) for earlier in ("0" * 32, "")]
+        stopped = browser.send(f"{MODEL}/abort", move=first[0], after=begun.url.path)
+    finally:
+        go_on.set()
+    assert first == second
+    for answer in refused:
+        assert (answer.status_code, "the move that the page showed is over" in answer.text) == (409, True)
+    assert stopped.status_code == 200
+    assert (browser.operation(begun)["state"], api.world.named()) == ("failed", "1.0.0")
 
 
 def test_an_abort_without_a_move_is_refused_as_the_api_refuses_it(api) -> None:

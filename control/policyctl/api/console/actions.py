@@ -19,7 +19,7 @@ from policyctl.api.routes import look, moves
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.operations import Failure
 from policyctl.domain.tokens import Scope, digest_of_secret
-from policyctl.errors import PolicyctlError
+from policyctl.errors import BusyError, PolicyctlError
 from policyctl.services.rollout.request import AbortRequest, PromotionRequest, RollbackRequest
 
 doors = APIRouter(prefix=HOME)
@@ -108,9 +108,26 @@ async def roll_back(request: Request, model: look.Model, form: Form) -> Response
 
 @changes.post("/models/{model}/abort")
 async def abort(request: Request, model: look.Model, form: Form) -> Response:
-    """Stop the move that is under way."""
+    """Stop the move that the page showed, while it is under way."""
+    await run(request, _require_under_way, request, model, form.get("move", ""))
     await moves.post_abort(request, model, AbortRequest(), _AT_ONCE)
     return RedirectResponse(page_of_ours(form.get("after", "")), 303)
+
+
+def _require_under_way(request: Request, model: str, move: str) -> None:
+    """Refuse to abort another move than the one that the page showed.
+
+    Raises:
+        UsageError: Nothing of that model moves.
+        BusyError: Another move of it is under way.
+    """
+    state = look.known_model(api_of(request).control, model)
+    now = state.under_way(model)
+    if now.move.id != move:
+        raise BusyError(
+            f"the move that the page showed is over, and the {now.move.words} by {now.actor} is under way",
+            remedy=f"Look at the page of {model} again before you abort that.",
+        )
 
 
 def _read(kind: TypeAdapter[Any], given: dict[str, Any]) -> Any:
@@ -134,7 +151,8 @@ async def _promotion(
     failure: Failure | None = None,
 ) -> Response:
     known = await run(request, look.get_model, request, model)
-    release = form.get("release", "")
+    # What was typed may mean another release a moment later, so the second button names the one that is shown.
+    release = form.get("release", "") if plan is None else plan["result"]["to"]
     published = await run(request, look.get_release, request, model, release) if release in known["releases"] else None
     return show(
         request,
@@ -145,6 +163,7 @@ async def _promotion(
         aliases=known["aliases"],
         gates=None if published is None else published["gates"],
         form={name: form.get(name, "") for name in _FIELDS},
+        release=release,
         plan=plan,
         failure=failure,
     )
