@@ -49,15 +49,19 @@ class Pools:
         self.looks = ThreadPoolExecutor(16, "api-looks")
         self.anonymous = ThreadPoolExecutor(8, "api-anonymous")
         self.shared = ThreadPoolExecutor(4, "api-shared")
-        self.cards = ThreadPoolExecutor(1, "api-cards")
-        """A card is shown after every file of its release was read: one at a time, however many people look."""
+        # A card is shown after every file of its release was read: one at a time, however many people look.
+        self._cards = ThreadPoolExecutor(1, "api-cards")
+        self._cards_of_anonymous = ThreadPoolExecutor(1, "api-cards-anonymous")
 
     def of(self, request: Request) -> ThreadPoolExecutor:
         """The threads for this request."""
         if request.method not in LOOKS:
             return self.changes
-        caller = getattr(request.state, "caller", None)
-        return self.anonymous if caller is None or caller.name == ANONYMOUS else self.looks
+        return self.anonymous if _is_anonymous(request) else self.looks
+
+    def of_cards(self, request: Request) -> ThreadPoolExecutor:
+        """The thread for the card that this request asks for."""
+        return self._cards_of_anonymous if _is_anonymous(request) else self._cards
 
 
 @dataclass(slots=True)
@@ -180,6 +184,11 @@ async def run(request: Request, work: Callable[P, T], *args: P.args, **kwargs: P
     """Do what blocks on another thread than the event loop's, within the time that one call may take."""
     api = api_of(request)
     return await api.within(api.pools.of(request), lambda: work(*args, **kwargs))
+
+
+def _is_anonymous(request: Request) -> bool:
+    caller = getattr(request.state, "caller", None)
+    return caller is None or caller.name == ANONYMOUS
 
 
 def utc_now() -> str:

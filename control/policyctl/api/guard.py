@@ -17,7 +17,8 @@ import asyncio
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -101,11 +102,8 @@ def guarded(
                 request.state.caller = caller
                 require_scope(caller, needs)
                 if not monitors:
-                    _require_rate(api, request, caller)
-                with api.place(f"{caller.name} {self.path}" if monitors else caller.name) as free:
-                    if not free:
-                        problem = f"{caller.name} has {MOST_AT_ONCE} requests under way"
-                        raise too_many(problem, "Wait until one of them is answered.", retry_s=1)
+                    require_rate(api, request, caller)
+                with place_of(api, caller, of=self.path if monitors else ""):
                     body = await read_body(request)
                     return await inner(Request(request.scope, _again(body, request)))
 
@@ -232,12 +230,32 @@ def require_scope(caller: Caller, needs: Scope, *, what: str = "this") -> None:
     )
 
 
-def _require_rate(api: Api, request: Request, caller: Caller) -> None:
+def require_rate(api: Api, request: Request, caller: Caller) -> None:
+    """Refuse a caller who asks more often than is allowed."""
     looks = request.method in LOOKS
     wait_s = (api.reads if looks else api.changes).take(caller.name)
     if wait_s:
         what = "looks" if looks else "changes"
         raise too_many(f"{caller.name} {what} more often than is allowed", "Ask less often.", retry_s=math.ceil(wait_s))
+
+
+@contextmanager
+def place_of(api: Api, caller: Caller, *, of: str = "") -> Iterator[None]:
+    """Count one more request of that caller while the block runs.
+
+    Args:
+        api: Whose requests.
+        caller: Who asks.
+        of: What has places apart from the caller's others.
+
+    Raises:
+        ProblemError: The caller has too many under way.
+    """
+    with api.place(f"{caller.name} {of}" if of else caller.name) as free:
+        if not free:
+            problem = f"{caller.name} has {MOST_AT_ONCE} requests under way"
+            raise too_many(problem, "Wait until one of them is answered.", retry_s=1)
+        yield
 
 
 async def read_body(request: Request) -> bytes:

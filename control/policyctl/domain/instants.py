@@ -65,26 +65,29 @@ def instant(text: str, *, now: datetime, zone: ZoneInfo | None = None) -> dateti
         now: The present.
         zone: For a time that names no zone.
 
+    Returns:
+        It, in UTC.
+
     Raises:
-        UsageError: Not such a time; or it names no zone and none is given; or
+        UsageError: Not such a time, or one outside the years 1 to 9999 of UTC; or it names no zone and none is given; or
             it happened twice, or never, in that zone.
     """
     if text == "now":
         return now
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as error:
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+        readings = {found.replace(tzinfo=zone, fold=fold_).astimezone(UTC) for fold_ in (0, 1)} if zone else set()
+    except (ValueError, OverflowError) as error:  # the year before 1, or after 9999
         raise UsageError(
             f"{text!r} is not a time ({error})", remedy="Use ISO 8601, for example 2026-11-20T10:00Z."
         ) from error
-    if found.tzinfo is not None:
-        return found
     if zone is None:
         raise UsageError(
             f"{text!r} names no time zone, so it is 26 different hours",
             remedy=f"Add one ({text}Z, {text}+01:00), or give --timezone Europe/Zurich.",
         )
-    readings = {found.replace(tzinfo=zone, fold=fold_).astimezone(UTC) for fold_ in (0, 1)}
     exact = sorted(r for r in readings if r.astimezone(zone).replace(tzinfo=None) == found)
     if len(exact) != 1:
         often = "never happened" if not exact else "happened twice"

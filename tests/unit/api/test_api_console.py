@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from dataclasses import replace
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 from api_world import WALKER, ApiWorld
+from starlette.testclient import TestClient
 from world import WIDER, World
 
 from policyctl.api.console import actions, looks, view
+from policyctl.api.context import MOST_AT_ONCE
 from policyctl.api.sessions import LIFE_S, MOST_OF_A_TOKEN, Sessions
 from policyctl.domain.tokens import Scope
+from policyctl.services.cards.full_card import full
 from policyctl.services.rollout.promote import promote
 from policyctl.services.trust.tokens import revoke
 
@@ -112,6 +116,26 @@ def test_a_token_that_does_not_count_begins_no_session(api) -> None:
     assert "The token is unknown." in answer.text
     assert 'name="after" value="/ui/history"' in answer.text
     assert [browser.sign_in("policyctl_x").status_code for _ in range(40)][-1] == 429
+
+
+def test_signing_in_counts_as_a_change_of_its_token(world) -> None:
+    """It has the rate of the API's changes, and needs one of the places of that caller."""
+    browser = Browser(api := ApiWorld(world, changes_per_minute=2))
+    assert [browser.sign_in(api.secrets[Scope.READ]).status_code for _ in range(3)] == [303, 303, 429]
+    with contextlib.ExitStack() as places:
+        for _ in range(MOST_AT_ONCE):
+            places.enter_context(api.api.place("my-promote"))
+        assert browser.sign_in(api.secrets[Scope.PROMOTE]).status_code == 429
+
+
+def test_signing_in_again_ends_the_session_before(api) -> None:
+    """A browser has one session; a copy of the earlier cookie opens nothing."""
+    browser = Browser(api, "promote")
+    earlier = browser.client.cookies["policyctl-8004"]
+    assert browser.sign_in("policyctl_x").status_code == 401
+    assert api.api.sessions.get(earlier) is not None
+    assert browser.sign_in(api.secrets[Scope.READ]).status_code == 303
+    assert api.api.sessions.get(earlier) is None
 
 
 @pytest.mark.parametrize(
@@ -363,12 +387,36 @@ def test_a_release_page_says_what_its_card_and_its_evidence_say(api) -> None:
     assert browser.get(f"{MODEL}/releases/9.9.9").status_code == 404
 
 
+def test_cards_for_callers_without_a_token_hold_up_no_card_for_a_token(world, monkeypatch) -> None:
+    """Each kind of caller has a thread for cards."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(*args: Any, **more: Any) -> Any:
+        if not reached.is_set():
+            reached.set()
+            go_on.wait(300)
+        return full(*args, **more)
+
+    monkeypatch.setattr(looks, "full", hold)
+    browser = Browser(api := ApiWorld(world, timeout_s=60), "read")
+    stranger = TestClient(api.app, base_url=HERE, client=("127.0.0.1", 6))
+    first = threading.Thread(target=stranger.get, args=(f"{MODEL}/releases/1.0.0",))
+    first.start()
+    try:
+        assert reached.wait(300)
+        assert "The card cannot be shown" not in browser.get(f"{MODEL}/releases/1.0.0").text
+    finally:
+        go_on.set()
+        first.join()
+
+
 def test_what_was_served_at_a_time_is_what_policyctl_at_says(api) -> None:
     """Before the first record nothing; now what the alias names."""
     browser = Browser(api)
     assert "The journal had no record then" in browser.get("/ui/at?when=2020-01-01T00:00").text
     assert f'href="{MODEL}/releases/1.0.0"' in browser.get("/ui/at").text
-    assert browser.get("/ui/at?when=tomorrow").status_code == 422
+    for when in ("tomorrow", "0001-01-01T00:00%2B14:00", "9999-12-31T23:59-14:00"):
+        assert browser.get(f"/ui/at?when={when}").status_code == 422
 
 
 def test_an_empty_repository_has_a_first_page(tmp_path, monkeypatch) -> None:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policyctl.domain.instants import age_text, utc_text
+from policyctl.domain.instants import age_text, instant, utc_text, zone_of
+from policyctl.errors import UsageError
 
 NOW = datetime(2026, 11, 20, 10, 0, 0, tzinfo=UTC)
 
@@ -39,3 +40,12 @@ def test_a_time_is_shown_with_its_zone(time: str, shown: str) -> None:
 def test_an_age_is_told_in_one_unit(time: str, shown: str) -> None:
     """The largest that fits; a clock that runs ahead by seconds makes nothing older than now."""
     assert age_text(time, now=NOW) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00", "0001-01-01T00:00", "0000-01-01T00:00Z"]
+)
+def test_a_time_that_utc_has_no_year_for_is_refused(text: str) -> None:
+    """As what is no time at all: the offset would lead before the year 1, or after 9999."""
+    with pytest.raises(UsageError, match="is not a time"):
+        instant(text, now=NOW, zone=zone_of("Asia/Tokyo"))

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from policyctl.api.console.view import HOME, Form, fields_of, has_tls, page_of_ours, session_of, show, sign_in_page
 from policyctl.api.context import api_of, run
-from policyctl.api.guard import SCOPE_TO_MOVE, guarded, of_secret, read_body, session_cookie
+from policyctl.api.guard import SCOPE_TO_MOVE, guarded, of_secret, place_of, read_body, require_rate, session_cookie
 from policyctl.api.problems import ProblemError, of_error
 from policyctl.api.routes import look, moves
 from policyctl.domain.names import PRODUCTION
@@ -57,8 +57,11 @@ async def sign_in(request: Request) -> Response:
     api, fields = api_of(request), fields_of(request, await read_body(request))
     request.state.after = after = page_of_ours(fields.get("after", ""))
     secret = fields.get("token", "").strip()
-    request.state.caller = of_secret(api, request, secret)
-    session = api.sessions.begin(digest_of_secret(secret))
+    request.state.caller = caller = of_secret(api, request, secret)
+    require_rate(api, request, caller)
+    with place_of(api, caller):
+        api.sessions.end(request.cookies.get(session_cookie(api), ""))
+        session = api.sessions.begin(digest_of_secret(secret))
     answer = RedirectResponse(after, 303)
     answer.set_cookie(
         session_cookie(api), session.name, path=HOME, secure=has_tls(request), httponly=True, samesite="strict"

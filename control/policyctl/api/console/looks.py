@@ -120,7 +120,7 @@ async def release_page(request: Request, model: look.Model, release: look.Releas
     evidence = await run(request, look.get_evidence, request, model, release)
     api, sections, problems = api_of(request), list[dict[str, Any]](), list[str]()
     try:
-        card = await api.within(api.pools.cards, lambda: full(api.control, model=model, release=release))
+        card = await api.within(api.pools.of_cards(request), lambda: full(api.control, model=model, release=release))
         sections = [shown(table) for table in tables(card)]
         problems = list(card.release.problems) if card.release is not None else []
         summary = card.summary or ""
