@@ -69,8 +69,9 @@ def instant(text: str, *, now: datetime, zone: ZoneInfo | None = None) -> dateti
         It, in UTC.
 
     Raises:
-        UsageError: Not such a time, or one outside the years 1 to 9999 of UTC; or it names no zone and none is given; or
-            it happened twice, or never, in that zone.
+        UsageError: Not such a time, or one outside the years 1 to 9999 of UTC;
+            or it names no zone and none is given; or it happened twice, or
+            never, in that zone.
     """
     if text == "now":
         return now
