@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -16,7 +16,8 @@ from policyctl.domain import fleet as domain
 from policyctl.domain.fleet import FleetState, NodeReport
 from policyctl.domain.journal import RecordKind
 from policyctl.errors import PolicyctlError
-from policyctl.services.fleet import node
+from policyctl.services.fleet import moves, node
+from policyctl.services.fleet.moves import Fleet, Waited
 from policyctl.services.fleet.node import Node
 
 Put = Callable[[pytest.MonkeyPatch], None]
@@ -69,6 +70,13 @@ def commits_count_always(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fleet_store, "fold", folded)
 
 
+def commits_in_any_case(patch: pytest.MonkeyPatch) -> None:
+    """The commit is written again behind whatever somebody else wrote."""
+    append = Fleet._append
+    patch.setattr(Fleet, "_append", lambda self, kind, body, still: append(self, kind, body, lambda _state: True))
+    commits_count_always(patch)
+
+
 def follows_the_intent(patch: pytest.MonkeyPatch) -> None:
     """A node serves what is only being prepared."""
     follow = Node.follow
@@ -106,6 +114,25 @@ def gives_up_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Node, "_try", once)
 
 
+def _waits(change: Callable[[Waited], Waited]) -> Put:
+    wait = Fleet._wait
+
+    def waits(self: Fleet, *arguments: Any, **more: Any) -> Waited:
+        return change(wait(self, *arguments, **more))
+
+    return _patched(Fleet, "_wait", waits)
+
+
+def claims_every_generation(patch: pytest.MonkeyPatch) -> None:
+    """A node's report names the generation that it has read, whatever it serves."""
+
+    def serving(self: Node, key: tuple[str, str]) -> domain.Serving:
+        named = self._state.aliases[key]
+        return domain.Serving(*key, None if named.target is None else named.target.release, named.generation)
+
+    patch.setattr(Node, "_serving", serving)
+
+
 def stops_at_the_first_error(patch: pytest.MonkeyPatch) -> None:
     """A node that could not read the store once never looks again."""
     follow, blind = Node.follow, set[int]()
@@ -117,6 +144,15 @@ def stops_at_the_first_error(patch: pytest.MonkeyPatch) -> None:
                 blind.add(id(self))
 
     patch.setattr(Node, "follow", once)
+
+
+def rolls_back_too_far(patch: pytest.MonkeyPatch) -> None:
+    """A rollback lengthens the trail, so the next one goes forward again."""
+
+    def trail(before: domain.Named | None, move: domain.FleetMove) -> tuple[domain.StoredRelease, ...]:
+        return (*(before.trail if before else ()), *filter(None, [move.target]))
+
+    patch.setattr(domain, "_trail", trail)
 
 
 def loses_the_open_move(patch: pytest.MonkeyPatch) -> None:
@@ -136,6 +172,22 @@ def reads_one_record_less(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FleetJournal, "_take", most)
 
 
+def aborts_what_was_committed(patch: pytest.MonkeyPatch) -> None:
+    """A lost answer to the commit is taken for a commit that was not written, and says so."""
+    give_up = Fleet._give_up
+
+    def careless(self: Fleet, move: domain.FleetMove) -> None:
+        give_up(self, move)
+        raise moves.MoveError("the store did not answer. Nothing was changed")
+
+    patch.setattr(Fleet, "_give_up", careless)
+
+    def append(self: Fleet, kind: RecordKind, body: Mapping[str, Any], _still: Any) -> Any:
+        return self.journal.append(kind, body)
+
+    patch.setattr(Fleet, "_append", append)
+
+
 def forgets_a_removal(patch: pytest.MonkeyPatch) -> None:
     """A node ignores that an alias was taken out of service."""
     is_at = Node._is_at
@@ -153,6 +205,27 @@ def compares_numbers_of_slots(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def skips_the_take_back(patch: pytest.MonkeyPatch) -> None:
+    """A node that cannot serve what was committed changes nothing for the others, and the command says done."""
+    see_through, wait = Fleet._see_through, Fleet._wait
+
+    def blind(self: Fleet, *arguments: Any, **more: Any) -> Waited:
+        found = wait(self, *arguments, **more)
+        return replace(found, problems={}, reached=found.reached | found.problems.keys())
+
+    def see(self: Fleet, *arguments: Any, **more: Any) -> Any:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Fleet, "_wait", blind)
+            return see_through(self, *arguments, **more)
+
+    patch.setattr(Fleet, "_see_through", see)
+
+
+def keeps_failures_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A node that failed once waits for years before the next try."""
+    patch.setattr(node, "RETRY_S", (1e9,))
+
+
 def swallows_the_import(patch: pytest.MonkeyPatch) -> None:
     """A node that could not fetch a release goes on without it, and says that it is prepared."""
     fetch = node.import_release
@@ -168,14 +241,25 @@ def swallows_the_import(patch: pytest.MonkeyPatch) -> None:
 BUGS: Final[dict[str, Put]] = {
     "writes over": writes_over,
     "takes any record for its own": takes_any_record_for_its_own,
+    "commits in any case": commits_in_any_case,
     "follows the intent": follows_the_intent,
     "reports before it certified": reports_before_it_certified,
+    "gives up at once": gives_up_at_once,
+    "keeps failures for ever": keeps_failures_for_ever,
+    "ignores problems": _waits(lambda waited: replace(waited, problems={})),
+    "takes silence for success": _waits(
+        lambda waited: replace(waited, reached=waited.reached | set(waited.cut_off), cut_off=(), problems={})
+    ),
+    "claims every generation": claims_every_generation,
     "stops at the first error": stops_at_the_first_error,
     "does not forget at a start": _patched(Node, "_forget", _nobody),
     "never takes out of service": forgets_a_removal,
     "takes any release for right": compares_numbers_of_slots,
     "loses the open move": loses_the_open_move,
     "reads one record less": reads_one_record_less,
+    "aborts what was committed": aborts_what_was_committed,
+    "skips the take-back": skips_the_take_back,
     "swallows the import": swallows_the_import,
+    "trail without end": rolls_back_too_far,
     "does not wait": _patched(NodeReport, "has_reached", lambda self, _key, _generation: True),
 }

@@ -62,6 +62,7 @@ class SimulatedNode:
         self.server = FileServer(self.root, self.root.parent / f"memory-{self.runs}.json", f"{self.name}{self.runs}")
         address = f"{self.name}:{self.runs}"
         self.fleet.servers[address] = self.server
+        self.server.before_call = lambda _name: self.fleet.meanwhile(self)
         endpoints.clear(self.control.repository)
         with self.fleet.acting(self.name):
             process = Node(self.control, Observed(), Event(), clock=self.fleet.clock)
@@ -104,6 +105,7 @@ class FleetWorld:
         self.actor = ""
         self.before: Callable[[str, str], None] = lambda _actor, _doing: None
         self.after: Callable[[str, str], None] = lambda _actor, _doing: None
+        self.meanwhile: Callable[[SimulatedNode], None] = lambda _node: None
         self.looked: Callable[[], None] = lambda: None
         self.order: Callable[[list[SimulatedNode]], list[SimulatedNode]] = lambda nodes: nodes
         asking = Bucket._asking
@@ -158,11 +160,12 @@ class FleetWorld:
             node.step()
             self.looked()
 
-    def settle(self) -> None:
-        """Time passes until nothing changes any more."""
+    def settle(self, release: str | None = "") -> None:
+        """Time passes until every node answers by `release`, or all by any one where that is empty."""
         for _ in range(80):
             self.rest(2.0)
-            if len({node.answers() for node in self.nodes.values() if node.process is not None}) == 1:
+            found = {node.answers() for node in self.nodes.values() if node.process is not None}
+            if len(found) == 1 and release in {"", *found}:
                 return
 
     def command(self, actor: str = "command") -> Fleet:

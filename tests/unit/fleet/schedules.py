@@ -26,6 +26,8 @@ from policyctl.services.rollout.request import (
 
 RELEASES = ("1.0.0", "1.1.0")
 MOVES = 10
+FAULTS = {"crash": 80, "lose": 80, "lose record": 4}
+"""Each comes once, at a request of a number below that, or not at all: a command ends, an answer is lost."""
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Schedule:
     def __post_init__(self) -> None:
         self.chosen = random.Random(self.seed)
         self.away: set[str] = set()
-        self.calls = {"crash": -1, "lose": -1}
+        self.calls = dict.fromkeys(FAULTS, -1)
         self.depth = self.others = 0
 
     def run(self) -> list[str]:
@@ -52,12 +54,13 @@ class Schedule:
         fleet.promote("1.0.0")
         fleet.before, fleet.after = self._before, self._after
         fleet.order = lambda nodes: chosen.sample(nodes, chosen.randrange(len(nodes) + 1))
-        fleet.looked = self._look
+        fleet.looked, fleet.meanwhile = self._look, self._report_early
         for _ in range(MOVES):
             self.away = set(chosen.sample([*NAMES, "command"], chosen.choice([0, 0, 0, 1, 2])))
-            self.calls = {"crash": chosen.randrange(80), "lose": chosen.randrange(80)}
+            self.calls = {name: chosen.randrange(most) for name, most in FAULTS.items()}
             self._disturb(fleet.nodes[chosen.choice(NAMES)])
             self._move("command")
+            self._agree()
         self._quiet()
         return self.broken
 
@@ -79,6 +82,21 @@ class Schedule:
             for each in self.fleet.nodes.values():
                 each.server.wrong_slots = set()
 
+    def _agree(self) -> None:
+        """Where nobody is cut off and every node can serve, all come to what the store names, within seconds."""
+        fleet = self.fleet
+        if self.away or any(node.server.wrong_slots or node.process is None for node in fleet.nodes.values()):
+            return
+        order, fleet.order, self.depth = fleet.order, lambda nodes: nodes, 1
+        fleet.settle(self._named())
+        fleet.order, self.depth = order, 0
+        self._all_serve(self._named(), "after a move")
+
+    def _report_early(self, node: SimulatedNode) -> None:
+        """Its reports are written by another thread: also in the middle of a move."""
+        if node.process is not None and self.chosen.random() < 0.1:
+            node.process.report()
+
     def _slot(self, node: SimulatedNode, release: str) -> int:
         found = node.control.repository.journal.state().releases.get(("walker", release))
         return 0 if found is None else found.slot
@@ -91,7 +109,7 @@ class Schedule:
 
     def _move(self, actor: str) -> None:
         """One command, and whether what it says is so."""
-        command, wanted, before = self.fleet.command(actor), self._wanted(), self._named()
+        command, wanted, before, trail = self.fleet.command(actor), self._wanted(), self._named(), self._trail()
         rest = command.sleep
 
         def sleep(seconds: float) -> None:
@@ -114,6 +132,8 @@ class Schedule:
                 answers = self.fleet.nodes[name].answers()
                 if answers != done.result["to"]:
                     self.broken.append(f"the command says that {name} serves {done.result['to']}, it serves {answers}")
+            if isinstance(wanted, RollbackRequest) and [done.result["to"]] != trail[-2:-1]:
+                self.broken.append(f"a rollback went to {done.result['to']}, the releases before were {trail}")
             if self._named() != done.result["to"]:
                 self.broken.append(f"the command says {done.result['to']}, the store names {self._named()}")
         if actor == "other":
@@ -141,7 +161,9 @@ class Schedule:
     def _after(self, actor: str, doing: str) -> None:
         if actor != "checker":
             self.calls["lose"] -= 1
-            if self.calls["lose"] == 0:
+            self.calls["lose record"] -= actor == "command" and doing.startswith("creating journal")
+            if self.calls["lose"] == 0 or self.calls["lose record"] == 0:
+                self.calls["lose record"] -= 1
                 raise ServerError(f"{doing}: the answer was lost")
 
     def _look(self) -> None:
@@ -153,14 +175,14 @@ class Schedule:
 
     def _quiet(self) -> None:
         """All faults end: then every node comes to what the store names, and a move works."""
-        self.away, self.calls, fleet = set(), {"crash": -1, "lose": -1}, self.fleet
+        self.away, self.calls, fleet = set(), dict.fromkeys(FAULTS, -1), self.fleet
         self.depth = 1  # nobody else commands any more
         fleet.order = lambda nodes: nodes
         for node in fleet.nodes.values():
             node.server.wrong_slots = set()
             if node.process is None:
                 node.start()
-        fleet.settle()
+        fleet.settle(self._named())
         self._all_serve(self._named(), "after all faults")
         with suppress(PolicyctlError):
             fleet.ask(AbortRequest())
@@ -170,8 +192,12 @@ class Schedule:
             except PolicyctlError as error:
                 self.broken.append(f"a promotion after all faults: {error.problem}")
             self._all_serve(release, "after a promotion")
+        node = fleet.nodes[self.chosen.choice(NAMES)]
+        node.server.wrong_slots = {("walker", self._slot(node, RELEASES[0]))}
         fleet.rollback()
-        self._all_serve(RELEASES[0], "after a rollback")
+        node.server.wrong_slots = set()
+        fleet.settle(RELEASES[0])
+        self._all_serve(RELEASES[0], "after a rollback that one node could not follow at first")
 
     def _all_serve(self, release: str | None, when: str) -> None:
         if self.fleet.answers() != dict.fromkeys(NAMES, release):
@@ -181,15 +207,30 @@ class Schedule:
         named = [record for record in self._history() if record["kind"] == "switching"]
         return named[-1]["to"] if named else None
 
+    def _trail(self) -> list[str | None]:
+        """The releases that the alias came by: a rollback shortens it, a removal empties it."""
+        trail: list[str | None] = []
+        for record in self._history():
+            if record["kind"] != "switching":
+                continue
+            to = record["to"]
+            if to is None:
+                trail = []
+            elif record["move_kind"] == "rollback" and to in trail[:-1]:
+                trail = trail[: len(trail) - 1 - trail[-2::-1].index(to)]
+            else:
+                trail.append(to)
+        return trail
+
     def _history(self) -> list[dict[str, str | None]]:
         """What the store's journal says, by separate rules: a commit counts while its move is open."""
-        opened: dict[str, str | None] = {}
+        opened: dict[str, tuple[str, str | None]] = {}
         found = []
         for record in self.fleet.records():
             body = record["body"]
             if record["kind"] == "intent":
-                opened = {body["move"]: body["target"] and body["target"]["release"]}
+                opened = {body["move"]: (body["move_kind"], body["target"] and body["target"]["release"])}
             elif body["move"] in opened:
-                target = opened.pop(body["move"])
-                found.append({"kind": record["kind"], "to": target})
+                kind, target = opened.pop(body["move"])
+                found.append({"kind": record["kind"], "move_kind": kind, "to": target})
         return found
