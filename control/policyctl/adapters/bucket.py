@@ -28,7 +28,8 @@ _CONNECT_S: Final = 5
 _ANSWER_S: Final = 30
 _RETRIES: Final = 3
 _RETRY_S: Final = 10
-_CHUNK_BYTES: Final = 1 << 20
+_PART_BYTES: Final = 4 << 20
+"""Of a large object in one request: within `_ANSWER_S` where 140 KB come in a second."""
 
 
 def is_bucket(text: str) -> bool:
@@ -42,14 +43,16 @@ class Bucket:
 
     Attributes:
         url: ``s3://NAME/PREFIX``, or another of `STORE_SCHEMES`.
+        patience_s: For one request, which is not repeated then; None for that of most callers, with some tries more.
     """
 
     url: str
+    patience_s: float | None = None
     _store: ObjectStore = field(init=False)
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/")
-        self._store = _opened(self.url)
+        self._store = _opened(self.url, self.patience_s)
 
     def get(self, key: str, *, most_bytes: int) -> bytes | None:
         """What lies under `key`; None for nothing.
@@ -129,18 +132,15 @@ class Bucket:
         """
         import obstore
 
-        done = 0
-        try:
-            with self._asking(f"reading {key}"):
-                for part in obstore.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES):
-                    writer.write(part)
-                    done += len(part)
-                    advance(done)
-                    if done > most_bytes:
-                        break
-        except FileNotFoundError:
+        if (size := self.size(key)) is None:
             return None
-        return done
+        # In parts, for the limit of time is that of one request.
+        for start in range(0, min(size, most_bytes + 1), _PART_BYTES):
+            with self._asking(f"reading {key}"):
+                part = obstore.get_range(self._store, key, start=start, end=min(start + _PART_BYTES, size))
+            writer.write(part)
+            advance(start + len(part))
+        return size
 
     def keys(self, folder: str, *, after: str = "") -> tuple[str, ...]:
         """The keys below `folder`, in order; only those behind `after` where that is given.
@@ -175,7 +175,7 @@ class Bucket:
             ) from error
 
 
-def _opened(url: str) -> ObjectStore:
+def _opened(url: str, patience_s: float | None) -> ObjectStore:
     """The library's view of a bucket; nothing is asked yet.
 
     Raises:
@@ -208,12 +208,15 @@ def _opened(url: str) -> ObjectStore:
         raise UsageError(f"{url!r} names no bucket", remedy=f"For example: {parts.scheme}://policies")
     more: dict[str, Any] = {
         "client_options": {
-            "connect_timeout": f"{_CONNECT_S}s",
-            "timeout": f"{_ANSWER_S}s",
+            "connect_timeout": f"{min(_CONNECT_S, patience_s or _ANSWER_S)}s",
+            "timeout": f"{patience_s or _ANSWER_S}s",
             # The library would not look at the variable any more, because of the options above.
             "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true",
         },
-        "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)},
+        "retry_config": {
+            "max_retries": 0 if patience_s else _RETRIES,
+            "retry_timeout": timedelta(seconds=patience_s or _RETRY_S),
+        },
     }
     try:
         return from_url(url, **more)

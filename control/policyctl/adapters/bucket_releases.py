@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from semver import Version
+
 from policyctl.adapters import files
 from policyctl.adapters.bucket import Bucket
 from policyctl.domain.manifest import FileEntry, digest_of, is_digest
@@ -21,7 +23,7 @@ from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.oci import MOST_BYTES, read_artifact
 from policyctl.errors import IntegrityError, UsageError
 from policyctl.hashing import hash_file
-from policyctl.plain_files import open_reader, unreadable_release
+from policyctl.plain_files import DOCUMENT_BYTES, open_reader, unreadable_release
 
 _RELEASES: Final = "releases"
 _AGAIN: Final = "Remove that object, and put the release there again with policyctl release export."
@@ -53,7 +55,8 @@ class BucketReleases:
         Raises:
             PolicyctlError: As `Bucket.get`.
         """
-        return tuple(key.rpartition("/")[2] for key in self.bucket.keys(f"{_RELEASES}/{model}"))
+        names = (key.rpartition("/")[2] for key in self.bucket.keys(f"{_RELEASES}/{model}"))
+        return tuple(name for name in names if Version.is_valid(name))
 
     def manifest(self, reference: str) -> bytes:
         """The OCI manifest of that ``MODEL:RELEASE`` or digest.
@@ -101,7 +104,7 @@ class BucketReleases:
             IntegrityError: It is missing, or not what its name says.
             PolicyctlError: As `Bucket.get`.
         """
-        content = self.bucket.get(_blob(blob.digest), most_bytes=blob.size_bytes)
+        content = self.bucket.get(_blob(blob.digest), most_bytes=min(blob.size_bytes, DOCUMENT_BYTES))
         if content is None or digest_of(content) != blob.digest:
             raise IntegrityError(
                 f"{self}/{_blob(blob.digest)} ({blob.path}) is {'missing' if content is None else 'something else'}",

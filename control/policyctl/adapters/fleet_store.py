@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from policyctl.domain.journal import GENESIS, Record, RecordKind
 from policyctl.domain.json_values import from_json, to_json
 from policyctl.domain.manifest import canonical_json
 from policyctl.domain.schema import require_schema
-from policyctl.errors import BusyError, IntegrityError, UsageError
+from policyctl.errors import BusyError, IntegrityError, PolicyctlError, UsageError
 from policyctl.plain_files import read_plain, unreadable
 
 _MOST_BYTES: Final = 1 << 20
@@ -88,8 +89,9 @@ class FleetJournal:
         lines = [content, *more]
         self._take(lines, where=f"{self.bucket.url}/{key}")
         if self.copy is not None:
-            # A crash while a line was appended left a part of it, so what is whole is written as a whole.
-            files.write_atomically(self.copy, self._whole)
+            # What cannot be kept is read again after a restart.
+            with suppress(PolicyctlError):
+                files.write_atomically(self.copy, self._whole)
         return self.state
 
     def require_not_older(self) -> None:
@@ -168,20 +170,29 @@ def read_report(bucket: Bucket, node: str) -> NodeReport | None:
     try:
         document = json.loads(content)
         require_schema("report of a node", document.pop("schema", None), known=_SCHEMA)
-        return from_json(NodeReport, document, what=f"nodes/{node}", unknown_keys=True)
-    except (ValueError, AttributeError, RecursionError, UsageError) as error:
+        report = from_json(NodeReport, document, what=f"nodes/{node}", unknown_keys=True)
+        if report.node != node:
+            raise ValueError(f"it is of node {report.node!r}")
+        return report
+    except (ValueError, AttributeError, RecursionError, UsageError, IntegrityError) as error:
         raise IntegrityError(
             f"{bucket.url}/nodes/{node} cannot be read ({error})", remedy="The node writes it again; or remove it."
         ) from error
 
 
 def read_reports(bucket: Bucket) -> tuple[NodeReport, ...]:
-    """What every node says of itself, by name.
+    """What every node says of itself, by name; a report that cannot be read is that of a node that says nothing.
 
     Raises:
-        IntegrityError: One cannot be read.
         PolicyctlError: As `Bucket.get`.
     """
+
+    def read(name: str) -> NodeReport | None:
+        try:
+            return read_report(bucket, name)
+        except IntegrityError:
+            return NodeReport(node=name, run="", beat=0, time="", policyctl="", endpoint="", read=0)
+
     names = [key.rpartition("/")[2] for key in bucket.keys("nodes")]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return tuple(each for each in pool.map(lambda name: read_report(bucket, name), names) if each is not None)
+        return tuple(each for each in pool.map(read, names) if each is not None)

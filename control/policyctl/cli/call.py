@@ -229,8 +229,10 @@ def _here(reading: Reading[Settings]) -> Settings:
 
 
 def _api_url(settings: Settings) -> str:
-    given = _root.get().api
-    return settings.api.url if given is None else given
+    root = _root.get()
+    if root.api is None:
+        return "" if root.store else settings.api.url  # what was typed goes before what is set
+    return root.api
 
 
 def _by_url_refused(url: str) -> UsageError:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.json_values import fields_to_json, from_json
 from policyctl.domain.moves import MoveKind
+from policyctl.domain.names import check_model_name, check_movable_alias, check_release
 from policyctl.domain.probes import AliasKey
 from policyctl.errors import IntegrityError, UsageError
 
@@ -85,7 +86,12 @@ class FleetMove:
             UsageError: It describes no move.
         """
         renamed = {"id": body.get("move"), "kind": body.get("move_kind")}
-        return from_json(cls, {**body, **renamed}, what="move of a fleet", unknown_keys=True)
+        move = from_json(cls, {**body, **renamed}, what="move of a fleet", unknown_keys=True)
+        check_model_name(move.model)
+        check_movable_alias(move.alias)
+        for each in filter(None, (move.incumbent, move.target)):
+            check_release(each.release)
+        return move
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +240,7 @@ class NodeReport:
         prepared: Moves whose release it has certified next to what it serves.
         problems: What it could not do, in words, by the id of the move.
         serves: What it serves.
+        lease_s: After so long without a report it is cut off.
         stopped: Whether it was stopped on purpose; it reads the store before it serves again.
     """
 
@@ -247,6 +254,7 @@ class NodeReport:
     prepared: tuple[str, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
     serves: tuple[Serving, ...] = ()
+    lease_s: float = 0.0
     stopped: bool = False
 
     def serving(self, model: str, alias: str) -> Serving | None:

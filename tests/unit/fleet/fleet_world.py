@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,11 +23,13 @@ from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.domain.operations import Done
-from policyctl.errors import ServerError
+from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services import control as control_module
 from policyctl.services.control import Control
 from policyctl.services.fleet.moves import Fleet
 from policyctl.services.fleet.node import Node
+from policyctl.services.moves.aliases import load_alias
+from policyctl.services.moves.recovery import recover_all
 from policyctl.services.observed import Observed
 from policyctl.services.releases.publish import publish
 from policyctl.services.releases.transfer import export_release
@@ -67,10 +69,12 @@ class SimulatedNode:
         with self.fleet.acting(self.name):
             process = Node(self.control, Observed(), Event(), clock=self.fleet.clock)
             process.begin()
-        # The supervisor's part: what the journal names is loaded.
-        for (model, alias), named in self.control.repository.journal.state().aliases.items():
-            served = model if alias == "production" else f"{model}.{alias}"
-            self.server.load(served, named.placement.slot)
+        # The supervisor's part: what a crash left is settled, and what the journal names is loaded.
+        with self.control.repository.writer("start of the server"):
+            recover_all(self.control, self.server)
+            for key, named in self.control.repository.journal.state().aliases.items():
+                with suppress(PolicyctlError):
+                    load_alias(self.control, self.server, key, named)
         endpoints.write(self.control.repository, Endpoint("", address, server_id=self.server.endpoint.server_id))
         self.process = process
 
@@ -87,6 +91,11 @@ class SimulatedNode:
                 self.process.follow()
                 self.process.prepare()
                 self.process.report()
+
+    def named_in_store(self) -> str | None:
+        """What the store's journal names, as far as the node has read it."""
+        named = None if self.process is None else self.process._state.named("walker", "production")
+        return None if named is None else named.release
 
     def answers(self, model: str = "walker") -> str | None:
         """The release that answers a request now."""
@@ -118,7 +127,7 @@ class FleetWorld:
             self.after(self.actor, doing)
 
         monkeypatch.setattr(Bucket, "_asking", asked)
-        monkeypatch.setattr(bucket_module, "_opened", lambda _url: self.store)
+        monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s: self.store)
         monkeypatch.setattr(control_module, "Triton", lambda endpoint, **_: self.servers[endpoint.grpc])
         source = Control.of(load(repository=publisher / "model_repository"))
         for release in ("1.0.0", "1.1.0", "2.0.0"):

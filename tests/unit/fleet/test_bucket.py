@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from world import World
 
+from policyctl.adapters import bucket as bucket_module
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.bucket_releases import BucketReleases
 from policyctl.domain.oci import read_artifact
@@ -90,3 +91,11 @@ def test_only_one_of_two_writers_creates_an_object(store: str) -> None:
     with pytest.raises(IntegrityError, match="at most 3"):
         bucket.get("journal/0", most_bytes=3)
     assert bucket.get("journal/1", most_bytes=3) is None
+
+
+def test_a_large_blob_comes_in_parts(sites: tuple[World, World], store: str, monkeypatch) -> None:
+    """Each part has the time of one request; what comes is held against the digest as a whole."""
+    here, there = sites
+    monkeypatch.setattr(bucket_module, "_PART_BYTES", 7)
+    export_release(here.control, model="walker", release="1.0.0", destination=store)
+    assert import_release(there.control, f"{store}@walker:1.0.0").done == "published"

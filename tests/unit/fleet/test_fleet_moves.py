@@ -6,8 +6,10 @@ import obstore
 import pytest
 from fleet_world import Crash, FleetWorld
 
+from policyctl.domain.fleet import FleetMove
 from policyctl.domain.journal import RecordKind
-from policyctl.errors import BusyError, GateError, MoveError, ServerError, UsageError
+from policyctl.domain.moves import MoveKind
+from policyctl.errors import BusyError, GateError, IntegrityError, MoveError, ServerError, UsageError
 from policyctl.services.integrity.verify import verify
 from policyctl.services.rollout.request import AbortRequest, AliasRequest, PinRequest, PromotionRequest, RemovalRequest
 from policyctl.settings import CutOff
@@ -242,3 +244,93 @@ def test_two_commands_at_once_agree_on_one_release(fleet: FleetWorld) -> None:
     with fleet.acting("command"), pytest.raises(MoveError, match="somebody ended"):
         slow.carry_out(AliasRequest("walker", PromotionRequest(release="2.0.0", breaking=True)))
     assert fleet.answers() == everywhere("1.0.0")
+
+
+def test_a_node_that_was_killed_in_a_switch_does_not_finish_what_was_taken_back(fleet: FleetWorld) -> None:
+    """Its own journal says that it was switching; the store names the incumbent again."""
+    fleet.promote("1.0.0")
+    node = fleet.nodes["b"]
+
+    def die(name: str) -> None:
+        if name == "load walker" and node.named_in_store() == "1.1.0":
+            raise Crash
+
+    node.server.before_call = die
+    with pytest.raises(Crash):
+        fleet.promote("1.1.0")
+    node.kill()
+    assert node.control.repository.journal.state().unfinished
+    fleet.rollback()
+    node.start()
+    assert not node.control.repository.journal.state().unfinished
+    assert node.answers() in {None, "1.0.0"}
+    fleet.settle()
+    assert fleet.answers() == everywhere("1.0.0")
+
+
+def test_a_node_that_read_a_commit_and_died_does_not_serve_what_was_before(fleet: FleetWorld) -> None:
+    """The store is away when it starts again; what this machine read of the journal counts."""
+    fleet.promote("1.0.0")
+    node = fleet.nodes["b"]
+    node.server.endless = {("walker.candidate", slot) for slot in range(9)}
+    command = fleet.command()
+    named = command.journal.read().named("walker", "production")
+    assert named is not None
+    target = command._release(command.journal.state, "walker", "1.1.0")
+    move = FleetMove("m", MoveKind.PROMOTION, "walker", "production", named, target)
+    command.journal.append(RecordKind.INTENT, move.to_json())
+    command.journal.append(RecordKind.SWITCHING, {"move": "m"})
+    with fleet.acting("b"):
+        node.process._journal.read()
+    node.kill()
+    fleet.cut_off("b")
+    node.start()
+    assert node.answers() is None
+
+
+def test_an_alias_that_was_refused_once_is_reached_by_the_next_release(fleet: FleetWorld) -> None:
+    """What the supervisor refused at a start is one placement, and not the alias for ever."""
+    fleet.promote("1.0.0")
+    node = fleet.nodes["b"]
+    local = node.control.repository.journal.state().alias("walker", "production")
+    node.process.observed.refused["walker", "production"] = local.placement
+    fleet.rest()
+    assert not fleet.command().status(model=None).healthy
+    fleet.promote("1.1.0")
+    assert fleet.command().status(model=None).healthy
+
+
+def test_a_report_that_cannot_be_read_stops_no_rollback(fleet: FleetWorld) -> None:
+    """It counts as a node that is cut off."""
+    fleet.promote("1.0.0")
+    fleet.promote("1.1.0")
+    obstore.put(fleet.store, "nodes/strange", b'{"schema": 99}')
+    done = fleet.rollback()
+    assert (done.result["nodes"], done.result["not_yet"]) == (["a", "b", "c"], ["strange"])
+
+
+def test_a_number_that_names_another_release_in_the_store_is_refused(fleet: FleetWorld) -> None:
+    """Somebody put the manifest of 1.0.0 in the place of 1.1.0."""
+    fleet.promote("1.0.0")
+    content = bytes(obstore.get(fleet.store, "releases/walker/1.0.0").bytes())
+    obstore.put(fleet.store, "releases/walker/1.1.0", content)
+    with pytest.raises(IntegrityError, match=r"walker:1\.1\.0 is walker 1\.0\.0"):
+        fleet.promote("1.1.0")
+
+
+def test_a_store_that_fails_after_the_commit_is_waited_for(fleet: FleetWorld) -> None:
+    """The command does not leave the nodes to themselves for one answer that is missing."""
+    fleet.promote("1.0.0")
+    committed = [0]
+
+    def fail(actor: str, doing: str) -> None:
+        if actor == "command" and doing.startswith("creating journal"):
+            committed[0] += 1
+        if actor == "command" and doing == "listing nodes" and committed[0] == 2:
+            committed[0] += 1
+            raise ServerError("no answer")
+
+    fleet.before = fail
+    fleet.promote("1.1.0")
+    assert committed[0] > 2
+    assert fleet.answers() == everywhere("1.1.0")

@@ -31,7 +31,7 @@ from policyctl.domain.moves import MoveKind, Result
 from policyctl.domain.names import check_model_name, check_movable_alias
 from policyctl.domain.oci import read_artifact
 from policyctl.domain.operations import Done
-from policyctl.errors import BusyError, MoveError, PolicyctlError, ServerError, UsageError
+from policyctl.errors import BusyError, IntegrityError, MoveError, PolicyctlError, ServerError, UsageError
 from policyctl.services.control import Say
 from policyctl.services.moves.contract_change import require_unbroken
 from policyctl.services.moves.contract_change import words as difference_words
@@ -48,6 +48,8 @@ from policyctl.services.rollout.request import (
 from policyctl.settings import Settings
 
 _TRIES: Final = 20
+_UNANSWERED: Final = 3
+"""Writes of one record to which the store gives no answer."""
 LOOK_S: Final = 0.1
 """How often the reports of the nodes are read while a command waits for them."""
 SWITCH_S: Final = 60.0
@@ -201,6 +203,11 @@ class Fleet:
         if chosen != text:
             self.say(f"{text} of {model} is {chosen}.")
         artifact = read_artifact(releases.manifest(f"{model}:{chosen}"))
+        if (artifact.model, artifact.release) != (model, chosen):
+            raise IntegrityError(
+                f"{self.bucket.url}: {model}:{chosen} is {artifact.model} {artifact.release}",
+                remedy=f"Put the release there again: policyctl release export {model} {chosen} {self.bucket.url}",
+            )
         return StoredRelease(chosen, artifact.digest, artifact.config.digest)
 
     def _differences(
@@ -222,8 +229,13 @@ class Fleet:
     def _contract(self, release: StoredRelease) -> Contract:
         releases = BucketReleases(self.bucket)
         artifact = read_artifact(releases.manifest(release.artifact))
-        entry = next(each for each in artifact.files if each.path == CONTRACT_FILE)
-        return Contract.from_json(json.loads(releases.read(entry)))
+        try:
+            entry = next(each for each in artifact.files if each.path == CONTRACT_FILE)
+            return Contract.from_json(json.loads(releases.read(entry)))
+        except (StopIteration, ValueError, UsageError) as error:
+            raise IntegrityError(
+                f"{releases}: {artifact.model} {artifact.release} has no contract ({error})"
+            ) from error
 
     def _would(self, move: FleetMove, nodes: Sequence[NodeReport], differences: Sequence[Difference]) -> Done:
         live = ", ".join(node.node for node in nodes if not node.stopped) or "no node"
@@ -309,7 +321,8 @@ class Fleet:
             move,
             lambda node: node.has_reached(move.key, generation),
             within_s=SWITCH_S,
-            is_gone=lambda node: node.time < old,
+            is_gone=lambda node: move.kind is not MoveKind.PROMOTION and node.time < old,
+            generation=generation,
         )
         switched_s = self.clock() - at
         if waited.problems and move.kind is MoveKind.PROMOTION:
@@ -336,7 +349,7 @@ class Fleet:
             f" {len(waited.reached)} nodes, generation {generation}, {1e3 * switched_s:.0f} ms after the commit."
         )
         if not_yet:
-            words += f" Not yet: {', '.join(not_yet)}. They come to it, or serve nothing, before they serve again."
+            words += f" Not yet: {', '.join(not_yet)}. They come to it once they can read the store."
         refusal = None
         if waited.problems:
             node, problem = min(waited.problems.items())
@@ -373,16 +386,17 @@ class Fleet:
             BusyError: What somebody else wrote changes what ours would mean; ours was not written.
             PolicyctlError: The store does not answer; whether the record is there is unknown.
         """
-        before = len(self.journal.records)
+        before, unanswered = len(self.journal.records), 0
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self.journal.append(kind, body)
-            except (BusyError, ServerError):
+            except (BusyError, ServerError) as error:
+                unanswered += isinstance(error, ServerError)
                 state = self.journal.read()
                 for record in self.journal.records[before:]:
                     if (record.kind, record.body) == (kind, body):
                         return record
-                if not tries_left or not still(state):
+                if not tries_left or unanswered > _UNANSWERED or not still(state):
                     raise
         raise AssertionError("the last try returned or raised")
 
@@ -394,6 +408,7 @@ class Fleet:
         within_s: float,
         is_off: Callable[[FleetState], bool] = lambda _state: False,
         is_gone: Callable[[NodeReport], bool] = lambda _node: False,
+        generation: int | None = None,
     ) -> Waited:
         """Wait until every node that reports is where it should be, or says that it cannot be.
 
@@ -401,20 +416,35 @@ class Fleet:
 
         Raises:
             MoveError: `is_off` says that somebody ended the move.
+            ServerError: The store does not answer; after a commit (`generation`) that is waited for as well.
         """
         deadline, changes = self.clock() + within_s, dict[str, tuple[tuple[str, int], float]]()
         while True:
             if is_off(self.journal.read()):
                 raise MoveError(f"somebody ended the {move.words}", remedy="See who: policyctl history")
-            now, nodes = self.clock(), [node for node in read_reports(self.bucket) if not node.stopped]
+            now = self.clock()
+            try:
+                nodes = [node for node in read_reports(self.bucket) if not node.stopped]
+            except ServerError as error:
+                if generation is None:
+                    raise
+                if now < deadline:
+                    self.sleep(LOOK_S)
+                    continue
+                raise ServerError(
+                    f"the {move.words} is committed as generation {generation}, and the store does not say which nodes"
+                    f" serve it: {error.problem}",
+                    remedy="See: policyctl status. To take it back: policyctl rollback.",
+                ) from error
             for node in nodes:
                 if changes.get(node.node, (None,))[0] != (node.run, node.beat):
                     changes[node.node] = ((node.run, node.beat), now)
             reached = {node.node for node in nodes if is_there(node)}
-            problems = {node.node: node.problems[move.id] for node in nodes if move.id in node.problems}
+            problems = {n.node: n.problems[move.id] for n in nodes if move.id in n.problems and n.node not in reached}
             waiting = {node.node for node in nodes} - reached - problems.keys()
-            silent = {name for name in waiting if now - changes[name][1] >= self.settings.fleet.lease_s}
-            cut_off = silent | {node.node for node in nodes if node.node in waiting and is_gone(node)}
+            mine = self.settings.fleet.lease_s
+            silent = {node.node for node in nodes if now - changes[node.node][1] >= max(mine, node.lease_s)}
+            cut_off = waiting & (silent | {node.node for node in nodes if is_gone(node)})
             late = waiting - cut_off
             if problems or not late or now >= deadline:
                 return Waited(frozenset(reached), tuple(sorted(cut_off)), tuple(sorted(late)), problems)

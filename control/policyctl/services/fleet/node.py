@@ -27,14 +27,15 @@ from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.fleet_store import FleetJournal, read_report, write_report
 from policyctl.adapters.repository import Repository
+from policyctl.domain.choices import Engine
 from policyctl.domain.fleet import FleetMove, FleetState, Named, NodeReport, Serving, StoredRelease
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import digest_of
-from policyctl.domain.moves import MoveKind
+from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.probes import AliasKey
-from policyctl.errors import IntegrityError, PolicyctlError
+from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.services.control import Control
-from policyctl.services.moves.removal import forget, unserve
+from policyctl.services.moves.removal import end_unfinished, forget, unserve
 from policyctl.services.moves.validate import require_passed, validate
 from policyctl.services.observed import Observed
 from policyctl.services.releases.transfer import import_release
@@ -56,8 +57,15 @@ def follow(control: Control, observed: Observed, stop: threading.Event) -> Abstr
     """Run a node next to the supervisor.
 
     Raises:
+        UsageError: Somebody else runs the server, which goes on with what it has while this process is away.
         PolicyctlError: The settings name no store that can be used, or what was read of it was changed.
     """
+    if control.settings.server.engine is Engine.EXTERNAL:
+        raise UsageError(
+            "a node of a fleet starts its Triton itself, and engine is external: what such a server has loaded would"
+            " be served on while nobody follows the store",
+            remedy="Take --engine embedded or docker.",
+        )
     return Node(control, observed, stop).running()
 
 
@@ -88,7 +96,9 @@ class Node:
     _imported: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _read_at: float = 0.0
+    _held_at: float = 0.0
     _said: str = ""
+    _failed: str = ""
     _beat: int = 0
     _namesake: tuple[str, int] = ("", 0)
 
@@ -97,7 +107,8 @@ class Node:
         self.name = self.name or settings.node or socket.gethostname().lower()
         self._read_at = self.clock()
         copy = repository.control / f"fleet-{digest_of(settings.store.encode())[7:19]}.jsonl"
-        self._journal = FleetJournal(Bucket(settings.store), self.name, copy)
+        # One silent request must not last longer than the lease.
+        self._journal = FleetJournal(Bucket(settings.store, patience_s=settings.lease_s), self.name, copy)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -136,22 +147,43 @@ class Node:
             withdraws = self.control.settings.fleet.when_cut_off is CutOff.WITHDRAW
             then = "nothing of it is served" if withdraws else "what it said last is served"
             self._tell(f"{error.problem}: {then} until it can be read. {error.remedy}", LogLevel.ERROR)
-            self._forget(lambda key: withdraws, "the store cannot be read")
-            return
-        self._forget(lambda key: not self._is_at(key), "the store names something else by now")
+            if withdraws:
+                self._forget(lambda _key: True, "the store cannot be read")
+                return
+        self._forget(lambda key: key in self._state.aliases and not self._is_at(key), "the store names something else")
 
     def _forget(self, is_wrong: Callable[[AliasKey], bool], reason: str) -> None:
+        """Have the next server load nothing wrong, nor finish a move to it that a crash left open."""
         mine = self._mine(self.name)
+        state = mine.repository.journal.state()
+        open_moves = [each.move for each in state.unfinished.values() if not self._is_wanted(each.move)]
+        aliases = [key for key in sorted(state.aliases) if is_wrong(key)]
+        if not open_moves and not aliases:
+            return
         with mine.repository.writer("come to what the store says", wait_s=_LOCK_WAIT_S):
-            for model, alias in sorted(self._state.aliases.keys() & mine.repository.journal.state().aliases.keys()):
-                if is_wrong((model, alias)):
-                    self._tell(f"{alias} of {model} is taken out of service here: {reason}.", LogLevel.WARNING)
-                    forget(mine, model=model, alias=alias, reason=reason)
+            for move in open_moves:
+                self._tell(f"The {move.words}, which a crash left open, is ended here: {reason}.", LogLevel.WARNING)
+                end_unfinished(mine, move)
+            for model, alias in aliases:
+                self._tell(f"{alias} of {model} is taken out of service here: {reason}.", LogLevel.WARNING)
+                forget(mine, model=model, alias=alias, reason=reason)
+
+    def _is_wanted(self, move: Move) -> bool:
+        """Whether a move that a crash left open leads to what the store names."""
+        named = self._state.aliases.get((move.model, move.alias))
+        if named is None:
+            return True
+        target = None if move.kind is MoveKind.REMOVAL else move.target.manifest_digest
+        return target == (None if named.target is None else named.target.manifest_digest)
 
     def follow(self) -> None:
         """Read the store's journal, and move here what it names otherwise."""
+        before = self._journal.records
         try:
             self._state = self._journal.read()
+            if self._journal.records is before and self.clock() - self._held_at > self.control.settings.fleet.lease_s:
+                self._held_at = self.clock()
+                self._journal.require_not_older()
         except PolicyctlError as error:
             self._cannot_read(error)
             return
@@ -170,11 +202,20 @@ class Node:
     def _again(self, work: Callable[[], None]) -> None:
         """Do some work again and again, while there is a server to do it on."""
         while not self.stop.wait(self.control.settings.fleet.look_s):
-            try:
+            with self._goes_on():
                 if endpoints.read(self.control.repository) is not None:
                     work()
-            except (PolicyctlError, OSError) as error:
-                self._tell(f"This node could not do its work, and tries again: {error}", LogLevel.ERROR)
+
+    @contextmanager
+    def _goes_on(self) -> Iterator[None]:
+        """Whatever fails within is said, and done again later: a thread that ends would leave the node behind."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - see above
+            words = error.problem if isinstance(error, PolicyctlError) else f"{type(error).__name__}: {error}"
+            if words != self._failed:
+                self._tell(f"This node could not do its work, and tries again: {words}", LogLevel.ERROR)
+            self._failed = words
 
     def _can_read(self) -> None:
         self._read_at = self.clock()
@@ -240,7 +281,13 @@ class Node:
         # Another artifact of the same files has other signatures.
         if not is_here or (signatures and target.artifact not in self._imported):
             source = f"{control.settings.fleet.store}@{target.artifact}"
-            import_release(control, source, digest=target.artifact, wait_s=_LOCK_WAIT_S)
+            done = import_release(control, source, digest=target.artifact, wait_s=_LOCK_WAIT_S)
+            if (done.model, done.release, done.manifest_digest) != (model, target.release, target.manifest_digest):
+                raise IntegrityError(
+                    f"{source} is {done.model} {done.release} ({done.manifest_digest}), the store's journal says"
+                    f" {model} {target.release} ({target.manifest_digest})",
+                    remedy="Put the release there again, and promote it again.",
+                )
             self._imported.add(target.artifact)
 
     def _try(self, work_id: str, work: Callable[[Control], Any], *, actor: str = "") -> None:
@@ -261,10 +308,12 @@ class Node:
 
     def _report_again(self) -> None:
         while not self.stop.is_set():
-            self.report()
+            with self._goes_on():
+                self.report()
             self._changed.wait(self.control.settings.fleet.lease_s / _REPORTS_A_LEASE)
             self._changed.clear()
-        self.report(stopped=True)
+        with self._goes_on():
+            self.report(stopped=True)
 
     def report(self, *, stopped: bool = False) -> None:
         """Write what this node serves, and what it could not do."""
@@ -282,6 +331,7 @@ class Node:
             prepared=self._prepared,
             problems=dict(self._problems),
             serves=tuple(self._serving(key) for key in sorted(self._state.aliases)) if endpoint is not None else (),
+            lease_s=self.control.settings.fleet.lease_s,
             stopped=stopped,
         )
         try:
@@ -310,7 +360,7 @@ class Node:
 
     def _serving(self, key: AliasKey) -> Serving:
         local = self.control.repository.journal.state().alias(*key)
-        if local is not None and key in self.observed.refused:
+        if local is not None and self.observed.refused.get(key) == local.placement:
             return Serving(*key, None, None)
         release = None if local is None else local.placement.release
         return Serving(*key, release, self._state.aliases[key].generation if self._is_at(key) else None)

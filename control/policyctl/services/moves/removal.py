@@ -85,6 +85,17 @@ def forget(control: Control, *, model: str, alias: str, reason: str) -> None:
     repository.journal.append(RecordKind.OUTCOME, {"move": move.id, "result": Result.DONE.value})
 
 
+def end_unfinished(control: Control, move: Move) -> None:
+    """End a move that a crash left open while no server runs; the caller holds the writer lock.
+
+    What the alias named before stays, and the next server loads that.
+    """
+    repository = control.repository
+    repository.journal.append(RecordKind.OUTCOME, {"move": move.id, "result": Result.ABORTED.value})
+    if repository.journal.state().alias(move.model, move.alias) is None:
+        repository.withdraw(move.served)
+
+
 def _is_this(move: Move, model: str, alias: str) -> bool:
     return (move.kind, move.model, move.alias) == (MoveKind.REMOVAL, model, alias)
 

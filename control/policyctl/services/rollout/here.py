@@ -12,6 +12,7 @@ from policyctl.domain.moves import Move
 from policyctl.domain.names import check_model_name, check_movable_alias, pin_name
 from policyctl.domain.operations import Done
 from policyctl.errors import UsageError
+from policyctl.services import running
 from policyctl.services.control import Control
 from policyctl.services.moves.moved import Moved
 from policyctl.services.moves.removal import require_served, unserve
@@ -119,7 +120,9 @@ def carry_out(control: Control, request: AliasRequest, *, move: str = "") -> Don
         UsageError: The repository follows the store of a fleet.
         PolicyctlError: As `promote`, `rollback`, `abort`, `pin`, `unpin` and `unserve`.
     """
-    if store := control.settings.fleet.store:
+    served = running.read(control.repository)
+    by_server = "" if served is None else str(served.settings.get("fleet.store") or "")
+    if store := control.settings.fleet.store or by_server:
         raise UsageError(
             f"this repository follows {store}: a move of this repository alone would be taken back",
             remedy=f"Move the alias on every node: policyctl --store {store} promote, rollback or unserve.",
