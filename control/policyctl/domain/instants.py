@@ -7,7 +7,7 @@ twice, or never.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from policyctl.errors import UsageError
@@ -31,6 +31,15 @@ def utc_text(time: str | datetime | None, zone: tzinfo | None = None) -> str:
     if zone is None:
         return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     return moment.astimezone(zone).isoformat(sep=" ", timespec="seconds")
+
+
+def next_second(time: str) -> str:
+    """The first whole second, UTC, that is not before an ISO time; another text stays as it is."""
+    try:
+        moment = datetime.fromisoformat(time).astimezone(UTC)
+        return utc_text(moment + timedelta(microseconds=-moment.microsecond % 1_000_000))
+    except (ValueError, OverflowError):
+        return time
 
 
 def age_text(time: str, *, now: datetime) -> str:

@@ -109,6 +109,11 @@ class State:
     latest: str = ""
     """The latest time of any record: a clock that was turned back signs nothing earlier than that."""
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every published model, by name."""
+        return tuple(sorted({model for model, _ in self.releases}))
+
     def release(self, model: str, release: str) -> PublishedRelease:
         """The published release.
 
@@ -126,7 +131,7 @@ class State:
             )
         have = [r.release for r in self.of_model(model) if not r.collected]
         if not have:
-            models = sorted({m for m, _ in self.releases}) or ["none"]
+            models = self.models or ("none",)
             raise UsageError(
                 f"model {model!r} is not published here",
                 remedy=f"Published models: {', '.join(models)}. Publish with: policyctl publish",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
 from typing import Any
@@ -17,6 +18,8 @@ from world import WIDER, World
 from policyctl.api.console import actions, looks, view
 from policyctl.api.context import MOST_AT_ONCE
 from policyctl.api.sessions import LIFE_S, MOST_OF_A_TOKEN, Sessions
+from policyctl.domain import versions
+from policyctl.domain.state import PublishedRelease, State
 from policyctl.domain.tokens import Scope
 from policyctl.services.cards.full_card import full
 from policyctl.services.rollout.promote import promote
@@ -444,6 +447,61 @@ def test_a_page_of_many_releases_shows_fifty_and_leads_to_the_others(api, monkey
     assert len(browser.get("/ui").text) < 10_000
 
 
+def test_a_move_in_the_history_leads_to_what_it_brought(api) -> None:
+    """The link goes to the first whole second after the outcome, on both pages that show the journal."""
+    promote(api.world.control, model="walker", release="1.1.0", alias="production")
+    browser = Browser(api)
+    for path in (MODEL, "/ui/history"):
+        row = next(row for row in browser.get(path).text.split("<tr>") if "production, 1.0.0 to 1.1.0: done" in row)
+        (link,) = re.findall(r'href="(/ui/at[^"]+)"', row)
+        assert f'href="{MODEL}/releases/1.1.0"' in browser.get(unescape(link)).text
+
+
+@pytest.fixture
+def crowded(api, monkeypatch) -> State:
+    """The state of a repository with 300 more models; it counts how often its releases are gone through."""
+    state = api.control.repository.journal.state()
+    one = state.releases["walker", "1.0.0"]
+    more = {(f"m{n:03}", "1.0.0"): replace(one, model=f"m{n:03}") for n in range(300)}
+    grown = replace(state, releases=Counting({**state.releases, **more}))
+    monkeypatch.setattr(type(api.control.repository.journal), "state", lambda _self: grown)
+    return grown
+
+
+class Counting(dict[tuple[str, str], PublishedRelease]):
+    """Releases that count how often somebody goes through them all."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """The names."""
+        self.passes += 1
+        return super().__iter__()
+
+    def items(self) -> Any:
+        """Names and releases."""
+        self.passes += 1
+        return super().items()
+
+
+def test_the_filter_of_the_history_keeps_a_model_that_its_list_leaves_out(api, crowded) -> None:
+    """The list has 200 models, and the one that is shown."""
+    for model, length in (("m000", 200), ("walker", 201)):
+        page = Browser(api).get(f"/ui/history?model={model}").text
+        assert (page.count("<option"), f"<option selected>{model}<" in page) == (length + 1, True)
+
+
+def test_the_first_page_goes_through_the_releases_once_for_all_models(api, crowded, monkeypatch) -> None:
+    """And describes no model beyond those that it shows."""
+    described = []
+    select = versions.select
+    monkeypatch.setattr(versions, "select", lambda *of: (described.append(of), select(*of))[1])
+    page = Browser(api).get("/ui").text
+    assert "101 more models are published" in page
+    assert len(described) == 200
+    assert crowded.releases.passes <= 10
+
+
 def test_the_audit_has_who_signed_in_and_what_they_did(api) -> None:
     """And no secret of theirs."""
     browser = Browser(api, "promote")
@@ -465,7 +523,7 @@ def test_what_breaks_shows_no_trace(api, monkeypatch) -> None:
     def breaks(*_args: Any) -> None:
         raise RuntimeError("secret of the house")
 
-    monkeypatch.setattr(looks, "rows_of", breaks)
+    monkeypatch.setattr(looks, "rows_with_effect", breaks)
     page = api.client.get("/ui/history")
     assert page.status_code == 500
     assert "secret of the house" not in page.text

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policyctl.domain.instants import age_text, instant, utc_text, zone_of
+from policyctl.domain.instants import age_text, instant, next_second, utc_text, zone_of
 from policyctl.errors import UsageError
 
 NOW = datetime(2026, 11, 20, 10, 0, 0, tzinfo=UTC)
@@ -40,6 +40,21 @@ def test_a_time_is_shown_with_its_zone(time: str, shown: str) -> None:
 def test_an_age_is_told_in_one_unit(time: str, shown: str) -> None:
     """The largest that fits; a clock that runs ahead by seconds makes nothing older than now."""
     assert age_text(time, now=NOW) == shown
+
+
+@pytest.mark.parametrize(
+    ("time", "second"),
+    [
+        ("2026-11-20T09:59:59.000001+00:00", "2026-11-20 10:00:00Z"),
+        ("2026-11-20T10:00:00+00:00", "2026-11-20 10:00:00Z"),
+        ("2026-11-20T11:00:00.999+01:00", "2026-11-20 10:00:01Z"),
+        ("9999-12-31T23:59:59.5+00:00", "9999-12-31T23:59:59.5+00:00"),
+        ("never", "never"),
+    ],
+)
+def test_the_next_second_is_never_before_a_time(time: str, second: str) -> None:
+    """A whole second stays; what is no time, or the last one, stays as it is."""
+    assert next_second(time) == second
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from policyctl.measuring.card_report import shown
 from policyctl.measuring.card_tables import tables
 from policyctl.services.cards.full_card import full
 from policyctl.services.integrity.journal import at
-from policyctl.services.show.journal_rows import rows_of, rows_then, words_then
+from policyctl.services.show.journal_rows import rows_then, rows_with_effect, words_then
 
 files = APIRouter(prefix=HOME)
 looks = APIRouter(prefix=HOME, route_class=guarded(Scope.READ, by_session=True))
@@ -69,7 +69,8 @@ for _name in ASSETS:
 @looks.get("")
 async def overview(request: Request) -> Response:
     """Every model with its aliases, how everything is, and the last moves."""
-    models = await run(request, look.get_models, request)
+    state = await run(request, api_of(request).control.repository.journal.state)
+    models = await run(request, look.described, state, state.models[:_MOST_MODELS])
     healthy = json.loads(bytes((await health.healthz(request)).body))
     operations = await run(request, moves.get_operations, request, moves.ListQuery(limit=8))
     aliases = [check for check in healthy["checks"] if check["name"] == "alias"]
@@ -78,11 +79,8 @@ async def overview(request: Request) -> Response:
         "overview.html",
         title="Overview",
         health=healthy,
-        models=[
-            {**each, "served": [alias for alias in aliases if alias["model"] == each["model"]]}
-            for each in models[:_MOST_MODELS]
-        ],
-        left_out=max(0, len(models) - _MOST_MODELS),
+        models=[{**each, "served": [alias for alias in aliases if alias["model"] == each["model"]]} for each in models],
+        left_out=len(state.models) - len(models),
         operations=operations,
     )
 
@@ -103,7 +101,7 @@ def model_page(request: Request, model: look.Model, query: Annotated[ModelQuery,
         releases=releases[: -_MOST_RELEASES - 1 : -1],
         earlier=releases[-_MOST_RELEASES]["slot"] if len(releases) > _MOST_RELEASES else None,
         operations=moves.get_operations(request, moves.ListQuery(model=model, limit=5)),
-        history=rows_of(history["records"])[: -_MOST_MOVES - 1 : -1],
+        history=rows_with_effect(history["records"])[: -_MOST_MOVES - 1 : -1],
     )
 
 
@@ -165,9 +163,11 @@ async def operation_page(request: Request, operation: moves.OperationId) -> Resp
 def history_page(request: Request, query: Annotated[HistoryQuery, Query()]) -> Response:
     """A page of the journal: a row for each move."""
     found = look.get_history(request, query)
-    rows = rows_of(found["records"])[::-1]
-    models = [each["model"] for each in look.get_models(request)[:_MOST_MODELS]]
+    rows = rows_with_effect(found["records"])[::-1]
     before, model = found["before"], query.model
+    models = api_of(request).control.repository.journal.state().models[:_MOST_MODELS]
+    if model is not None and model not in models:
+        models = (*models, model)
     return show(request, "history.html", title="History", rows=rows, before=before, model=model, models=models)
 
 

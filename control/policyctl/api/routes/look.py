@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -23,7 +24,7 @@ from policyctl.api.problems import missing_is_not_found, not_found
 from policyctl.domain import versions
 from policyctl.domain.json_values import to_json
 from policyctl.domain.names import LATEST, is_pin, served_name
-from policyctl.domain.state import AliasState, State
+from policyctl.domain.state import AliasState, PublishedRelease, State
 from policyctl.domain.timeline import AliasThen
 from policyctl.domain.tokens import Scope
 from policyctl.errors import UsageError
@@ -80,22 +81,35 @@ def get_status(request: Request, query: Annotated[StatusQuery, Query()]) -> Any:
 def get_models(request: Request) -> Any:
     """Every model."""
     state = api_of(request).control.repository.journal.state()
-    return [_model(state, model) for model in sorted({model for model, _ in state.releases})]
+    return described(state, state.models)
 
 
 @router.get("/models/{model}", response_model=ModelDocument, responses=problems(404, 409, 503))
 def get_model(request: Request, model: Model) -> Any:
     """One model."""
-    return _model(known_model(api_of(request).control, model), model)
+    (found,) = described(known_model(api_of(request).control, model), (model,))
+    return found
 
 
-def _model(state: State, model: str) -> dict[str, Any]:
-    releases = [r.release for r in state.of_model(model) if not r.collected]
+def described(state: State, models: Collection[str]) -> list[dict[str, Any]]:
+    """Those models, each with its releases and aliases; everything else is looked through once for all of them."""
+    releases: dict[str, list[PublishedRelease]] = {model: [] for model in models}
+    aliases: dict[str, dict[str, str]] = {model: {} for model in models}
+    for (model, _), published in state.releases.items():
+        if model in releases and not published.collected:
+            releases[model].append(published)
+    for (model, alias), named in sorted(state.aliases.items(), key=lambda each: each[0]):
+        if model in aliases:
+            aliases[model][alias] = named.placement.release
+    return [_model(model, releases[model], aliases[model]) for model in models]
+
+
+def _model(model: str, published: Collection[PublishedRelease], aliases: dict[str, str]) -> dict[str, Any]:
+    releases = [r.release for r in sorted(published, key=lambda r: r.slot)]
     try:
         latest = versions.select(LATEST, releases, {})
     except UsageError:  # where all are pre-releases
         latest = None
-    aliases = {alias: named.placement.release for (m, alias), named in sorted(state.aliases.items()) if m == model}
     return {"model": model, "releases": releases, "latest": latest, "aliases": aliases}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any, Final
 
-from policyctl.domain.instants import utc_text
+from policyctl.domain.instants import next_second, utc_text
 from policyctl.domain.moves import MoveKind
 from policyctl.domain.verdict import Verdict
 
@@ -64,6 +64,7 @@ class _Row:
     text: str = ""
     phase: str = ""
     ended: str = ""
+    ended_at: str = ""
     gates: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -94,6 +95,15 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
     Gates that were run for a move stand in its row, and only those that did not
     pass are named there. Gates that no move followed have a row together.
     """
+    return [row.cells() for row in _grouped(records)]
+
+
+def rows_with_effect(records: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """The rows of `rows_of`, each behind the first whole second at which it had its effect."""
+    return [(next_second(row.ended_at or row.first["time"]), *row.cells()) for row in _grouped(records)]
+
+
+def _grouped(records: Iterable[Mapping[str, Any]]) -> list[_Row]:
     rows: list[_Row] = []
     moves: dict[str, _Row] = {}
     for record in records:
@@ -108,13 +118,14 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
             case "certified" | "switching" | "reverting" if move is not None:
                 move.phase = record["kind"]
             case "outcome" if move is not None:
+                move.ended_at = record["time"]
                 move.ended = f"{record['result']} after {_seconds(move.first, record):.1f} s"
             case "gate":
                 _gate(rows, move, record)
             case _:
                 words = record_text(record)
                 rows.append(_Row(record, f"{record['kind']} {words}" if record["kind"] in _WORDS else words))
-    return [row.cells() for row in rows]
+    return rows
 
 
 def _gate(rows: list[_Row], move: _Row | None, record: Mapping[str, Any]) -> None:
