@@ -84,6 +84,8 @@ class _Graph:
             return self.largest(given[2])
         if node.op_type == "Where":
             return self._most(given[1:])
+        if node.op_type == "Clip" and node.attribute:
+            return None  # up to opset 10 its limits stand there, and may have fractions
         if node.op_type in _CHOOSING:
             return self._most(given)
         sizes = [self.largest(each) for each in given]

@@ -86,7 +86,8 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return float(abs(value)) if isinstance(value, int) else 0.0
         storage = _storage(value)
         if self._watch.marked(value):
-            return self._sizes[storage._cdata][1] if storage._cdata in self._sizes else _greatest_integer(value.dtype)
+            known = storage._cdata in self._sizes and storage._cdata not in self._blank
+            return self._sizes[storage._cdata][1] if known else _greatest_integer(value.dtype)
         if storage._cdata in self._blank or value.is_complex():
             return None
         # A constant, as a table of choices.
@@ -100,14 +101,16 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an operator, and note what it makes of what."""
         kwargs = kwargs or {}
         writes = any(argument.alias_info and argument.alias_info.is_write for argument in func._schema.arguments)
-        # Read as another type, the bits of an integer are any number.
-        plain = func.namespace == "aten" and func is not torch.ops.aten.view.dtype
+        # Read as another type, the bits of an integer are any number; both tensors lie in the same storage.
+        rereads = func is torch.ops.aten.view.dtype
+        plain = func.namespace == "aten" and not rereads
         # A constant is judged by its values alone, and before it is written into.
         size = self._size(func, args, kwargs, writes=writes) if plain and self._watch.marked((args, kwargs)) else None
         answer = func(*args, **kwargs)
+        blank = rereads or func.overloadpacket.__name__ in _LEAVING_BLANK
         for value in tree_leaves((answer, args[:1]) if writes else answer):
             if isinstance(value, Tensor):
-                self._note(value, size, blank=func.overloadpacket.__name__ in _LEAVING_BLANK)
+                self._note(value, size, blank=blank)
                 if func.overloadpacket.__name__ in _CHOOSING and not writes:
                     break  # behind the numbers come their places
         return answer

@@ -79,6 +79,22 @@ def sum_into(y: Tensor) -> Tensor:
     return found
 
 
+def read_again(y: Tensor) -> Tensor:
+    """The bits of an integer as a float; then somebody looks at the integer once more."""
+    place = y.argmax(1).to(torch.int32)
+    bits = place.view(torch.float32)
+    place.view(-1)
+    return bits
+
+
+def read_before(y: Tensor) -> Tensor:
+    """The bits of zeros as a float; then an integer is written there."""
+    place = torch.zeros(y.shape[0], dtype=torch.int32)
+    bits = place.view(torch.float32)
+    place.copy_(y.argmax(1))
+    return bits
+
+
 CHOICES: dict[str, Any] = {
     "a comparison": lambda x, y: (y > 0).float(),
     "the best of two, twice": lambda x, y: torch.stack([y.argmax(1), y.argmin(1)], dim=1).float(),
@@ -125,6 +141,8 @@ FRACTIONS: dict[str, Any] = {
     "rounded, where NaN stays NaN": lambda x, y: y.round(),
     "without NaN, with fractions": lambda x, y: torch.nan_to_num(y),
     "bits of an integer": lambda x, y: (y > 1e4).int().view(torch.float32),
+    "bits of an integer that is looked at again": lambda x, y: read_again(y),
+    "bits where an integer is written later": lambda x, y: read_before(y),
     "infinite in half precision": lambda x, y: ((y > 1e4) * 300.0 * 300.0).half().float(),
     "a product that may be infinite, from itself": lambda x, y: large(x) * large(x) * large(x) * 0.0,
     "a sum that another order rounds otherwise": lambda x, y: large(x).sum(1, keepdim=True),
@@ -292,6 +310,14 @@ def test_floats_of_an_onnx_file_that_may_have_fractions_are_no_choices(name: str
     with pytest.raises(UsageError, match=r"action is float32\[\d\] for one observation") as refusal:
         export_policy(graph(FRACTION_GRAPHS[name], tmp_path), tmp_path / "out", action_space=space)
     assert "export it again as integers" in refusal.value.remedy
+
+
+def test_limits_that_a_file_of_an_old_opset_keeps_in_attributes_may_have_fractions(tmp_path: Path) -> None:
+    """A choice of 2 that is cut to 1.5 is no choice."""
+    nodes = [*BEST, node("Clip", ["choice"], ["action"], min=0.0, max=1.5)]
+    source = save(tmp_path, nodes, {"obs": ["n", 4]}, [port("action", ["n", 1])], domains={"": 10})
+    with pytest.raises(UsageError, match=r"action is float32\[1\] for one observation"):
+        export_policy(source, tmp_path / "out", action_space=spaces.Discrete(9))
 
 
 class Rarely(nn.Module):
