@@ -24,11 +24,12 @@ from policyctl.domain.tensor import TensorSpec
 from policyctl.errors import UnsupportedError, UsageError
 from policyctl_exporters.conduct import checked
 from policyctl_exporters.leapp_bundle import Bundle, Node, Place, read_bundle
+from policyctl_exporters.onnx_file import rename
 from policyctl_exporters.onnx_roles import action_among
 from policyctl_exporters.pt2_file import load_exported
 from policyctl_exporters.pt2_source import open_text, own_space
 from policyctl_exporters.pt2_text import ProgramText, fresh_root
-from policyctl_exporters.source import HEADS, Head, Options, Source
+from policyctl_exporters.source import HEADS, Arrays, Head, Options, Source
 
 
 def open_leapp(path: Path, options: Options) -> Source:
@@ -42,7 +43,7 @@ def open_leapp(path: Path, options: Options) -> Source:
     said = (options.observation_space, options.action_space, options.head, options.states)
     stated = None if any(said) else bundle.contract
     if stated is not None:
-        options = replace(options, observation_space=_observed(stated), action_space=_acted(stated))
+        options = replace(options, observation_space=_observed(stated, bundle), action_space=_acted(stated))
     kinds = {node.backend == "onnx" for node in bundle.nodes}
     if len(kinds) > 1:
         shown = ", ".join(f"{node.name} ({node.backend})" for node in bundle.nodes)
@@ -67,11 +68,11 @@ def open_leapp(path: Path, options: Options) -> Source:
         )
         source = open_text(Chain(bundle, options), options, name=bundle.name, kind="leapp")
     source = replace(source, kind="leapp", file=(bundle.name, bundle.digest))
-    return _with_names(source, bundle, action) if stated is None else _as_stated(source, stated)
+    return _with_names(source, bundle, action) if stated is None else _as_stated(_called(source, bundle), stated)
 
 
-def _observed(stated: Contract) -> Any:
-    """What a contract says that the environment gives."""
+def _observed(stated: Contract, bundle: Bundle) -> Any:
+    """What a contract says that the environment gives, by the names that the bundle has inside."""
     from gymnasium import spaces
 
     def space(spec: TensorSpec) -> Any:
@@ -83,7 +84,8 @@ def _observed(stated: Contract) -> Any:
         low, high = (np.full(spec.shape, end, dtype) for end in ((found.low, found.high) if found else whole))
         return spaces.Box(low, high, dtype=dtype.type)
 
-    return spaces.Dict({spec.name: space(spec) for spec in stated.environment})
+    inside = {tensor: name for name, (_, tensor) in bundle.inputs.items()}
+    return spaces.Dict({inside.get(spec.name, spec.name): space(spec) for spec in stated.environment})
 
 
 def _acted(stated: Contract) -> Any:
@@ -103,6 +105,41 @@ def _acted(stated: Contract) -> Any:
             return spaces.MultiDiscrete((high - low + 1).astype(np.int64), start=low.astype(np.int64))
         case ActionKind.MULTI_BINARY:
             return spaces.MultiBinary(action.size)
+
+
+def _called(source: Source, bundle: Bundle) -> Source:
+    """The policy with the names that its model has, where a bundle has others inside: `v1` is `x_walk_v1` there."""
+    own, states = source.contract, bundle.states
+    names = {name: tensor for name, (_, tensor) in {**bundle.inputs, **states, **bundle.outputs}.items()}
+    names |= {state.output: bundle.feedback[states[state.input]][1] for state in own.states if state.input in states}
+    names = {name: tensor for name, tensor in names.items() if name != tensor}
+    if not names:
+        return source
+
+    def back(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, name=names.get(spec.name, spec.name))
+
+    def reference(observations: Arrays) -> dict[str, Any]:
+        given = {spec.name: observations[back(spec).name] for spec in own.observations}
+        return {names.get(name, name): values for name, values in source.reference(given).items()}
+
+    contract = replace(
+        own,
+        observations=tuple(map(back, own.observations)),
+        outputs=tuple(map(back, own.outputs)),
+        states=tuple(
+            replace(state, input=names.get(state.input, state.input), output=names.get(state.output, state.output))
+            for state in own.states
+        ),
+    )
+    content = source.onnx
+    if content is not None:
+        import onnx
+
+        model = onnx.load_from_string(content)
+        rename(model, names)
+        content = model.SerializeToString(deterministic=True)
+    return replace(source, contract=contract, reference=reference, onnx=content)
 
 
 def _as_stated(source: Source, stated: Contract) -> Source:

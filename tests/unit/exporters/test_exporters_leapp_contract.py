@@ -148,7 +148,27 @@ def remembers() -> Case:
     return Case(torch.jit.script(Remembers().eval()), FREE, ACTS, said)
 
 
-CASES = {case.__name__: case for case in (walker, chunked, masked, several, switches, remembers)}
+class Reserved(nn.Module):
+    """Inputs, outputs and memory with names that the text of a program uses itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(6, 2)
+        self.register_buffer("node_1", torch.tensor([[0.1, -0.2]]))
+
+    def forward(self, v1: Tensor, node_0: Tensor) -> dict[str, Tensor]:
+        self.node_1 = 0.5 * self.node_1 + self.net(torch.cat([v1, node_0], 1))
+        return {"action": self.node_1.clone(), "v2": node_0.sum(1, keepdim=True)}
+
+
+def reserved() -> Case:
+    """Such names stay the contract's; the two inputs have other bounds."""
+    observes = spaces.Dict({"v1": spaces.Box(-1.0, 1.0, (3,)), "node_0": spaces.Box(-2.0, 2.0, (3,))})
+    return Case(torch.jit.script(Reserved().eval()), observes, ACTS)
+
+
+CASES = {case.__name__: case for case in (walker, chunked, masked, several, switches, remembers, reserved)}
 
 
 @pytest.fixture
