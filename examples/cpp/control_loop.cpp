@@ -30,6 +30,7 @@ int main(int count, char** words) {
     const auto input = lane.contract().inputs.at(0);
     const auto output = lane.contract().outputs.at(0);  // the action
     std::vector<float> observation, action(output.elements);
+    bool holds = false;
     auto next = std::chrono::steady_clock::now();
     for (std::string line; std::getline(std::cin, line); next += period) {
       if (hz > 0) std::this_thread::sleep_until(next);
@@ -37,9 +38,12 @@ int main(int count, char** words) {
       observation.clear();
       for (float number; numbers >> number;) observation.push_back(number);
       try {
+        if (holds) lane.reopen();  // a machine reads its sensors after this
+        holds = true;
         lane.set(input.name, observation);
         lane.ask(deadline);
         lane.get(output.name, action);
+        holds = false;
         std::printf("%s", lane.release().c_str());
         for (const float number : action) std::printf(" %.9g", number);
       } catch (const policyctl::Error& error) {

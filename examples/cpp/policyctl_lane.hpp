@@ -422,6 +422,12 @@ class Lane {
     if (!is_answered_) throw Error(Code::kUnknownRelease, "the release that answered is gone, whatever it promised");
   }
 
+  // Opens another session where none is left; else it does nothing. That may take longer than the deadline of an `ask`,
+  // and each `ask` would begin it again: so a loop calls this while it holds. Throws Error as the constructor does.
+  void reopen(std::chrono::nanoseconds within = std::chrono::seconds(5)) {
+    if (connection_ == nullptr) open(lane::after(within));
+  }
+
   // Copies an output of the answer. It refuses where the last `ask` got none.
   template <typename Values>
   void get(std::string_view name, Values& values) const {

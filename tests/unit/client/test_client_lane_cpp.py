@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,6 +229,20 @@ def test_a_session_that_ended_meanwhile_is_replaced(serve: Callable[[Reply], Lan
         server.end_sessions()
         assert ask("1 2 3 4") == f"1.0.0 {ACTION}"
     assert [kind_of(request) for request in server.requests] == [CONTRACT, 1, CONTRACT, 1]
+
+
+def test_a_session_that_takes_longer_than_a_deadline_is_opened_while_the_machine_holds(
+    serve: Callable[[Reply], Lane], loop: Loop
+) -> None:
+    """No `ask` could open it within its deadline, however often it begins."""
+    server = serve(doubled)
+    with loop(server.url, deadline_us=1_000_000) as ask:
+        assert ask("1 2 3 4") == f"1.0.0 {ACTION}"
+        server.before_greeting = lambda: time.sleep(1.5)
+        server.end_sessions()
+        assert code_of(ask("1 2 3 4")) == DEADLINE
+        said = (ask("1 2 3 4") for _ in range(10))
+        assert f"1.0.0 {ACTION}" in said
 
 
 def test_what_was_sent_is_not_sent_again(serve: Callable[[Reply], Lane], loop: Loop) -> None:
