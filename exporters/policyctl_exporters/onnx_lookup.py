@@ -41,7 +41,7 @@ def strict_lookups(opset: int) -> Iterator[None]:
         return g.op("Constant", value_t=torch.tensor(number))
 
     def looked_up(g: Any, size: Any, index: Any) -> Any:
-        """The places, by a lookup that fails where there is none."""
+        """The places, each looked up among all that there are, which fails for any other."""
         places = g.op("Range", constant(g, 0), size, constant(g, 1))
         return g.op("Gather", places, not_negative(g, size, index))
 
