@@ -116,6 +116,12 @@ def test_an_older_store_is_not_followed(fleet: FleetWorld) -> None:
     fleet.nodes["a"].start()
     assert fleet.nodes["a"].answers() == "1.1.0"
     assert any("older copy" in words for words in fleet.said)
+    fleet.said.clear()
+    for _ in range(5):
+        fleet.rest(20.0)
+    assert fleet.answers() == everywhere("1.1.0")
+    assert sum("older copy" in words for words in fleet.said) == 3, "each node that runs says it, once"
+    assert not any("can be read again" in words for words in fleet.said)
 
 
 def test_what_a_fleet_cannot_do_is_refused_before_anything_begins(fleet: FleetWorld) -> None:

@@ -182,8 +182,8 @@ class Node:
         try:
             self._state = self._journal.read()
             if self._journal.records is before and self.clock() - self._held_at > self.control.settings.fleet.lease_s:
-                self._held_at = self.clock()
                 self._journal.require_not_older()
+                self._held_at = self.clock()
         except PolicyctlError as error:
             self._cannot_read(error)
             return
