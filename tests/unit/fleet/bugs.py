@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,11 +10,9 @@ import pytest
 
 from policyctl.adapters import fleet_store
 from policyctl.adapters.bucket import Bucket
-from policyctl.adapters.fleet_store import FleetJournal
 from policyctl.domain import fleet as domain
-from policyctl.domain.fleet import FleetState, NodeReport
+from policyctl.domain.fleet import NodeReport
 from policyctl.domain.journal import RecordKind
-from policyctl.errors import PolicyctlError
 from policyctl.services.fleet import moves, node
 from policyctl.services.fleet.moves import Fleet, Waited
 from policyctl.services.fleet.node import Node
@@ -50,31 +47,6 @@ def takes_any_record_for_its_own(patch: pytest.MonkeyPatch) -> None:
         return True
 
     patch.setattr(Bucket, "create", careless)
-
-
-def commits_count_always(patch: pytest.MonkeyPatch) -> None:
-    """A commit of a move that somebody ended counts too."""
-    fold, known = domain.fold, dict[str, domain.OpenFleetMove]()
-
-    def folded(records: Any, state: FleetState | None = None) -> FleetState:
-        found = state or FleetState()
-        for record in records:
-            if record.kind is RecordKind.INTENT:
-                move = domain.FleetMove.from_json(record.body)
-                known[move.id] = domain.OpenFleetMove(move, record.time, record.actor)
-            if record.kind is RecordKind.SWITCHING and (opened := known.get(record.body["move"])) is not None:
-                found = replace(found, open={**found.open, opened.move.model: opened})
-            found = fold([record], found)
-        return found
-
-    patch.setattr(fleet_store, "fold", folded)
-
-
-def commits_in_any_case(patch: pytest.MonkeyPatch) -> None:
-    """The commit is written again behind whatever somebody else wrote."""
-    append = Fleet._append
-    patch.setattr(Fleet, "_append", lambda self, kind, body, still: append(self, kind, body, lambda _state: True))
-    commits_count_always(patch)
 
 
 def follows_the_intent(patch: pytest.MonkeyPatch) -> None:
@@ -114,15 +86,6 @@ def gives_up_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Node, "_try", once)
 
 
-def _waits(change: Callable[[Waited], Waited]) -> Put:
-    wait = Fleet._wait
-
-    def waits(self: Fleet, *arguments: Any, **more: Any) -> Waited:
-        return change(wait(self, *arguments, **more))
-
-    return _patched(Fleet, "_wait", waits)
-
-
 def claims_every_generation(patch: pytest.MonkeyPatch) -> None:
     """A node's report names the generation that it has read, whatever it serves."""
 
@@ -159,17 +122,6 @@ def loses_the_open_move(patch: pytest.MonkeyPatch) -> None:
     """A journal that was read in parts has forgotten what is open."""
     fold = domain.fold
     patch.setattr(fleet_store, "fold", lambda records, state: replace(fold(records, state), open={}))
-
-
-def reads_one_record_less(patch: pytest.MonkeyPatch) -> None:
-    """What a node reads of the journal ends one record too early."""
-    take = FleetJournal._take
-
-    def most(self: FleetJournal, lines: Any, **more: Any) -> None:
-        lines = list(lines)
-        take(self, lines[:-1] if len(lines) > 1 and self.copy is not None else lines, **more)
-
-    patch.setattr(FleetJournal, "_take", most)
 
 
 def aborts_what_was_committed(patch: pytest.MonkeyPatch) -> None:
@@ -226,40 +178,21 @@ def keeps_failures_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node, "RETRY_S", (1e9,))
 
 
-def swallows_the_import(patch: pytest.MonkeyPatch) -> None:
-    """A node that could not fetch a release goes on without it, and says that it is prepared."""
-    fetch = node.import_release
-
-    def careless(*arguments: Any, **more: Any) -> None:
-        with suppress(PolicyctlError):
-            fetch(*arguments, **more)
-
-    patch.setattr(node, "import_release", careless)
-    reports_before_it_certified(patch)
-
-
 BUGS: Final[dict[str, Put]] = {
     "writes over": writes_over,
     "takes any record for its own": takes_any_record_for_its_own,
-    "commits in any case": commits_in_any_case,
     "follows the intent": follows_the_intent,
     "reports before it certified": reports_before_it_certified,
     "gives up at once": gives_up_at_once,
     "keeps failures for ever": keeps_failures_for_ever,
-    "ignores problems": _waits(lambda waited: replace(waited, problems={})),
-    "takes silence for success": _waits(
-        lambda waited: replace(waited, reached=waited.reached | set(waited.cut_off), cut_off=(), problems={})
-    ),
     "claims every generation": claims_every_generation,
     "stops at the first error": stops_at_the_first_error,
     "does not forget at a start": _patched(Node, "_forget", _nobody),
     "never takes out of service": forgets_a_removal,
     "takes any release for right": compares_numbers_of_slots,
     "loses the open move": loses_the_open_move,
-    "reads one record less": reads_one_record_less,
     "aborts what was committed": aborts_what_was_committed,
     "skips the take-back": skips_the_take_back,
-    "swallows the import": swallows_the_import,
     "trail without end": rolls_back_too_far,
     "does not wait": _patched(NodeReport, "has_reached", lambda self, _key, _generation: True),
 }

@@ -20,6 +20,7 @@ from world import CONTRACT, WIDER, FileServer, supervising, write_export
 
 from policyctl.adapters import bucket as bucket_module
 from policyctl.adapters import endpoint as endpoints
+from policyctl.adapters import fleet_store
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.endpoint import Endpoint
 from policyctl.domain.operations import Done
@@ -43,6 +44,19 @@ NAMES = ("a", "b", "c")
 
 class Crash(BaseException):
     """The process ends here."""
+
+
+class OneAfterTheOther:
+    """What is asked at once is asked in order, so that a seed always gives the same schedule."""
+
+    def __init__(self, _count: int) -> None: ...
+
+    def __enter__(self) -> OneAfterTheOther:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    map = staticmethod(map)
 
 
 class SimulatedNode:
@@ -127,6 +141,7 @@ class FleetWorld:
             self.after(self.actor, doing)
 
         monkeypatch.setattr(Bucket, "_asking", asked)
+        monkeypatch.setattr(fleet_store, "ThreadPoolExecutor", OneAfterTheOther)
         monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s: self.store)
         monkeypatch.setattr(control_module, "Triton", lambda endpoint, **_: self.servers[endpoint.grpc])
         source = Control.of(load(repository=publisher / "model_repository"))

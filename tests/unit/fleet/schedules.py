@@ -25,8 +25,8 @@ from policyctl.services.rollout.request import (
 )
 
 RELEASES = ("1.0.0", "1.1.0")
-MOVES = 10
-FAULTS = {"crash": 80, "lose": 80, "lose record": 4}
+MOVES = 14
+FAULTS = {"crash": 80, "lose": 80, "lose record": 8}
 """Each comes once, at a request of a number below that, or not at all: a command ends, an answer is lost."""
 
 
@@ -56,7 +56,7 @@ class Schedule:
         fleet.order = lambda nodes: chosen.sample(nodes, chosen.randrange(len(nodes) + 1))
         fleet.looked, fleet.meanwhile = self._look, self._report_early
         for _ in range(MOVES):
-            self.away = set(chosen.sample([*NAMES, "command"], chosen.choice([0, 0, 0, 1, 2])))
+            self.away = set(chosen.sample([*NAMES, "command"], chosen.choice([0, 0, 0, 0, 1, 2])))
             self.calls = {name: chosen.randrange(most) for name, most in FAULTS.items()}
             self._disturb(fleet.nodes[chosen.choice(NAMES)])
             self._move("command")
@@ -104,7 +104,8 @@ class Schedule:
     def _wanted(self) -> Wanted:
         kind = self.chosen.random()
         if kind < 0.6:
-            return PromotionRequest(release=self.chosen.choice(RELEASES))
+            others = [release for release in RELEASES if release != self._named()]
+            return PromotionRequest(release=self.chosen.choice(others))
         return RollbackRequest() if kind < 0.95 else RemovalRequest(alias="production")
 
     def _move(self, actor: str) -> None:
@@ -113,7 +114,7 @@ class Schedule:
         rest = command.sleep
 
         def sleep(seconds: float) -> None:
-            self._meet(0.03)
+            self._meet(0.08)
             rest(seconds)
 
         command.sleep = sleep
@@ -152,7 +153,7 @@ class Schedule:
         if actor in self.away:
             raise ServerError(f"{doing} failed: cut off")
         if actor == "command" and doing.startswith(("creating journal", "writing journal")):
-            self._meet(0.15)
+            self._meet(0.4)
         if actor == "command":
             self.calls["crash"] -= 1
             if self.calls["crash"] == 0:

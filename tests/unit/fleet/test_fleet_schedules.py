@@ -22,7 +22,7 @@ def test_no_schedule_breaks_a_promise(fleet: FleetWorld, seed: int) -> None:
 @pytest.mark.long
 def test_no_schedule_of_many_breaks_a_promise(tmp_path: Path, publisher: Path) -> None:
     """More seeds, each with another store; SCHEDULES=1000 in the environment asks for more."""
-    for seed in range(100, 100 + int(os.environ.get("SCHEDULES", "60"))):
+    for seed in range(100, 100 + int(os.environ.get("SCHEDULES", "30"))):
         with pytest.MonkeyPatch.context() as patch:
             fleet = FleetWorld(tmp_path / str(seed), patch, publisher)
             assert Schedule(fleet, seed).run() == [], f"seed {seed}"
