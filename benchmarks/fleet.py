@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
+from harness.account import show, spread
 from harness.fleet import LocalFleet, environment, s3_server
 from policyctl.demo.place import ARCHIVES
 from policyctl.measuring.background_load import BackgroundLoad
@@ -64,12 +62,7 @@ def main() -> int:
         say(f"Starting {given.nodes} nodes on {store} ...")
         fleet.start()
         measured = Measuring(fleet, folder).run(moves=given.moves, clients=given.clients)
-    if given.json:
-        print(json.dumps(measured, indent=1))
-    else:
-        for key, value in measured.items():
-            print(f"{key:<28} {value}")
-    return 0 if not measured["failed"] and not measured["wrong"] and not measured["answers outside aliases"] else 1
+    return show(measured, as_json=given.json)
 
 
 def say(words: str) -> None:
@@ -149,14 +142,6 @@ class Measuring:
             timings = done.result["timings"]
             self.times["promotion" if forward else "rollback"].append(timings["switch_ms"])
             self.times["prepare"] += [timings["prepare_ms"]] if forward else []
-
-
-def spread(values: list[float]) -> str:
-    """Median, 95th percentile and maximum, in words."""
-    if not values:
-        return "none"
-    median, high, largest = np.percentile(values, (50, 95, 100))
-    return f"median {median:.0f}, p95 {high:.0f}, max {largest:.0f}"
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ named at the time, and the distribution of switch times.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
+from harness.account import show, spread
 from policyctl.demo.background_server import BackgroundServer
 from policyctl.demo.place import ARCHIVES
 from policyctl.measuring.background_load import BackgroundLoad
@@ -45,12 +43,7 @@ def main() -> int:
         published(control, folder)
         with BackgroundServer(control.repository.root, folder / "serve.log") as server:
             measured = measure(control, server, folder, moves=given.moves, clients=given.clients)
-    if given.json:
-        print(json.dumps(measured, indent=1))
-    else:
-        for key, value in measured.items():
-            print(f"{key:<28} {value}")
-    return 0 if not measured["failed"] and not measured["wrong"] and not measured["answers outside aliases"] else 1
+    return show(measured, as_json=given.json)
 
 
 def published(control: Control, folder: Path) -> None:
@@ -112,14 +105,6 @@ def move_once(control: Control, before: AliasSpan, *, forward: bool) -> tuple[Mo
         AliasSpan(before.release, before.from_ns, time.monotonic_ns()),
         AliasSpan(moved.move.target.release, begun),
     ]
-
-
-def spread(values: list[float]) -> str:
-    """Median, 95th percentile and maximum, in words."""
-    if not values:
-        return "none"
-    median, high, largest = np.percentile(values, (50, 95, 100))
-    return f"median {median:.0f}, p95 {high:.0f}, max {largest:.0f}"
 
 
 if __name__ == "__main__":

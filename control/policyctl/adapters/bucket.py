@@ -9,7 +9,7 @@ to its disk before a call returns.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
+from policyctl.adapters.files import Advance
 from policyctl.domain.choices import STORE_SCHEMES
 from policyctl.errors import IntegrityError, ServerError, UnsupportedError, UsageError, first_line
 from policyctl.plain_files import scheme_of
@@ -92,7 +93,7 @@ class Bucket:
             with self._asking(f"creating {key}"):
                 obstore.put(self._store, key, content, mode="create")
         except (AlreadyExistsError, PreconditionError):
-            return self.get(key, most_bytes=len(content)) == content if self.size(key) == len(content) else False
+            return self.size(key) == len(content) and self.get(key, most_bytes=len(content)) == content
         return True
 
     def put(self, key: str, content: bytes | BinaryIO) -> None:
@@ -120,7 +121,7 @@ class Bucket:
         except FileNotFoundError:
             return None
 
-    def stream(self, key: str, writer: BinaryIO, *, most_bytes: int, advance: Callable[[int], None]) -> int | None:
+    def stream(self, key: str, writer: BinaryIO, *, most_bytes: int, advance: Advance) -> int | None:
         """Write what lies under `key` to a file, but no more than `most_bytes` and a part.
 
         Returns:

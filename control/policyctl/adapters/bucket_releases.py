@@ -9,7 +9,6 @@ which has other signatures.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from semver import Version
 
 from policyctl.adapters import files
 from policyctl.adapters.bucket import Bucket
+from policyctl.adapters.files import Advance, unseen
 from policyctl.domain.manifest import FileEntry, digest_of, is_digest
 from policyctl.domain.names import check_model_name, check_release
 from policyctl.domain.oci import MOST_BYTES, read_artifact
@@ -27,10 +27,6 @@ from policyctl.plain_files import DOCUMENT_BYTES, open_reader, unreadable_releas
 
 _RELEASES: Final = "releases"
 _AGAIN: Final = "Remove that object, and put the release there again with policyctl release export."
-
-
-def _unseen(_: int) -> None:
-    """Nobody looks at how far it has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +112,7 @@ class BucketReleases:
         """Whether something of that size lies under the digest; who fetches it computes the digest."""
         return self.bucket.size(_blob(blob.digest)) == blob.size_bytes
 
-    def put(self, blob: FileEntry, source: Path, advance: Callable[[int], None] = _unseen) -> None:
+    def put(self, blob: FileEntry, source: Path, advance: Advance = unseen) -> None:
         """Store a blob.
 
         Raises:
@@ -133,7 +129,7 @@ class BucketReleases:
             self.bucket.put(_blob(blob.digest), file)
         advance(blob.size_bytes)
 
-    def fetch(self, blob: FileEntry, target: Path, advance: Callable[[int], None] = _unseen) -> None:
+    def fetch(self, blob: FileEntry, target: Path, advance: Advance = unseen) -> None:
         """Copy a blob to a fresh file, on disk on return.
 
         Raises:

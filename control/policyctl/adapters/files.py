@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -22,8 +22,14 @@ from policyctl import claims
 from policyctl.errors import UsageError
 from policyctl.plain_files import denied, open_plain, walk
 
+Advance = Callable[[int], None]
+"""Takes how many bytes of a file have been carried."""
 _COPY_BYTES: Final = 1 << 20
 _SCRATCH: Final = re.compile(r"scratch-[0-9a-f]{16}(\.lock)?")
+
+
+def unseen(_: int) -> None:
+    """Nobody looks at how far a copy has come."""
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, scratch: Path | None = None) -> None:

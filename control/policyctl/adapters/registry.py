@@ -9,13 +9,14 @@ password, stands in `adapters.registry_wire`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 from policyctl.adapters import files
+from policyctl.adapters.files import Advance, unseen
 from policyctl.adapters.registry_reference import SCHEME, Reference
 from policyctl.adapters.registry_wire import Wire
 from policyctl.domain.manifest import FileEntry, digest_of, is_digest
@@ -24,13 +25,6 @@ from policyctl.errors import IntegrityError, UsageError
 from policyctl.hashing import hash_file
 from policyctl.plain_files import open_plain, open_reader, unreadable_release
 from policyctl.settings import RegistrySettings
-
-Advance = Callable[[int], None]
-"""Takes how many bytes of a blob have been carried."""
-
-
-def _unseen(_: int) -> None:
-    """Nobody looks at how far it has come."""
 
 
 @dataclass(slots=True)
@@ -110,7 +104,7 @@ class Registry:
         with self._wire.open("HEAD", url, expected=(200, 404), doing=f"looking for {blob.path}") as answer:
             return answer.status == 200
 
-    def put(self, blob: FileEntry, source: Path, advance: Advance = _unseen) -> None:
+    def put(self, blob: FileEntry, source: Path, advance: Advance = unseen) -> None:
         """Send a blob, streamed.
 
         Args:
@@ -144,7 +138,7 @@ class Registry:
                 doing=doing,
             )
 
-    def fetch(self, blob: FileEntry, target: Path, advance: Advance = _unseen) -> None:
+    def fetch(self, blob: FileEntry, target: Path, advance: Advance = unseen) -> None:
         """Download a blob to `target`, from where an earlier try ended; on disk on return.
 
         Args:

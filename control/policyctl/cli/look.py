@@ -10,12 +10,12 @@ import typer
 
 from policyctl.cli import completion, options
 from policyctl.cli.call import Call
-from policyctl.domain.fleet import FleetStatus
 from policyctl.domain.instants import age_text
 from policyctl.domain.verdict import Verdict
 from policyctl.errors import GateError, IntegrityError, ServerError, UsageError
 
 if TYPE_CHECKING:
+    from policyctl.domain.fleet import FleetStatus
     from policyctl.services.show.status import Status
 
 
@@ -36,6 +36,8 @@ def status(
     """
     now = datetime.now(UTC)
     if (remote := call.elsewhere()) is not None:
+        from policyctl.domain.fleet import FleetStatus
+
         found = remote.status(model=model)
         if isinstance(found, FleetStatus):
             _show_fleet(call, found, check=check)

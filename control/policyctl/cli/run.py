@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import webbrowser
 from typing import Annotated
 
 import typer
@@ -138,6 +137,8 @@ def console(
         policyctl console --no-browser
         policyctl --api https://policies.example.com console
     """
+    import webbrowser
+
     from policyctl.adapters import api_address
 
     remote = call.remote()

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from policyctl.domain.journal import Record, RecordKind
-from policyctl.domain.json_values import fields_to_json, from_json
-from policyctl.domain.moves import MoveKind
+from policyctl.domain.json_values import fields_to_json
+from policyctl.domain.moves import MoveKind, intent_of, move_of
 from policyctl.domain.names import check_model_name, check_movable_alias, check_release
 from policyctl.domain.probes import AliasKey
 from policyctl.errors import IntegrityError, UsageError
@@ -38,6 +38,11 @@ class StoredRelease:
     release: str
     artifact: str
     manifest_digest: str
+
+
+def number(release: StoredRelease | None) -> str:
+    """What people call a release, or the lack of one."""
+    return "nothing" if release is None else release.release
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +75,11 @@ class FleetMove:
     @property
     def words(self) -> str:
         """What it is, in words."""
-        before, after = ("nothing" if each is None else each.release for each in (self.incumbent, self.target))
-        return f"{self.kind} of {self.model}'s {self.alias} from {before} to {after}"
+        return f"{self.kind} of {self.model}'s {self.alias} from {number(self.incumbent)} to {number(self.target)}"
 
     def to_json(self) -> dict[str, Any]:
         """The body of the record ``intent``."""
-        fields = fields_to_json(self)
-        return {"move": fields.pop("id"), "move_kind": fields.pop("kind"), **fields}
+        return intent_of(self)
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> FleetMove:
@@ -85,8 +88,7 @@ class FleetMove:
         Raises:
             UsageError: It describes no move.
         """
-        renamed = {"id": body.get("move"), "kind": body.get("move_kind")}
-        move = from_json(cls, {**body, **renamed}, what="move of a fleet", unknown_keys=True)
+        move = move_of(cls, body, what="move of a fleet")
         check_model_name(move.model)
         check_movable_alias(move.alias)
         for each in filter(None, (move.incumbent, move.target)):
@@ -310,7 +312,11 @@ class FleetStatus:
     @property
     def healthy(self) -> bool:
         """Whether every node that is not stopped says that it serves what every alias names."""
-        return all(row[6] == "yes" for row in self.rows() if row[6] != "stopped")
+        return all(
+            node.stopped or node.has_reached((named["model"], named["alias"]), named["generation"])
+            for named in self.aliases
+            for node in self.nodes
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object: the fields, and whether all is well."""

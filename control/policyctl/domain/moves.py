@@ -26,13 +26,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Baking
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.json_values import OMIT_DEFAULT, fields_to_json, from_json
 from policyctl.domain.names import CANDIDATE, PRODUCTION, served_name
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Move = TypeVar("_Move")
 
 
 class MoveKind(StrEnum):
@@ -134,8 +139,7 @@ class Move:
 
     def to_json(self) -> dict[str, Any]:
         """The body of the record ``intent``."""
-        fields = fields_to_json(self)
-        return {"move": fields.pop("id"), "move_kind": fields.pop("kind"), **fields}
+        return intent_of(self)
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Move:
@@ -144,8 +148,23 @@ class Move:
         Raises:
             UsageError: It describes no move.
         """
-        renamed = {"id": body.get("move"), "kind": body.get("move_kind")}
-        return from_json(cls, {**body, **renamed}, what="move", unknown_keys=True)
+        return move_of(cls, body, what="move")
+
+
+def intent_of(move: DataclassInstance) -> dict[str, Any]:
+    """The body of the record ``intent`` of a move: other records name it by ``move``, and have a kind themselves."""
+    fields = fields_to_json(move)
+    return {"move": fields.pop("id"), "move_kind": fields.pop("kind"), **fields}
+
+
+def move_of(cls: type[_Move], body: Mapping[str, Any], *, what: str) -> _Move:
+    """Read what `intent_of` wrote.
+
+    Raises:
+        UsageError: It describes no move of that class.
+    """
+    renamed = {"id": body.get("move"), "kind": body.get("move_kind")}
+    return from_json(cls, {**body, **renamed}, what=what, unknown_keys=True)
 
 
 @dataclass(frozen=True, slots=True)

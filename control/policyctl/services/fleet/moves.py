@@ -25,7 +25,7 @@ from policyctl.domain import versions
 from policyctl.domain.artifacts import CONTRACT_FILE
 from policyctl.domain.compatibility import Difference, compare
 from policyctl.domain.contract import Contract
-from policyctl.domain.fleet import FleetMove, FleetState, FleetStatus, NodeReport, StoredRelease
+from policyctl.domain.fleet import FleetMove, FleetState, FleetStatus, NodeReport, StoredRelease, number
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import MoveKind, Result
 from policyctl.domain.names import check_model_name, check_movable_alias
@@ -115,19 +115,18 @@ class Fleet:
                     raise UsageError(f"alias {wanted.alias} of {model} names no release in {self.bucket.url}")
                 kind = MoveKind.REMOVAL
         move = FleetMove(fresh_move_id(), kind, model, wanted.alias, incumbent, target, wanted.reason)
-        nodes = read_reports(self.bucket)
         if move.incumbent == move.target:
-            words = f"{move.alias} of {model} names {_number(target)} already. Nothing was changed."
+            words = f"{move.alias} of {model} names {number(target)} already. Nothing was changed."
             return Done(_result(move, changed=False), words)
         if kind is MoveKind.PROMOTION:
             self._require_free(state, model)
-            if not any(not node.stopped for node in nodes):
+            if all(node.stopped for node in read_reports(self.bucket)):
                 raise UsageError(
                     f"no node follows {self.bucket.url}",
                     remedy=f"Start one: policyctl --store {self.bucket.url} serve",
                 )
         if wanted.dry_run:
-            return self._would(move, nodes, differences)
+            return self._would(move, read_reports(self.bucket), differences)
         if kind is MoveKind.PROMOTION and target is not None:
             return self._promote(move, target, differences)
         return self._commit(move, self.clock())
@@ -241,17 +240,17 @@ class Fleet:
         live = ", ".join(node.node for node in nodes if not node.stopped) or "no node"
         steps = [f"journal: intent of the {move.words}"]
         if move.kind is MoveKind.PROMOTION:
-            steps.append(f"fetch, load and certify {move.model} {_number(move.target)}: {live}")
+            steps.append(f"fetch, load and certify {move.model} {number(move.target)}: {live}")
         steps += ["journal: commit", f"switch: {live}", "journal: outcome"]
         lines = [f"Would carry out the {move.words}:", *(f"  {n}. {step}" for n, step in enumerate(steps, 1))]
-        words = "\n".join([*lines, *filter(None, [difference_words(differences, _number(move.incumbent))])])
+        words = "\n".join([*lines, *filter(None, [difference_words(differences, number(move.incumbent))])])
         return Done({**_result(move), "dry_run": True, "steps": steps, "nodes": [n.node for n in nodes]}, words)
 
     # What is done.
 
     def _promote(self, move: FleetMove, target: StoredRelease, differences: Sequence[Difference]) -> Done:
         if differences:
-            self.say(difference_words(differences, _number(move.incumbent)))
+            self.say(difference_words(differences, number(move.incumbent)))
         began = self.clock()
         self._append(RecordKind.INTENT, move.to_json(), lambda state: _is_free(state, move))
         self.say(f"The nodes load and certify {move.model} {target.release} ...")
@@ -286,7 +285,7 @@ class Fleet:
         return named.generation if named is not None and named.move.id == move.id else None
 
     def _require_prepared(self, move: FleetMove, waited: Waited) -> None:
-        said = f"Nothing was changed: {move.alias} of {move.model} names {_number(move.incumbent)}"
+        said = f"Nothing was changed: {move.alias} of {move.model} names {number(move.incumbent)}"
         if waited.problems:
             node, problem = min(waited.problems.items())
             raise MoveError(f"node {node} cannot serve the release: {problem} {said}")
@@ -345,7 +344,7 @@ class Fleet:
             },
         }
         words = (
-            f"{move.alias} of {move.model}: {_number(move.incumbent)} -> {_number(move.target)} on"
+            f"{move.alias} of {move.model}: {number(move.incumbent)} -> {number(move.target)} on"
             f" {len(waited.reached)} nodes, generation {generation}, {1e3 * switched_s:.0f} ms after the commit."
         )
         if not_yet:
@@ -359,7 +358,7 @@ class Fleet:
     def _take_back(self, move: FleetMove, problems: Mapping[str, str]) -> NoReturn:
         node, problem = min(problems.items())
         kind = MoveKind.REMOVAL if move.incumbent is None else MoveKind.ROLLBACK
-        reason = f"node {node} could not serve {_number(move.target)}: {problem}"
+        reason = f"node {node} could not serve {number(move.target)}: {problem}"
         back = FleetMove(fresh_move_id(), kind, move.model, move.alias, move.target, move.incumbent, reason)
         self.say(f"Taking it back: {reason}")
         done = self._commit(back, self.clock())
@@ -475,10 +474,6 @@ def _is_open(state: FleetState, move: FleetMove) -> bool:
 
 def _is_free(state: FleetState, move: FleetMove) -> bool:
     return move.model not in state.open and state.named(*move.key) == move.incumbent
-
-
-def _number(release: StoredRelease | None) -> str:
-    return "nothing" if release is None else release.release
 
 
 def _result(move: FleetMove, *, changed: bool = True) -> dict[str, Any]:
