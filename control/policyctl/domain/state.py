@@ -11,7 +11,7 @@ from policyctl.domain.moves import Move, Phase, Placement
 from policyctl.domain.names import check_alias, check_model_name
 from policyctl.domain.signature import SignatureRecord
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import UsageError
+from policyctl.errors import BusyError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +204,26 @@ class State:
         found = self.unfinished.get(model)
         return found if found is not None and found.move.alias == alias else None
 
-    def under_way(self, model: str) -> Unfinished:
+    def under_way(self, model: str, move: str = "") -> Unfinished:
         """The move of `model` that has no outcome yet.
+
+        Args:
+            model: Which model.
+            move: The id that it must have; empty where any will do.
 
         Raises:
             UsageError: Nothing of it moves.
+            BusyError: Another move of it is under way.
         """
-        if (found := self.unfinished.get(model)) is not None:
-            return found
-        raise UsageError(f"no move of {model} is under way", remedy=f"See: policyctl status {model}")
+        found = self.unfinished.get(model)
+        if found is None:
+            raise UsageError(f"no move of {model} is under way", remedy=f"See: policyctl status {model}")
+        if move and found.move.id != move:
+            raise BusyError(
+                f"the move {move} is over, and the {found.move.words} by {found.actor} is under way",
+                remedy=f"Look at that move before you abort it: policyctl status {model}",
+            )
+        return found
 
     def previous(self, model: str, alias: str) -> Placement:
         """Where a rollback without a target goes.

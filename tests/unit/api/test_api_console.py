@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from api_world import WALKER, ApiWorld
+from console_browser import HERE, MODEL, Browser, confirming
 from starlette.testclient import TestClient
 from world import WIDER, World
 
-from policyctl.api.console import actions, looks, view
+from policyctl.api.console import actions, admin, looks, view
 from policyctl.api.context import MOST_AT_ONCE
 from policyctl.api.sessions import LIFE_S, MOST_OF_A_TOKEN, Sessions
 from policyctl.domain import versions
@@ -25,44 +26,8 @@ from policyctl.services.cards.full_card import full
 from policyctl.services.rollout.promote import promote
 from policyctl.services.trust.tokens import revoke
 
-HERE = "http://127.0.0.1:8004"
-MODEL = "/ui/models/walker"
 PAGES = ("/ui", MODEL, f"{MODEL}/releases/1.0.0", "/ui/history", "/ui/at", "/ui/at?when=2026-11-20T10:00&model=walker")
 HOSTILE = """"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"""
-
-
-class Browser:
-    """One browser at the console: it keeps cookies, says where a form came from, and sends what forms hold."""
-
-    def __init__(self, api: ApiWorld, scope: str = "") -> None:
-        self.api, self.client = api, api.client
-        self.client.cookies.clear()
-        if scope:
-            self.sign_in(api.secrets[Scope(scope)])
-
-    def sign_in(self, secret: str, **headers: str) -> Any:
-        """Show a token; the answer."""
-        sent = {"Origin": HERE, **headers}
-        return self.client.post("/ui/sign-in", data={"token": secret}, headers=sent, follow_redirects=False)
-
-    def get(self, path: str) -> Any:
-        """A page."""
-        return self.client.get(path)
-
-    @property
-    def secret(self) -> str:
-        """What its forms hold."""
-        return re.findall(r'name="csrf" value="([^"]+)"', self.get("/ui").text)[0]
-
-    def send(self, path: str, **fields: str) -> Any:
-        """Send a form of a page; the answer, after where it leads."""
-        return self.client.post(path, data={"csrf": self.secret, **fields}, headers={"Origin": HERE})
-
-    def operation(self, answer: Any) -> Any:
-        """The operation that a form began, when it is over."""
-        return self.client.get(
-            answer.url.path.replace("/ui/", "/v1/") + "?wait=60", headers=self.api.headers("read")
-        ).json()
 
 
 def test_on_this_machine_everybody_may_look_and_nobody_changes_anything(api) -> None:
@@ -184,10 +149,10 @@ def test_sessions_end_with_the_day_and_a_token_has_so_many() -> None:
 
 def _changing() -> list[str]:
     """Every address of the console that takes a form of a session."""
-    routers = (actions.doors, actions.leaving, actions.changes, looks.looks, looks.files)
+    routers = (actions.doors, actions.leaving, actions.changes, admin.router, looks.looks, looks.files)
     routes = [route for router in routers for route in router.routes]
     changing = [route.path for route in routes if route.methods - {"GET", "HEAD"}]
-    return [path.format(model="walker") for path in changing if path != "/ui/sign-in"]
+    return [path.format(model="walker", name="my-read") for path in changing if path != "/ui/sign-in"]
 
 
 @pytest.mark.parametrize(
@@ -206,12 +171,13 @@ def test_no_form_counts_that_no_page_of_this_session_sent(api, fault: str) -> No
         "no address": "http://[",
     }.get(fault, HERE)
     addresses = _changing()
-    assert len(addresses) == 4
+    assert len(addresses) == 5
     for path in addresses:
         data = {"csrf": secret, "release": "1.1.0", "alias": "production", "to": "1.1.0", "confirmed": "yes"}
         answer = browser.client.post(path, data=data, headers={"Origin": origin} if origin else {})
         assert (answer.status_code, "Not from this page" in answer.text) == (403, True), path
     assert api.intents() == 1
+    assert all(token.revoked is None for token in api.api.tokens.read())
     assert (
         api.client.post("/ui/sign-in", data={"token": "x"}, headers={"Origin": "https://evil.example"}).status_code
         == 403
@@ -257,6 +223,58 @@ def test_what_is_confirmed_is_the_release_that_was_shown(api, typed: str) -> Non
     assert "Promote 1.1.0 to staging</button>" in confirming
     assert "Gates of 1.1.0:" in confirming
     assert f'name="release" value="{typed}"' in page[page.index("Change it") :]
+
+
+def test_a_promotion_that_others_overtook_is_refused_and_says_what_moved(api) -> None:
+    """The page showed what follows for one incumbent; where the alias names another, nobody confirms that."""
+    browser, world = Browser(api, "promote"), api.world
+    asked = {"release": "1.1.0", "alias": "production", "reason": "better on stairs"}
+    shown = confirming(browser.send(f"{MODEL}/promote", **asked).text)
+    world.publish("1.2.0", 3)
+    promote(world.control, model="walker", release="1.2.0", alias="production", reason="another one came first")
+    refused = browser.send(f"{MODEL}/promote", **shown)
+    assert (refused.status_code, world.named()) == (409, "1.2.0")
+    text = unescape(refused.text)
+    assert "production of walker names 1.2.0, and no longer 1.0.0" in text
+    assert "the promotion of walker's production from 1.0.0 to 1.2.0 by " in text
+    assert ">better on stairs</textarea>" in text
+    again = confirming(browser.send(f"{MODEL}/promote", **asked).text)
+    assert again["incumbent"] == "1.2.0"
+    assert browser.operation(browser.send(f"{MODEL}/promote", **again))["state"] == "succeeded"
+
+
+def test_a_first_promotion_is_overtaken_too(api) -> None:
+    """Where the alias named nothing when the page was shown, it must name nothing still."""
+    browser = Browser(api, "promote")
+    asked = {"release": "1.1.0", "alias": "staging"}
+    shown = confirming(browser.send(f"{MODEL}/promote", **asked).text)
+    assert shown["incumbent"] == ""
+    promote(api.world.control, model="walker", release="1.0.0", alias="staging")
+    refused = browser.send(f"{MODEL}/promote", **shown)
+    assert (refused.status_code, "staging of walker names 1.0.0, and no longer nothing" in refused.text) == (409, True)
+
+
+def test_a_promotion_that_is_confirmed_twice_begins_once(api) -> None:
+    """Who got no answer may press again: both clicks lead to the same operation."""
+    browser = Browser(api, "promote")
+    shown = confirming(browser.send(f"{MODEL}/promote", release="1.1.0", alias="production").text)
+    first, second = (browser.send(f"{MODEL}/promote", **shown) for _ in range(2))
+    assert first.url.path == second.url.path
+    assert browser.operation(first)["state"] == "succeeded"
+    assert browser.send(f"{MODEL}/promote", **shown).url.path == first.url.path
+    assert api.intents() == 2
+
+
+def test_a_token_that_is_revoked_before_the_second_click_begins_nothing(api) -> None:
+    """The page asks for a token, says why, and the alias stays."""
+    browser = Browser(api, "promote")
+    page = browser.send(f"{MODEL}/promote", release="1.1.0", alias="production").text
+    shown, secret = confirming(page), browser.secret
+    revoke(api.control, name="my-promote")
+    data = {"csrf": secret, **shown}
+    refused = browser.client.post(f"{MODEL}/promote", data=data, headers={"Origin": HERE})
+    assert (refused.status_code, "The token is revoked." in refused.text) == (401, True)
+    assert api.intents() == 1
 
 
 def test_what_cannot_be_promoted_is_refused_on_the_form_which_stays_filled_in(api) -> None:
@@ -309,20 +327,22 @@ def test_an_abort_stops_only_the_move_that_its_page_showed(api) -> None:
     try:
         pages = [browser.get(path).text for path in (MODEL, begun.url.path)]
         first, second = (re.findall(r'/abort">.*?name="move" value="(\w+)"', page) for page in pages)
-        refused = [browser.send(f"{MODEL}/abort", move=earlier, after=MODEL) for earlier in ("0" * 32, "")]
+        refused = browser.send(f"{MODEL}/abort", move="0" * 16, after=MODEL)
+        unnamed = browser.send(f"{MODEL}/abort", after=MODEL)
         stopped = browser.send(f"{MODEL}/abort", move=first[0], after=begun.url.path)
     finally:
         go_on.set()
     assert first == second
-    for answer in refused:
-        assert (answer.status_code, "the move that the page showed is over" in answer.text) == (409, True)
+    assert (refused.status_code, f"the move {'0' * 16} is over" in refused.text) == (409, True)
+    assert "promotion of walker&#39;s production from 1.0.0 to 1.1.0 by token:my-promote@" in refused.text
+    assert unnamed.status_code == 422
     assert stopped.status_code == 200
     assert (browser.operation(begun)["state"], api.world.named()) == ("failed", "1.0.0")
 
 
-def test_an_abort_without_a_move_is_refused_as_the_api_refuses_it(api) -> None:
+def test_an_abort_where_nothing_moves_is_refused_as_the_api_refuses_it(api) -> None:
     """Nothing happens, and the page says what to do."""
-    answer = Browser(api, "promote").send(f"{MODEL}/abort", after=MODEL)
+    answer = Browser(api, "promote").send(f"{MODEL}/abort", move="0" * 16, after=MODEL)
     assert (answer.status_code, "no move of walker is under way" in answer.text.lower()) == (422, True)
 
 

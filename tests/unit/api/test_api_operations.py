@@ -11,7 +11,9 @@ from world import WIDER
 
 from policyctl.domain.operations import move_progress
 from policyctl.domain.tokens import Scope
+from policyctl.errors import BusyError
 from policyctl.services.moves.recovery import recover
+from policyctl.services.moves.rollback import abort
 from policyctl.services.rollout.operations import LimitError
 from policyctl.services.rollout.request import AbortRequest, AliasRequest, PromotionRequest
 
@@ -278,6 +280,11 @@ def test_a_move_under_way_can_be_watched_and_aborted(api) -> None:
     (alias,) = api.client.get(f"{WALKER}/aliases").json()
     assert (alias["release"], alias["moving"]["move"]) == ("1.0.0", outcome["move"])
     assert api.post("/aborts", {"dry_run": True}).json()["words"].startswith("Would abort the promotion")
+    other = api.post("/aborts", {"move": "0" * 16})
+    assert (other.status_code, other.json()["code"]) == (409, "busy")
+    assert f"the {outcome['kind']} of walker's production from 1.0.0 to 1.1.0 by token:" in other.json()["problem"]
+    dry = api.post("/aborts", {"move": outcome["move"], "dry_run": True})
+    assert dry.json()["words"].startswith("Would abort the promotion")
     stop = api.post("/aborts", {}, key="stop")
     assert (stop.status_code, stop.json()["move"]) == (202, outcome["move"])
     go_on.set()
@@ -286,6 +293,48 @@ def test_a_move_under_way_can_be_watched_and_aborted(api) -> None:
     failed = api.client.get(asked.headers["location"] + "?wait=60").json()
     assert (failed["state"], failed["error"]["exit_code"], api.world.answered()) == ("failed", 7, "1.0.0")
     assert api.post("/aborts", {}, key="stop").content == stop.content, "found, though nothing is under way any more"
+
+
+def test_an_abort_that_names_its_move_stops_that_one(api) -> None:
+    """The id is that of the move in the journal, as the operation shows it."""
+    reached, go_on = _hold(api)
+    asked = api.post("/promotions", {"release": "1.1.0"})
+    assert reached.wait(300)
+    move = api.client.get(asked.headers["location"]).json()["move"]
+    stop = api.post("/aborts", {"move": move})
+    go_on.set()
+    assert api.client.get(stop.headers["location"] + "?wait=60").json()["state"] == "succeeded"
+    assert api.client.get(asked.headers["location"] + "?wait=60").json()["state"] == "failed"
+
+
+def test_an_abort_stops_no_move_that_began_after_it_was_allowed(api) -> None:
+    """Between the request and its turn one move may end and another begin; the service looks again."""
+    reached, go_on = _hold(api)
+    api.post("/promotions", {"release": "1.1.0"})
+    assert reached.wait(300)
+    with pytest.raises(BusyError, match="is over"):
+        abort(api.control, model="walker", move="0" * 16)
+    go_on.set()
+    api.api.operations.close(timeout_s=300)
+    assert api.world.named() == "1.1.0"
+
+
+def test_a_promotion_may_name_the_incumbent_that_it_was_decided_against(api) -> None:
+    """Refused at once where the alias names another; and under the lock, where it is moved while the request waits."""
+    stale = api.post("/promotions", {"release": "1.1.0", "incumbent": "1.1.0"})
+    assert (stale.status_code, stale.json()["code"]) == (409, "busy")
+    assert "production of walker names 1.0.0, and no longer 1.1.0" in stale.json()["problem"]
+    assert "the promotion of walker's production from nothing to 1.0.0 by " in stale.json()["problem"]
+    reached, go_on = _hold(api)
+    first, second = (
+        api.post("/promotions", {"release": "1.1.0", "incumbent": "1.0.0", "lock_wait_s": 60}) for _ in range(2)
+    )
+    assert reached.wait(300)
+    go_on.set()
+    ended = [api.client.get(each.headers["location"] + "?wait=60").json() for each in (first, second)]
+    assert sorted(each["state"] for each in ended) == ["failed", "succeeded"]
+    (lost,) = (each["error"] for each in ended if each["error"])
+    assert (lost["code"], "names 1.1.0, and no longer 1.0.0" in lost["problem"]) == ("busy", True)
 
 
 def test_promotions_never_take_the_place_of_a_rollback(world) -> None:

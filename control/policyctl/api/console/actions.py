@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -19,7 +21,7 @@ from policyctl.api.routes import look, moves
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.operations import Failure
 from policyctl.domain.tokens import Scope, digest_of_secret
-from policyctl.errors import BusyError, PolicyctlError
+from policyctl.errors import PolicyctlError
 from policyctl.services.rollout.request import AbortRequest, PromotionRequest, RollbackRequest
 
 doors = APIRouter(prefix=HOME)
@@ -28,6 +30,7 @@ leaving = APIRouter(prefix=HOME, route_class=guarded(Scope.READ, by_session=True
 changes = APIRouter(prefix=HOME, route_class=guarded(SCOPE_TO_MOVE, by_session=True))
 _PROMOTION: Final = TypeAdapter(PromotionRequest)
 _ROLLBACK: Final = TypeAdapter(RollbackRequest)
+_ABORT: Final = TypeAdapter(AbortRequest)
 _FIELDS: Final = ("release", "alias", "reason", "breaking")
 _AT_ONCE: Final = moves.WaitQuery(wait=0.0)
 
@@ -91,9 +94,12 @@ async def promote(request: Request, model: look.Model, form: Form) -> Response:
     """Show what a promotion would do; with `confirmed`, begin it."""
     try:
         planned = "confirmed" not in form
-        given = {name: form.get(name, "") for name in _FIELDS}
-        body = _read(_PROMOTION, {**given, "breaking": bool(given["breaking"]), "dry_run": planned})
-        answer = await moves.post_promotion(request, model, body, _AT_ONCE)
+        given: dict[str, Any] = {name: form.get(name, "") for name in _FIELDS}
+        given |= {"breaking": bool(given["breaking"]), "dry_run": planned}
+        if not planned:
+            given["incumbent"] = form.get("incumbent")
+        body = _read(_PROMOTION, given)
+        answer = await moves.post_promotion(request, model, body, _AT_ONCE, None if planned else _key(form))
     except (PolicyctlError, ProblemError) as error:
         failure = (error if isinstance(error, ProblemError) else of_error(error)).failure
         return await _promotion(request, model, form, failure=failure)
@@ -112,25 +118,14 @@ async def roll_back(request: Request, model: look.Model, form: Form) -> Response
 @changes.post("/models/{model}/abort")
 async def abort(request: Request, model: look.Model, form: Form) -> Response:
     """Stop the move that the page showed, while it is under way."""
-    await run(request, _require_under_way, request, model, form.get("move", ""))
-    await moves.post_abort(request, model, AbortRequest(), _AT_ONCE)
+    await moves.post_abort(request, model, _read(_ABORT, {"move": form.get("move", "")}), _AT_ONCE)
     return RedirectResponse(page_of_ours(form.get("after", "")), 303)
 
 
-def _require_under_way(request: Request, model: str, move: str) -> None:
-    """Refuse to abort another move than the one that the page showed.
-
-    Raises:
-        UsageError: Nothing of that model moves.
-        BusyError: Another move of it is under way.
-    """
-    state = look.known_model(api_of(request).control, model)
-    now = state.under_way(model)
-    if now.move.id != move:
-        raise BusyError(
-            f"the move that the page showed is over, and the {now.move.words} by {now.actor} is under way",
-            remedy=f"Look at the page of {model} again before you abort that.",
-        )
+def _key(form: Mapping[str, str]) -> str | None:
+    """The idempotency key of the page that was shown: what is sent twice, because no answer came, begins one move."""
+    key = form.get("key", "")
+    return key if re.fullmatch(moves.KEY_PATTERN, key) else None
 
 
 def _read(kind: TypeAdapter[Any], given: dict[str, Any]) -> Any:
@@ -168,5 +163,6 @@ async def _promotion(
         form={name: form.get(name, "") for name in _FIELDS},
         release=release,
         plan=plan,
+        key=secrets.token_hex(16),
         failure=failure,
     )

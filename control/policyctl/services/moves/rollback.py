@@ -103,19 +103,25 @@ def rollback(
 
 
 @operation("abort")
-def abort(control: Control, *, model: str, wait_s: float = 30.0) -> str:
+def abort(control: Control, *, model: str, move: str = "", wait_s: float = 30.0) -> str:
     """Stop the move of `model` that is under way, or revert one that a crash left open.
+
+    Args:
+        control: The control plane.
+        model: Which model.
+        move: The id of the only move that may be stopped; empty for the one that is under way.
+        wait_s: How long the mover has to stop.
 
     Returns:
         What happened, in words.
 
     Raises:
         UsageError: Nothing is under way.
-        BusyError: The mover did not stop in time.
+        BusyError: Another move than `move` is under way, or the mover did not stop in time.
         ServerError: No server answers, so a crashed move cannot be reverted.
     """
     repository, state = control.repository, control.known(model)
-    unfinished = state.under_way(model)
+    unfinished = state.under_way(model, move)
     words = f"the {unfinished.move.words} by {unfinished.actor}"
     request_abort(repository, unfinished.move)
     deadline = time.monotonic() + wait_s

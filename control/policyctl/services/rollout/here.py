@@ -14,6 +14,7 @@ from policyctl.domain.operations import Done
 from policyctl.errors import UsageError
 from policyctl.services import running
 from policyctl.services.control import Control
+from policyctl.services.moves.incumbent import require_incumbent
 from policyctl.services.moves.moved import Moved
 from policyctl.services.moves.removal import require_served, unserve
 from policyctl.services.moves.rollback import abort, rollback
@@ -51,6 +52,7 @@ def check(control: Control, request: AliasRequest) -> Checked:
 
     Raises:
         UsageError: No such model, alias or release, nothing to abort, or a rule of the profile forbids it.
+        BusyError: Another move than the one to abort is under way, or the alias was moved meanwhile.
         IntegrityError: The journal was tampered with.
     """
     model = request.model
@@ -58,9 +60,10 @@ def check(control: Control, request: AliasRequest) -> Checked:
     state = control.known(model)
     settings_of(control, request)
     match request.wanted:
-        case PromotionRequest(release=release, alias=alias):
+        case PromotionRequest(release=release, alias=alias, incumbent=incumbent):
             check_movable_alias(alias)
             state.select(model, release)
+            require_incumbent(control, state, model=model, alias=alias, incumbent=incumbent)
         case PinRequest(release=release):
             alias = pin_name(state.select(model, release).release)
         case RollbackRequest(to=to, alias=alias):
@@ -71,8 +74,8 @@ def check(control: Control, request: AliasRequest) -> Checked:
             require_served(state, model, alias)
         case RemovalRequest(alias=alias):
             require_served(state, model, alias)
-        case AbortRequest():
-            move = state.under_way(model).move
+        case AbortRequest(move=stopped):
+            move = state.under_way(model, stopped or "").move
             return Checked(move.alias, move)
     return Checked(alias)
 
@@ -108,6 +111,12 @@ def _baking(bake: BakeRequest, settings: Settings) -> BakeSettings:
     return bake.over(settings.bake)
 
 
+def store_of(control: Control) -> str:
+    """The store of the fleet that a repository follows, by the settings here or by those of its server; or empty."""
+    served = running.read(control.repository)
+    return control.settings.fleet.store or ("" if served is None else str(served.settings.get("fleet.store") or ""))
+
+
 def carry_out(control: Control, request: AliasRequest, *, move: str = "") -> Done:
     """Do what is wanted, or say what would be done.
 
@@ -120,9 +129,7 @@ def carry_out(control: Control, request: AliasRequest, *, move: str = "") -> Don
         UsageError: The repository follows the store of a fleet.
         PolicyctlError: As `promote`, `rollback`, `abort`, `pin`, `unpin` and `unserve`.
     """
-    served = running.read(control.repository)
-    by_server = "" if served is None else str(served.settings.get("fleet.store") or "")
-    if store := control.settings.fleet.store or by_server:
+    if store := store_of(control):
         raise UsageError(
             f"this repository follows {store}: a move of this repository alone would be taken back",
             remedy=f"Move the alias on every node: policyctl --store {store} promote, rollback or unserve.",
@@ -158,6 +165,7 @@ def _act(control: Control, request: AliasRequest, move: str) -> Moved | str:
                 move_id=move,
                 bake=wanted.bake is None or not wanted.bake.end,
                 breaking=wanted.breaking,
+                incumbent=wanted.incumbent,
                 drain_s=wanted.drain_s,
             )
         case RollbackRequest() as wanted:
@@ -176,8 +184,8 @@ def _act(control: Control, request: AliasRequest, move: str) -> Moved | str:
         case AbortRequest(dry_run=True):
             stops = check(control, request).stops
             return "" if stops is None else f"Would abort the {stops.words}."
-        case AbortRequest():
-            return abort(control, model=model)
+        case AbortRequest(move=stopped):
+            return abort(control, model=model, move=stopped or "")
         case PinRequest() | UnpinRequest() as wanted:
             return _pin(control, model, wanted, move)
 

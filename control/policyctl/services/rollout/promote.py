@@ -24,6 +24,7 @@ from policyctl.services.machine.memory_headroom import require_room
 from policyctl.services.moves import swaps
 from policyctl.services.moves.contract_change import require_compatible
 from policyctl.services.moves.drain import Drain
+from policyctl.services.moves.incumbent import require_incumbent
 from policyctl.services.moves.moved import Moved, describe, fresh_move_id, incumbent_of, new_move
 from policyctl.services.moves.mover import execute
 from policyctl.services.moves.recovery import recover
@@ -52,6 +53,7 @@ def promote(
     breaking: bool = False,
     drain_s: float | None = None,
     await_drain: bool = True,
+    incumbent: str | None = None,
 ) -> Moved:
     """Move `alias` of `model` to `release`, losing no request, and watch it there as the settings' bake says.
 
@@ -73,13 +75,14 @@ def promote(
         drain_s: How long at most the incumbent stays reachable under its number, for episodes that began on it;
             0 for not. None for the settings', where the incumbent has memory.
         await_drain: Whether to return only when the drain is over; the supervisor ends it in any case.
+        incumbent: The release that the alias must name until the move begins; empty for none, None for any.
 
     Raises:
         UsageError: No such release, alias or format.
         IntegrityError: A file is not what was published, or no trusted key signed it and the settings ask for that.
         GateError: A gate did not pass, or the release breaks the incumbent's contract; nothing was changed.
         ServerError: No server answers; nothing was changed.
-        BusyError: Another writer is at work.
+        BusyError: Another writer is at work, or the alias names another release than `incumbent`.
         MoveError: It failed, and the incumbent was kept; or the bake's rollback failed, and is owed.
         UnsupportedError: Memory does not suffice; nothing was changed.
     """
@@ -88,7 +91,8 @@ def promote(
     release = select_release(control, model, release)
     if alias != pin_name(release):
         check_movable_alias(alias)
-    wanted = _Promotion(model, release, alias, format, reason, move_id or fresh_move_id(), bake, breaking, drain_s)
+    move_id = move_id or fresh_move_id()
+    wanted = _Promotion(model, release, alias, format, reason, move_id, bake, breaking, drain_s, incumbent)
     opened = wanted.open(control)
     chosen = control.settings.gates.promote_with if gates is None else gates
     if chosen and not dry_run:
@@ -126,6 +130,7 @@ class _Promotion:
     bake: bool
     breaking: bool
     drain_s: float | None
+    incumbent: str | None
 
     @property
     def _key(self) -> AliasKey:
@@ -134,15 +139,19 @@ class _Promotion:
     def open(self, control: Control) -> OpenRelease:
         """Read the release once for the whole command, where a promotion to it is allowed.
 
-        Its signatures and its contract are looked at again under the lock: a key may be revoked, the alias may
-        move meanwhile. Its files are not: the backends compile only bytes that have the pinned digests.
+        Its signatures, its contract and the incumbent are looked at again under the lock: a key may be revoked, the
+        alias may move meanwhile. Its files are not: the backends compile only bytes that have the pinned digests.
         """
         state = control.repository.journal.state()
+        self._require_incumbent(control, state)
         published = state.release(self.model, self.release)
         require_signed(control, state, published)
         contract = contracts_of(state, self.model)(self.release)
         self._require_compatible(incumbent_of(state, self.model, self.alias), contract)
         return open_release(control.repository, published)
+
+    def _require_incumbent(self, control: Control, state: State) -> None:
+        require_incumbent(control, state, model=self.model, alias=self.alias, incumbent=self.incumbent)
 
     def _require_compatible(self, incumbent: Placement | None, contract: Contract) -> tuple[Difference, ...]:
         return require_compatible(
@@ -163,6 +172,7 @@ class _Promotion:
     ) -> tuple[Moved, Drain | None]:
         """Move the alias, or say how; the caller holds the writer lock, and waits for the drain without it."""
         state = control.repository.journal.state()
+        self._require_incumbent(control, state)
         published = state.release(self.model, self.release)
         require_signed(control, state, published)
         target = place(control, state, opened, self.format)

@@ -90,8 +90,12 @@ class AnyRequest:
 class AbortRequest(AnyRequest):
     """Stop the move that is under way."""
 
-    __pydantic_config__ = _body({})
+    __pydantic_config__ = _body({}, {"move": "8c1f0e2d3b4a5968"})
     kind = OperationKind.ABORT
+    move: Annotated[
+        str | None,
+        Field(min_length=1, max_length=64, description="only the move with this id; refused (busy) where another is"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,7 @@ class PromotionRequest(ServingRequest):
     __pydantic_config__ = _body(
         {"release": "1.1.0", "alias": "production", "reason": "better on stairs"},
         {"release": "^1.1", "bake": {"for_s": 300, "on_inconclusive": "rollback"}},
+        {"release": "1.1.0", "incumbent": "1.0.0"},
     )
     kind = OperationKind.PROMOTION
     alias: Alias = PRODUCTION
@@ -144,6 +149,14 @@ class PromotionRequest(ServingRequest):
         ),
     ] = False
     drain_s: DrainSeconds = None
+    incumbent: Annotated[
+        str | None,
+        Field(
+            max_length=128,
+            description="the release that the alias must name still, empty for none; refused (busy) where somebody"
+            " has moved it meanwhile",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
