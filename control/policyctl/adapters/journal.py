@@ -121,6 +121,10 @@ class Journal:
 
     def state(self) -> State:
         """What the records say together; only what is new of them is read."""
+        return self.records_and_state()[1]
+
+    def records_and_state(self) -> tuple[tuple[Record, ...], State]:
+        """Every whole record, and what just these say together."""
         records = self.records()
         known, state = _latest.folded
         if records is not known:
@@ -129,7 +133,7 @@ class Journal:
             with _no_garbage_looked_for():
                 state = fold(records[len(known) :], state) if grown else fold(records)
             _latest.folded = (records, state)
-        return state
+        return records, state
 
     def audit(self, *, expected_head: str | None = None) -> tuple[journal.Audit, bytes]:
         """Every break of the chain, and the torn tail; reads the file again.

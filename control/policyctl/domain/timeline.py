@@ -20,7 +20,7 @@ from policyctl.domain.fold import fold
 from policyctl.domain.journal import GENESIS, Record, RecordKind
 from policyctl.domain.json_values import OMIT, fields_to_json
 from policyctl.domain.moves import Move, MoveKind, Placement
-from policyctl.domain.state import AliasState
+from policyctl.domain.state import AliasState, State
 from policyctl.errors import IntegrityError
 
 
@@ -142,7 +142,9 @@ class Moment:
     cautions: tuple[str, ...] = ()
 
 
-def moment(records: Sequence[Record], when: datetime, *, now: datetime, model: str | None = None) -> Moment:
+def moment(
+    records: Sequence[Record], when: datetime, *, now: datetime, model: str | None = None, whole: State | None = None
+) -> Moment:
     """What each alias named at `when`.
 
     Args:
@@ -150,6 +152,7 @@ def moment(records: Sequence[Record], when: datetime, *, now: datetime, model: s
         when: An aware time.
         now: The present, to say where `when` has not come yet.
         model: Only this one's aliases.
+        whole: What all the records say, where that is known already.
 
     Raises:
         IntegrityError: A record's time or body cannot be read.
@@ -157,7 +160,8 @@ def moment(records: Sequence[Record], when: datetime, *, now: datetime, model: s
     times, cautions = _times(records, when)
     count = sum(time <= when for time in times)
     until = records[:count]
-    state, seen = fold(until), _moves(records)
+    state = whole if whole is not None and count == len(records) else fold(until)
+    seen = _moves(records)
     aliases: dict[tuple[str, str], AliasState | None] = {
         key: named for key, named in state.aliases.items() if model in {None, key[0]}
     }

@@ -137,7 +137,7 @@ def at(control: Control, when: str, *, model: str | None = None, timezone: str |
     now = datetime.now(UTC)
     asked = instant(when, now=now, zone=None if timezone is None else zone_of(timezone))
     control.repository.require()
-    records = control.repository.journal.records()
+    records, state = control.repository.journal.records_and_state()
     if model is not None:
-        fold(records).require(model)
-    return moment(records, asked, now=now, model=model)
+        state.require(model)
+    return moment(records, asked, now=now, model=model, whole=state)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from policyctl.adapters import lock
 from policyctl.adapters.triton import Triton
-from policyctl.domain.journal import RecordKind
+from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.json_values import fields_to_json
 from policyctl.domain.moves import MoveKind
 from policyctl.domain.names import is_pin, served_name
-from policyctl.domain.state import State
+from policyctl.domain.state import PublishedRelease, State
 from policyctl.errors import ServerError
 from policyctl.services.control import Control
 from policyctl.services.integrity.scrub import ScrubState, last_state
@@ -116,47 +118,73 @@ def status(control: Control, *, model: str | None = None) -> Status:
     )
 
 
-def history(control: Control, *, model: str | None = None) -> tuple[dict[str, Any], ...]:
+def history(
+    control: Control, *, model: str | None = None, before: int | None = None, limit: int | None = None
+) -> tuple[dict[str, Any], ...]:
     """Every record of the journal, oldest first, or those of one model; its chain is checked.
+
+    Args:
+        control: The control plane.
+        model: Only the records about this one.
+        before: Only records before this `seq`.
+        limit: Only so many of them, the last ones.
 
     Raises:
         UsageError: No such model, or nothing published at all.
         IntegrityError: The journal was tampered with.
     """
     control.known(model)
-    moves: dict[str, dict[str, Any]] = {}
-    found = []
     records = control.repository.journal.records()
-    for record in records:
-        body = dict(record.body)
-        if record.kind is RecordKind.INTENT:
-            incumbent, target = body.pop("incumbent"), body.pop("target")
-            body |= {
-                "from": None if incumbent is None else incumbent["release"],
-                "to": None if body["move_kind"] == MoveKind.REMOVAL else target["release"],
-                "format": target["format"],
-            }
-            if "bake" in body:
-                body["bake"] = body["bake"]["plan"]  # the incumbent's figures are long, and in the evidence
-            moves[body["move"]] = {k: body[k] for k in ("model", "alias", "move_kind", "from", "to")}
-        elif record.kind is RecordKind.PUBLISHED:
-            body.pop("contract", None)  # long, and not what a history is asked for
-        elif (move := body.get("move")) in moves:
-            body = {**moves[str(move)], **body}
-        if model is None or body.get("model") == model:
-            found.append(
-                {"seq": record.seq, "time": record.time, "actor": record.actor, "kind": record.kind.value, **body}
-            )
-    return tuple(found)
+    intents = {record.body["move"]: record.body for record in records if record.kind is RecordKind.INTENT}
+
+    def about(record: Record) -> Any:
+        return record.body.get("model") or intents.get(record.body.get("move"), {}).get("model")
+
+    wanted = (record for record in reversed(records[:before]) if model is None or about(record) == model)
+    return tuple(_shown(record, intents) for record in islice(wanted, limit))[::-1]
+
+
+def _shown(record: Record, intents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A record as a history shows it: what is long is left out, and a step of a move says of which one."""
+    body = dict(record.body)
+    if record.kind is RecordKind.INTENT:
+        body = _intent(body)
+    elif record.kind is RecordKind.PUBLISHED:
+        body.pop("contract", None)
+    elif (intent := intents.get(body.get("move", ""))) is not None:
+        begun = _intent(intent)
+        body = {**{name: begun[name] for name in ("model", "alias", "move_kind", "from", "to")}, **body}
+    return {"seq": record.seq, "time": record.time, "actor": record.actor, "kind": record.kind.value, **body}
+
+
+def _intent(body: Mapping[str, Any]) -> dict[str, Any]:
+    incumbent, target = body["incumbent"], body["target"]
+    shown = {name: value for name, value in body.items() if name not in {"incumbent", "target"}}
+    shown |= {
+        "from": None if incumbent is None else incumbent["release"],
+        "to": None if body["move_kind"] == MoveKind.REMOVAL else target["release"],
+        "format": target["format"],
+    }
+    if "bake" in body:
+        shown["bake"] = body["bake"]["plan"]  # the incumbent's figures are long, and in the evidence
+    return shown
 
 
 def releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
     """Every release, or those of one model, by slot."""
-    gates: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for (owner, release, gate), record in sorted(state.gates.items()):
-        gates[owner, release][gate] = record.verdict.value
+    if model is not None:
+        return described(state, state.of_model(model))
+    return described(state, sorted(state.releases.values(), key=lambda r: (r.model, r.slot)))
+
+
+def described(state: State, published: Collection[PublishedRelease]) -> tuple[dict[str, Any], ...]:
+    """Those releases, each with its gates and aliases; everything else is looked through once for all of them."""
+    gates: dict[tuple[str, str], dict[str, str]] = {(r.model, r.release): {} for r in published}
+    for (owner, release, gate), record in state.gates.items():
+        if (owner, release) in gates:
+            gates[owner, release][gate] = record.verdict.value
     aliases: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
-    for (owner, alias), named in sorted(state.aliases.items()):
+    for (owner, alias), named in sorted(state.aliases.items(), key=lambda each: each[0]):
         aliases[owner, named.placement.slot].append(alias)
     return tuple(
         {
@@ -167,11 +195,10 @@ def releases(state: State, model: str | None) -> tuple[dict[str, Any], ...]:
             "by": r.actor,
             "manifest_digest": r.manifest_digest,
             "collected": r.collected or None,
-            "gates": gates[r.model, r.release],
+            "gates": dict(sorted(gates[r.model, r.release].items())),
             "aliases": aliases[r.model, r.slot],
         }
-        for r in sorted(state.releases.values(), key=lambda r: (r.model, r.slot))
-        if model in {None, r.model}
+        for r in published
     )
 
 
