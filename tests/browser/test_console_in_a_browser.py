@@ -137,12 +137,125 @@ def test_a_page_survives_a_lost_connection_and_notices_a_revoked_token(api, page
     assert page.get_by_label("Token").is_visible()
 
 
+def test_a_promotion_that_another_person_overtook_is_refused_where_it_was_confirmed(api, page) -> None:
+    """It says which move came first; shown again, it is about the alias as it is now."""
+    world, url = api
+    world.world.publish("1.2.0", 2)
+    _sign_in(page, url, world.secrets[Scope.PROMOTE])
+    page.goto(f"{url}/ui/models/walker/promote?release=1.1.0")
+    page.get_by_label("Reason").fill("better on stairs")
+    page.get_by_role("button", name="Show what would happen").click()
+    page.get_by_text("from 1.0.0 to 1.1.0").wait_for()
+    promote(world.world.control, model="walker", release="1.2.0", alias="production")
+    page.get_by_role("button", name="Promote 1.1.0 to production").click()
+    page.get_by_role("alert").get_by_text("names 1.2.0, and no longer 1.0.0").wait_for()
+    assert world.world.named() == "1.2.0"
+    assert page.get_by_label("Reason").input_value() == "better on stairs"
+    page.get_by_role("button", name="Show what would happen").click()
+    page.get_by_role("button", name="Promote 1.1.0 to production").click()
+    page.locator("#state").get_by_text("succeeded", exact=True).wait_for()
+    assert world.world.named() == "1.1.0"
+
+
+def test_a_promotion_whose_answer_is_lost_can_be_confirmed_again(api, page) -> None:
+    """The connection breaks after the console took the form: the second click leads to the same move."""
+    world, url = api
+    _sign_in(page, url, world.secrets[Scope.PROMOTE])
+    page.goto(f"{url}/ui/models/walker/promote?release=1.1.0")
+    page.get_by_role("button", name="Show what would happen").click()
+    confirm = page.get_by_role("button", name="Promote 1.1.0 to production")
+    confirm.wait_for()
+    form = confirm.evaluate("e => [...new FormData(e.form, e)]")
+    headers = {"Origin": url}
+    lost = page.request.post(page.url, form=dict(form), headers=headers, max_redirects=0)
+    assert lost.status == 303
+    confirm.click()
+    page.locator("#state").get_by_text("succeeded", exact=True).wait_for()
+    assert page.url == url + lost.headers["location"]
+    assert world.intents() == 2
+
+
+def test_a_token_that_one_person_revokes_ends_the_session_of_another(api, page) -> None:
+    """By keyboard, on the page of tokens; the other's open page asks for a token by itself."""
+    world, url = api
+    _sign_in(page, url, world.secrets[Scope.PROMOTE])
+    elsewhere = page.context.browser.new_context(viewport=page.viewport_size)
+    try:
+        other = elsewhere.new_page()
+        other.set_default_timeout(300_000)
+        _sign_in(other, url, world.secrets[Scope.ADMIN])
+        other.get_by_role("link", name="Tokens").click()
+        other.get_by_label("Revoke my-promote", exact=True).press("Enter")
+        other.locator("button", has_text="Revoke my-promote").press("Enter")
+        other.get_by_text("revoked", exact=True).wait_for()
+    finally:
+        elsewhere.close()
+    page.get_by_text("The token is revoked.").wait_for()
+    assert page.get_by_label("Token").is_visible()
+
+
+def test_a_model_shows_how_its_move_ends_and_keeps_an_open_form(api, page) -> None:
+    """Without a reload; a form that somebody fills in is not taken away."""
+    world, url = api
+    promote(world.world.control, model="walker", release="1.1.0", alias="staging")
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(call: str) -> None:
+        if call == "load walker.candidate":
+            held.set()
+            go_on.wait(300)
+
+    world.world.server.before_call = hold
+    _sign_in(page, url, world.secrets[Scope.PROMOTE])
+    world.post("/promotions", {"release": "1.1.0"})
+    assert held.wait(300)
+    page.goto(f"{url}/ui/models/walker")
+    card = page.get_by_role("region", name="Alias production")
+    card.get_by_text("is under way").wait_for()
+    go_on.set()
+    card.get_by_role("link", name="1.1.0").wait_for()
+    card.get_by_text("Roll back", exact=True).click()
+    card.get_by_label("Reason").fill("slips")
+    assert card.get_by_role("button", name="to 1.0.0").is_visible()
+
+
+def test_no_page_breaks_a_rule_of_accessibility(api, page) -> None:
+    """axe-core finds nothing: names, roles, headings, contrast, landmarks, tables, focus."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python").Axe()
+    world, url = api
+    page.goto(f"{url}/ui/sign-in")
+    assert _violations(axe, page) == []
+    _sign_in(page, url, world.secrets[Scope.ADMIN])
+    for path in _paths(world):
+        page.goto(url + path)
+        page.evaluate("document.querySelectorAll('details').forEach((e) => e.open = true)")
+        assert _violations(axe, page) == [], path
+    page.goto(f"{url}/ui/models/walker/promote?release=1.1.0")
+    page.get_by_role("button", name="Show what would happen").click()
+    page.get_by_role("button", name="Promote 1.1.0 to production").wait_for()
+    assert _violations(axe, page) == []
+
+
+def _violations(axe: Any, page: Any) -> list[tuple[str, list[str]]]:
+    found = axe.run(page).response["violations"]
+    return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
+
+
+def _paths(world: ApiWorld) -> list[str]:
+    """Every page, with something on it."""
+    done = world.post("/promotions?wait=60", {"release": "1.1.0"}).json()
+    world.post("/rollbacks?wait=60", {"to": "1.0.0", "reason": "slips"})
+    model = "/ui/models/walker"
+    of_model = [model, f"{model}/releases/1.0.0", f"{model}/promote", f"{model}/compare?one=1.0.0&other=1.1.0"]
+    others = ["/ui", "/ui/history", "/ui/at", "/ui/tokens", "/ui/audit", "/ui/settings", "/ui/nothing"]
+    return [*of_model, *others, f"/ui/operations/{done['id']}"]
+
+
 def test_every_page_fits_its_window_and_begins_for_the_keyboard(api, page) -> None:
     """Nothing scrolls sideways, all text can be read, what can be used has a name, and Tab leads past the header."""
     world, url = api
-    _sign_in(page, url, world.secrets[Scope.PROMOTE])
-    model = "/ui/models/walker"
-    for path in ("/ui", model, f"{model}/releases/1.0.0", f"{model}/promote", "/ui/history", "/ui/at", "/ui/nothing"):
+    _sign_in(page, url, world.secrets[Scope.ADMIN])
+    for path in _paths(world):
         page.goto(url + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"], path
         assert page.locator("h1").count() == 1

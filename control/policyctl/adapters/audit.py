@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,19 +51,25 @@ class Audit:
                     self.path.replace(self.path.with_name("audit.1.jsonl"))
             files.append_durably(self.path, line, mode=0o600)
 
-    def last(self, count: int) -> list[dict[str, Any]]:
-        """The last `count` lines that can be read, oldest first."""
-        found: list[dict[str, Any]] = []
+    def last(
+        self, count: int, *, skip: int = 0, wanted: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    ) -> list[dict[str, Any]]:
+        """The last lines that can be read, oldest first.
+
+        Args:
+            count: How many at most.
+            skip: How many that are later are left out.
+            wanted: Which lines count.
+        """
+        return list(islice((entry for entry in self._backwards() if wanted(entry)), skip, skip + count))[::-1]
+
+    def _backwards(self) -> Iterator[dict[str, Any]]:
+        """Every line that can be read, the last one first."""
         for path in (self.path, self.path.with_name("audit.1.jsonl")):
             try:
                 lines = read_plain(path, most_bytes=2 * self._most_bytes).splitlines()
             except OSError:
                 continue
-            parsed: list[dict[str, Any]] = []
-            for line in lines[-(count - len(found)) :]:
+            for line in reversed(lines):
                 with suppress(ValueError):  # a crash may have cut one short
-                    parsed.append(json.loads(line))
-            found = parsed + found
-            if len(found) >= count:
-                break
-        return found
+                    yield json.loads(line)

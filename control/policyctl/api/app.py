@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyctl import __version__, pages
 from policyctl.api.console import actions, looks, view
+from policyctl.api.console import admin as admin_pages
 from policyctl.api.context import LOGGER, LOOKS, Api, utc_now
 from policyctl.api.documents import DESCRIPTION, describe
 from policyctl.api.problems import ProblemError, of_error, refusal, unexpected
@@ -92,7 +93,7 @@ def create(api: Api | None) -> FastAPI:
     ):
         app.include_router(router)
     _pages(app)
-    for router in (looks.files, actions.doors, actions.leaving, actions.changes, looks.looks):
+    for router in (looks.files, actions.doors, actions.leaving, actions.changes, admin_pages.router, looks.looks):
         app.include_router(router, include_in_schema=False)
     _refusals(app)
     if api is not None:

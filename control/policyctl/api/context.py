@@ -19,12 +19,15 @@ from policyctl.adapters.audit import Audit
 from policyctl.adapters.token_store import TokenFile
 from policyctl.api.meters import Buckets, Meters
 from policyctl.api.sessions import Sessions
+from policyctl.config.reading import Reading
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.operations import Operation
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services.control import Control
+from policyctl.services.fleet.looker import FleetLooker
 from policyctl.services.rollout.operations import Operations
 from policyctl.services.show.health import Looker
+from policyctl.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,6 +77,7 @@ class Api:
         changes: How often each may change something.
         failures: How often each address may show an unknown token.
         refusals: How often the audit takes a line about callers without a token that counts.
+        reading: How the settings came about, as they were read last.
         sessions: Who signed in to the console.
         shared: The last results that callers share, and when each was asked for.
     """
@@ -84,11 +88,13 @@ class Api:
     tokens: TokenFile
     operations: Operations
     health: Looker
+    fleet: FleetLooker
     meters: Meters
     reads: Buckets
     changes: Buckets
     failures: Buckets
     refusals: Buckets
+    reading: Callable[[], Reading[Settings]]
     pools: Pools = field(default_factory=Pools)
     sessions: Sessions = field(default_factory=Sessions)
     shared: dict[str, tuple[float, asyncio.Future[Any]]] = field(default_factory=dict)
@@ -96,7 +102,7 @@ class Api:
     _unlisted: int = 0
 
     @classmethod
-    def of(cls, control: Control, *, local: bool) -> Api:
+    def of(cls, control: Control, *, local: bool, reading: Callable[[], Reading[Settings]]) -> Api:
         """The control API of one repository."""
         audit = Audit(control.repository)
 
@@ -115,11 +121,13 @@ class Api:
             tokens=TokenFile(control.repository),
             operations=Operations(control, ended=lambda operation: _tell(control, audit, operation)),
             health=Looker(control),
+            fleet=FleetLooker(control),
             meters=Meters(),
             reads=Buckets(reads),
             changes=Buckets(changes),
             failures=Buckets(lambda: (_FAILURES_PER_MINUTE / 60, _FAILURES_PER_MINUTE)),
             refusals=Buckets(lambda: (_REFUSALS_PER_MINUTE / 60, _REFUSALS_PER_MINUTE)),
+            reading=reading,
         )
 
     @contextmanager

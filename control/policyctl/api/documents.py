@@ -198,6 +198,27 @@ class StatusDocument(Document):
     aliases: list[AliasStatusDocument]
 
 
+class NodeDocument(Document):
+    """What a node of a fleet says of itself."""
+
+    node: str
+    time: str
+    endpoint: str
+    problems: dict[str, str] = Field(description="what it could not do, by the id of the move")
+    serves: list[dict[str, Any]] = Field(description="of each alias the release and its generation")
+    stopped: bool
+
+
+class FleetDocument(Document):
+    """What `policyctl --store URL status --json` prints."""
+
+    store: str = Field(examples=["s3://policies/robots"])
+    aliases: list[dict[str, Any]] = Field(description="model, alias, release, generation, since and by")
+    open: list[str] = Field(description="moves that are being prepared")
+    nodes: list[NodeDocument]
+    healthy: bool = Field(description="every node that is not stopped serves what every alias names")
+
+
 class OperationDocument(Document):
     """What was asked, and how it stands."""
 
@@ -237,6 +258,20 @@ class TokenDocument(Document):
     expires: str | None
     revoked: str | None
     state: str = Field(description="good, expired or revoked")
+
+
+class SettingDocument(Document):
+    """A setting, and where its value comes from; a secret is masked."""
+
+    key: str = Field(examples=["api.reads_per_s"])
+    value: Any
+    default: Any
+    place: str = Field(alias="from", description="the layer that won, with file and line", examples=["default"])
+    layers: list[dict[str, Any]] = Field(description="every layer that sets it, highest first")
+    description: str
+    variable: str = Field(examples=["POLICYCTL_API__READS_PER_S"])
+    applies: str = Field(description="when a change counts")
+    secret: bool
 
 
 class AuditDocument(Document):

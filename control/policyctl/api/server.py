@@ -200,15 +200,16 @@ def _serve(control: Control, reading: Reading[Settings]) -> None:
         remedy="Use the one that runs, or stop it first.",
     )
     with alone, _listening(settings.host, settings.port) as listener:
-        server = Server(create(Api.of(control, local=local)))
+        # Changed settings count while it runs, as for `policyctl serve`, which alone writes down what is in force.
+        reloader = Reloader(control, reading, threading.Event(), announces=False)
+        server = Server(create(Api.of(control, local=local, reading=lambda: reloader.reading)))
         api_address.write(control.repository, _url(listener))
         _tell(control, f"Control API at {_url(listener)}, for {control.repository.root}. Ctrl-C stops.")
         if not local:
             _tell(
                 control, "It speaks plain HTTP: let TLS stand before it, or tokens travel in clear.", LogLevel.WARNING
             )
-        # Changed settings count while it runs, as for `policyctl serve`, which alone writes down what is in force.
-        with Reloader(control, reading, threading.Event(), announces=False).running():
+        with reloader.running():
             server.run(sockets=[listener])
 
 

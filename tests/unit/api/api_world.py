@@ -18,7 +18,7 @@ from policyctl.api.server import Server
 from policyctl.domain.tokens import Scope
 from policyctl.services.control import Control
 from policyctl.services.trust.tokens import create as create_token
-from policyctl.settings import load
+from policyctl.settings import source
 
 WALKER = "/v1/models/walker"
 
@@ -36,8 +36,9 @@ class ApiWorld:
 
     def start(self) -> None:
         """A fresh process, as it were: nothing but the disk is known to it."""
-        self.control = Control.of(load(repository=self.world.root, api=self.settings), self.said.append)
-        self.api = Api.of(self.control, local=self.local)
+        reading = source(repository=self.world.root, api=self.settings).read()
+        self.control = Control.of(reading.require(), self.said.append)
+        self.api = Api.of(self.control, local=self.local, reading=lambda: reading)
         self.app = create(self.api)
         self.client = TestClient(self.app, base_url="http://127.0.0.1:8004", client=("127.0.0.1", 5))
 

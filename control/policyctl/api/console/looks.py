@@ -12,16 +12,20 @@ from pydantic import BeforeValidator, Field
 from policyctl.api.console.view import ASSETS, HOME, asset, show
 from policyctl.api.context import api_of, run
 from policyctl.api.guard import guarded
-from policyctl.api.problems import not_found
+from policyctl.api.problems import not_found, of_error
 from policyctl.api.routes import health, look, moves
+from policyctl.domain.names import PRODUCTION
 from policyctl.domain.operations import MovePhase, OperationKind
 from policyctl.domain.tokens import Scope
 from policyctl.errors import PolicyctlError
 from policyctl.measuring.card_report import shown
 from policyctl.measuring.card_tables import tables
+from policyctl.measuring.comparison import LIMITS
+from policyctl.measuring.report import COMPARISON_COLUMNS, comparison_rows
 from policyctl.services.cards.full_card import full
 from policyctl.services.integrity.journal import at
 from policyctl.services.show.journal_rows import rows_then, rows_with_effect, words_then
+from policyctl.services.show.two_releases import two_releases
 
 files = APIRouter(prefix=HOME)
 looks = APIRouter(prefix=HOME, route_class=guarded(Scope.READ, by_session=True))
@@ -38,6 +42,13 @@ class ModelQuery(look.StrictQuery):
     """Which releases."""
 
     before: int | None = Field(None, ge=1, le=2**53, description="Only slots below this one.")
+
+
+class CompareQuery(look.StrictQuery):
+    """Which two releases; an empty one is what production names, or the latest."""
+
+    one: str = Field("", max_length=128)
+    other: str = Field("", max_length=128)
 
 
 class HistoryQuery(look.HistoryQuery):
@@ -89,7 +100,8 @@ async def overview(request: Request) -> Response:
 def model_page(request: Request, model: look.Model, query: Annotated[ModelQuery, Query()]) -> Response:
     """A model: its aliases, a page of its releases, and its last moves."""
     known = look.get_model(request, model)
-    releases = [r for r in look.get_releases(request, model) if query.before is None or r["slot"] < query.before]
+    some = look.ReleasesQuery(before=query.before, limit=_MOST_RELEASES + 1)
+    releases = look.get_releases(request, model, some)
     history = look.get_history(request, look.HistoryQuery(model=model, limit=200, before=None))
     aliases = look.get_aliases(request, model)
     return show(
@@ -142,6 +154,36 @@ def evidence_content(request: Request, model: look.Model, release: look.Release,
     return look.get_evidence_content(request, model, release, digest)
 
 
+@looks.get("/models/{model}/compare")
+async def compare_page(request: Request, model: look.Model, query: Annotated[CompareQuery, Query()]) -> Response:
+    """Two releases next to each other."""
+    known = await run(request, look.get_model, request, model)
+    one = query.one or known["aliases"].get(PRODUCTION) or known["latest"] or ""
+    other = query.other or known["latest"] or ""
+    api, found, failure = api_of(request), None, None
+    try:
+        found = await api.within(
+            api.pools.of_cards(request), lambda: two_releases(api.control, model=model, one=one, other=other)
+        )
+    except PolicyctlError as error:
+        failure = of_error(error)
+    return show(
+        request,
+        "compare.html",
+        title=f"Compare releases of {model}",
+        status=200 if failure is None else failure.status,
+        model=model,
+        one=one,
+        other=other,
+        known=[*known["aliases"], *known["releases"][: -_MOST_RELEASES - 1 : -1]],
+        found=found,
+        failure=None if failure is None else failure.failure,
+        limits=LIMITS,
+        columns=COMPARISON_COLUMNS,
+        rows=[] if found is None or found.measured is None else comparison_rows(found.measured),
+    )
+
+
 @looks.get("/operations/{operation}")
 async def operation_page(request: Request, operation: moves.OperationId) -> Response:
     """An operation: how far its move has come, what was said, how it ended."""
@@ -179,6 +221,13 @@ def at_page(request: Request, query: Annotated[AtQuery, Query()]) -> Response:
     return show(
         request, "at.html", title="Served at a time", when=found.when, rows=rows, words=words, model=query.model
     )
+
+
+@looks.get("/fleet")
+async def fleet_page(request: Request) -> Response:
+    """What the aliases of a fleet name, and what each node serves."""
+    found = await look.fleet_status(request)
+    return show(request, "fleet.html", title="Fleet", fleet=found)
 
 
 @looks.get("/{path:path}")

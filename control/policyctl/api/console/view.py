@@ -19,10 +19,12 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
 from policyctl import pages
+from policyctl.api.context import api_of
 from policyctl.api.guard import SCOPE_TO_MOVE, Caller, called_here
 from policyctl.api.problems import ProblemError, refusal
 from policyctl.api.sessions import Session
 from policyctl.domain.instants import utc_text
+from policyctl.domain.tokens import Scope
 
 HOME: Final = "/ui"
 ASSETS: Final = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -67,6 +69,8 @@ def show(request: Request, template: str, *, title: str, status: int = 200, **va
         here=request.url.path,
         who=caller if session is not None else None,
         may_move=caller is not None and caller.scope.allows(SCOPE_TO_MOVE),
+        may_admin=caller is not None and caller.scope.allows(Scope.ADMIN),
+        store=api_of(request).control.settings.fleet.store,
         csrf="" if session is None else session.csrf,
         address=_address,
         utc=utc_text,

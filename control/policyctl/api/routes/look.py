@@ -13,6 +13,7 @@ from policyctl.api.context import api_of
 from policyctl.api.documents import (
     AliasDocument,
     EvidenceDocument,
+    FleetDocument,
     HistoryDocument,
     ModelDocument,
     ReleaseDocument,
@@ -22,6 +23,7 @@ from policyctl.api.documents import (
 from policyctl.api.guard import guarded
 from policyctl.api.problems import missing_is_not_found, not_found
 from policyctl.domain import versions
+from policyctl.domain.fleet import FleetStatus
 from policyctl.domain.json_values import to_json
 from policyctl.domain.names import LATEST, is_pin, served_name
 from policyctl.domain.state import AliasState, PublishedRelease, State
@@ -54,6 +56,13 @@ class StatusQuery(StrictQuery):
     model: str | None = Field(None, pattern=MODEL_PATTERN, description="Only this model.")
 
 
+class ReleasesQuery(StrictQuery):
+    """Which of a model's releases."""
+
+    limit: int | None = Field(None, ge=1, le=1000, description="Releases at most, the last ones.")
+    before: int | None = Field(None, ge=1, le=2**53, description="Only slots below this one.")
+
+
 class HistoryQuery(StatusQuery):
     """Which page."""
 
@@ -75,6 +84,24 @@ def get_status(request: Request, query: Annotated[StatusQuery, Query()]) -> Any:
         known_model(control, query.model)
     with missing_is_not_found():  # where nothing was ever published
         return service.status(control, model=query.model).to_json()
+
+
+@router.get("/fleet", response_model=FleetDocument, responses=problems(404, 409, 503))
+async def get_fleet(request: Request) -> Any:
+    """What every alias of the fleet names, and what each node says that it serves; read from its store."""
+    return (await fleet_status(request)).to_json()
+
+
+async def fleet_status(request: Request) -> FleetStatus:
+    """The fleet whose store the settings name; looked at once for all who ask within a second."""
+    api = api_of(request)
+    found = await api.share(api.fleet.look)
+    if found is None:
+        raise not_found(
+            "the settings of this control API name no store",
+            "A fleet has one: start policyctl api with POLICYCTL_FLEET__STORE=s3://... See: policyctl docs fleet",
+        )
+    return found
 
 
 @router.get("/models", response_model=list[ModelDocument], responses=problems(409, 503))
@@ -114,17 +141,19 @@ def _model(model: str, published: Collection[PublishedRelease], aliases: dict[st
 
 
 @router.get("/models/{model}/releases", response_model=list[ReleaseDocument], responses=problems(404, 409, 503))
-def get_releases(request: Request, model: Model) -> Any:
+def get_releases(request: Request, model: Model, query: Annotated[ReleasesQuery, Query()]) -> Any:
     """Its releases, by slot; those whose files were collected too."""
-    return list(service.releases(known_model(api_of(request).control, model), model))
+    state = known_model(api_of(request).control, model)
+    published = [each for each in state.of_model(model) if query.before is None or each.slot < query.before]
+    return list(service.described(state, published if query.limit is None else published[-query.limit :]))
 
 
 @router.get("/models/{model}/releases/{release}", response_model=ReleaseDocument, responses=problems(404, 409, 503))
 def get_release(request: Request, model: Model, release: Release) -> Any:
     """One release."""
-    for document in get_releases(request, model):
-        if document["release"] == release:
-            return document
+    state = known_model(api_of(request).control, model)
+    if (published := state.releases.get((model, release))) is not None:
+        return service.described(state, (published,))[0]
     raise not_found(f"{model} has no release {release!r}", f"See GET /v1/models/{model}/releases.")
 
 
@@ -184,9 +213,8 @@ def get_evidence_content(request: Request, model: Model, release: Release, diges
 @router.get("/history", response_model=HistoryDocument, responses=problems(404, 409, 503))
 def get_history(request: Request, query: Annotated[HistoryQuery, Query()]) -> Any:
     """A page of the journal: the newest records, or those before one. Its chain is checked."""
+    control = api_of(request).control
     with missing_is_not_found():
-        records = service.history(api_of(request).control, model=query.model)
-    earlier = [record for record in records if query.before is None or record["seq"] < query.before]
-    page = earlier[-query.limit :]
-    more = len(earlier) > len(page)
+        found = service.history(control, model=query.model, before=query.before, limit=query.limit + 1)
+    page, more = found[-query.limit :], len(found) > query.limit
     return {"records": page, "before": page[0]["seq"] if more else None}

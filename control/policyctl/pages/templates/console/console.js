@@ -1,6 +1,6 @@
 "use strict";
 // A page that is alive renews its parts: each element with an id inside <main> whose content has changed.
-// So what has the keyboard's focus stays where it is.
+// So what has the keyboard's focus stays where it is, and a form that somebody has opened stays open.
 const PARTS = "main > div[id]";
 
 async function renew() {
@@ -20,7 +20,7 @@ async function renew() {
 function put(page) {
   for (const part of document.querySelectorAll(PARTS)) {
     const now = page.getElementById(part.id);
-    if (now && now.outerHTML !== part.outerHTML) part.replaceWith(now);
+    if (now && now.outerHTML !== part.outerHTML && !part.querySelector("details[open]")) part.replaceWith(now);
   }
 }
 

@@ -1,0 +1,104 @@
+"""The fleet by API and console: what `policyctl --store URL status` says, where the settings name a store."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_world import ApiWorld
+from console_browser import Browser
+
+from policyctl.adapters.bucket import Bucket
+from policyctl.adapters.fleet_store import FleetJournal, write_report
+from policyctl.domain.fleet import FleetMove, NodeReport, Serving, StoredRelease
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.moves import MoveKind
+
+RELEASES = {r: StoredRelease(r, f"sha256:{'a' * 64}", f"sha256:{'b' * 64}") for r in ("1.0.0", "1.1.0")}
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Bucket:
+    """A store that no node follows yet."""
+    return Bucket(f"file://{tmp_path}/store")
+
+
+@pytest.fixture
+def follows(world, bucket, monkeypatch) -> ApiWorld:
+    """A control API whose settings name that store."""
+    monkeypatch.setenv("POLICYCTL_FLEET__STORE", bucket.url)
+    return ApiWorld(world)
+
+
+def _commit(journal: FleetJournal, name: str, release: str) -> int:
+    """Move production of walker; the generation."""
+    journal.read()
+    before = journal.state.named("walker", "production")
+    move = FleetMove(name, MoveKind.PROMOTION, "walker", "production", before, RELEASES[release])
+    journal.append(RecordKind.INTENT, move.to_json())
+    return journal.append(RecordKind.SWITCHING, {"move": name}).seq
+
+
+def _report(bucket: Bucket, node: str, release: str, generation: int, **more: Any) -> None:
+    serves = (Serving("walker", "production", release, generation),)
+    said = {"endpoint": "10.0.0.7:8001", **more}
+    time = "2026-11-20T10:00:00+00:00"
+    write_report(bucket, NodeReport(node, "run", 1, time, policyctl="0.1.0", read=2, serves=serves, **said))
+
+
+def _text(page: Any) -> str:
+    """What people read of a page."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page.text)).split())
+
+
+def test_without_a_store_there_is_no_fleet(api) -> None:
+    """No page leads there, and the API says how to have one."""
+    browser = Browser(api)
+    assert "/ui/fleet" not in browser.get("/ui").text
+    assert (browser.get("/ui/fleet").status_code, api.client.get("/v1/fleet").status_code) == (404, 404)
+
+
+def test_the_page_says_what_each_node_serves(follows, bucket) -> None:
+    """As named, behind, stopped, and what a node could not do; it follows the journal as that grows."""
+    browser, journal = Browser(follows), FleetJournal(bucket, "alice@edge-7")
+    assert "No node follows this store." in browser.get("/ui/fleet").text
+    first = _commit(journal, "m1", "1.0.0")
+    _report(bucket, "node-1", "1.0.0", first)
+    follows.api.shared.clear()  # callers within a second share a result
+    assert 'href="/ui/fleet"' in browser.get("/ui").text
+    text = _text(browser.get("/ui/fleet"))
+    assert "Every node serves what every alias names." in text
+    assert "node-1 walker production 1.0.0 as named" in text
+    second = _commit(journal, "m2", "1.1.0")
+    _report(bucket, "node-2", "1.1.0", second)
+    _report(bucket, "node-3", "1.0.0", first, problems={"m2": "its disk is full"}, endpoint="")
+    _report(bucket, "node-4", "1.0.0", first, stopped=True)
+    follows.api.shared.clear()
+    text = _text(browser.get("/ui/fleet"))
+    assert "Not every node serves what every alias names." in text
+    assert f"walker production 1.1.0 {second} " in text
+    assert "node-1 walker production 1.0.0 not as named" in text
+    assert "node-2 walker production 1.1.0 as named" in text
+    assert "does not answer 0.1.0 its disk is full" in text
+    assert "node-4 stopped" in text
+
+
+def test_the_api_says_what_the_command_prints(follows, bucket, run) -> None:
+    """`GET /v1/fleet` is the document of `policyctl --store URL status --json`."""
+    _report(bucket, "node-1", "1.0.0", _commit(FleetJournal(bucket, "alice@edge-7"), "m1", "1.0.0"))
+    printed = run("--store", bucket.url, "status", "--json").document
+    assert follows.client.get("/v1/fleet").json() == printed
+    assert printed["nodes"][0]["node"] == "node-1"
+
+
+def test_a_store_that_cannot_be_read_is_a_refusal(follows, bucket) -> None:
+    """In words, and the other pages answer."""
+    FleetJournal(bucket, "alice").append(RecordKind.OUTCOME, {"move": "m"})
+    (record,) = Path(bucket.url.removeprefix("file://"), "journal").iterdir()
+    record.write_bytes(b"{}\n")
+    page = Browser(follows).get("/ui/fleet")
+    assert (page.status_code, "Restore the newest copy of the store" in page.text) == (409, True)
+    assert Browser(follows).get("/ui").status_code == 200
