@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvidencePair:
-    """The last evidence of one kind about both releases; None where there is none."""
+    """The last evidence of one kind about both releases; None where a release has no such evidence."""
 
     what: str
     one: EvidenceEntry | None
