@@ -511,6 +511,15 @@ def test_the_filter_of_the_history_keeps_a_model_that_its_list_leaves_out(api, c
         assert (page.count("<option"), f"<option selected>{model}<" in page) == (length + 1, True)
 
 
+@pytest.mark.parametrize("path", ["/ui/history?model=", "/ui/at?when=now&model="])
+def test_a_form_whose_model_is_left_empty_shows_every_model(api, path: str) -> None:
+    """As the choice `all` sends it; a wrong name is refused."""
+    browser = Browser(api)
+    page = browser.get(path)
+    assert (page.status_code, "walker" in page.text) == (200, True)
+    assert browser.get(f"{path}Not-A-Model").status_code == 422
+
+
 def test_the_first_page_goes_through_the_releases_once_for_all_models(api, crowded, monkeypatch) -> None:
     """And describes no model beyond those that it shows."""
     described = []

@@ -26,7 +26,7 @@ router = APIRouter(prefix=HOME, route_class=guarded(Scope.ADMIN, by_session=True
 class AuditQuery(admin.AuditQuery):
     """Which lines, of everybody where a form leaves the name empty."""
 
-    who: Annotated[str | None, BeforeValidator(lambda text: text or None), Field(max_length=64)] = None
+    who: Annotated[Annotated[str, Field(max_length=64)] | None, BeforeValidator(lambda text: text or None)] = None
 
 
 class SettingsQuery(look.StrictQuery):

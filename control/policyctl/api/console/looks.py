@@ -35,7 +35,8 @@ _MOST_MOVES: Final = 20
 _MOST_TARGETS: Final = 8
 """Releases that an alias may be rolled back to by a button; `policyctl rollback --to` knows them all."""
 
-OptionalModel = Annotated[str | None, BeforeValidator(lambda text: text or None), Field(pattern=look.MODEL_PATTERN)]
+_NamedModel = Annotated[str, Field(pattern=look.MODEL_PATTERN)]
+OptionalModel = Annotated[_NamedModel | None, BeforeValidator(lambda text: text or None)]
 
 
 class ModelQuery(look.StrictQuery):
