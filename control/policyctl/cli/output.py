@@ -77,10 +77,10 @@ class Output:
         sys.stdout.write(table(columns, shown, right=right, width=width_of(sys.stdout)) + "\n")
 
     def refuse(self, error: PolicyctlError) -> None:
-        """An error: the problem and what to do next."""
+        """An error: its code, the problem and what to do next."""
         found = {"code": error.code, "problem": error.problem, "remedy": error.remedy, "exit_code": error.exit_code}
         self.data({"error": found})
-        _write(sys.stderr, f"Error: {error.problem}", style=_RED)
+        _write(sys.stderr, f"Error ({error.code}): {error.problem}", style=_RED)
         if error.remedy:
             _write(sys.stderr, f"Next: {error.remedy}")
 

@@ -22,7 +22,7 @@ def test_a_card_is_made_and_checked(run, tmp_path) -> None:
     assert "Missing: summary" in good.err
     card.write_text(card.read_text() + "licence: 3\nsumary: x\n")
     bad = run("card", "check", folder)
-    assert (bad.code, "Error: " in bad.err) == (2, True)
+    assert (bad.code, "Error (usage): " in bad.err) == (2, True)
     document = run("card", "check", folder, "--json").document
     assert document["valid"] is False
     assert [p["path"] for p in document["problems"]] == ["licence", "sumary"]

@@ -157,11 +157,11 @@ def test_a_settings_file_that_is_not_there_is_named(run) -> None:
     """Where it was asked for, and without a word for a place that it does not have."""
     refused = run("--config", "nofile.yaml", "config", "show")
     expected = "nofile.yaml is not a file, expected a .yaml or .toml file that can be read"
-    assert f"Error: settings: {expected}\n" in refused.err
+    assert f"Error (usage): settings: {expected}\n" in refused.err
     assert "settings: 1 problem\n" in run("--config", "nofile.yaml", "config", "validate").err
     Path("policyctl.yaml").touch()
     Path("policyctl.toml").touch()
-    both = "Error: settings: policyctl.yaml and policyctl.toml are both there, expected one of them\n"
+    both = "Error (usage): settings: policyctl.yaml and policyctl.toml are both there, expected one of them\n"
     assert both in run("config", "show").err
 
 

@@ -133,7 +133,7 @@ def test_quiet_says_nothing_but_errors(served_world, run) -> None:
     """With --quiet stderr is empty on success and not on a refusal."""
     assert run("promote", "walker", "1.1.0").err != ""
     assert run("rollback", "walker", "--quiet").err == ""
-    assert run("rollback", "walker", "--quiet").err.startswith("Error: ")
+    assert run("rollback", "walker", "--quiet").err.startswith("Error (usage): ")
 
 
 def test_words_for_people_are_not_data(world, run, monkeypatch) -> None:

@@ -126,7 +126,7 @@ def test_a_refusal_has_a_code_a_problem_and_a_next_step(
     assert (plain.code, as_json.code) == (code, code), plain.err
     assert plain.out == ""
     problem, remedy = said
-    assert plain.err.startswith("Error: ")
+    assert plain.err.startswith(f"Error ({as_json.document['error']['code']}): ")
     assert problem in plain.err
     assert "\nNext: " in plain.err
     assert remedy in plain.err.partition("\nNext: ")[2]
