@@ -5,6 +5,9 @@ remedy (the next thing a person can type or change) and the exit code of the
 command line. Only the command line turns one into text; everything below just
 raises.
 
+The docstring of each class that has a code says what the code means and, in
+its second paragraph, what to do: docs/troubleshooting.md is made of them.
+
 Exit codes are part of the interface:
 
 ==== ==========================================================
@@ -31,7 +34,9 @@ _LONGEST: Final = 300
 
 
 class PolicyctlError(Exception):
-    """A refusal with a remedy.
+    """A refusal with a remedy; where nothing more is known, a defect of policyctl.
+
+    Please report a defect: the command, what it printed, and what `policyctl logs` shows of that time.
 
     Args:
         problem: What is wrong: names the value and the expectation.
@@ -48,14 +53,23 @@ class PolicyctlError(Exception):
 
 
 class UsageError(PolicyctlError):
-    """An argument, a file or a setting that cannot be used as it is."""
+    """An argument, a file or a setting that cannot be used as it is.
+
+    Nothing was changed. Correct what the message names, and try again. `policyctl COMMAND --help` has examples;
+    `policyctl config validate` names each wrong setting with its file and line. A file that you may not read or
+    write is such a refusal, too: the message names its owner.
+    """
 
     exit_code = 2
     code = "usage"
 
 
 class IntegrityError(PolicyctlError):
-    """A file that is not what its manifest, or the journal, says."""
+    """A file that is not what its manifest, or the journal, says.
+
+    Nothing was changed, and what is served goes on. `policyctl verify` names every such file. Restore the file
+    from a copy, or let `policyctl repair` rebuild it: docs/integrity.md, docs/lifecycle.md#repair.
+    """
 
     exit_code = 3
     code = "integrity"
@@ -69,41 +83,65 @@ class UnreadableError(IntegrityError):
 
 
 class GateError(PolicyctlError):
-    """A gate that failed, errored, or could not tell."""
+    """A gate that failed, errored, or could not tell.
+
+    The incumbent is served on. The evidence of the verdict says what the gate measured, and against which limit.
+    A gate that could not tell needs more time, or a quieter machine: docs/gates.md.
+    """
 
     exit_code = 4
     code = "gate"
 
 
 class ParityError(GateError):
-    """An artifact whose outputs differ from the policy's beyond tolerance."""
+    """An artifact whose outputs differ from the policy's beyond tolerance.
+
+    That artifact was not written. The message names the output and the difference. Export another format, or
+    look for what the runtime computes differently: docs/export.md#parity.
+    """
 
     code = "parity"
 
 
 class BusyError(PolicyctlError):
-    """Another writer is at work on this repository."""
+    """Another writer is at work on this repository.
+
+    The message names it. Wait until it is done, or let the command wait: `policyctl promote --wait`. The lock ends
+    with its process, so there is never a file to remove.
+    """
 
     exit_code = 5
     code = "busy"
 
 
 class ServerError(PolicyctlError):
-    """The server cannot be reached, refused, or did not answer in time."""
+    """The server cannot be reached, refused, or did not answer in time.
+
+    See whether it runs and what it says: `policyctl status`, `policyctl logs`. Start it with `policyctl serve`;
+    `policyctl doctor` says what this machine lacks for that. The runbook: docs/runbooks/server.md.
+    """
 
     exit_code = 6
     code = "server"
 
 
 class MoveError(PolicyctlError):
-    """A promotion or rollback that failed; the incumbent was kept."""
+    """A promotion or rollback that failed; the incumbent was kept.
+
+    Clients noticed nothing. `policyctl history` has the reason, `policyctl logs` what the server said meanwhile.
+    The runbook: docs/runbooks/moves.md.
+    """
 
     exit_code = 7
     code = "move"
 
 
 class UnsupportedError(PolicyctlError):
-    """Something that this machine, this format or this algorithm cannot do."""
+    """Something that this machine, this format or this algorithm cannot do.
+
+    The message names what is missing. An extra is installed as docs/install.md#extras says. For a device or a
+    library of the system, `policyctl doctor` and `policyctl hardware` say what this machine has.
+    """
 
     exit_code = 8
     code = "unsupported"

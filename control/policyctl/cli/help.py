@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -92,6 +92,23 @@ def synonyms() -> dict[str, list[str]]:
     return meant
 
 
+class Help(NamedTuple):
+    """What the help of a command or a group says: for a terminal, the manual page and the guides.
+
+    Attributes:
+        panels: The commands of a group: titles, each with names and sentences.
+        arguments: Names, each with what it means; so are the options, with their limits and defaults.
+    """
+
+    usage: str
+    paragraphs: Sequence[str]
+    examples: Sequence[str]
+    panels: Sequence[tuple[str, Rows]]
+    arguments: Rows
+    options: Rows
+    epilog: str
+
+
 class Command(TyperCommand):
     """A command whose help is ours."""
 
@@ -126,7 +143,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write its page."""
-        formatter.write(page(self, ctx, panels=self.panels(ctx)))
+        formatter.write(page(self, ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Where nothing is asked for, show the help on stderr: that is wrong usage."""
@@ -171,25 +188,49 @@ def summary(text: str) -> str:
     return " ".join(inspect.cleandoc(text).partition("\n\n")[0].split())
 
 
-def page(command: TyperCommand | TyperGroup, ctx: typer.Context, panels: Sequence[tuple[str, Rows]] = ()) -> str:
-    """The help of a command or a group."""
-    width = min(width_of(sys.stdout) or _USUAL, _MOST)
-    usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
-    lines = wrapped(f"Usage: {usage}", width)
-    text, examples = _parted(command.help or "")
-    for paragraph in text:
-        lines += ["", *wrapped(paragraph, width)]
-    if examples:
-        lines += ["", "Examples:", *(f"  {example}" for example in examples)]
+def described(command: TyperCommand | TyperGroup, ctx: typer.Context) -> Help:
+    """What the help of a command or a group says."""
+    paragraphs, examples = _parted(command.help or "")
     parameters = [p for p in command.get_params(ctx) if not getattr(p, "hidden", False)]
-    arguments = [(str(p.metavar), p.help or "") for p in _arguments(parameters)]
-    options = [(_option(p), _explained(p)) for p in parameters if isinstance(p, TyperOption)]
-    longest = max((cells(name) for _, rows in panels for name, _ in rows), default=0)
-    for title, rows in (*panels, ("Arguments", arguments), ("Options", options)):
+    return Help(
+        usage=" ".join([ctx.command_path, *command.collect_usage_pieces(ctx)]),
+        paragraphs=paragraphs,
+        examples=examples,
+        panels=command.panels(ctx) if isinstance(command, Group) else (),
+        arguments=[(str(p.metavar), p.help or "") for p in _arguments(parameters)],
+        options=[(_option(p), _explained(p)) for p in parameters if isinstance(p, TyperOption)],
+        epilog=command.epilog or "",
+    )
+
+
+def everything(
+    command: TyperCommand | TyperGroup, name: str, parent: typer.Context | None = None
+) -> Iterator[tuple[str, Help]]:
+    """What is typed for a command and for all below it, each with its help, in the order of the lists."""
+    ctx = typer.Context(command, info_name=name, parent=parent, **command.context_settings)
+    yield ctx.command_path, described(command, ctx)
+    if isinstance(command, Group):
+        for each in command.list_commands(ctx):
+            below = command.get_command(ctx, each)
+            if isinstance(below, Command | Group) and not below.hidden:
+                yield from everything(below, each, ctx)
+
+
+def page(command: TyperCommand | TyperGroup, ctx: typer.Context) -> str:
+    """The help of a command or a group, for a terminal."""
+    width = min(width_of(sys.stdout) or _USUAL, _MOST)
+    shown = described(command, ctx)
+    lines = wrapped(f"Usage: {shown.usage}", width)
+    for paragraph in shown.paragraphs:
+        lines += ["", *wrapped(paragraph, width)]
+    if shown.examples:
+        lines += ["", "Examples:", *(f"  {example}" for example in shown.examples)]
+    longest = max((cells(name) for _, rows in shown.panels for name, _ in rows), default=0)
+    for title, rows in (*shown.panels, ("Arguments", shown.arguments), ("Options", shown.options)):
         if rows:
             lines += ["", f"{title}:", *_definitions(rows, width, at_least=longest)]
-    if command.epilog:
-        lines += ["", *wrapped(command.epilog, width)]
+    if shown.epilog:
+        lines += ["", *wrapped(shown.epilog, width)]
     return "\n".join(lines) + "\n"
 
 

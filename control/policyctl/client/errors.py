@@ -11,49 +11,74 @@ from policyctl.errors import PolicyctlError, ServerError, connection_text
 
 
 class DeadlineError(ServerError):
-    """No answer within the deadline; a late one is thrown away."""
+    """No answer within the deadline; a late one is thrown away.
+
+    Take the safe action of your application. Then find out why answers are late: docs/runbooks/latency.md.
+    """
 
     code = "deadline"
 
 
 class UnreachableError(ServerError):
-    """No connection to a server, or one that broke."""
+    """No connection to a server, or one that broke.
+
+    Check the address and the protocol: gRPC and HTTP have a port each. A client with several servers asks the
+    next one by itself: docs/client.md#several-servers.
+    """
 
     code = "unreachable"
 
 
 class NotServedError(ServerError):
-    """The server does not serve this model, or not this slot of it."""
+    """The server does not serve this model, or not this slot of it.
+
+    `policyctl status` shows what is served under which name. Promote a release, or ask for another alias.
+    """
 
     code = "not_served"
 
 
 class OverloadedError(ServerError):
-    """As many requests wait at the server as it takes."""
+    """As many requests wait at the server as it takes.
+
+    Ask less often, or let the server answer more: docs/tune.md. The runbook: docs/runbooks/server.md.
+    """
 
     code = "overloaded"
 
 
 class RefusedError(ServerError):
-    """The server says that the request itself is wrong for the model."""
+    """The server says that the request itself is wrong for the model.
+
+    The message names the input. `policyctl card show` prints the contract of a release.
+    """
 
     code = "refused"
 
 
 class UnknownReleaseError(ServerError):
-    """A slot answered that no release is known for, or none with its contract."""
+    """A slot answered that no release is known for, or none with its contract.
+
+    Do not act on the answer. Something else than policyctl configures that server: `policyctl verify` says what.
+    """
 
     code = "unknown_release"
 
 
 class IncompatibleReleaseError(ServerError):
-    """The release that is served is not one of those that the client requires."""
+    """The release that is served is not one of those that the client requires.
+
+    Roll the alias back, or let the client require the release that is served: docs/versions.md#what-a-client-requires.
+    """
 
     code = "incompatible_release"
 
 
 class EpisodeInterruptedError(ServerError):
-    """Another release is served than the one that an episode began with, and its memory is of no use there."""
+    """Another release is served than the one that an episode began with, and its memory is of no use there.
+
+    Begin a new episode. A promotion that drains lets episodes end on their release: docs/versions.md#drain.
+    """
 
     code = "episode_interrupted"
 

@@ -42,7 +42,10 @@ _LOGGER: Final = "policyctl.move"
 
 
 class AbortRequestedError(PolicyctlError):
-    """Somebody asked this move to stop."""
+    """Somebody asked this move to stop.
+
+    The incumbent is served on. `policyctl history` says who aborted it. The move can be begun again at any time.
+    """
 
     exit_code = 7
     code = "aborted"
