@@ -60,7 +60,7 @@ cases: setup  ## Run what failed once: the inputs of ../shared/cases, where that
 
 performance: setup  ## Run the long tests, and those of what measures and watches: slow-downs, leaks and faults that must be found
 	@$(BIN)/python -m pytest tests/unit tests/integration -m long --numprocesses 2
-	@$(BIN)/python -m pytest tests/performance
+	@$(BIN)/python -m pytest tests/performance --durations 12
 
 $(FRAMEWORKS)/.installed: $(STAMP) examples/frameworks/requirements.txt
 	@echo "Installing other frameworks into $(FRAMEWORKS) (some 1.4 GB) ..."

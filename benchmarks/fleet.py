@@ -7,7 +7,8 @@ A store is a folder, or with --s3 a server of the S3 protocol (moto). Clients
 ask without a pause and go on to the next node where one is gone. Every third
 move one node is killed before it and started again after it. Prints requests,
 failures, wrong answers, answers by a release that the alias did not name at the
-time, and how long each move took.
+time, answers of an older generation than their client had seen, and how long
+each move took.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from harness.fleet import LocalFleet, environment, s3_server
 from policyctl.demo.place import ARCHIVES
 from policyctl.measuring.background_load import BackgroundLoad
 from policyctl.measuring.load import LoadOptions, read_expected
-from policyctl.measuring.load_records import AliasSpan, answers_outside_aliases
+from policyctl.measuring.load_records import AliasSpan, answers_older_than_seen, answers_outside_aliases
 from policyctl.services.control import Control
 from policyctl.services.fleet.moves import Fleet
 from policyctl.services.releases.publish import publish
@@ -117,6 +118,7 @@ class Measuring:
             "failed": report.failed,
             "wrong": report.wrong,
             "answers outside aliases": answers_outside_aliases(load.requests, self.timeline),
+            "answers older than seen": answers_older_than_seen(load.requests),
             "answers by release": report.by_release,
             "errors": report.errors,
             "requests per second": round(report.throughput_per_s),

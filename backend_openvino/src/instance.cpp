@@ -133,6 +133,7 @@ void Instance::tell(Job& job, uint64_t compute_us) {
   check(TRITONBACKEND_ResponseSetStringParameter(job.response, "release", model_.release->version.c_str()));
   check(TRITONBACKEND_ResponseSetStringParameter(job.response, "digest", model_.release->digest.c_str()));
   check(TRITONBACKEND_ResponseSetIntParameter(job.response, "compute_us", compute_us));
+  if (model_.generation) check(TRITONBACKEND_ResponseSetIntParameter(job.response, "generation", model_.generation));
 }
 
 // What goes wrong in `work` becomes the answer to this request alone.

@@ -356,6 +356,8 @@ std::unique_ptr<Model> load_model(ov::Core& core, const Json& config, const std:
   model->artifact_bytes = model->release->contents.at(weights.empty() ? file : weights).size();
   set_options(config, *model);
   model->tells = parameter(config, "response_parameters", false) != "none";
+  if (const std::string generation = parameter(config, "generation", false); !generation.empty())
+    model->generation = Json::of(generation).integer();
   return model;
 }
 

@@ -52,6 +52,7 @@ struct Model {
   size_t artifact_bytes = 0;
   std::atomic<bool> doubted{false};  // it is loaded again although it is loaded: its graphs are not kept
   bool tells = true;                 // who answered and how long it took, in parameters of the response
+  int64_t generation = 0;            // of the alias in a fleet, which each response names; 0 where there is none
 
   // The model's label in a line of the log, with more members after it.
   std::string words(const std::string& more) const;

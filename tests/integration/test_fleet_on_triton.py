@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from embedded import PATIENCE_S, exported, here, wait_for
 
 from harness import fleet as harness
 from harness.fleet import LocalFleet, s3_server
-from policyctl.client import PolicyClient
+from policyctl.client import PolicyClient, StaleError
 from policyctl.errors import MoveError
 
 pytestmark = pytest.mark.server
@@ -42,13 +43,19 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
             found.stop()
 
 
-def answers(fleet: LocalFleet) -> list[str]:
-    """The release that answers on each node."""
+def seen(fleet: LocalFleet) -> list[tuple[str, int]]:
+    """The release that answers on each node, and its generation."""
     found = []
     for node in fleet.nodes.values():
         with PolicyClient("walker", url=node.address, deadline_s=PATIENCE_S) as client:
-            found.append(client.act(OBSERVATION).release)
+            action = client.act(OBSERVATION)
+            found.append((action.release, action.generation))
     return found
+
+
+def answers(fleet: LocalFleet) -> list[str]:
+    """The release that answers on each node."""
+    return [release for release, _ in seen(fleet)]
 
 
 def test_every_node_moves_and_moves_back(fleet: LocalFleet) -> None:
@@ -57,10 +64,52 @@ def test_every_node_moves_and_moves_back(fleet: LocalFleet) -> None:
     assert answers(fleet) == ["1.1.0"] * 2
     done = json.loads(fleet.run("rollback", "walker", "--reason", "falls on ice", "--json").stdout)
     assert (done["to"], done["nodes"]) == ("1.0.0", ["left", "right"])
-    assert answers(fleet) == ["1.0.0"] * 2
+    assert seen(fleet) == [("1.0.0", done["generation"])] * 2
     records = json.loads(fleet.run("history", "--json").stdout)
     assert [r["reason"] for r in records if r["kind"] == "outcome"][-2:] == ["better on stairs", "falls on ice"]
     fleet.run("status", "--check")
+
+
+def test_what_a_client_has_seen_is_answered_by_nothing_older(fleet: LocalFleet) -> None:
+    """A node whose policyctl stands still answers on by the release before: clients of the other node refuse that."""
+    fleet.run("promote", "walker", "1.1.0")
+    fleet.wait_until_healthy()
+    left, right = fleet.nodes["left"], fleet.nodes["right"]
+    assert left.process is not None
+    assert right.process is not None
+    right.process.send_signal(signal.SIGSTOP)
+    try:
+        done = json.loads(fleet.run("rollback", "walker", "--json").stdout)
+        assert (done["nodes"], done["not_yet"]) == (["left"], ["right"])
+        with PolicyClient("walker", url=right.address, deadline_s=PATIENCE_S) as client:
+            before = client.act(OBSERVATION)
+            assert (before.release, before.generation < done["generation"]) == ("1.1.0", True)
+        with PolicyClient("walker", url=[left.address, right.address], deadline_s=PATIENCE_S) as client:
+            wait_for(lambda: client.act(OBSERVATION).generation == done["generation"] or turned(client))
+            left.kill()
+            with pytest.raises(StaleError, match=f"this client has seen {done['generation']}"):
+                client.act(OBSERVATION)
+            right.process.send_signal(signal.SIGCONT)
+            wait_for(lambda: answered_by(client) == "1.0.0")
+    finally:
+        right.process.send_signal(signal.SIGCONT)
+    fleet.start()
+    fleet.wait_until_healthy()
+    assert {generation for _, generation in seen(fleet)} == {done["generation"]}
+
+
+def turned(client: PolicyClient) -> bool:
+    """Have the client begin with its other server, as chance decides at first; always False."""
+    client._servers._chosen = 1 - client._servers._chosen
+    return False
+
+
+def answered_by(client: PolicyClient) -> str:
+    """The release that answers; empty while none does that the client accepts."""
+    try:
+        return client.act(OBSERVATION).release
+    except StaleError:
+        return ""
 
 
 def test_a_node_that_was_away_serves_what_was_committed_meanwhile(fleet: LocalFleet) -> None:

@@ -6,7 +6,7 @@ complete: Triton need not ask a backend to complete it, which on a Python-based
 backend would cost a second start of the interpreter at every load.
 
 Parameters that ours read and NVIDIA's native backends ignore: `contract`,
-`release`, `releases`, `manifest_digest`.
+`release`, `releases`, `manifest_digest`, `generation`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from policyctl.domain.manifest import digest_of
 from policyctl.domain.tensor import TRITON_TYPES
 from policyctl.errors import IntegrityError, UsageError
 
-_OURS = frozenset({"contract", "release", "releases", "manifest_digest"})
+_OURS = frozenset({"contract", "release", "releases", "manifest_digest", "generation"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def render(
     manifest_digest: str,
     format: Format,  # noqa: A002
     options: ServingOptions,
+    generation: int = 0,
 ) -> str:
     """The text of `config.pbtxt` for one release.
 
@@ -67,6 +68,7 @@ def render(
         manifest_digest: What the backend holds the slot against.
         format: Which artifact is served.
         options: Batching and instances.
+        generation: Of the alias in a fleet, which every answer names; 0 where no fleet is followed.
     """
     options = within(options, contract)
     config = _parsed("")
@@ -87,6 +89,8 @@ def render(
         "releases": json.dumps(dict(releases), sort_keys=True),
         "manifest_digest": manifest_digest,
     }
+    if generation:
+        parameters["generation"] = str(generation)
     for key in sorted(parameters):
         config.parameters[key].string_value = parameters[key]
     return text_of(config)
@@ -111,6 +115,12 @@ def with_releases(text: str, releases: Mapping[str, str]) -> str:
 def max_batch_size(text: str) -> int:
     """The largest batch that Triton accepts under `text`."""
     return int(_parsed(text).max_batch_size)
+
+
+def generation_of(text: str) -> int:
+    """The generation that `render` made `text` with; 0 for none."""
+    config = _parsed(text)
+    return int(config.parameters["generation"].string_value) if "generation" in config.parameters else 0
 
 
 def contract_of(text: str) -> Contract:

@@ -30,6 +30,7 @@ from policyctl.client.errors import (
     NotServedError,
     OverloadedError,
     RefusedError,
+    StaleError,
     UnknownReleaseError,
     UnreachableError,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Protocol",
     "RefusedError",
     "ServerTiming",
+    "StaleError",
     "TimingSource",
     "UnknownReleaseError",
     "UnreachableError",

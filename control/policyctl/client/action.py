@@ -68,6 +68,7 @@ class Action:
         fallback: The `Fallback` that stands in, where no answer came in time; else empty.
             Then `release` is the one that answered last. Of a batch, that of the first row that has one.
         fallbacks: Of a batch in which rows have one, that of each row, empty for one that was answered; else empty.
+        generation: Of the alias, on a node of a fleet; 0 where the server follows no store.
         blended_from: The release whose last action it is mixed with; empty where it is not mixed.
     """
 
@@ -83,6 +84,7 @@ class Action:
     fallback: str = ""
     fallbacks: tuple[str, ...] = ()
     blended_from: str = ""
+    generation: int = 0
 
 
 def needed_outputs(contract: Contract, *, deterministic: bool) -> tuple[str, ...]:

@@ -11,27 +11,32 @@ less stops nobody who does not use the addition.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policyctl.client.errors import IncompatibleReleaseError
+from policyctl.client.errors import IncompatibleReleaseError, StaleError
 from policyctl.domain.compatibility import Difference, compare
 from policyctl.domain.contract import Contract, Distribution
 from policyctl.domain.tensor import TensorSpec
 from policyctl.domain.versions import Bump
+from policyctl.errors import ServerError
 
 if TYPE_CHECKING:
     from policyctl.client.served import Served
 
 
 class Agreement:
-    """The release by which the callers of one client work; safe to share between threads."""
+    """What the callers of one client work by, at whichever server; safe to share between threads."""
 
     def __init__(self) -> None:
         self.release: Served | None = None
         """The release that the callers work by; None before the first answer."""
+        self.generation = 0
+        """The latest generation of the alias that answered; 0 where no server names one."""
         self._compatible: frozenset[tuple[str, str, tuple[str, ...], bool]] = frozenset()
+        self._lock = threading.Lock()
 
     def admits(
         self,
@@ -68,6 +73,28 @@ class Agreement:
         if fits(before):
             raise incompatible(before, served, "; ".join(difference.words for difference in grave))
         return True
+
+    def see(self, generation: int, floor: int) -> None:
+        """An answer named `generation`; `floor` was `generation` of this agreement when the question was sent.
+
+        So questions that several threads have under way while a fleet moves are all answered, and what begins after
+        an answer was seen is never answered by anything older.
+
+        Raises:
+            StaleError: It is an older one.
+            ServerError: It has another form.
+        """
+        if not isinstance(generation, int):
+            raise ServerError(f"the answer names generation {generation!r}, expected a whole number")
+        if generation < floor:
+            said = f"generation {generation}" if generation else "no generation"
+            raise StaleError(
+                f"the answer names {said} of the alias, this client has seen {floor}",
+                remedy="Ask another node, or this one once it has read the store: policyctl status. Where the fleet has"
+                " a new store, make a new client.",
+            )
+        with self._lock:
+            self.generation = max(self.generation, generation)
 
     def replace(self, served: Served) -> None:
         """From now on the callers work by `served`."""

@@ -12,6 +12,7 @@ from policyctl.client.served import ModelConfig
 from policyctl.domain.tensor import TensorSpec
 
 RELEASE: Final = "release"
+GENERATION: Final = "generation"
 QUEUE_US, COMPUTE_US = TIMING = ("queue_us", "compute_us")
 
 
@@ -57,7 +58,8 @@ class Infer:
 
 @dataclass(slots=True)
 class Answer:
-    """What came back from `Infer`; of its parameters, those that somebody reads: `RELEASE`, and `TIMING` if asked."""
+    """What came back from `Infer`; of its parameters those that somebody reads: `RELEASE`, `GENERATION`, and `TIMING`
+    if asked."""
 
     slot: int
     request_id: str

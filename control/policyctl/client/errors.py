@@ -74,6 +74,12 @@ class IncompatibleReleaseError(ServerError):
     code = "incompatible_release"
 
 
+class StaleError(ServerError):
+    """A server of a fleet answered by an older generation of the alias than this client has seen."""
+
+    code = "stale"
+
+
 class EpisodeInterruptedError(ServerError):
     """Another release is served than the one that an episode began with, and its memory is of no use there.
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from policyctl.client import sampling
 from policyctl.client.action import Action, ServerTiming, value_of
 from policyctl.client.agreement import incompatible
-from policyctl.client.calls import RELEASE, Answer, Call, FetchConfig, Infer
+from policyctl.client.calls import GENERATION, RELEASE, Answer, Call, FetchConfig, Infer
 from policyctl.client.course import completed
 from policyctl.client.episode import Episode, FinishElsewhereError, joined
 from policyctl.client.errors import IncompatibleReleaseError, NotServedError, RefusedError, UnknownReleaseError
@@ -77,6 +77,7 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
         UnknownReleaseError: No release is known for the slot that answers.
         IncompatibleReleaseError: The release that is served, or that answered, is not one that the client
             requires, or breaks the contract by which the client was answered before.
+        StaleError: The answer is of an older generation of the alias than this client has seen.
         ServerError: Thrown in by what makes the calls, or an answer that
             is not what the contract says.
     """
@@ -103,6 +104,7 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
                 raise incompatible(before, served, error.problem) from error
             raise
         counters = (yield from counters_before(memory, served)) if question.timing else None
+        seen = memory.agreement.generation
         try:
             answer: Answer = yield infer
         except RefusedError:
@@ -111,6 +113,8 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
                 raise
             served = fresh
             continue
+        if (generation := answer.parameters.get(GENERATION, 0)) != seen:
+            memory.agreement.see(generation, seen)
         author = _known_author(memory, answer) or (yield from _author(model, memory, answer))
         # An answer that another release gave to a memory is thrown away.
         if (
@@ -120,6 +124,7 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
         ):
             timing = (yield from server_timing(memory, counters, answer)) if question.timing else None
             action = _action(author, form, question, infer, answer, timing)
+            action.generation = generation
             if agrees:
                 memory.agreement.replace(author)
             question.author = author

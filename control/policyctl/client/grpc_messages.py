@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as messages
 
-from policyctl.client.calls import RELEASE, TIMING, Answer, Counters, Infer
+from policyctl.client.calls import GENERATION, RELEASE, TIMING, Answer, Counters, Infer
 from policyctl.client.errors import unreadable_error
 from policyctl.client.served import ModelConfig
 from policyctl.client.tensors import DATATYPES, KEPT_SHAPES, NUMPY, Shapes, shapes_of, size_of
@@ -124,6 +124,8 @@ def answer_of(response: Any, call: Infer, outputs: dict[str, NDArray[Any]], elap
     named = response.parameters
     release = named.get(RELEASE)
     parameters: dict[str, Any] = {} if release is None else {RELEASE: release.string_param}
+    if (generation := named.get(GENERATION)) is not None:
+        parameters[GENERATION] = generation.int64_param
     if call.timing:
         values = {name: named[name] for name in TIMING if name in named}
         parameters |= {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in values.items()}

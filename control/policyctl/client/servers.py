@@ -21,6 +21,7 @@ from policyctl.client.errors import (
     IncompatibleReleaseError,
     NotServedError,
     OverloadedError,
+    StaleError,
     UnreachableError,
 )
 from policyctl.client.served import Memory
@@ -33,6 +34,7 @@ T = TypeVar("T")
 ELSEWHERE: Final = (
     EpisodeInterruptedError,
     IncompatibleReleaseError,
+    StaleError,
     NotServedError,
     OverloadedError,
     UnreachableError,

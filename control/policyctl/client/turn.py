@@ -18,13 +18,13 @@ from policyctl.client.action import Action
 from policyctl.client.calls import Begin, Call, Step, Wait
 from policyctl.client.course import Pending
 from policyctl.client.episode import Episode, FinishElsewhereError, finishing
-from policyctl.client.errors import DeadlineError, NotServedError, OverloadedError, UnreachableError
+from policyctl.client.errors import DeadlineError, NotServedError, OverloadedError, StaleError, UnreachableError
 from policyctl.client.exchange import Question, exchange
 from policyctl.client.observation import Observation
 from policyctl.client.served import Memory
 from policyctl.errors import UsageError
 
-NO_ANSWER = (DeadlineError, UnreachableError, NotServedError, OverloadedError)
+NO_ANSWER = (DeadlineError, UnreachableError, NotServedError, OverloadedError, StaleError)
 """Errors that a fallback stands in for: all others say that something is wrong with the question or the answer."""
 
 _Part = tuple[list[int], Question, Action]

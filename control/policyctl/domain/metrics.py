@@ -232,6 +232,28 @@ CATALOGUE: Final[Mapping[str, Family]] = {
             ("what",),
         ),
         Family("policyctl_disk_free_bytes", MetricKind.GAUGE, "Free on the repository's file system."),
+        Family(
+            "policyctl_fleet_store_up",
+            MetricKind.GAUGE,
+            "1 while this node of a fleet can read the store, else 0; absent where no store is followed.",
+        ),
+        Family(
+            "policyctl_fleet_read_timestamp_seconds",
+            MetricKind.GAUGE,
+            "When this node last read the store; absent before the first time.",
+        ),
+        Family(
+            "policyctl_fleet_generation",
+            MetricKind.GAUGE,
+            "Generation of the alias that the store named when it was last read.",
+            _ALIAS,
+        ),
+        Family(
+            "policyctl_fleet_reached_generation",
+            MetricKind.GAUGE,
+            "That generation once this node has come to it, else 0.",
+            _ALIAS,
+        ),
     )
 }
 

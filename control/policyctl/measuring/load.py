@@ -163,6 +163,8 @@ class _Client:
                 release=action.release,
                 checked=right is not None,
                 wrong=right is False,
+                client=self._index,
+                generation=action.generation,
             )
         )
         if not self._answered:

@@ -27,6 +27,8 @@ class Request:
         error: Why there is no answer; empty where there is one.
         checked: The right answer of this release to this observation was known.
         wrong: It was known, and this was not it.
+        client: Which client asked; each asks one question after another.
+        generation: Of the alias, where a node of a fleet answered; else 0.
     """
 
     start_ns: int
@@ -36,6 +38,8 @@ class Request:
     error: str = ""
     checked: bool = False
     wrong: bool = False
+    client: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +139,18 @@ def answers_outside_aliases(requests: Iterable[Request], timeline: Sequence[Alia
         for request in requests
         if not request.error
     )
+
+
+def answers_older_than_seen(requests: Iterable[Request]) -> int:
+    """How many answers of a fleet were of an older generation than one that the same client had before.
+
+    Args:
+        requests: By start; failed ones are left out.
+    """
+    seen: dict[int, int] = {}
+    older = 0
+    for request in requests:
+        if not request.error:
+            older += request.generation < seen.get(request.client, 0)
+            seen[request.client] = max(seen.get(request.client, 0), request.generation)
+    return older

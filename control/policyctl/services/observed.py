@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -26,6 +27,22 @@ class Unwritten(StrEnum):
     """That an alias answered its golden set, in the journal."""
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What a node knows of its fleet.
+
+    Attributes:
+        is_read: Whether the last try to read the store succeeded.
+        read_s: When one last did, in seconds since 1970; 0 for never.
+        generations: Of each alias that the store names: its generation, and that again once this node has come to it,
+            else 0.
+    """
+
+    is_read: bool
+    read_s: float
+    generations: Mapping[AliasKey, tuple[int, int]]
+
+
 @dataclass(slots=True)
 class Seen:
     """What was seen until now.
@@ -38,6 +55,7 @@ class Seen:
         up: Whether a server is announced.
         durations: Of answered probes, in seconds.
         unwritten: How often the disk did not take what had to be written down.
+        followed: Of the fleet, on a node of one.
     """
 
     refused: dict[AliasKey, Placement] = field(default_factory=dict)
@@ -49,6 +67,7 @@ class Seen:
     durations: dict[AliasKey, Histogram] = field(default_factory=dict)
     reloads: Counter[AliasKey] = field(default_factory=Counter)
     unwritten: Counter[Unwritten] = field(default_factory=Counter)
+    followed: Followed | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +110,11 @@ class Observed(Seen):
         """The disk did not take something."""
         with self._lock:
             self.unwritten[what] += 1
+
+    def follows(self, followed: Followed) -> None:
+        """The node has looked at its store."""
+        with self._lock:
+            self.followed = followed
 
     def seen(self) -> Seen:
         """A copy that does not change."""

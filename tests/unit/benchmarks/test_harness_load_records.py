@@ -13,6 +13,7 @@ from policyctl.errors import UsageError
 from policyctl.measuring.load_records import (
     AliasSpan,
     Request,
+    answers_older_than_seen,
     answers_outside_aliases,
     report,
 )
@@ -64,6 +65,23 @@ def test_an_answer_is_rightful_if_its_release_was_named_while_it_was_under_way(
     """A request from 100 to 200 answered by `a`, at each limit; ends are included."""
     request = Request(start_ns=100, end_ns=200, slot=1, release="a")
     assert answers_outside_aliases([request], spans) == outside
+
+
+@pytest.mark.parametrize(
+    ("answers", "older"),
+    [
+        ([(0, 3), (0, 3), (0, 7), (1, 3)], 0),
+        ([(0, 7), (0, 3), (0, 5), (0, 7)], 2),
+        ([(0, 7), (1, 7), (1, 0)], 1),
+        ([(0, 0), (1, 0)], 0),
+    ],
+)
+def test_an_answer_of_an_older_generation_counts_for_the_client_that_had_seen_a_later_one(
+    answers: list[tuple[int, int]], older: int
+) -> None:
+    """What another client has seen does not count."""
+    requests = [Request(0, 1, 1, "1.0.0", client=client, generation=number) for client, number in answers]
+    assert answers_older_than_seen(requests) == older
 
 
 def test_failed_requests_are_not_answers_outside_aliases() -> None:

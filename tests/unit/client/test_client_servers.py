@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +19,14 @@ from policyctl.client import (
     NotServedError,
     PolicyClient,
     RefusedError,
+    StaleError,
     UnreachableError,
 )
-from policyctl.client.calls import Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
+from policyctl.client.calls import GENERATION, Answer, Call, Counters, FetchConfig, FetchCounters, Infer, Reply
 from policyctl.domain.contract import ActionKind, Contract, State
 from policyctl.domain.protocol import Protocol
 from policyctl.domain.tensor import TensorSpec
-from policyctl.errors import UsageError
+from policyctl.errors import ServerError, UsageError
 
 ONE, TWO = "one:8001", "two:8001"
 
@@ -50,6 +52,8 @@ class Machine:
     slot: int = 1
     contract: Contract = field(default_factory=contract)
     error: Exception | None = None
+    generation: Any = None
+    before_answer: Callable[[], object] = lambda: None
     pinned: dict[str, int] = field(default_factory=dict)
     asked: int = 0
     closed: bool = False
@@ -72,7 +76,9 @@ class Machine:
                 self.asked += 1
                 total = call.inputs["observation"] + call.inputs.get("h_in", np.float32(0))
                 found = {"action": np.repeat(total, self.contract.action.size, axis=1), "h_out": total}
-                return Answer(slot, call.request_id, {name: found[name] for name in call.outputs}, {}, 1.0)
+                named = {} if self.generation is None else {GENERATION: self.generation}
+                self.before_answer()
+                return Answer(slot, call.request_id, {name: found[name] for name in call.outputs}, named, 1.0)
 
     def close(self) -> None:
         self.closed = True
@@ -91,7 +97,7 @@ class Fleet:
             def _connect(self, protocol: Protocol, url: str, *, shared_memory: bool) -> Any:
                 return fleet.machines[url]
 
-        client = Client("walker", url=[ONE, TWO], **options)
+        client = Client("walker", url=[ONE, TWO], **{"deadline_s": 60.0, **options})
         client._servers._chosen = [ONE, TWO].index(first)
         return client
 
@@ -99,6 +105,50 @@ class Fleet:
 @pytest.fixture
 def fleet() -> Fleet:
     return Fleet()
+
+
+def test_what_a_client_has_seen_is_never_answered_by_anything_older(fleet: Fleet) -> None:
+    """A node that lags, or names no generation, is passed over; else the error says what it named."""
+    one, two = fleet.machines[ONE], fleet.machines[TWO]
+    one.generation, two.generation = 7, 4
+    client = fleet.client()
+    assert client.act([1.0]).generation == 7
+    one.error = UnreachableError("gone")
+    with pytest.raises(StaleError, match=r"generation 4 of the alias, this client has seen 7"):
+        client.act([1.0])
+    two.generation = None
+    with pytest.raises(StaleError, match="no generation"):
+        client.act([1.0])
+    two.generation = 9
+    assert client.act([1.0]).generation == 9
+    one.error, two.error = None, UnreachableError("gone")
+    with pytest.raises(StaleError):
+        client.act([1.0])
+
+
+def test_a_question_that_was_under_way_is_answered_all_the_same(fleet: Fleet) -> None:
+    """Another thread saw a later generation meanwhile: nothing is lost, and later questions get nothing older."""
+    one = fleet.machines[ONE]
+    one.generation = 4
+    client = fleet.client()
+    client.act([1.0])
+
+    def another_thread() -> None:
+        one.before_answer, one.generation = (lambda: None), 5
+        assert client.act([1.0]).generation == 5
+
+    one.before_answer = another_thread
+    assert client.act([1.0]).generation == 4
+    one.generation, fleet.machines[TWO].generation = 4, 4
+    with pytest.raises(StaleError):
+        client.act([1.0])
+
+
+def test_a_generation_that_is_no_number_is_an_error(fleet: Fleet) -> None:
+    """A proxy, or a server of another kind."""
+    fleet.machines[ONE].generation = "latest"
+    with pytest.raises(ServerError, match="'latest', expected a whole number"):
+        fleet.client().act([1.0])
 
 
 def test_a_client_stays_with_a_server_and_goes_to_the_next_where_that_is_gone(fleet: Fleet) -> None:

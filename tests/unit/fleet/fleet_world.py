@@ -23,6 +23,7 @@ from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters import fleet_store
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.endpoint import Endpoint
+from policyctl.adapters.pbtxt import generation_of
 from policyctl.domain.operations import Done
 from policyctl.errors import PolicyctlError, ServerError
 from policyctl.services import control as control_module
@@ -115,6 +116,10 @@ class SimulatedNode:
         """The release that answers a request now."""
         slot = self.server.serving().get(model) if self.process is not None else None
         return None if slot is None else self.control.repository.journal.state().slots(model)[str(slot)]
+
+    def generation(self, model: str = "walker") -> int:
+        """The generation that its answers name now."""
+        return generation_of(self.server.configurations[model])
 
 
 class FleetWorld:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from fleet_world import NAMES, Crash, FleetWorld, SimulatedNode
 
@@ -168,11 +169,13 @@ class Schedule:
                 raise ServerError(f"{doing}: the answer was lost")
 
     def _look(self) -> None:
-        """No node answers by a release that no commit named, and none by a wrong answer of it."""
-        committed = {record["to"] for record in self._history() if record["kind"] == "switching"}
+        """An answer names a commit, and is by the release of that commit."""
+        committed = {(record["seq"], record["to"]) for record in self._history() if record["kind"] == "switching"}
         for node in self.fleet.nodes.values():
-            if (answers := node.answers()) not in {*committed, None}:
-                self.broken.append(f"{node.name} answers by {answers}, commits named {committed}")
+            answers = node.answers()
+            if answers is not None and (node.generation(), answers) not in committed:
+                said = f"{node.name} answers by {answers} of generation {node.generation()}"
+                self.broken.append(f"{said}, commits were {sorted(committed)}")
 
     def _quiet(self) -> None:
         """All faults end: then every node comes to what the store names, and a move works."""
@@ -223,7 +226,7 @@ class Schedule:
                 trail.append(to)
         return trail
 
-    def _history(self) -> list[dict[str, str | None]]:
+    def _history(self) -> list[dict[str, Any]]:
         """What the store's journal says, by separate rules: a commit counts while its move is open."""
         opened: dict[str, tuple[str, str | None]] = {}
         found = []
@@ -233,5 +236,5 @@ class Schedule:
                 opened = {body["move"]: (body["move_kind"], body["target"] and body["target"]["release"])}
             elif body["move"] in opened:
                 kind, target = opened.pop(body["move"])
-                found.append({"kind": record["kind"], "move_kind": kind, "to": target})
+                found.append({"seq": record["seq"], "kind": record["kind"], "move_kind": kind, "to": target})
         return found

@@ -40,6 +40,25 @@ def test_a_promotion_and_a_rollback_reach_every_node(fleet: FleetWorld) -> None:
     assert status.healthy, status.rows()
 
 
+def test_answers_name_the_generation_on_every_node(fleet: FleetWorld, monkeypatch) -> None:
+    """Also on a node that never left the release to which all went back; a restart serves it meanwhile."""
+    first = fleet.promote("1.0.0").result["generation"]
+    assert {node.generation() for node in fleet.nodes.values()} == {first}
+    away = fleet.nodes["c"]
+    away.kill()
+    fleet.nodes["b"].server.wrong_slots = {("walker", 2)}
+    monkeypatch.setenv("POLICYCTL_FLEET__MAX_UNAVAILABLE", "1")
+    with pytest.raises(MoveError, match="node b could not serve"):
+        fleet.promote("1.1.0")
+    latest = fleet.command().journal.read().aliases["walker", "production"].generation
+    assert {fleet.nodes[name].generation() for name in "ab"} == {latest}
+    away.start()
+    assert (away.answers(), away.generation()) == ("1.0.0", first)
+    fleet.settle("1.0.0")
+    fleet.rest()
+    assert away.generation() == latest > first
+
+
 def test_a_node_that_cannot_serve_the_release_stops_the_promotion(fleet: FleetWorld) -> None:
     """Its answers differ from the golden set: nothing is committed, and no node changes."""
     fleet.promote("1.0.0")

@@ -96,6 +96,8 @@ class FileServer:
         self.loading: dict[str, int] = {}
         self.calls: list[str] = []
         self.answers = Counter[str]()
+        self.configurations: dict[str, str] = {}
+        """The text by which each model was loaded last."""
 
     def close(self) -> None: ...
 
@@ -148,6 +150,7 @@ class FileServer:
         except (OSError, IntegrityError) as error:
             raise ServerError(f"load {name}: {error}") from error
         self._remember({**self.serving(), name: version})
+        self.configurations[name] = text
         self.before_call(f"loaded {name}")
         if version != slot:
             raise ServerError(f"{name}: slot {slot} did not become ready")

@@ -24,6 +24,7 @@ AGREED = """
     integrity_files_checked_total integrity_failures_total integrity_wrong
     integrity_last_pass_timestamp_seconds settings_reloads_total{result}
     settings_reload_timestamp_seconds journal_records journal_intact unwritten_total{what} disk_free_bytes
+    fleet_store_up fleet_read_timestamp_seconds fleet_generation{model,alias} fleet_reached_generation{model,alias}
 """
 """What alerts and dashboards rely on."""
 

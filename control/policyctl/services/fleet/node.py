@@ -26,6 +26,7 @@ from policyctl import __version__
 from policyctl.adapters import endpoint as endpoints
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.fleet_store import FleetJournal, read_report, write_report
+from policyctl.adapters.pbtxt import generation_of
 from policyctl.adapters.repository import Repository
 from policyctl.domain.choices import Engine
 from policyctl.domain.fleet import FleetMove, FleetState, Named, NodeReport, Serving, StoredRelease
@@ -37,7 +38,7 @@ from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.services.control import Control
 from policyctl.services.moves.removal import end_unfinished, forget, unserve
 from policyctl.services.moves.validate import require_passed, validate
-from policyctl.services.observed import Observed
+from policyctl.services.observed import Followed, Observed
 from policyctl.services.releases.transfer import import_release
 from policyctl.services.rollout.promote import promote
 from policyctl.settings import CutOff, SignatureRule
@@ -96,6 +97,7 @@ class Node:
     _imported: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _read_at: float = 0.0
+    _read_s: float = 0.0
     _held_at: float = 0.0
     _said: str = ""
     _failed: str = ""
@@ -150,7 +152,9 @@ class Node:
             if withdraws:
                 self._forget(lambda _key: True, "the store cannot be read")
                 return
-        self._forget(lambda key: key in self._state.aliases and not self._is_at(key), "the store names something else")
+        self._forget(
+            lambda key: key in self._state.aliases and not self._serves_named(key), "the store names something else"
+        )
 
     def _forget(self, is_wrong: Callable[[AliasKey], bool], reason: str) -> None:
         """Have the next server load nothing wrong, nor finish a move to it that a crash left open."""
@@ -185,12 +189,15 @@ class Node:
                 self._journal.require_not_older()
                 self._held_at = self.clock()
         except PolicyctlError as error:
+            self._note(is_read=False)
             self._cannot_read(error)
             return
         self._can_read()
+        self._note(is_read=True)
         for key, named in sorted(self._state.aliases.items()):
             if not self._is_at(key):
                 self._follow(key, named)
+                self._note(is_read=True)
 
     def prepare(self) -> None:
         """Load and certify the release of each open move, next to what is served."""
@@ -218,7 +225,7 @@ class Node:
             self._failed = words
 
     def _can_read(self) -> None:
-        self._read_at = self.clock()
+        self._read_at, self._read_s = self.clock(), time.time()
         if self._said:
             self._tell(f"{self.control.settings.fleet.store} can be read again.")
             self._said = ""
@@ -258,6 +265,7 @@ class Node:
                 breaking=True,
                 drain_s=None if named.move.kind is MoveKind.PROMOTION else 0.0,
                 await_drain=False,
+                generation=named.generation,
             )
 
         self._try(named.move.id, move, actor=named.actor)
@@ -330,7 +338,7 @@ class Node:
             read=len(self._journal.records),
             prepared=self._prepared,
             problems=dict(self._problems),
-            serves=tuple(self._serving(key) for key in sorted(self._state.aliases)) if endpoint is not None else (),
+            serves=() if endpoint is None else self._served(),
             lease_s=self.control.settings.fleet.lease_s,
             stopped=stopped,
         )
@@ -358,6 +366,17 @@ class Node:
         elif run != found.run:
             self._namesake = (found.run, found.beat)
 
+    def _note(self, *, is_read: bool) -> None:
+        """For the metrics."""
+        generations = {
+            (each.model, each.alias): (self._state.aliases[each.model, each.alias].generation, each.generation or 0)
+            for each in self._served()
+        }
+        self.observed.follows(Followed(is_read, self._read_s, generations))
+
+    def _served(self) -> tuple[Serving, ...]:
+        return tuple(self._serving(key) for key in sorted(self._state.aliases))
+
     def _serving(self, key: AliasKey) -> Serving:
         local = self.control.repository.journal.state().alias(*key)
         if local is not None and self.observed.refused.get(key) == local.placement:
@@ -366,7 +385,12 @@ class Node:
         return Serving(*key, release, self._state.aliases[key].generation if self._is_at(key) else None)
 
     def _is_at(self, key: AliasKey) -> bool:
-        """Whether this repository's journal says of an alias what the store says."""
+        """Whether this repository's journal says of an alias what the store says, and answers name its generation."""
+        named, local = self._state.aliases[key], self.control.repository.journal.state().alias(*key)
+        return self._serves_named(key) and (local is None or generation_of(local.placement.config) == named.generation)
+
+    def _serves_named(self, key: AliasKey) -> bool:
+        """Whether an alias is served here by the release that the store names, of whichever generation."""
         target, local = self._state.aliases[key].target, self.control.repository.journal.state().alias(*key)
         if target is None or local is None:
             return target is None and local is None

@@ -185,7 +185,9 @@ def _ask_candidate(
             yield GateResult(name, Verdict.INCONCLUSIVE, "not asked: the release could not be loaded")
 
 
-def place(control: Control, state: State, opened: OpenRelease, wanted: Format | None) -> Placement:
+def place(
+    control: Control, state: State, opened: OpenRelease, wanted: Format | None, *, generation: int = 0
+) -> Placement:
     """How a release would be served: its artifact and its whole configuration."""
     from policyctl.adapters.pbtxt import render
 
@@ -199,5 +201,6 @@ def place(control: Control, state: State, opened: OpenRelease, wanted: Format | 
         manifest_digest=published.manifest_digest,
         format=chosen,
         options=serving_options(control.settings.serving, state.tuned.get(published.model, {})),
+        generation=generation,
     )
     return Placement(published.release, published.slot, published.manifest_digest, chosen, config)

@@ -54,6 +54,7 @@ def promote(
     drain_s: float | None = None,
     await_drain: bool = True,
     incumbent: str | None = None,
+    generation: int = 0,
 ) -> Moved:
     """Move `alias` of `model` to `release`, losing no request, and watch it there as the settings' bake says.
 
@@ -76,6 +77,7 @@ def promote(
             0 for not. None for the settings', where the incumbent has memory.
         await_drain: Whether to return only when the drain is over; the supervisor ends it in any case.
         incumbent: The release that the alias must name until the move begins; empty for none, None for any.
+        generation: Of the alias in the fleet that this server follows; its answers name it.
 
     Raises:
         UsageError: No such release, alias or format.
@@ -92,7 +94,7 @@ def promote(
     if alias != pin_name(release):
         check_movable_alias(alias)
     move_id = move_id or fresh_move_id()
-    wanted = _Promotion(model, release, alias, format, reason, move_id, bake, breaking, drain_s, incumbent)
+    wanted = _Promotion(model, release, alias, format, reason, move_id, bake, breaking, drain_s, incumbent, generation)
     opened = wanted.open(control)
     chosen = control.settings.gates.promote_with if gates is None else gates
     if chosen and not dry_run:
@@ -131,6 +133,7 @@ class _Promotion:
     breaking: bool
     drain_s: float | None
     incumbent: str | None
+    generation: int
 
     @property
     def _key(self) -> AliasKey:
@@ -175,7 +178,7 @@ class _Promotion:
         self._require_incumbent(control, state)
         published = state.release(self.model, self.release)
         require_signed(control, state, published)
-        target = place(control, state, opened, self.format)
+        target = place(control, state, opened, self.format, generation=self.generation)
         kind = MoveKind.PIN if is_pin(self.alias) else MoveKind.PROMOTION
         move = new_move(state, kind, self.model, self.alias, target, self.reason, self.move_id)
         if names_already(move) and not self._drains(state):

@@ -22,7 +22,7 @@ from policyctl.errors import IntegrityError, ServerError
 from policyctl.services.control import Control
 from policyctl.services.integrity.known_journal import KnownJournal
 from policyctl.services.integrity.scrub import ScrubState
-from policyctl.services.observed import Observed, Seen, Unwritten
+from policyctl.services.observed import Followed, Observed, Seen, Unwritten
 from policyctl.services.supervise.reload import ReloadCounts
 from policyctl.serving.memory import SERVER, usage
 
@@ -50,6 +50,7 @@ class Metrics:
                 **_of_probes(keys, seen),
                 **_of_integrity(self.scrub()),
                 **_of_settings(self.reloads()),
+                **_of_fleet(seen.followed),
                 **self._of_server(seen),
                 **self._of_aliases(numbers, seen),
                 "policyctl_build_info": (Sample((__version__,), 1.0),),
@@ -122,6 +123,18 @@ def _of_integrity(scrub: ScrubState | None) -> Samples:
         "policyctl_integrity_failures_total": (Sample((), float(scrub.found)),),
         "policyctl_integrity_wrong": (Sample((), float(len(scrub.wrong))),),
         "policyctl_integrity_last_pass_timestamp_seconds": ended,
+    }
+
+
+def _of_fleet(followed: Followed | None) -> Samples:
+    if followed is None:
+        return {}
+    generations = sorted(followed.generations.items())
+    return {
+        "policyctl_fleet_store_up": (Sample((), float(followed.is_read)),),
+        "policyctl_fleet_read_timestamp_seconds": (Sample((), followed.read_s),) if followed.read_s else (),
+        "policyctl_fleet_generation": tuple(Sample(key, float(named)) for key, (named, _) in generations),
+        "policyctl_fleet_reached_generation": tuple(Sample(key, float(here)) for key, (_, here) in generations),
     }
 
 
