@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import obstore
 import pytest
 from fleet_world import Crash, FleetWorld
+from world import write_export
 
 from policyctl.domain.fleet import FleetMove
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.moves import MoveKind
 from policyctl.errors import BusyError, GateError, IntegrityError, MoveError, ServerError, UsageError
+from policyctl.services.fleet import node as node_module
 from policyctl.services.integrity.verify import verify
+from policyctl.services.releases.publish import publish
 from policyctl.services.rollout.request import AbortRequest, AliasRequest, PinRequest, PromotionRequest, RemovalRequest
 from policyctl.settings import CutOff
 
@@ -57,6 +62,31 @@ def test_answers_name_the_generation_on_every_node(fleet: FleetWorld, monkeypatc
     fleet.settle("1.0.0")
     fleet.rest()
     assert away.generation() == latest > first
+
+
+def test_a_node_keeps_no_files_that_the_store_holds_and_nobody_needs(fleet: FleetWorld, monkeypatch) -> None:
+    """What was published on the node alone stays; what was removed is fetched again for a move."""
+    monkeypatch.setattr(node_module, "_TIDY_S", 1.0)
+    node = fleet.nodes["a"]
+    own = write_export(fleet.folder / "own", 7)
+    publish(node.control, own, model="walker", release="0.1.0")
+    retention = node.control.settings.retention.model_copy(update={"days": 0.0, "newest": 1, "rollbacks": 1})
+    keeping = replace(node.control, settings=node.control.settings.model_copy(update={"retention": retention}))
+    for release in ("1.0.0", "1.1.0", "1.0.0", "1.1.0"):
+        fleet.promote(release)
+    fleet.promote("2.0.0", breaking=True)
+    node.process.control = keeping
+    fleet.rest(5.0)
+
+    def gone() -> set[str]:
+        releases = node.control.repository.journal.state().releases
+        return {release for (_, release), each in releases.items() if each.collected}
+
+    assert gone() == {"1.0.0"}
+    assert not [each for name in "bc" for each in fleet.nodes[name].control.known().releases.values() if each.collected]
+    fleet.promote("1.0.0", breaking=True)
+    assert fleet.answers() == everywhere("1.0.0")
+    assert not gone()
 
 
 def test_a_node_that_cannot_serve_the_release_stops_the_promotion(fleet: FleetWorld) -> None:

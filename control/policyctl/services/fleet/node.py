@@ -36,6 +36,7 @@ from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.probes import AliasKey
 from policyctl.errors import IntegrityError, PolicyctlError, UsageError
 from policyctl.services.control import Control
+from policyctl.services.fleet.tidy import collect
 from policyctl.services.moves.removal import end_unfinished, forget, unserve
 from policyctl.services.moves.validate import require_passed, validate
 from policyctl.services.observed import Followed, Observed
@@ -48,6 +49,7 @@ RETRY_S: Final = (1.0, 5.0, 15.0, 60.0)
 _LOCK_WAIT_S: Final = 60.0
 """For the writer lock: a release that is being certified holds it while it is loaded."""
 _JOIN_S: Final = 2.0
+_TIDY_S: Final = 3600.0
 _REPORTS_A_LEASE: Final = 4
 _KEPT: Final = 99
 """Moves that a report speaks of."""
@@ -99,6 +101,7 @@ class Node:
     _read_at: float = 0.0
     _read_s: float = 0.0
     _held_at: float = 0.0
+    _tidied_at: float = 0.0
     _said: str = ""
     _failed: str = ""
     _beat: int = 0
@@ -107,7 +110,7 @@ class Node:
     def __post_init__(self) -> None:
         settings, repository = self.control.settings.fleet, self.control.repository
         self.name = self.name or settings.node or socket.gethostname().lower()
-        self._read_at = self.clock()
+        self._read_at = self._tidied_at = self.clock()
         copy = repository.control / f"fleet-{digest_of(settings.store.encode())[7:19]}.jsonl"
         # One silent request must not last longer than the lease.
         self._journal = FleetJournal(Bucket(settings.store, patience_s=settings.lease_s), self.name, copy)
@@ -200,11 +203,15 @@ class Node:
                 self._note(is_read=True)
 
     def prepare(self) -> None:
-        """Load and certify the release of each open move, next to what is served."""
+        """Load and certify the release of each open move, next to what is served; now and then make room."""
         for opened in self._state.open.values():
             move = opened.move
             if move.target is not None and move.id not in self._prepared and move.id not in self._problems:
                 self._prepare(move, move.target, opened.actor)
+        if self.clock() - self._tidied_at > _TIDY_S:
+            self._tidied_at = self.clock()
+            for release in collect(self._mine(self.name), self._journal.bucket, self._state):
+                self._tell(f"{release.model} {release.release} is in the store, and its files are not kept here.")
 
     def _again(self, work: Callable[[], None]) -> None:
         """Do some work again and again, while there is a server to do it on."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Container
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -66,13 +67,19 @@ class Collected:
 
 @operation("gc")
 def gc(
-    control: Control, *, model: str | None = None, policy: RetentionPolicy | None = None, delete: bool = False
+    control: Control,
+    *,
+    model: str | None = None,
+    policy: RetentionPolicy | None = None,
+    delete: bool = False,
+    only: Container[ReleaseKey] | None = None,
 ) -> Collected:
     """Remove the files of releases that nothing needs.
 
     Args:
         policy: What to keep; None for the settings'.
         delete: Really remove; else only say what would be.
+        only: Releases that may go, where nothing needs them; None for all.
 
     Raises:
         UsageError: No such model, nothing published, or the disk refuses.
@@ -84,11 +91,11 @@ def gc(
     kept = control.settings.retention
     chosen = policy or RetentionPolicy(rollbacks=kept.rollbacks, days=kept.days, newest=kept.newest)
     if not delete:
-        return _collected(control, _plan(control, chosen, model), model, chosen, deleted=False)
+        return _collected(control, _plan(control, chosen, model, only), model, chosen, deleted=False)
     repository.create()
     with repository.writer("gc", wait_s=control.settings.lock_wait_s):
         repository.journal.set_torn_tail_aside()
-        done = _collected(control, _plan(control, chosen, model), model, chosen, deleted=True)
+        done = _collected(control, _plan(control, chosen, model, only), model, chosen, deleted=True)
         for name in done.leftovers:
             with files.storing(repository.root / name):
                 files.remove_tree(repository.root / name)
@@ -97,11 +104,16 @@ def gc(
     return done
 
 
-def _plan(control: Control, policy: RetentionPolicy, model: str | None) -> CollectionPlan:
+def _plan(
+    control: Control, policy: RetentionPolicy, model: str | None, only: Container[ReleaseKey] | None
+) -> CollectionPlan:
     records = control.repository.journal.records()
     state = control.repository.journal.state()
     held = {**_on_disk(control.repository, state), **_in_server(control, state)}
-    return plan(records, now=datetime.now(UTC), policy=policy, held=held, model=model)
+    found = plan(records, now=datetime.now(UTC), policy=policy, held=held, model=model)
+    if only is None:
+        return found
+    return replace(found, collect=tuple(r for r in found.collect if (r.model, r.release) in only))
 
 
 def _on_disk(repository: Repository, state: State) -> dict[ReleaseKey, str]:
