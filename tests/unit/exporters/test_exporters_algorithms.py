@@ -73,7 +73,7 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(*case, CPU_FORMATS[1:], id=f"{name}-in-the-others", marks=pytest.mark.long)
 
 
-@pytest.mark.parametrize(("algorithm", "observations", "actions", "settings", "formats"), _cases())
+@pytest.mark.parametrize(("algorithm", "observations", "actions", "settings", "formats"), list(_cases()))
 def test_every_algorithm_and_space_answers_like_predict(
     algorithm: Any,
     observations: Any,

@@ -49,7 +49,7 @@ def masks_for(contract: Contract) -> NDArray[np.bool_]:
     return masks
 
 
-@pytest.mark.parametrize(("observations", "actions", "policy", "formats"), _cases())
+@pytest.mark.parametrize(("observations", "actions", "policy", "formats"), list(_cases()))
 def test_a_mask_rules_out_what_it_rules_out_for_predict(
     observations: Any, actions: Any, policy: str, formats: tuple[Format, ...], tmp_path: Path
 ) -> None:

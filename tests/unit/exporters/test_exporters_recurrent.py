@@ -55,7 +55,7 @@ def _cases() -> Iterator[Any]:
         yield pytest.param(*case, ALL if number == 0 else ALL[:1], id=name)
 
 
-@pytest.mark.parametrize(("observations", "actions", "policy", "kwargs", "settings", "formats"), _cases())
+@pytest.mark.parametrize(("observations", "actions", "policy", "kwargs", "settings", "formats"), list(_cases()))
 def test_a_recurrent_policy_answers_like_predict_over_whole_episodes(
     observations: Any,
     actions: Any,
