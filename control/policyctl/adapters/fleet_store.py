@@ -2,6 +2,8 @@
 
 ``journal/<number>`` holds one record and is created only where nothing has that
 key. So the store itself decides which of two writers comes first.
+``segments/<number>`` holds that record and those behind it once more, so that
+a long journal is read with few requests.
 ``nodes/<name>`` is written by that node alone.
 """
 
@@ -13,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,8 +33,12 @@ from policyctl.plain_files import read_plain, unreadable
 
 _MOST_BYTES: Final = 1 << 20
 """Of one object: a record has some hundred bytes."""
+SEGMENT: Final = 256
+"""Records of one segment."""
+_MOST_SEGMENT_BYTES: Final = 16 << 20
 _SCHEMA: Final = 1
 _AT_ONCE: Final = 16
+_SEGMENTS: Final = "segments"
 _READ_AGAIN: Final = "Remove the file: everything in it is read from the store again."
 _RESTORE: Final = "Restore the newest copy of the store. What a node has read stays in force there until then."
 
@@ -54,6 +61,7 @@ class FleetJournal:
     records: tuple[Record, ...] = ()
     state: FleetState = field(default_factory=FleetState)
     _whole: bytes = b""
+    _is_begun: bool = False
 
     def __post_init__(self) -> None:
         """Begin with what this machine has read before.
@@ -81,6 +89,9 @@ class FleetJournal:
             IntegrityError: A record does not follow from the one before it, or cannot be read.
             PolicyctlError: As `Bucket.get`.
         """
+        if not self._is_begun:
+            self._take_segments()
+            self._is_begun = True
         key = _key(len(self.records))
         if (content := self._get(key)) is None:
             return self.state
@@ -127,7 +138,38 @@ class FleetJournal:
                 remedy="See what was done (policyctl history), then try again.",
             )
         self._take([line], where=f"{self.bucket.url}/{key}")
+        if len(self.records) % SEGMENT == 0:
+            self._write_segments()
         return record
+
+    def _take_segments(self) -> None:
+        """Read whole segments where there are some, and have the last record of them prove all that is in them.
+
+        They are a help for readers: one that is missing or wrong costs requests, and nothing else.
+
+        Raises:
+            PolicyctlError: As `Bucket.get`.
+        """
+        behind = len(self.records) % SEGMENT
+        first = len(self.records) - behind
+        after = _segment_key(first - 1) if first else ""
+        keys = self.bucket.keys(_SEGMENTS, after=after)
+        whole = [key for number, key in enumerate(keys) if key == _segment_key(first + number * SEGMENT)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            contents = list(pool.map(partial(self.bucket.get, most_bytes=_MOST_SEGMENT_BYTES), whole))
+        lines = [line for content in contents for line in (content or b"").splitlines(keepends=True)][behind:]
+        if lines and self._get(_key(len(self.records) + len(lines) - 1)) == lines[-1]:
+            with suppress(IntegrityError):
+                self._take(lines, where=self.bucket.url)
+
+    def _write_segments(self) -> None:
+        """Write the segments that the store lacks; what cannot be written now is with the next."""
+        lines = self._whole.splitlines(keepends=True)
+        with suppress(PolicyctlError):
+            lacking = {_segment_key(first) for first in range(0, len(lines), SEGMENT)} - {*self.bucket.keys(_SEGMENTS)}
+            for key in sorted(lacking):
+                first = int(key.rpartition("/")[2])
+                self.bucket.create(key, b"".join(lines[first : first + SEGMENT]))
 
     def _get(self, key: str) -> bytes | None:
         return self.bucket.get(key, most_bytes=_MOST_BYTES)
@@ -146,6 +188,10 @@ class FleetJournal:
 
 def _key(seq: int) -> str:
     return f"journal/{seq:012d}"
+
+
+def _segment_key(seq: int) -> str:
+    return f"{_SEGMENTS}/{seq:012d}"
 
 
 def write_report(bucket: Bucket, report: NodeReport) -> None:

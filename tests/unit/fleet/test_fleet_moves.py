@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import obstore
@@ -62,6 +64,24 @@ def test_answers_name_the_generation_on_every_node(fleet: FleetWorld, monkeypatc
     fleet.settle("1.0.0")
     fleet.rest()
     assert away.generation() == latest > first
+
+
+def test_the_store_is_asked_as_often_as_the_page_says(fleet: FleetWorld) -> None:
+    """docs/fleet.md, "Scale": at rest by each node, for each look of a command, and for a move."""
+    for release in ("1.0.0", "1.1.0"):
+        fleet.promote(release)
+    fleet.rest()
+    asked: dict[str, Counter[str]] = defaultdict(Counter)
+    fleet.before = lambda actor, doing: asked[actor].update([re.sub("/.*", "", doing)])
+    fleet.rest()
+    assert asked == dict.fromkeys("abc", {"reading journal": 1, "reading nodes": 1, "writing nodes": 1})
+    asked.clear()
+    fleet.rollback()
+    command = asked["command"]
+    looks = command["listing nodes"]
+    assert command["creating journal"] == 3
+    assert command["reading nodes"] == len("abc") * looks
+    assert command["listing segments"] == 1
 
 
 def test_a_node_keeps_no_files_that_the_store_holds_and_nobody_needs(fleet: FleetWorld, monkeypatch) -> None:
