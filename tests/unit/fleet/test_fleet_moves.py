@@ -74,7 +74,7 @@ def test_the_store_is_asked_as_often_as_the_page_says(fleet: FleetWorld) -> None
     asked: dict[str, Counter[str]] = defaultdict(Counter)
     fleet.before = lambda actor, doing: asked[actor].update([re.sub("/.*", "", doing)])
     fleet.rest()
-    assert asked == dict.fromkeys("abc", {"reading journal": 1, "reading nodes": 1, "writing nodes": 1})
+    assert asked == {node: {"reading journal": 1, "reading nodes": 1, "writing nodes": 1} for node in "abc"}
     asked.clear()
     fleet.rollback()
     command = asked["command"]

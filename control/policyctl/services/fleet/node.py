@@ -34,7 +34,7 @@ from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.moves import Move, MoveKind
 from policyctl.domain.probes import AliasKey
-from policyctl.errors import IntegrityError, PolicyctlError, UsageError
+from policyctl.errors import IntegrityError, PolicyctlError, ServerError, UsageError
 from policyctl.services.control import Control
 from policyctl.services.fleet.tidy import collect
 from policyctl.services.moves.removal import end_unfinished, forget, unserve
@@ -50,6 +50,7 @@ _LOCK_WAIT_S: Final = 60.0
 """For the writer lock: a release that is being certified holds it while it is loaded."""
 _JOIN_S: Final = 2.0
 _TIDY_S: Final = 3600.0
+_AT_ONCE_S: Final = 1.0
 _REPORTS_A_LEASE: Final = 4
 _KEPT: Final = 99
 """Moves that a report speaks of."""
@@ -144,8 +145,7 @@ class Node:
         """Take out of service what the store does not name any more, before the server starts."""
         store = self.control.settings.fleet.store
         try:
-            self._journal.require_not_older()
-            self._state = self._journal.read()
+            self._read_first()
             self._tell(f"Node {self.name} follows {store}, {len(self._journal.records)} records.")
         except PolicyctlError as error:
             self._state = self._journal.state
@@ -158,6 +158,18 @@ class Node:
         self._forget(
             lambda key: key in self._state.aliases and not self._serves_named(key), "the store names something else"
         )
+
+    def _read_first(self) -> None:
+        """Read the store; once more where that fails at once: one lost answer must not start an older release."""
+        begun = self.clock()
+        for is_last in (False, True):
+            try:
+                self._journal.require_not_older()
+                self._state = self._journal.read()
+                return
+            except ServerError:
+                if is_last or self.clock() - begun > _AT_ONCE_S:
+                    raise
 
     def _forget(self, is_wrong: Callable[[AliasKey], bool], reason: str) -> None:
         """Have the next server load nothing wrong, nor finish a move to it that a crash left open."""
