@@ -75,7 +75,11 @@ class IncompatibleReleaseError(ServerError):
 
 
 class StaleError(ServerError):
-    """A server of a fleet answered by an older generation of the alias than this client has seen."""
+    """A server of a fleet answered by an older generation of the alias than this client has seen.
+
+    Ask another node, or this one once it has read the store: `policyctl status` names nodes that have not. Where the
+    fleet has a new store, make a new client: docs/fleet.md.
+    """
 
     code = "stale"
 
