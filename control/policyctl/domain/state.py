@@ -163,7 +163,7 @@ class State:
         Raises:
             UsageError: It is not; names those that are.
         """
-        if not self.of_model(model):
+        if all(owner != model for owner, _ in self.releases):
             self.release(model, "")
 
     def of_model(self, model: str) -> tuple[PublishedRelease, ...]:

@@ -59,6 +59,19 @@ def parse(release: str) -> Version:
     return Version.parse(check_release(release))
 
 
+@lru_cache(maxsize=1 << 16)
+def precedence(release: str) -> tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]:
+    """What orders `release` among others (semver.org, 11), as a value that is quick to compare.
+
+    Raises:
+        UsageError: It is not a semantic version, in full and canonical.
+    """
+    version = parse(release)
+    parts = version.prerelease.split(".") if version.prerelease else ()
+    identifiers = tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts)
+    return (*core(version), not parts, identifiers)
+
+
 def core(version: Version) -> tuple[int, int, int]:
     """Its three numbers, without what follows them."""
     return version.major, version.minor, version.patch
@@ -166,8 +179,8 @@ def newest(releases: Iterable[str], *, prereleases: bool = False) -> str | None:
         releases: Semantic versions.
         prereleases: Whether pre-releases count.
     """
-    counted = (r for r in releases if prereleases or not parse(r).prerelease)
-    return max(counted, key=parse, default=None)
+    counted = (r for r in releases if prereleases or precedence(r)[3])
+    return max(counted, key=precedence, default=None)
 
 
 def select(text: str, releases: Collection[str], aliases: Mapping[str, str]) -> str | None:

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policyctl.domain.names import check_alias, check_movable_alias, check_release, is_pin, pin_name
-from policyctl.domain.versions import Bump, bump, newest, parse, parse_range, promised, select
+from policyctl.domain.versions import Bump, bump, newest, parse, parse_range, precedence, promised, select
 from policyctl.errors import UsageError
 
 small = st.integers(0, 3)
@@ -31,6 +31,14 @@ def test_releases_stand_in_the_order_of_the_book() -> None:
     """Numbers are compared as numbers, and a pre-release comes before its release."""
     shuffled = sorted(ORDER, key=len)
     assert sorted(shuffled, key=parse) == list(ORDER)
+    assert sorted(shuffled, key=precedence) == list(ORDER)
+
+
+@given(built, built)
+def test_the_quick_order_is_that_of_the_library(one: str, other: str) -> None:
+    """Also that two numbers are equal which differ in build metadata alone."""
+    assert (precedence(one) > precedence(other)) == (parse(one) > parse(other))
+    assert (precedence(one) == precedence(other)) == (parse(one) == parse(other))
 
 
 STEPS = [
