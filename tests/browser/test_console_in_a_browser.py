@@ -10,8 +10,11 @@ import pytest
 from api_world import ApiWorld
 from embedded import Embedded, embedded
 from test_api import running
+from test_api_console_fleet import commit, report
 from world import World
 
+from policyctl.adapters.bucket import Bucket
+from policyctl.adapters.fleet_store import FleetJournal
 from policyctl.domain.tokens import Scope
 from policyctl.services.rollout.promote import promote
 from policyctl.services.trust.tokens import revoke
@@ -234,6 +237,24 @@ def test_no_page_breaks_a_rule_of_accessibility(api, page) -> None:
     page.get_by_role("button", name="Show what would happen").click()
     page.get_by_role("button", name="Promote 1.1.0 to production").wait_for()
     assert _violations(axe, page) == []
+
+
+def test_the_page_of_a_fleet_fits_breaks_no_rule_and_follows_its_store(api, page, tmp_path) -> None:
+    """What a node reports comes by itself."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python").Axe()
+    world, url = api
+    bucket = Bucket(f"file://{tmp_path}/store")
+    fleet = world.control.settings.fleet.model_copy(update={"store": bucket.url})
+    world.control.settings = world.control.settings.model_copy(update={"fleet": fleet})
+    generation = commit(FleetJournal(bucket, "alice@edge-7"), "m1", "1.0.0")
+    report(bucket, "node-1", "1.0.0", generation, problems={"m0": "its disk is full"})
+    page.goto(f"{url}/ui")
+    page.get_by_role("link", name="Fleet").click()
+    page.get_by_text("Every node serves what every alias names.").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    assert _violations(axe, page) == []
+    report(bucket, "node-2", "1.0.0", generation - 1)
+    page.get_by_text("Not every node serves what every alias names.").wait_for()
 
 
 def _violations(axe: Any, page: Any) -> list[tuple[str, list[str]]]:

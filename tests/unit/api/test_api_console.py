@@ -26,7 +26,10 @@ from policyctl.services.cards.full_card import full
 from policyctl.services.rollout.promote import promote
 from policyctl.services.trust.tokens import revoke
 
-PAGES = ("/ui", MODEL, f"{MODEL}/releases/1.0.0", "/ui/history", "/ui/at", "/ui/at?when=2026-11-20T10:00&model=walker")
+PAGES = (
+    *("/ui", MODEL, f"{MODEL}/releases/1.0.0", f"{MODEL}/compare?one=1.0.0&other=1.1.0"),
+    *("/ui/history", "/ui/at", "/ui/at?when=2026-11-20T10:00&model=walker"),
+)
 HOSTILE = """"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"""
 
 
@@ -354,10 +357,14 @@ def test_what_people_write_never_becomes_a_part_of_a_page(api) -> None:
     answers += [browser.get("/ui/" + HOSTILE.replace("/", "%2F")), browser.get(f"/ui/models/{HOSTILE[:9]}")]
     answers += [browser.client.get("/ui/at", params={"when": HOSTILE[:60]})]
     answers += [browser.client.get(f"{MODEL}/promote", params={"release": HOSTILE, "alias": HOSTILE[:60]})]
+    answers += [browser.client.get(f"{MODEL}/compare", params={"one": HOSTILE, "other": HOSTILE})]
     for more in ({}, {"confirmed": "yes"}):
         answers += [browser.send(f"{MODEL}/promote", release="1.1.0", alias="production", reason=HOSTILE, **more)]
         answers += [browser.send(f"{MODEL}/promote", release=HOSTILE, alias=HOSTILE, reason=HOSTILE, **more)]
-    assert sum(HOSTILE in unescape(answer.text) for answer in answers) >= 6
+    browser = Browser(api, "admin")
+    answers += [browser.client.get("/ui/audit", params={"who": HOSTILE[:60]})]
+    answers += [browser.get(path) for path in ("/ui/audit", "/ui/tokens", "/ui/settings")]
+    assert sum(HOSTILE in unescape(answer.text) for answer in answers) >= 7
     for answer in answers:
         assert "<script>" not in answer.text
         assert "<img" not in answer.text

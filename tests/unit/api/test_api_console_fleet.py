@@ -33,7 +33,7 @@ def follows(world, bucket, monkeypatch) -> ApiWorld:
     return ApiWorld(world)
 
 
-def _commit(journal: FleetJournal, name: str, release: str) -> int:
+def commit(journal: FleetJournal, name: str, release: str) -> int:
     """Move production of walker; the generation."""
     journal.read()
     before = journal.state.named("walker", "production")
@@ -42,7 +42,7 @@ def _commit(journal: FleetJournal, name: str, release: str) -> int:
     return journal.append(RecordKind.SWITCHING, {"move": name}).seq
 
 
-def _report(bucket: Bucket, node: str, release: str, generation: int, **more: Any) -> None:
+def report(bucket: Bucket, node: str, release: str, generation: int, **more: Any) -> None:
     serves = (Serving("walker", "production", release, generation),)
     said = {"endpoint": "10.0.0.7:8001", **more}
     time = "2026-11-20T10:00:00+00:00"
@@ -65,17 +65,17 @@ def test_the_page_says_what_each_node_serves(follows, bucket) -> None:
     """As named, behind, stopped, and what a node could not do; it follows the journal as that grows."""
     browser, journal = Browser(follows), FleetJournal(bucket, "alice@edge-7")
     assert "No node follows this store." in browser.get("/ui/fleet").text
-    first = _commit(journal, "m1", "1.0.0")
-    _report(bucket, "node-1", "1.0.0", first)
+    first = commit(journal, "m1", "1.0.0")
+    report(bucket, "node-1", "1.0.0", first)
     follows.api.shared.clear()  # callers within a second share a result
     assert 'href="/ui/fleet"' in browser.get("/ui").text
     text = _text(browser.get("/ui/fleet"))
     assert "Every node serves what every alias names." in text
     assert "node-1 walker production 1.0.0 as named" in text
-    second = _commit(journal, "m2", "1.1.0")
-    _report(bucket, "node-2", "1.1.0", second)
-    _report(bucket, "node-3", "1.0.0", first, problems={"m2": "its disk is full"}, endpoint="")
-    _report(bucket, "node-4", "1.0.0", first, stopped=True)
+    second = commit(journal, "m2", "1.1.0")
+    report(bucket, "node-2", "1.1.0", second)
+    report(bucket, "node-3", "1.0.0", first, problems={"m2": "its disk is full"}, endpoint="")
+    report(bucket, "node-4", "1.0.0", first, stopped=True)
     follows.api.shared.clear()
     text = _text(browser.get("/ui/fleet"))
     assert "Not every node serves what every alias names." in text
@@ -88,7 +88,7 @@ def test_the_page_says_what_each_node_serves(follows, bucket) -> None:
 
 def test_the_api_says_what_the_command_prints(follows, bucket, run) -> None:
     """`GET /v1/fleet` is the document of `policyctl --store URL status --json`."""
-    _report(bucket, "node-1", "1.0.0", _commit(FleetJournal(bucket, "alice@edge-7"), "m1", "1.0.0"))
+    report(bucket, "node-1", "1.0.0", commit(FleetJournal(bucket, "alice@edge-7"), "m1", "1.0.0"))
     printed = run("--store", bucket.url, "status", "--json").document
     assert follows.client.get("/v1/fleet").json() == printed
     assert printed["nodes"][0]["node"] == "node-1"
