@@ -11,7 +11,7 @@ UNIT_TESTS = $(BIN)/python -m pytest tests/unit -m 'not long' --numprocesses log
 # On the real server: they mostly wait. What wants the machine for itself is marked `alone`, and has it.
 INTEGRATION_TESTS = $(BIN)/python -m pytest tests/integration -m 'not long' --numprocesses 3 --dist loadfile
 
-.PHONY: help setup native cpp wheel site package demo test cases performance fleet containers browser frameworks observe lint check format clean
+.PHONY: help setup native cpp wheel site release package demo test cases performance fleet containers browser frameworks observe lint check format clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -44,6 +44,9 @@ wheel: setup  ## Build the wheel for this platform into dist/, with what was com
 
 site: setup  ## Build the site of the guides into build/site/site; broken links, missing pages and foreign files fail
 	@$(BIN)/python website/website.py build/site
+
+release: wheel site  ## Write into dist/ what a release has; TAG=v1.2.3 holds the tag against version and changelog
+	@$(BIN)/python release/release_files.py dist --tag "$(TAG)"
 
 package: setup  ## Build the wheel, install it into fresh environments, and use it from an empty folder
 	@$(BIN)/python -m pytest tests/package

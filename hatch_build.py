@@ -14,6 +14,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LIBRARY = "control/policyctl/serving/backends/openvino/libtriton_openvino.so"
+MANUAL = "build/policyctl.1"
+"""What `make wheel` wrote from the help; a tree without it gives a wheel without it."""
 GUIDES = (
     *("docs/*.md", "docs/*/*.md"),
     *("alerts/*.yml", "alerts/rules/*.yml", "alerts/targets/*.yml"),
@@ -27,7 +29,7 @@ class PlatformWheel(BuildHookInterface[Any]):
     """Called by hatchling for each build."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the guides and set the wheel's tag; an editable install stays as it is.
+        """Add guides and manual page, and set the wheel's tag; an editable install stays as it is.
 
         Args:
             version: What is built: ``standard`` or ``editable``.
@@ -38,6 +40,8 @@ class PlatformWheel(BuildHookInterface[Any]):
         root = Path(self.root)
         guides = [path for pattern in GUIDES for path in root.glob(pattern)]
         build_data["force_include"] |= {str(path): f"policyctl/guides/{path.relative_to(root)}" for path in guides}
+        if (root / MANUAL).is_file():
+            build_data["shared_data"][str(root / MANUAL)] = "share/man/man1/policyctl.1"
         if (root / LIBRARY).is_file():
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False

@@ -30,11 +30,13 @@ def build(into: Path) -> Path:
         into: The folder of the wheel; made where it is missing.
 
     Raises:
-        subprocess.CalledProcessError: pip or auditwheel failed; it printed why.
+        subprocess.CalledProcessError: pip, auditwheel or the help failed; it printed why.
     """
     into.mkdir(parents=True, exist_ok=True)
     scripts = sysconfig.get_path("scripts")
     environment = {**os.environ, "PATH": f"{scripts}:{os.environ.get('PATH', os.defpath)}"}
+    manual = (str(ROOT / "release" / "manual_page.py"), str(ROOT / "build" / "policyctl.1"))
+    subprocess.run([sys.executable, *manual], check=True)
     with tempfile.TemporaryDirectory() as folder:
         pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps")
         subprocess.run([*pip, "--wheel-dir", folder, str(ROOT)], check=True)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import Any
 
-from packaging.requirements import Requirement
+from release_files import required
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "policyctl"
+WAIT_S = 240.0
+ANY_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-metrics-port", "0")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,17 @@ class Installed:
             finally:
                 process.kill()
 
+    def announced(self, server: subprocess.Popen[str]) -> dict[str, Any]:
+        """Where `policyctl serve`, which was started in the folder, listens, as soon as it says so."""
+        endpoint = self.folder / "model_repository" / ".policyctl" / "server.json"
+        deadline = time.monotonic() + WAIT_S
+        while not endpoint.exists():
+            assert server.poll() is None, server.stderr and server.stderr.read()
+            assert time.monotonic() < deadline, "policyctl serve did not get ready"
+            time.sleep(0.1)
+        found: dict[str, Any] = json.loads(endpoint.read_text())
+        return found
+
 
 def install(wheel: Path, prefix: Path, folder: Path, extras: Sequence[str] = ()) -> Installed:
     """Install `wheel` and link what it requires with `extras` from this Python's packages, which need no network."""
@@ -71,30 +87,10 @@ def install(wheel: Path, prefix: Path, folder: Path, extras: Sequence[str] = ())
     subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
     (site,) = (prefix / "lib").glob("python3.*/site-packages")
     (own,) = site.glob(f"{OURS}-*.dist-info")
-    for found in _required(Distribution.at(own), extras):
-        _link(found, site, prefix / "bin")
+    for name in required(Distribution.at(own), extras).keys() - {OURS}:
+        _link(distribution(name), site, prefix / "bin")
     folder.mkdir(exist_ok=True)
     return Installed(prefix, folder)
-
-
-def _required(own: Distribution, extras: Sequence[str]) -> list[Distribution]:
-    """What `own` requires with `extras`, and what that requires."""
-    found: dict[str, Distribution] = {}
-    done: set[tuple[str, str]] = set()
-    waiting = [(own, extra) for extra in ("", *extras)]
-    while waiting:
-        from_, extra = waiting.pop()
-        if (from_.name, extra) in done:
-            continue
-        done.add((from_.name, extra))
-        for text in from_.requires or ():
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                needed = own if requirement.name == OURS else distribution(requirement.name)
-                if needed is not own:
-                    found[requirement.name.lower()] = needed
-                waiting += [(needed, more) for more in ("", *requirement.extras)]
-    return list(found.values())
 
 
 def _link(found: Distribution, site: Path, programs: Path) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
-from installed import ROOT, Installed
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from installed import ANY_PORTS, ROOT, WAIT_S, Installed
 
+import release_files
 from policyctl import __version__
 
 _COMPILED = {str(path.relative_to(ROOT / "control")) for path in (ROOT / "control/policyctl/serving").rglob("*.so")}
-_WAIT_S = 240.0
 
 
 def test_the_wheel_holds_the_package_and_nothing_of_others(wheel: Path) -> None:
@@ -30,7 +32,9 @@ def test_the_wheel_holds_the_package_and_nothing_of_others(wheel: Path) -> None:
     expected = {name.partition("/")[2] for name in tracked}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
-    packed = {name for name in names if ".dist-info/" not in name}
+    manual = f"policyctl-{__version__}.data/data/share/man/man1/policyctl.1"
+    assert manual in names
+    packed = {name for name in names if ".dist-info/" not in name} - {manual}
     guides = {name for name in packed if name.startswith("policyctl/guides/")}
     assert packed == expected | _COMPILED | guides
     for page in (
@@ -103,6 +107,38 @@ def test_the_guides_of_an_install_are_those_of_the_checkout(core: Installed, tmp
     assert rules.read_bytes() == (ROOT / "alerts" / "rules" / "latency.yml").read_bytes()
 
 
+def test_the_manual_page_comes_with_an_install(core: Installed) -> None:
+    """Where `man` looks for that of an environment."""
+    page = core.prefix / "share" / "man" / "man1" / "policyctl.1"
+    assert '.SS "policyctl promote"' in page.read_text()
+
+
+def test_a_release_has_materials_notes_and_digests(wheel: Path, tmp_path: Path) -> None:
+    """The bill of materials follows CycloneDX; it says what an install needs, and what an extra would add."""
+    shutil.copy(wheel, tmp_path)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("<p>The guides.</p>")
+    released = [*release_files.write(tmp_path, site=tmp_path / "site", tag=None)]
+    assert all(file.is_file() for file in released)
+    text = (tmp_path / f"policyctl-{__version__}.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    document = json.loads(text)
+    scopes = {each["name"]: each["scope"] for each in document["components"]}
+    assert (scopes["numpy"], scopes["openvino"], scopes["torch"]) == ("required", "optional", "optional")
+    assert not {"pytest", "zensical", "policyctl"} & scopes.keys()
+    assert document["metadata"]["component"]["hashes"][0]["content"] in (tmp_path / "SHA256SUMS").read_text()
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, check=True)
+
+
+def test_a_release_without_its_wheel_or_site_is_refused(tmp_path: Path) -> None:
+    """With what makes them."""
+    with pytest.raises(release_files.WrongReleaseError, match=r"0 wheels of .*: make wheel"):
+        [*release_files.write(tmp_path, site=tmp_path, tag=None)]
+    (tmp_path / f"policyctl-{__version__}-py3-none-any.whl").touch()
+    with pytest.raises(release_files.WrongReleaseError, match="has no page: make site"):
+        [*release_files.write(tmp_path, site=tmp_path, tag=None)]
+
+
 def test_a_core_install_publishes_and_verifies(core: Installed, export: Path, tmp_path: Path) -> None:
     """A release that was exported elsewhere, without torch and without a server."""
     here = Installed(core.prefix, tmp_path)
@@ -120,12 +156,9 @@ def test_an_installed_server_answers_the_client_of_a_core_install(
 ) -> None:
     """With the compiled backend and the guard, where the wheel has them."""
     serving.policyctl("publish", export, "--model", "cartpole", "--release", "1.1.0")
-    ports = ("--http-port", "--grpc-port", "--metrics-port", "--control-metrics-port")
-    with serving.running("serve", "--quiet", *(word for port in ports for word in (port, "0"))) as server:
-        endpoint = serving.folder / "model_repository" / ".policyctl" / "server.json"
-        _wait_for(endpoint, server)
+    with serving.running("serve", "--quiet", *ANY_PORTS) as server:
+        at = serving.announced(server)
         serving.policyctl("promote", "cartpole", "1.1.0", "--reason", "first")
-        at = json.loads(endpoint.read_text())
         assert at["openvino"].startswith("Python-based" if wheel.name.endswith("-any.whl") else "native")
         assert bool(at["triton_guard"]) is not wheel.name.endswith("-any.whl")
         code = (
@@ -138,13 +171,4 @@ def test_an_installed_server_answers_the_client_of_a_core_install(
         answered = core.run("python", "-c", code)
         assert answered.stdout == "1.1.0 True\n", answered.stderr
         server.send_signal(signal.SIGTERM)
-        assert server.wait(_WAIT_S) == 0
-
-
-def _wait_for(endpoint: Path, server: subprocess.Popen[str]) -> None:
-    """Until the server announced itself."""
-    deadline = time.monotonic() + _WAIT_S
-    while not endpoint.exists():
-        assert server.poll() is None, server.stderr and server.stderr.read()
-        assert time.monotonic() < deadline, "policyctl serve did not get ready"
-        time.sleep(0.1)
+        assert server.wait(WAIT_S) == 0
