@@ -66,7 +66,7 @@ def unknown(call: str) -> list[str]:
     while words and (hasattr(command, "commands")):
         word = words.pop(0)
         if word.startswith("-"):
-            words = words[1:] if word in {"--api", "--profile", "--config"} else words
+            words = words[1:] if word in {"--api", "--store", "--profile", "--config"} else words
         elif re.fullmatch(r"[a-z][a-z-]+", word):
             if word not in command.commands:
                 return [word]
