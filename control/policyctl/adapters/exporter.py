@@ -1,7 +1,7 @@
-"""The control plane's `/metrics`: an HTTP listener for Prometheus.
+"""The control plane's `/metrics`: an HTTP listener for Prometheus, and for what restarts processes and balances load.
 
-It answers ``GET /metrics`` and nothing else, and changes nothing. A scrape ends
-within `SCRAPE_S`. Where the values are not there by then (a disk that hangs), it
+It answers ``GET /metrics``, ``/livez`` and ``/readyz``, and changes nothing. A scrape
+ends within `SCRAPE_S`. Where the values are not there by then (a disk that hangs), it
 gets a 503, and the collection goes on alone. A client that has not sent its
 request and read the answer after `CLIENT_S` is cut off. Where `MOST_AT_ONCE` are
 connected, the one that came first makes room for the next.
@@ -41,6 +41,8 @@ CLIENT_S: Final = 5.0
 _MOST_BYTES: Final = 64 << 20
 
 Collect = Callable[[], tuple[Measured, ...]]
+Lacks = Callable[[], str]
+"""Why the server should get no requests now, as a phrase; empty where it should."""
 _Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
@@ -144,26 +146,39 @@ class _Once:
             running.set_exception(error)
 
 
-def _application(collect: Collect) -> WSGIApplication:
+def _application(collect: Collect, lacks: Lacks) -> WSGIApplication:
     """Answers ``GET /metrics`` with the values as prometheus_client writes them, in the format that is asked for."""
     once = _Once(collect)
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/metrics":
-            return refusal(start_response, HTTPStatus.NOT_FOUND, "There is /metrics, and nothing else.")
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return metrics(environ, start_response)
+            case "/livez":
+                return words(start_response, HTTPStatus.OK, "The process answers.")
+            case "/readyz":
+                return readiness(start_response)
+        return words(start_response, HTTPStatus.NOT_FOUND, "There are /metrics, /livez and /readyz, and nothing else.")
+
+    def metrics(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
             values = once.values()
         except TimeoutError:
-            words = f"The values could not be had within {SCRAPE_S:g} s."
-            return refusal(start_response, HTTPStatus.SERVICE_UNAVAILABLE, words)
+            said = f"The values could not be had within {SCRAPE_S:g} s."
+            return words(start_response, HTTPStatus.SERVICE_UNAVAILABLE, said)
         except Exception as error:  # noqa: BLE001 - a defect in here must show as a failed scrape, and end nothing
-            return refusal(start_response, HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__)
+            return words(start_response, HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__)
         answer: Iterable[bytes] = make_wsgi_app(_Values(values))({**environ, "QUERY_STRING": ""}, start_response)
         return answer
 
-    def refusal(start_response: StartResponse, status: HTTPStatus, reason: str) -> Iterable[bytes]:
+    def readiness(start_response: StartResponse) -> Iterable[bytes]:
+        if why := lacks():
+            return words(start_response, HTTPStatus.SERVICE_UNAVAILABLE, f"Not ready: {why}.")
+        return words(start_response, HTTPStatus.OK, "Ready.")
+
+    def words(start_response: StartResponse, status: HTTPStatus, text: str) -> Iterable[bytes]:
         start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{reason}\n".encode()]
+        return [f"{text}\n".encode()]
 
     return application
 
@@ -178,12 +193,12 @@ class _Listener(ThreadingWSGIServer):
 
     request_queue_size = 2 * MOST_AT_ONCE
 
-    def __init__(self, address: tuple[str, int], collect: Collect) -> None:
+    def __init__(self, address: tuple[str, int], collect: Collect, lacks: Lacks) -> None:
         if ":" in address[0]:
             self.address_family = AF_INET6
         self._since: dict[socket, float] = {}
         super().__init__(address, _Handler)
-        self.set_app(_application(collect))
+        self.set_app(_application(collect, lacks))
 
     def server_bind(self) -> None:
         """Without the look-up of a name that HTTPServer makes, which can take seconds."""
@@ -220,11 +235,12 @@ class _Listener(ThreadingWSGIServer):
 
 
 @contextmanager
-def exporting(collect: Collect, *, host: str, port: int) -> Iterator[str]:
-    """Answer scrapes while the block runs.
+def exporting(collect: Collect, *, lacks: Lacks = lambda: "", host: str, port: int) -> Iterator[str]:
+    """Answer scrapes and probes while the block runs.
 
     Args:
         collect: Gives the values of now; called on a thread of the listener, never twice at a time.
+        lacks: Says why the server should get no requests; called on threads of the listener, so it may not wait.
         host: Address to listen on.
         port: 0 takes a free one.
 
@@ -235,7 +251,7 @@ def exporting(collect: Collect, *, host: str, port: int) -> Iterator[str]:
         ServerError: It cannot listen there.
     """
     try:
-        listener = _Listener((host, port), collect)
+        listener = _Listener((host, port), collect, lacks)
     except OSError as error:
         raise ServerError(
             f"the control plane's metrics cannot listen on {host}:{port} ({error.strerror})",

@@ -53,7 +53,9 @@ class Seen:
         starts: Of tritonserver.
         pid: Of the tritonserver that is announced; 0 while none is, or it cannot be seen from here.
         up: Whether a server is announced.
+        behind: Why a node of a fleet should get no requests, as a phrase; empty where it should, or follows no store.
         durations: Of answered probes, in seconds.
+        last: What became of the last probe of each alias by the server that runs.
         unwritten: How often the disk did not take what had to be written down.
         followed: Of the fleet, on a node of one.
     """
@@ -63,8 +65,10 @@ class Seen:
     starts: int = 0
     pid: int = 0
     up: bool = False
+    behind: str = ""
     probes: Counter[tuple[AliasKey, ProbeOutcome]] = field(default_factory=Counter)
     durations: dict[AliasKey, Histogram] = field(default_factory=dict)
+    last: dict[AliasKey, ProbeOutcome] = field(default_factory=dict)
     reloads: Counter[AliasKey] = field(default_factory=Counter)
     unwritten: Counter[Unwritten] = field(default_factory=Counter)
     followed: Followed | None = None
@@ -82,6 +86,7 @@ class Observed(Seen):
             self.starts += 1
             self.refused.clear()
             self.withdrawn.clear()
+            self.last.clear()
 
     def server_is_up(self, pid: int) -> None:
         """It is announced; `pid` is 0 where its process cannot be seen from here."""
@@ -97,6 +102,7 @@ class Observed(Seen):
         """One golden observation was asked."""
         with self._lock:
             self.probes[key, outcome] += 1
+            self.last[key] = outcome
             if outcome is not ProbeOutcome.FAILED:
                 before = self.durations.get(key) or Histogram.empty(PROBE_BUCKETS_S)
                 self.durations[key] = before.observe(duration_s)

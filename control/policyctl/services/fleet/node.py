@@ -107,6 +107,7 @@ class Node:
     _failed: str = ""
     _beat: int = 0
     _namesake: tuple[str, int] = ("", 0)
+    _joined: bool = False
 
     def __post_init__(self) -> None:
         settings, repository = self.control.settings.fleet, self.control.repository
@@ -123,9 +124,10 @@ class Node:
         Raises:
             IntegrityError: The store's journal is broken, or an older copy was put in its place.
         """
+        self.observed.behind = "this node begins"
         self.begin()
         work: dict[str, Callable[[], None]] = {
-            "fleet": partial(self._again, self.follow),
+            "fleet": partial(self._again, self._follow_and_say),
             "fleet-prepare": partial(self._again, self.prepare),
             "fleet-report": self._report_again,
         }
@@ -213,6 +215,27 @@ class Node:
             if not self._is_at(key):
                 self._follow(key, named)
                 self._note(is_read=True)
+
+    def _follow_and_say(self) -> None:
+        self.follow()
+        self.observed.behind = self.behind()
+
+    def behind(self) -> str:
+        """Why this node should get no requests, as a phrase; empty where it should.
+
+        It joins once it serves everything as the store names it, and stays as long as it serves anything of that:
+        what no node can serve must not end what they serve besides.
+        """
+        serving = [self._serving(key) for key in sorted(self._state.aliases)]
+        late = [f"{each.alias} of {each.model}" for each in serving if each.generation is None]
+        if self._said and not self._journal.records:
+            return "the store was not read yet"
+        self._joined = self._joined or not late
+        if not self._joined:
+            return f"{', '.join(late)}: not served as the store names it"
+        is_named = any(each.target is not None for each in self._state.aliases.values())
+        is_served = any(each.release is not None for each in serving)
+        return "nothing of what the store names is served here" if is_named and not is_served else ""
 
     def prepare(self) -> None:
         """Load and certify the release of each open move, next to what is served; now and then make room."""

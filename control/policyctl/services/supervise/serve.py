@@ -49,6 +49,7 @@ from policyctl.services.supervise.external import Manner
 from policyctl.services.supervise.leftovers import SWEEP_EVERY_S, empty, settle_if_left, sweep, trace_folder
 from policyctl.services.supervise.metrics import Metrics
 from policyctl.services.supervise.prober import Prober
+from policyctl.services.supervise.readiness import lacks
 from policyctl.services.supervise.reload import Reloader
 from policyctl.settings import Settings
 from policyctl.signals import stop_on_signal
@@ -121,7 +122,9 @@ class Supervisor:
             metrics = Metrics(self.control, self._known, self.observed, lambda: scrubber.state, lambda: reloader.counts)
             server = self.control.settings.server
             with (
-                exporting(metrics.collect, host=server.host, port=server.control_metrics_port) as self._metrics_at,
+                exporting(
+                    metrics.collect, lacks=self._lacks, host=server.host, port=server.control_metrics_port
+                ) as self._metrics_at,
                 scrubber.running(),
                 BakeKeeper(self.control, self.stop).running(),
                 reloader.running(),
@@ -136,6 +139,9 @@ class Supervisor:
             client.close()
         if (engine := self._engine) is not None and engine.manner.ours:
             engine.stop()
+
+    def _lacks(self) -> str:
+        return lacks(self._known.last.state, self.observed.seen())
 
     def _tell(self, words: str, level: LogLevel = LogLevel.INFO, **fields: Any) -> None:
         self.control.tell(words, level=level, logger="policyctl.serve", **fields)
