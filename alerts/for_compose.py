@@ -46,18 +46,25 @@ def text() -> str:
     return _HEAD + found[1] + _RECEIVERS + found[2]
 
 
-def main() -> int:
-    """Write it, or check it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+def keep(target: Path, content: str, *, source: str, what: str | None) -> int:
+    """Write a file that is made of another one, or with ``--check`` only look; the exit code.
+
+    Args:
+        target: The file.
+        content: What it has to be.
+        source: What it is made of, for messages.
+        what: The script's docstring.
+    """
+    parser = argparse.ArgumentParser(description=(what or "").split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where it is not as made")
     check = parser.parse_args().check
-    if TARGET.read_text() == text():
+    if target.is_file() and target.read_text() == content:
         return 0
     if not check:
-        TARGET.write_text(text())
-    print(f"{TARGET.name} {'is not what alerts/alertmanager.yml makes' if check else 'written'}")
+        target.write_text(content)
+    print(f"{target.name} {f'is not what {source} makes' if check else 'written'}")
     return 1 if check else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(TARGET, text(), source="alerts/alertmanager.yml", what=__doc__))

@@ -43,8 +43,12 @@ SERVER: Final = Path("/opt/tritonserver")
 ENVIRONMENT: Final = Path("/opt/policyctl")
 NEEDED: Final = ("dockerd", "containerd", "runc", "iptables", "docker", "ip")
 EXTRAS: Final = frozenset({"sign", "api"})
+OF_A_NODE: Final = frozenset({"serve", "sign", "store"})
+"""What containers/node.Dockerfile installs."""
 RUNTIMES: Final = ("onnxruntime",)
 USER: Final = 1000
+_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+"""As Python's own image has them; without, no store is asked."""
 _CLONE_NEWNET: Final = 0x40000000
 _UP_S: Final = 60.0
 _LOOK_S: Final = 0.05
@@ -122,12 +126,13 @@ class Engine:
             raise AssertionError(f"docker {' '.join(arguments)}: {done.stderr}")
         return done
 
-    def import_image(self, *names: str, changes: Iterable[str]) -> None:
+    def import_image(self, *names: str, changes: Iterable[str], extras: frozenset[str] = EXTRAS) -> None:
         """Make an image of this machine's Python and Triton.
 
         Args:
             names: What it is called.
             changes: Instructions of a Dockerfile that it is made with.
+            extras: Of policyctl, whose requirements it has.
         """
         options = [word for change in changes for word in ("--change", change)]
         command = ["docker", "import", *options, "-", names[0]]
@@ -136,7 +141,7 @@ class Engine:
         ) as done:
             assert done.stdin is not None
             with done.stdin:
-                pack(done.stdin)
+                pack(done.stdin, extras)
         if done.returncode != 0:
             raise AssertionError(f"docker import ended with {done.returncode}")
         for name in names[1:]:
@@ -191,14 +196,14 @@ def image_environment() -> str:
     return f"ENV PATH={ENVIRONMENT}/bin:{SERVER}/bin:/usr/bin LD_LIBRARY_PATH={libraries} PYTHONDONTWRITEBYTECODE=1"
 
 
-def final_instructions() -> list[str]:
-    """What the last stage of our Dockerfile sets, without what it copies and runs."""
-    text = (ROOT / "Dockerfile").read_text().rpartition("\nFROM base\n")[2].replace("\\\n", " ")
+def final_instructions(name: str = "Dockerfile") -> list[str]:
+    """What the last stage of a Dockerfile of ours sets, without what it copies and runs."""
+    text = (ROOT / name).read_text().rpartition("\nFROM base\n")[2].replace("\\\n", " ")
     kept = (line for line in text.splitlines() if re.match(r"(LABEL|ENV|USER|HEALTHCHECK|ENTRYPOINT|CMD) ", line))
     return [re.sub(r"ENV PATH=\S+ ", "ENV ", line) for line in kept]
 
 
-def pack(stream: IO[bytes]) -> None:
+def pack(stream: IO[bytes], extras: frozenset[str] = EXTRAS) -> None:
     """Write the image's files as a tar: deterministic paths, owned by root, readable by all."""
     install = locate()
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, dereference=True, bufsize=1 << 20) as tar:
@@ -208,7 +213,9 @@ def pack(stream: IO[bytes]) -> None:
         box.folder(Path("/models"), owner=USER)
         box.folder(Path("/tmp"), mode=0o1777)
         _add_server(box, install)
-        _add_python(box)
+        _add_python(box, extras)
+        if _CERTIFICATES.is_file():
+            box.add(_CERTIFICATES, _CERTIFICATES)
         for name in ("sh", "bash", "cat", "env"):
             box.program(Path("/usr/bin") / name, shutil.which(name) or "")
         box.needed_libraries(environment(install))
@@ -302,7 +309,7 @@ def _add_server(box: _Box, install: TritonInstall) -> None:
         shutil.rmtree(folder)
 
 
-def _add_python(box: _Box) -> None:
+def _add_python(box: _Box, extras: frozenset[str]) -> None:
     standard, home = Path(sysconfig.get_path("stdlib")), Path(sys.executable).resolve().parent
     box.program(home / "python3", Path(sys.executable).resolve())
     box.tree(standard, standard)
@@ -315,7 +322,7 @@ def _add_python(box: _Box) -> None:
     starter = "from policyctl.__main__ import main\nmain()\n"
     box.text(ENVIRONMENT / "bin" / "policyctl", f"#!{ENVIRONMENT}/bin/python\n{starter}", mode=0o755)
     packages = ENVIRONMENT / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
-    for name in sorted(_distributions()):
+    for name in sorted(_distributions(extras)):
         for file in importlib.metadata.files(name) or ():
             if not file.as_posix().startswith("..") and not _LEFT_OUT.search(file.as_posix()):
                 source = Path(str(file.locate()))
@@ -329,18 +336,18 @@ def _libdir() -> Path:
     return Path(str(sysconfig.get_config_var("LIBDIR")))
 
 
-def _distributions() -> set[str]:
+def _distributions(extras: frozenset[str]) -> set[str]:
     """What policyctl needs to run its commands and to serve, without CUDA; not policyctl itself."""
     found: set[str] = set()
-    waiting = [Requirement(f"policyctl[{','.join(EXTRAS)}]"), *map(Requirement, RUNTIMES)]
+    waiting = [Requirement(f"policyctl[{','.join(extras)}]"), *map(Requirement, RUNTIMES)]
     while waiting:
         each = waiting.pop()
-        extras = {"grpc"} if each.name == "tritonclient" else each.extras
+        chosen = {"grpc"} if each.name == "tritonclient" else each.extras
         if each.name in found:
             continue
         found.add(each.name)
         for text in importlib.metadata.requires(each.name) or ():
             needed = Requirement(text)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in (*chosen, "")):
                 waiting.append(needed)
     return found - {"policyctl"}

@@ -133,8 +133,12 @@ class LocalFleet:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A server of the S3 protocol on loopback with one bucket: the store's address, and the environment that asks it.
+def s3_server(folder: Path, *, host: str = "127.0.0.1") -> Iterator[tuple[str, dict[str, str]]]:
+    """A server of the S3 protocol with one bucket: the store's address, and the environment that asks it.
+
+    Args:
+        folder: For its log.
+        host: Address of this machine to listen on.
 
     Raises:
         UnsupportedError: moto is not installed.
@@ -145,7 +149,7 @@ def s3_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise UnsupportedError("moto is not installed", remedy="pip install 'moto[s3]' flask flask-cors") from error
     port = free_port()
     environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ALLOW_HTTP": "true",
         "AWS_ACCESS_KEY_ID": "fleet",
         "AWS_SECRET_ACCESS_KEY": "fleet",
@@ -153,11 +157,11 @@ def s3_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     }
     with (folder / "s3.log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+            [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)], stdout=log, stderr=log
         )
     try:
         deadline = time.monotonic() + _PATIENCE_S
-        while not _makes_bucket(port):
+        while not _makes_bucket(host, port):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise ServerError(f"moto did not start: {(folder / 's3.log').read_text()[-2000:]}")
             time.sleep(0.1)
@@ -167,11 +171,11 @@ def s3_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         server.wait()
 
 
-def _makes_bucket(port: int) -> bool:
+def _makes_bucket(host: str, port: int) -> bool:
     import urllib3
 
     try:
-        answer = urllib3.request("PUT", f"http://127.0.0.1:{port}/policies", retries=False, timeout=5.0)
+        answer = urllib3.request("PUT", f"http://{host}:{port}/policies", retries=False, timeout=5.0)
     except urllib3.exceptions.HTTPError:
         return False
     return answer.status == 200

@@ -29,6 +29,8 @@ _CONNECT_S: Final = 5
 _ANSWER_S: Final = 30
 _RETRIES: Final = 3
 _RETRY_S: Final = 10
+_WITHOUT_CERTIFICATES: Final = "No CA certificates"
+"""The library looks for them whatever the address is, and its first line says only that it could not be built."""
 _PART_BYTES: Final = 4 << 20
 """Of a large object in one request: within `_ANSWER_S` where 140 KB come in a second."""
 
@@ -222,4 +224,9 @@ def _opened(url: str, patience_s: float | None) -> ObjectStore:
     try:
         return from_url(url, **more)
     except (BaseError, ValueError) as error:
+        if _WITHOUT_CERTIFICATES in str(error):
+            raise UnsupportedError(
+                f"{url} cannot be used: this machine has no certificates of authorities to trust",
+                remedy="Install them (Debian: apt install ca-certificates), or name a file of them: SSL_CERT_FILE.",
+            ) from error
         raise UsageError(f"{url} cannot be used: {first_line(error)}") from error

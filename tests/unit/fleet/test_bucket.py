@@ -11,7 +11,7 @@ from policyctl.adapters import bucket as bucket_module
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.bucket_releases import BucketReleases
 from policyctl.domain.oci import read_artifact
-from policyctl.errors import IntegrityError, UsageError
+from policyctl.errors import IntegrityError, UnsupportedError, UsageError
 from policyctl.services.releases.transfer import export_release, import_release
 from policyctl.settings import load
 
@@ -46,6 +46,15 @@ def test_a_number_in_a_bucket_keeps_its_release(sites: tuple[World, World], stor
     export_release(here.control, model="walker", release="1.0.0", destination=store)
     with pytest.raises(UsageError, match="with other files"):
         export_release(there.control, model="walker", release="1.0.0", destination=store)
+
+
+def test_a_machine_without_certificates_is_named_as_such(monkeypatch, tmp_path: Path) -> None:
+    """A small image may lack them; the library says in its first line only that it could not be built."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    with pytest.raises(UnsupportedError, match="no certificates of authorities") as refused:
+        Bucket("s3://policies/robots")
+    assert "ca-certificates" in refused.value.remedy
 
 
 @pytest.mark.parametrize("what", ["changed", "longer", "gone"])

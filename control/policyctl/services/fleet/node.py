@@ -226,7 +226,7 @@ class Node:
         It joins once it serves everything as the store names it, and stays as long as it serves anything of that:
         what no node can serve must not end what they serve besides.
         """
-        serving = [self._serving(key) for key in sorted(self._state.aliases)]
+        serving = self._served()
         late = [f"{each.alias} of {each.model}" for each in serving if each.generation is None]
         if self._said and not self._journal.records:
             return "the store was not read yet"
