@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "moves"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "measuring"))
 
 from api_world import ApiWorld
 from world import World, copied

@@ -19,7 +19,8 @@ from world import WIDER, World
 from policyctl.api.console import actions, admin, looks, view
 from policyctl.api.context import MOST_AT_ONCE
 from policyctl.api.sessions import LIFE_S, MOST_OF_A_TOKEN, Sessions
-from policyctl.domain import versions
+from policyctl.domain import timeline, versions
+from policyctl.domain.fold import fold
 from policyctl.domain.state import PublishedRelease, State
 from policyctl.domain.tokens import Scope
 from policyctl.services.cards.full_card import full
@@ -536,6 +537,17 @@ def test_the_first_page_goes_through_the_releases_once_for_all_models(api, crowd
     assert "101 more models are published" in page
     assert len(described) == 200
     assert crowded.releases.passes <= 10
+
+
+def test_what_is_named_now_is_not_read_out_of_the_whole_journal_again(api, monkeypatch) -> None:
+    """Pages of the present take what the journal is known to say; one of the past reads up to its instant."""
+    read = []
+    monkeypatch.setattr(timeline, "fold", lambda records: (read.append(len(records)), fold(records))[1])
+    browser = Browser(api)
+    assert {browser.get(path).status_code for path in ("/ui", MODEL, "/ui/at", "/ui/at?when=now")} == {200}
+    assert read == []
+    assert browser.get("/ui/at?when=2020-01-01T00:00").status_code == 200
+    assert read == [0]
 
 
 def test_the_audit_has_who_signed_in_and_what_they_did(api) -> None:

@@ -8,14 +8,20 @@ from dataclasses import replace
 from html import unescape
 from typing import Any
 
+from bench_results import result_of
 from console_browser import MODEL, Browser
 from world import CONTRACT, WIDER
 
 from policyctl.card.schema import Card
 from policyctl.domain.verdict import GateResult, Verdict
 from policyctl.measuring.card_comparison import NOT_STATED, compare_cards
+from policyctl.measuring.comparison import LIMITS
+from policyctl.measuring.report import comparison_rows
+from policyctl.services import kept_results
 from policyctl.services.evidence import record_gate, record_measured
+from policyctl.services.measure.results import compare as compare_results
 from policyctl.services.show.two_releases import two_releases
+from policyctl.serving.hardware import detect
 
 EVIDENCE = {"file": "e.json", "digest": f"sha256:{'0' * 64}"}
 
@@ -146,6 +152,23 @@ def _evaluation(mean: float) -> dict[str, Any]:
         "mean": {"low": mean - 1.0, "high": mean + 1.0, "confidence": 0.95},
     }
     return {"env": "Walker-v1", "format": "onnx", "served": served}
+
+
+def test_kept_benchmarks_are_compared_as_results_compare_does(api) -> None:
+    """The last of each release on this machine, with what cannot be concluded from it; else why there is no such."""
+    control, machine = api.world.control, detect().fingerprint
+    path = f"{MODEL}/compare?one=1.0.0&other=1.1.0"
+    assert f"Nothing is kept of walker 1.0.0 on this machine ({machine})." in _text(Browser(api).get(path))
+    kept_results.keep(control.repository, result_of(500.0, fingerprint=machine, release="1.0.0"))
+    kept_results.keep(control.repository, result_of(250.0, fingerprint=machine, release="1.1.0", format="onnx"))
+    page = Browser(api).get(path)
+    text = _text(page)
+    assert LIMITS in text
+    assert "different format: openvino and onnx." in text
+    found = compare_results(control, "walker@1.0.0", "walker@1.1.0")
+    for row in comparison_rows(found):
+        assert " ".join(row) in text
+    assert any(row.metric == "p50_us" and row.ratio == 0.5 for row in found.rows)
 
 
 def test_the_intervals_of_both_are_drawn_on_one_scale() -> None:
