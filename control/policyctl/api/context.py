@@ -52,6 +52,8 @@ class Pools:
         self.looks = ThreadPoolExecutor(16, "api-looks")
         self.anonymous = ThreadPoolExecutor(8, "api-anonymous")
         self.shared = ThreadPoolExecutor(4, "api-shared")
+        # A store that does not answer holds up nobody who watches this API.
+        self.store = ThreadPoolExecutor(1, "api-store")
         # A card is shown after every file of its release was read: one at a time, however many people look.
         self._cards = ThreadPoolExecutor(1, "api-cards")
         self._cards_of_anonymous = ThreadPoolExecutor(1, "api-cards-anonymous")
@@ -141,12 +143,17 @@ class Api:
             if not self._under_way[caller]:
                 del self._under_way[caller]
 
-    async def share(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which runs once for all who ask within a second, however many they are."""
+    async def share(self, work: Callable[[], T], *, pool: ThreadPoolExecutor | None = None) -> T:
+        """The result of `work`, which runs once for all who ask within a second, however many they are.
+
+        Args:
+            work: What blocks.
+            pool: On which threads; None for those that callers share.
+        """
         name, now = work.__qualname__, time.monotonic()
         since, future = self.shared.get(name, (0.0, None))
         if future is None or (future.done() and now - since > _FRESH_S):
-            future = asyncio.ensure_future(self.within(self.pools.shared, work))
+            future = asyncio.ensure_future(self.within(pool or self.pools.shared, work))
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # every asker may have gone
             self.shared[name] = (now, future)
         return await asyncio.shield(future)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 from api_world import ApiWorld
 from console_browser import Browser
+from starlette.testclient import TestClient
 
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.fleet_store import FleetJournal, write_report
 from policyctl.domain.fleet import FleetMove, NodeReport, Serving, StoredRelease
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.moves import MoveKind
+from policyctl.services.fleet.looker import FleetLooker
 
 RELEASES = {r: StoredRelease(r, f"sha256:{'a' * 64}", f"sha256:{'b' * 64}") for r in ("1.0.0", "1.1.0")}
 
@@ -92,6 +95,22 @@ def test_the_api_says_what_the_command_prints(follows, bucket, run) -> None:
     printed = run("--store", bucket.url, "status", "--json").document
     assert follows.client.get("/v1/fleet").json() == printed
     assert printed["nodes"][0]["node"] == "node-1"
+
+
+def test_a_store_that_does_not_answer_holds_up_no_monitor(world, bucket, monkeypatch) -> None:
+    """However often somebody looks at the fleet meanwhile: each look is refused in time, and health is answered."""
+    monkeypatch.setenv("POLICYCTL_FLEET__STORE", bucket.url)
+    follows, go_on = ApiWorld(world, timeout_s=0.2), threading.Event()
+    monkeypatch.setattr(FleetLooker, "look", lambda _self: go_on.wait(300))
+    with TestClient(follows.app, base_url="http://127.0.0.1:8004", client=("127.0.0.1", 5)) as client:
+        try:
+            looks = [client.get("/v1/fleet") for _ in range(6)]
+            assert {(look.status_code, look.json()["code"]) for look in looks} == {(503, "server")}
+            patient = follows.control.settings.api.model_copy(update={"timeout_s": 300.0})
+            follows.control.settings = follows.control.settings.model_copy(update={"api": patient})
+            assert (client.get("/readyz").status_code, client.get("/healthz").status_code) == (200, 200)
+        finally:
+            go_on.set()
 
 
 def test_a_store_that_cannot_be_read_is_a_refusal(follows, bucket) -> None:

@@ -95,7 +95,7 @@ async def get_fleet(request: Request) -> Any:
 async def fleet_status(request: Request) -> FleetStatus:
     """The fleet whose store the settings name; looked at once for all who ask within a second."""
     api = api_of(request)
-    found = await api.share(api.fleet.look)
+    found = await api.share(api.fleet.look, pool=api.pools.store)
     if found is None:
         raise not_found(
             "the settings of this control API name no store",

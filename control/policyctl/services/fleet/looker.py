@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policyctl.domain.fleet import FleetStatus
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class FleetLooker:
-    """Reads the store of a fleet.
+    """Reads the store of a fleet, on one thread at a time.
 
     Attributes:
         control: Its settings, or those of its server, name the store.
@@ -24,7 +23,6 @@ class FleetLooker:
 
     control: Control
     _fleet: Fleet | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self) -> FleetStatus | None:
         """What every alias names, and what each node says that it serves; None where no store is named.
@@ -37,9 +35,8 @@ class FleetLooker:
         store = store_of(self.control)
         if not store:
             return None
-        with self._lock:
-            if self._fleet is None or self._fleet.bucket.url != store.rstrip("/"):
-                settings = self.control.settings
-                named = settings.fleet.model_copy(update={"store": store})
-                self._fleet = Fleet(settings.model_copy(update={"fleet": named}), self.control.say)
-            return self._fleet.status(model=None)
+        if self._fleet is None or self._fleet.bucket.url != store.rstrip("/"):
+            settings = self.control.settings
+            named = settings.fleet.model_copy(update={"store": store})
+            self._fleet = Fleet(settings.model_copy(update={"fleet": named}), self.control.say)
+        return self._fleet.status(model=None)
