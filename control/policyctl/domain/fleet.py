@@ -146,6 +146,16 @@ class FleetState:
         found = self.aliases.get((model, alias))
         return None if found is None else found.target
 
+    def is_open(self, move: FleetMove) -> bool:
+        """Whether a move has neither a commit nor an outcome, and no other move has taken its place."""
+        found = self.open.get(move.model)
+        return found is not None and found.move.id == move.id
+
+    def generation_of(self, move: FleetMove) -> int | None:
+        """The generation that a move brought its alias to; None unless the alias is there still."""
+        found = self.aliases.get(move.key)
+        return found.generation if found is not None and found.move.id == move.id else None
+
     def earlier(self, model: str, alias: str, release: str | None) -> StoredRelease:
         """The release that a rollback goes to: the one before, or the last that had the number `release`.
 
@@ -323,20 +333,14 @@ class FleetStatus:
         return {**fields_to_json(self), "healthy": self.healthy}
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A row for each alias on each node, by `COLUMNS`."""
-        return [
-            (
-                named["model"],
-                named["alias"],
-                named["release"] or "nothing",
-                named["since"][:19],
-                node.node,
-                *_serves(node, named),
-                node.time[:19],
-            )
-            for named in self.aliases
-            for node in self.nodes
-        ]
+        """A row for each alias on each node, by `COLUMNS`; one for an alias that no node follows."""
+        rows: list[tuple[str, ...]] = []
+        for named in self.aliases:
+            names = (named["model"], named["alias"], named["release"] or "nothing", named["since"][:19])
+            rows += [(*names, node.node, *_serves(node, named), node.time[:19]) for node in self.nodes]
+            if not self.nodes:
+                rows.append((*names, "no node", "", "", ""))
+        return rows
 
 
 def _serves(node: NodeReport, named: dict[str, Any]) -> tuple[str, str]:

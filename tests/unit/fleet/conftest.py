@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,13 @@ from fleet_world import FleetWorld
 
 
 @pytest.fixture(scope="session")
-def publisher(tmp_path_factory) -> Path:
-    """A folder with the exports of three releases."""
+def publisher(tmp_path_factory) -> Mapping[str, bytes]:
+    """The objects of a store that holds three releases."""
     return FleetWorld.published(tmp_path_factory.mktemp("publisher"))
 
 
 @pytest.fixture
-def fleet(tmp_path, monkeypatch, publisher: Path) -> Iterator[FleetWorld]:
+def fleet(tmp_path, monkeypatch, publisher: Mapping[str, bytes]) -> Iterator[FleetWorld]:
     """Three nodes; the store holds walker 1.0.0, 1.1.0 and 2.0.0, whose contract is another."""
     world = FleetWorld(tmp_path, monkeypatch, publisher)
     yield world

@@ -2,19 +2,22 @@
 
 Everything that decides is the real code: the journal of the store, the moves of
 a command, what a node does. Of a node only Triton is a stand-in, the file of
-`world.FileServer`. Who waits lets the others take their steps.
+`world.FileServer`; of a `light_fleet.LightNode` the repository is one as well.
+Who waits lets the others take their steps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import obstore
+import pytest
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import MemoryStore
 from world import CONTRACT, WIDER, FileServer, supervising, write_export
 
@@ -36,8 +39,10 @@ from policyctl.services.observed import Observed
 from policyctl.services.releases.publish import publish
 from policyctl.services.releases.transfer import export_release
 from policyctl.services.rollout.request import AliasRequest, PromotionRequest, RollbackRequest, Wanted
-from policyctl.settings import load
+from policyctl.settings import CutOff, Settings, load
 
+Objects = Mapping[str, bytes]
+"""What lies in a store, by key."""
 STORE = "s3://policies/robots"
 STEP_S = 0.5
 NAMES = ("a", "b", "c")
@@ -45,6 +50,10 @@ NAMES = ("a", "b", "c")
 
 class Crash(BaseException):
     """The process ends here."""
+
+
+class NodeCrash(BaseException):
+    """The process of a node ends here, and its server with it."""
 
 
 class OneAfterTheOther:
@@ -66,12 +75,19 @@ class SimulatedNode:
     def __init__(self, fleet: FleetWorld, name: str) -> None:
         self.fleet, self.name = fleet, name
         self.root = fleet.folder / name / "model_repository"
-        settings = {"store": STORE, "node": name}
-        self.control = Control.of(load(repository=self.root, fleet=settings), fleet.said.append)
-        self.control.repository.create()
-        self.supervisor = supervising(self.control.repository)
+        self.control = Control.of(fleet.settings(repository=self.root, node=name), fleet.said.append)
         self.runs = 0
         self.process: Node | None = None
+        self.prepare_machine()
+
+    def prepare_machine(self) -> None:
+        """What is there before its first start."""
+        self.control.repository.create()
+        self.supervisor = supervising(self.control.repository)
+
+    def close(self) -> None:
+        """Let go of the machine."""
+        self.supervisor.close()
 
     def start(self) -> None:
         """A process and a server that know nothing of earlier ones but what is on the disk."""
@@ -101,11 +117,24 @@ class SimulatedNode:
 
     def step(self) -> None:
         """What its threads do in one look."""
-        if self.process is not None:
+        if self.process is None:
+            return
+        try:
             with self.fleet.acting(self.name):
                 self.process.follow()
                 self.process.prepare()
                 self.process.report()
+        except NodeCrash:
+            self.kill()
+
+    def withdraws(self, when: CutOff) -> None:
+        """What it does once its lease is over."""
+        changed = self.control.settings.fleet.model_copy(update={"when_cut_off": when})
+        self.control.settings = self.control.settings.model_copy(update={"fleet": changed})
+
+    def has_certified(self, _release: str) -> bool:
+        """Whether this run of its server answered as a candidate; a light node knows by which release."""
+        return self.server.answers["walker.candidate"] > 0
 
     def named_in_store(self) -> str | None:
         """What the store's journal names, as far as the node has read it."""
@@ -125,7 +154,9 @@ class SimulatedNode:
 class FleetWorld:
     """A store, its nodes, and time."""
 
-    def __init__(self, folder: Path, monkeypatch, publisher: Path) -> None:
+    Node: type[SimulatedNode] = SimulatedNode
+
+    def __init__(self, folder: Path, monkeypatch, publisher: Objects) -> None:
         self.folder, self.now = folder, 1000.0
         self.said: list[str] = []
         self.servers: dict[str, FileServer] = {}
@@ -134,41 +165,56 @@ class FleetWorld:
         self.before: Callable[[str, str], None] = lambda _actor, _doing: None
         self.after: Callable[[str, str], None] = lambda _actor, _doing: None
         self.meanwhile: Callable[[SimulatedNode], None] = lambda _node: None
-        self.looked: Callable[[], None] = lambda: None
+        self.looked: Callable[[SimulatedNode], None] = lambda _node: None
         self.order: Callable[[list[SimulatedNode]], list[SimulatedNode]] = lambda nodes: nodes
         asking = Bucket._asking
 
         @contextmanager
         def asked(bucket: Bucket, doing: str) -> Iterator[None]:
             self.before(self.actor, doing)
-            with asking(bucket, doing):
-                yield
+            try:
+                with asking(bucket, doing):
+                    yield
+            except (FileNotFoundError, AlreadyExistsError):
+                self.after(self.actor, doing)
+                raise
             self.after(self.actor, doing)
 
         monkeypatch.setattr(Bucket, "_asking", asked)
         monkeypatch.setattr(fleet_store, "ThreadPoolExecutor", OneAfterTheOther)
         monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s: self.store)
-        monkeypatch.setattr(control_module, "Triton", lambda endpoint, **_: self.servers[endpoint.grpc])
-        source = Control.of(load(repository=publisher / "model_repository"))
-        for release in ("1.0.0", "1.1.0", "2.0.0"):
-            export_release(source, model="walker", release=release, destination=STORE)
-        self.nodes = {name: SimulatedNode(self, name) for name in NAMES}
+        self.stand_in(monkeypatch)
+        for key, content in publisher.items():
+            obstore.put(self.store, key, content)
+        self.nodes = {name: self.Node(self, name) for name in NAMES}
         for node in self.nodes.values():
             node.start()
             node.step()
 
+    def stand_in(self, monkeypatch) -> None:
+        """Put the simulated servers in the place of Triton."""
+        monkeypatch.setattr(control_module, "Triton", lambda endpoint, **_: self.servers[endpoint.grpc])
+
+    def settings(self, *, repository: Path, node: str = "") -> Settings:
+        """Those of a node, or of a command."""
+        return load(repository=repository, fleet={"store": STORE, "node": node})
+
     @staticmethod
-    def published(folder: Path) -> Path:
-        """A repository with three releases, of which the last has another contract."""
-        control = Control.of(load(repository=folder / "model_repository"))
-        for release, seed, contract in (("1.0.0", 1, CONTRACT), ("1.1.0", 2, CONTRACT), ("2.0.0", 3, WIDER)):
-            source = write_export(folder / release, seed, contract=contract)
-            publish(control, source, model="walker", release=release)
-        return folder
+    def published(folder: Path) -> Objects:
+        """What a store holds to which three releases were exported; the last has another contract."""
+        control, store = Control.of(load(repository=folder / "model_repository")), MemoryStore()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bucket_module, "_opened", lambda _url, _patience_s: store)
+            for release, seed, contract in (("1.0.0", 1, CONTRACT), ("1.1.0", 2, CONTRACT), ("2.0.0", 3, WIDER)):
+                source = write_export(folder / release, seed, contract=contract)
+                publish(control, source, model="walker", release=release)
+                export_release(control, model="walker", release=release, destination=STORE)
+        keys = [each["path"] for page in obstore.list(store) for each in page]
+        return {key: bytes(obstore.get(store, key).bytes()) for key in keys}
 
     def close(self) -> None:
         for node in self.nodes.values():
-            node.supervisor.close()
+            node.close()
 
     def clock(self) -> float:
         return self.now
@@ -187,7 +233,7 @@ class FleetWorld:
         self.now += max(seconds, STEP_S)
         for node in self.order(list(self.nodes.values())):
             node.step()
-            self.looked()
+            self.looked(node)
 
     def settle(self, release: str | None = "") -> None:
         """Time passes until every node answers by `release`, or all by any one where that is empty."""
@@ -204,9 +250,7 @@ class FleetWorld:
             with self.acting(""):
                 self.rest(seconds)
 
-        fleet = Fleet(
-            load(repository=self.folder / "none", fleet={"store": STORE}), self.said.append, self.clock, sleep
-        )
+        fleet = Fleet(self.settings(repository=self.folder / "none"), self.said.append, self.clock, sleep)
         fleet.journal.actor = actor
         return fleet
 
@@ -234,7 +278,7 @@ class FleetWorld:
 
         self.before = refuse
 
-    def records(self) -> list[dict[str, Any]]:
-        """The records of the store's journal as they lie there."""
-        keys = sorted(each["path"] for page in obstore.list(self.store, "journal") for each in page)
-        return [json.loads(bytes(obstore.get(self.store, key).bytes())) for key in keys]
+    def record(self, number: int) -> dict[str, Any]:
+        """A record of the store's journal as it lies there."""
+        found: dict[str, Any] = json.loads(bytes(obstore.get(self.store, f"journal/{number:012d}").bytes()))
+        return found

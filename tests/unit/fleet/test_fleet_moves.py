@@ -146,9 +146,7 @@ def test_a_node_that_is_away_stops_a_promotion_and_no_rollback(fleet: FleetWorld
 def test_a_node_that_is_cut_off_serves_on_and_comes_to_what_was_committed(fleet: FleetWorld) -> None:
     """The default keeps what it serves; with `withdraw` it serves nothing once the lease is over."""
     fleet.promote("1.0.0")
-    withdrawing = fleet.nodes["b"].control
-    changed = withdrawing.settings.fleet.model_copy(update={"when_cut_off": CutOff.WITHDRAW})
-    withdrawing.settings = withdrawing.settings.model_copy(update={"fleet": changed})
+    fleet.nodes["b"].withdraws(CutOff.WITHDRAW)
     fleet.cut_off("b", "c")
     for _ in range(30):
         fleet.rest()
@@ -166,8 +164,7 @@ def test_a_node_that_starts_without_the_store_serves_what_it_read_last_or_nothin
     node.kill()
     node.start()
     assert node.answers() == "1.0.0"
-    changed = node.control.settings.fleet.model_copy(update={"when_cut_off": CutOff.WITHDRAW})
-    node.control.settings = node.control.settings.model_copy(update={"fleet": changed})
+    node.withdraws(CutOff.WITHDRAW)
     node.kill()
     node.start()
     assert node.answers() is None

@@ -10,29 +10,25 @@ nothing; after it, the nodes need nobody.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 
 from policyctl.adapters.bucket import Bucket
-from policyctl.adapters.bucket_releases import BucketReleases
 from policyctl.adapters.fleet_store import FleetJournal, read_reports
 from policyctl.adapters.journal import actor
-from policyctl.domain import versions
-from policyctl.domain.artifacts import CONTRACT_FILE
-from policyctl.domain.compatibility import Difference, compare
-from policyctl.domain.contract import Contract
+from policyctl.domain.compatibility import Difference
 from policyctl.domain.fleet import FleetMove, FleetState, FleetStatus, NodeReport, StoredRelease, number
+from policyctl.domain.fleet_moves import Entry, Waited, not_prepared, to_take_back
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import MoveKind, Result
 from policyctl.domain.names import check_model_name, check_movable_alias
-from policyctl.domain.oci import read_artifact
 from policyctl.domain.operations import Done
-from policyctl.errors import BusyError, IntegrityError, MoveError, PolicyctlError, ServerError, UsageError
+from policyctl.errors import BusyError, MoveError, PolicyctlError, ServerError, UsageError
 from policyctl.services.control import Say
+from policyctl.services.fleet.chosen import changes, choose
+from policyctl.services.fleet.waiting import Watch
 from policyctl.services.moves.contract_change import require_unbroken
 from policyctl.services.moves.contract_change import words as difference_words
 from policyctl.services.moves.moved import fresh_move_id
@@ -50,10 +46,6 @@ from policyctl.settings import Settings
 _TRIES: Final = 20
 _UNANSWERED: Final = 3
 """Writes of one record to which the store gives no answer."""
-LOOK_S: Final = 0.1
-"""How often the reports of the nodes are read while a command waits for them."""
-SWITCH_S: Final = 60.0
-"""For all nodes to serve what was committed. They go on after it; the command says who has not come so far."""
 
 
 @dataclass(slots=True)
@@ -189,52 +181,24 @@ class Fleet:
             )
 
     def _release(self, state: FleetState, model: str, text: str) -> StoredRelease:
-        releases = BucketReleases(self.bucket)
-        numbers = releases.releases(model)
         named = {alias: each.target.release for (m, alias), each in state.aliases.items() if m == model and each.target}
-        chosen = versions.select(text, numbers, named)
-        if chosen is None:
-            have = ", ".join(sorted(numbers, key=versions.parse)) or "none"
-            raise UsageError(
-                f"{self.bucket.url} holds no release {text!r} of {model}",
-                remedy=f"It holds: {have}. Put one there: policyctl release export {model} RELEASE {self.bucket.url}",
-            )
-        if chosen != text:
-            self.say(f"{text} of {model} is {chosen}.")
-        artifact = read_artifact(releases.manifest(f"{model}:{chosen}"))
-        if (artifact.model, artifact.release) != (model, chosen):
-            raise IntegrityError(
-                f"{self.bucket.url}: {model}:{chosen} is {artifact.model} {artifact.release}",
-                remedy=f"Put the release there again: policyctl release export {model} {chosen} {self.bucket.url}",
-            )
-        return StoredRelease(chosen, artifact.digest, artifact.config.digest)
+        return choose(self.bucket, model, text, named=named, say=self.say)
 
     def _differences(
         self, model: str, incumbent: StoredRelease | None, target: StoredRelease, wanted: PromotionRequest
     ) -> tuple[Difference, ...]:
         if incumbent is None:
             return ()
-        found = compare(self._contract(incumbent), self._contract(target))
+        differences = changes(self.bucket, incumbent, target)
         require_unbroken(
-            found,
+            differences,
             before=incumbent.release,
             model=model,
             alias=wanted.alias,
             release=target.release,
             breaking=wanted.breaking,
         )
-        return found
-
-    def _contract(self, release: StoredRelease) -> Contract:
-        releases = BucketReleases(self.bucket)
-        artifact = read_artifact(releases.manifest(release.artifact))
-        try:
-            entry = next(each for each in artifact.files if each.path == CONTRACT_FILE)
-            return Contract.from_json(json.loads(releases.read(entry)))
-        except (StopIteration, ValueError, UsageError) as error:
-            raise IntegrityError(
-                f"{releases}: {artifact.model} {artifact.release} has no contract ({error})"
-            ) from error
+        return differences
 
     def _would(self, move: FleetMove, nodes: Sequence[NodeReport], differences: Sequence[Difference]) -> Done:
         live = ", ".join(node.node for node in nodes if not node.stopped) or "no node"
@@ -251,19 +215,22 @@ class Fleet:
     def _promote(self, move: FleetMove, target: StoredRelease, differences: Sequence[Difference]) -> Done:
         if differences:
             self.say(difference_words(differences, number(move.incumbent)))
-        began = self.clock()
-        self._append(RecordKind.INTENT, move.to_json(), lambda state: _is_free(state, move))
+        began, limits = self.clock(), self.settings.fleet
+        self._append(Entry(RecordKind.INTENT, move))
         self.say(f"The nodes load and certify {move.model} {target.release} ...")
         try:
-            prepared = self._wait(
+            waited = self._watch().until_prepared(move, within_s=limits.prepare_s)
+            refusal = not_prepared(
                 move,
-                lambda node: move.id in node.prepared,
-                within_s=self.settings.fleet.prepare_s,
-                is_off=lambda state: not _is_open(state, move),
+                waited,
+                prepare_s=limits.prepare_s,
+                lease_s=limits.lease_s,
+                max_unavailable=limits.max_unavailable,
             )
-            self._require_prepared(move, prepared)
+            if refusal is not None:
+                raise refusal
             prepared_s = self.clock() - began
-            generation = self._append(RecordKind.SWITCHING, {"move": move.id}, lambda state: _is_open(state, move)).seq
+            generation = self._append(Entry(RecordKind.SWITCHING, move)).seq
         except PolicyctlError:
             if (committed := self._give_up(move)) is None:
                 raise
@@ -275,68 +242,35 @@ class Fleet:
 
     def _give_up(self, move: FleetMove) -> int | None:
         """End a move before its commit; the generation, where the commit was written and its answer was lost."""
-        body = {"move": move.id, "result": Result.ABORTED.value}
         try:
-            self._append(RecordKind.OUTCOME, body, lambda state: _is_open(state, move))
+            self._append(Entry(RecordKind.OUTCOME, move, Result.ABORTED))
         except PolicyctlError as error:
-            if _is_open(self.journal.state, move):
+            if self.journal.state.is_open(move):
                 self.say(f"The {move.words} may be open still: {error.problem}. End it: policyctl abort {move.model}")
-        named = self.journal.state.aliases.get(move.key)
-        return named.generation if named is not None and named.move.id == move.id else None
-
-    def _require_prepared(self, move: FleetMove, waited: Waited) -> None:
-        said = f"Nothing was changed: {move.alias} of {move.model} names {number(move.incumbent)}"
-        if waited.problems:
-            node, problem = min(waited.problems.items())
-            raise MoveError(f"node {node} cannot serve the release: {problem} {said}")
-        if waited.late:
-            late = ", ".join(waited.late)
-            raise MoveError(
-                f"{late} did not certify the release within {self.settings.fleet.prepare_s:g} s. {said}",
-                remedy="Allow more: POLICYCTL_FLEET__PREPARE_S. Or look at the log of these nodes.",
-            )
-        if not waited.reached and not waited.cut_off:
-            raise MoveError(f"every node was stopped. {said}", remedy="Start one: policyctl --store ... serve")
-        if len(waited.cut_off) > self.settings.fleet.max_unavailable or not waited.reached:
-            raise MoveError(
-                f"{', '.join(waited.cut_off)} reported nothing for {self.settings.fleet.lease_s:g} s. {said}",
-                remedy="Start them again, remove the reports of nodes that are gone for good (nodes/NAME in the"
-                " store), or allow some to be away: POLICYCTL_FLEET__MAX_UNAVAILABLE=1",
-            )
+        return self.journal.state.generation_of(move)
 
     def _commit(self, move: FleetMove, began: float) -> Done:
         """Move without preparation; whatever else is open of the model is over by that."""
-        named = move.incumbent
-        self._append(RecordKind.INTENT, move.to_json(), lambda state: state.named(*move.key) == named)
-        committed = self._append(RecordKind.SWITCHING, {"move": move.id}, lambda state: _is_open(state, move))
+        self._append(Entry(RecordKind.INTENT, move))
+        committed = self._append(Entry(RecordKind.SWITCHING, move))
         return self._see_through(move, committed.seq, began)
 
     def _see_through(self, move: FleetMove, generation: int, began: float, *, prepared_s: float | None = None) -> Done:
         """Wait until every node serves what was committed; take it back where one cannot."""
         at = self.clock()
-        # What a node's clock says decides nothing here but how long the command waits for a node that may be gone.
-        old = (datetime.now(UTC) - timedelta(seconds=2 * self.settings.fleet.lease_s)).isoformat()
-        waited = self._wait(
-            move,
-            lambda node: node.has_reached(move.key, generation),
-            within_s=SWITCH_S,
-            is_gone=lambda node: move.kind is not MoveKind.PROMOTION and node.time < old,
-            generation=generation,
-        )
+        waited = self._watch().until_reached(move, generation)
         switched_s = self.clock() - at
-        if waited.problems and move.kind is MoveKind.PROMOTION:
-            self._take_back(move, waited.problems)
-        body = {"move": move.id, "result": Result.DONE.value}
+        if (back := to_take_back(move, waited, move_id=fresh_move_id())) is not None:
+            self._take_back(back, waited)
         try:
-            self._append(RecordKind.OUTCOME, body, lambda _state: True)
+            self._append(Entry(RecordKind.OUTCOME, move, Result.DONE))
         except PolicyctlError as error:
             self.say(f"The outcome of the {move.words} is not in the store's journal: {error.problem}.")
-        not_yet = sorted({*waited.cut_off, *waited.late, *waited.problems})
         result = {
             **_result(move),
             "generation": generation,
             "nodes": sorted(waited.reached),
-            "not_yet": not_yet,
+            "not_yet": list(waited.not_yet),
             "timings": {
                 "prepare_ms": None if prepared_s is None else round(1e3 * prepared_s),
                 "switch_ms": round(1e3 * switched_s),
@@ -347,22 +281,28 @@ class Fleet:
             f"{move.alias} of {move.model}: {number(move.incumbent)} -> {number(move.target)} on"
             f" {len(waited.reached)} nodes, generation {generation}, {1e3 * switched_s:.0f} ms after the commit."
         )
-        if not_yet:
-            words += f" Not yet: {', '.join(not_yet)}. They come to it once they can read the store."
+        if waited.not_yet:
+            words += f" Not yet: {', '.join(waited.not_yet)}. They come to it once they can read the store."
         refusal = None
         if waited.problems:
             node, problem = min(waited.problems.items())
             refusal = MoveError(f"node {node} does not serve what was committed: {problem}", remedy="It tries again.")
         return Done(result, words, refusal)
 
-    def _take_back(self, move: FleetMove, problems: Mapping[str, str]) -> NoReturn:
-        node, problem = min(problems.items())
-        kind = MoveKind.REMOVAL if move.incumbent is None else MoveKind.ROLLBACK
-        reason = f"node {node} could not serve {number(move.target)}: {problem}"
-        back = FleetMove(fresh_move_id(), kind, move.model, move.alias, move.target, move.incumbent, reason)
-        self.say(f"Taking it back: {reason}")
-        done = self._commit(back, self.clock())
-        raise MoveError(f"{reason} {done.words}", remedy=f"See the log of {node}.")
+    def _take_back(self, back: FleetMove, waited: Waited) -> NoReturn:
+        self.say(f"Taking it back: {back.reason}")
+        try:
+            done = self._commit(back, self.clock())
+            words = done.words if done.refusal is None else f"{done.words} {done.refusal.problem}"
+        except BusyError:
+            now = number(self.journal.state.named(*back.key))
+            words = f"Somebody else moved the alias before it was taken back: it names {now}."
+        except ServerError as error:
+            raise ServerError(
+                f"{back.reason} It was committed, and nobody knows whether it was taken back: {error.problem}",
+                remedy=f"See: policyctl status. To take it back: policyctl rollback {back.model}",
+            ) from error
+        raise MoveError(f"{back.reason} {words}", remedy=f"See the log of {min(waited.problems)}.")
 
     def _abort(self, state: FleetState, model: str, *, dry_run: bool) -> Done:
         opened = state.open.get(model)
@@ -371,15 +311,13 @@ class Fleet:
         said = f"the {opened.move.words} by {opened.actor}"
         if dry_run:
             return Done({"model": model, "result": f"Would abort {said}."}, f"Would abort {said}.")
-        body = {"move": opened.move.id, "result": Result.ABORTED.value}
-        self._append(RecordKind.OUTCOME, body, lambda state: _is_open(state, opened.move))
+        self._append(Entry(RecordKind.OUTCOME, opened.move, Result.ABORTED))
         return Done({"model": model, "result": f"Aborted: {said}."}, f"Aborted: {said}.")
 
-    def _append(self, kind: RecordKind, body: Mapping[str, Any], still: Callable[[FleetState], bool]) -> Record:
-        """Write a record; again where somebody else's came first and `still` says that ours is right behind it.
+    def _append(self, entry: Entry) -> Record:
+        """Write a record; again where somebody else's came first and ours is right behind it.
 
-        The store may have carried out what it gave no answer to. So what is there is read before a second try, and
-        a record that was written, or is written late, is known by its body, which names one move.
+        The store may have carried out what it gave no answer to. So what is there is read before a second try.
 
         Raises:
             BusyError: What somebody else wrote changes what ours would mean; ours was not written.
@@ -388,92 +326,18 @@ class Fleet:
         before, unanswered = len(self.journal.records), 0
         for tries_left in reversed(range(_TRIES)):
             try:
-                return self.journal.append(kind, body)
+                return self.journal.append(entry.kind, entry.body)
             except (BusyError, ServerError) as error:
                 unanswered += isinstance(error, ServerError)
                 state = self.journal.read()
-                for record in self.journal.records[before:]:
-                    if (record.kind, record.body) == (kind, body):
-                        return record
-                if not tries_left or unanswered > _UNANSWERED or not still(state):
+                if (written := entry.among(self.journal.records[before:])) is not None:
+                    return written
+                if not tries_left or unanswered > _UNANSWERED or not entry.holds(state):
                     raise
         raise AssertionError("the last try returned or raised")
 
-    def _wait(
-        self,
-        move: FleetMove,
-        is_there: Callable[[NodeReport], bool],
-        *,
-        within_s: float,
-        is_off: Callable[[FleetState], bool] = lambda _state: False,
-        is_gone: Callable[[NodeReport], bool] = lambda _node: False,
-        generation: int | None = None,
-    ) -> Waited:
-        """Wait until every node that reports is where it should be, or says that it cannot be.
-
-        Whether a node lives is seen by its reports changing while we look: no clock of any node is believed.
-
-        Raises:
-            MoveError: `is_off` says that somebody ended the move.
-            ServerError: The store does not answer; after a commit (`generation`) that is waited for as well.
-        """
-        deadline, changes = self.clock() + within_s, dict[str, tuple[tuple[str, int], float]]()
-        while True:
-            if is_off(self.journal.read()):
-                raise MoveError(f"somebody ended the {move.words}", remedy="See who: policyctl history")
-            now = self.clock()
-            try:
-                nodes = [node for node in read_reports(self.bucket) if not node.stopped]
-            except ServerError as error:
-                if generation is None:
-                    raise
-                if now < deadline:
-                    self.sleep(LOOK_S)
-                    continue
-                raise ServerError(
-                    f"the {move.words} is committed as generation {generation}, and the store does not say which nodes"
-                    f" serve it: {error.problem}",
-                    remedy="See: policyctl status. To take it back: policyctl rollback.",
-                ) from error
-            for node in nodes:
-                if changes.get(node.node, (None,))[0] != (node.run, node.beat):
-                    changes[node.node] = ((node.run, node.beat), now)
-            reached = {node.node for node in nodes if is_there(node)}
-            problems = {n.node: n.problems[move.id] for n in nodes if move.id in n.problems and n.node not in reached}
-            waiting = {node.node for node in nodes} - reached - problems.keys()
-            mine = self.settings.fleet.lease_s
-            silent = {node.node for node in nodes if now - changes[node.node][1] >= max(mine, node.lease_s)}
-            cut_off = waiting & (silent | {node.node for node in nodes if is_gone(node)})
-            late = waiting - cut_off
-            if problems or not late or now >= deadline:
-                return Waited(frozenset(reached), tuple(sorted(cut_off)), tuple(sorted(late)), problems)
-            self.sleep(LOOK_S)
-
-
-@dataclass(frozen=True, slots=True)
-class Waited:
-    """Where the nodes were when a wait ended.
-
-    Attributes:
-        reached: They are where they should be.
-        cut_off: Their reports did not change for the length of a lease.
-        late: They live, and did not come so far in time.
-        problems: What they could not do, by node.
-    """
-
-    reached: frozenset[str]
-    cut_off: tuple[str, ...]
-    late: tuple[str, ...]
-    problems: Mapping[str, str]
-
-
-def _is_open(state: FleetState, move: FleetMove) -> bool:
-    found = state.open.get(move.model)
-    return found is not None and found.move.id == move.id
-
-
-def _is_free(state: FleetState, move: FleetMove) -> bool:
-    return move.model not in state.open and state.named(*move.key) == move.incumbent
+    def _watch(self) -> Watch:
+        return Watch(self.journal, self.settings.fleet.lease_s, self.clock, self.sleep)
 
 
 def _result(move: FleetMove, *, changed: bool = True) -> dict[str, Any]:
