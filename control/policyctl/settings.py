@@ -48,7 +48,7 @@ def _here(value: Any) -> Any:
 def _bucket(value: Any) -> Any:
     """An address of a store; `adapters.bucket` looks at the rest, and shows no password that stands in it."""
     if isinstance(value, str) and value and scheme_of(value) not in STORE_SCHEMES:
-        raise ValueError(f"it begins with none of {', '.join(STORE_SCHEMES)}")
+        raise ValueError(f"an address that begins with one of {', '.join(STORE_SCHEMES)}")
     return value
 
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from policyctl.services.rollout.remote import Remote
     from policyctl.settings import Settings
 
-BY_STORE: Final = ("promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history", "serve")
-"""Commands that a store of a fleet means something to."""
+BY_STORE: Final = ("promote", "rollback", "abort", "unserve", "status", "history", "serve")
+"""Commands that go by the store of a fleet."""
+_NO_PINS: Final = ("pin", "unpin")
+"""Commands that a store refuses itself: it says what to do instead."""
 BY_URL: Final = ("promote", "rollback", "abort", "pin", "unpin", "unserve", "status", "history", "console")
 """Commands that go by a control API."""
 
@@ -61,7 +63,7 @@ def begin(root: Root) -> None:
     _control.set(None)
     if root.api and root.command and root.command not in BY_URL:
         raise _by_url_refused(root.api)
-    if root.store and root.command and root.command not in BY_STORE:
+    if root.store and root.command and root.command not in (*BY_STORE, *_NO_PINS):
         raise UsageError(
             f"policyctl {root.command} works on a repository of this machine, and not by --store {root.store}",
             remedy=f"With --store go {', '.join(BY_STORE[:-1])} and {BY_STORE[-1]}.",

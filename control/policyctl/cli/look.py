@@ -64,6 +64,10 @@ def status(
 
 def _show_fleet(call: Call, found: FleetStatus, *, check: bool) -> None:
     call.table(found, "Fleet", found.COLUMNS, found.rows())
+    if not found.aliases:
+        call.say("No alias names a release yet. Promote one: policyctl --store ... promote MODEL RELEASE")
+    if all(node.stopped for node in found.nodes):
+        call.say(f"No node follows {found.store}. Start one: policyctl --store {found.store} serve")
     for words in found.open:
         call.say(f"Being prepared: {words}")
     for node in found.nodes:

@@ -77,7 +77,7 @@ def test_a_blob_that_is_not_what_its_name_says_is_refused(
 
 def test_a_setting_that_names_no_store_is_refused() -> None:
     """Before anything is asked."""
-    with pytest.raises(UsageError, match="begins with none of"):
+    with pytest.raises(UsageError, match="expected an address that begins with one of s3://"):
         load(fleet={"store": "ftp://host/x"})
 
 

@@ -8,6 +8,11 @@ from types import SimpleNamespace
 import pytest
 from world import World
 
+from policyctl.adapters.bucket import Bucket
+from policyctl.adapters.fleet_store import FleetJournal
+from policyctl.domain.fleet import FleetMove, StoredRelease
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.moves import MoveKind
 from policyctl.errors import UsageError
 from policyctl.services import running
 from policyctl.services.rollout.here import carry_out
@@ -26,6 +31,26 @@ def test_a_store_that_is_typed_goes_before_a_control_api_that_is_set(run, elsewh
     assert (done.code, done.document["store"], done.document["nodes"]) == (0, store, [])
     refused = run("--store", store, "--api", "http://127.0.0.1:1", "status")
     assert (refused.code, "two different things" in refused.err) == (2, True)
+
+
+def test_status_of_a_store_that_nobody_follows_says_what_to_do(run, elsewhere, store: str) -> None:
+    """An empty table alone says nothing; an alias that is named shows also without a node."""
+    done = run("--store", store, "status")
+    assert "No alias names a release yet" in done.err
+    assert f"No node follows {store}. Start one: policyctl --store {store} serve" in done.err
+    move = FleetMove("m", MoveKind.PROMOTION, "walker", "production", None, StoredRelease("1.0.0", "a", "m"))
+    journal = FleetJournal(Bucket(store), "somebody")
+    journal.append(RecordKind.INTENT, move.to_json())
+    journal.append(RecordKind.SWITCHING, {"move": "m"})
+    assert "no node" in run("--store", store, "status").out
+
+
+def test_the_commands_that_go_by_a_store_are_named_without_those_it_refuses(run, elsewhere, store: str) -> None:
+    """A store has no pins."""
+    assert (
+        "With --store go promote, rollback, abort, unserve, status, history and serve."
+        in run("--store", store, "verify").err
+    )
 
 
 @pytest.mark.parametrize(
