@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,12 +10,17 @@ import pytest
 
 from policyctl.adapters import fleet_store
 from policyctl.adapters.bucket import Bucket
+from policyctl.adapters.fleet_store import FleetJournal
 from policyctl.domain import fleet as domain
 from policyctl.domain.fleet import NodeReport
+from policyctl.domain.fleet_moves import Entry, Waited
 from policyctl.domain.journal import RecordKind
-from policyctl.services.fleet import moves, node
-from policyctl.services.fleet.moves import Fleet, Waited
+from policyctl.errors import PolicyctlError
+from policyctl.services.fleet import moves, node, waiting
+from policyctl.services.fleet.moves import Fleet
 from policyctl.services.fleet.node import Node
+from policyctl.services.fleet.waiting import Watch
+from policyctl.settings import CutOff
 
 Put = Callable[[pytest.MonkeyPatch], None]
 
@@ -70,7 +75,6 @@ def reports_before_it_certified(patch: pytest.MonkeyPatch) -> None:
         self._prepared = (*self._prepared, move.id)
 
     patch.setattr(Node, "_prepare", prepare)
-    gives_up_at_once(patch)
 
 
 def gives_up_at_once(patch: pytest.MonkeyPatch) -> None:
@@ -133,11 +137,7 @@ def aborts_what_was_committed(patch: pytest.MonkeyPatch) -> None:
         raise moves.MoveError("the store did not answer. Nothing was changed")
 
     patch.setattr(Fleet, "_give_up", careless)
-
-    def append(self: Fleet, kind: RecordKind, body: Mapping[str, Any], _still: Any) -> Any:
-        return self.journal.append(kind, body)
-
-    patch.setattr(Fleet, "_append", append)
+    patch.setattr(Fleet, "_append", lambda self, entry: self.journal.append(entry.kind, entry.body))
 
 
 def forgets_a_removal(patch: pytest.MonkeyPatch) -> None:
@@ -157,20 +157,116 @@ def compares_numbers_of_slots(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def _without_problems(waited: Waited) -> Waited:
+    return replace(waited, problems={}, reached=waited.reached | waited.problems.keys())
+
+
 def skips_the_take_back(patch: pytest.MonkeyPatch) -> None:
-    """A node that cannot serve what was committed changes nothing for the others, and the command says done."""
-    see_through, wait = Fleet._see_through, Fleet._wait
+    """A node that cannot serve what was committed counts as one that serves it."""
+    until_reached = Watch.until_reached
+    patch.setattr(Watch, "until_reached", lambda *given: _without_problems(until_reached(*given)))
 
-    def blind(self: Fleet, *arguments: Any, **more: Any) -> Waited:
-        found = wait(self, *arguments, **more)
-        return replace(found, problems={}, reached=found.reached | found.problems.keys())
 
-    def see(self: Fleet, *arguments: Any, **more: Any) -> Any:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Fleet, "_wait", blind)
-            return see_through(self, *arguments, **more)
+def commits_over_a_problem(patch: pytest.MonkeyPatch) -> None:
+    """A node that says before the commit that it cannot serve the release is not heard."""
+    until_prepared = Watch.until_prepared
+    patch.setattr(Watch, "until_prepared", lambda *given, **more: _without_problems(until_prepared(*given, **more)))
 
-    patch.setattr(Fleet, "_see_through", see)
+
+def commits_behind_the_move_of_another(patch: pytest.MonkeyPatch) -> None:
+    """Who finds that another record came first writes the commit behind it, whatever that record is."""
+    holds = Entry.holds
+    patch.setattr(Entry, "holds", lambda self, state: self.kind is RecordKind.SWITCHING or holds(self, state))
+
+
+def begins_over_an_open_move(patch: pytest.MonkeyPatch) -> None:
+    """A promotion begins while another one is being prepared."""
+    patch.setattr(Fleet, "_require_free", _nobody)
+    holds = Entry.holds
+    patch.setattr(Entry, "holds", lambda self, state: self.kind is RecordKind.INTENT or holds(self, state))
+
+
+def takes_silence_for_success(patch: pytest.MonkeyPatch) -> None:
+    """A node that reports nothing counts as one that is there."""
+    assess = waiting.assess
+
+    def hopeful(*given: Any, **more: Any) -> Waited:
+        found = assess(*given, **more)
+        return replace(found, cut_off=(), reached=found.reached | set(found.cut_off))
+
+    patch.setattr(waiting, "assess", hopeful)
+
+
+def takes_its_time_for_silence(patch: pytest.MonkeyPatch) -> None:
+    """A node that has not come so far at the first look counts as one that is cut off."""
+    assess = waiting.assess
+
+    def impatient(nodes: Any, *given: Any, **_: Any) -> Waited:
+        return assess(nodes, *given, silent={each.node for each in nodes})
+
+    patch.setattr(waiting, "assess", impatient)
+
+
+def reads_one_record_too_late(patch: pytest.MonkeyPatch) -> None:
+    """A node acts on all records but the newest one."""
+    read = FleetJournal.read
+
+    def late(self: FleetJournal) -> domain.FleetState:
+        state = read(self)
+        return state if self.copy is None else domain.fold(self.records[:-1])
+
+    patch.setattr(FleetJournal, "read", late)
+
+
+def leaves_its_move_open(patch: pytest.MonkeyPatch) -> None:
+    """A promotion that fails before its commit is not ended in the journal."""
+    patch.setattr(Fleet, "_give_up", _nobody)
+
+
+def hides_the_failed_take_back(patch: pytest.MonkeyPatch) -> None:
+    """A commit that nobody could take back is reported as the refusal of the take-back, which changed nothing."""
+
+    def take_back(self: Fleet, back: domain.FleetMove, _waited: Waited) -> Any:
+        done = self._commit(back, self.clock())
+        raise moves.MoveError(f"{back.reason} {done.words}")
+
+    patch.setattr(Fleet, "_take_back", take_back)
+
+
+def keeps_what_it_should_withdraw(patch: pytest.MonkeyPatch) -> None:
+    """A node that is cut off serves on, whatever its settings say."""
+    cannot_read = Node._cannot_read
+
+    def keep(self: Node, error: PolicyctlError) -> None:
+        settings = self.control.settings
+        kept = settings.fleet.model_copy(update={"when_cut_off": CutOff.KEEP})
+        self.control.settings = settings.model_copy(update={"fleet": kept})
+        cannot_read(self, error)
+        self.control.settings = settings
+
+    patch.setattr(Node, "_cannot_read", keep)
+
+
+def counts_the_lease_from_its_last_failure(patch: pytest.MonkeyPatch) -> None:
+    """Each look that fails begins the lease again."""
+    cannot_read = Node._cannot_read
+
+    def again(self: Node, error: PolicyctlError) -> None:
+        cannot_read(self, error)
+        self._read_at = self.clock()
+
+    patch.setattr(Node, "_cannot_read", again)
+
+
+def finishes_what_it_cannot_know(patch: pytest.MonkeyPatch) -> None:
+    """A node that withdraws and starts without the store finishes the move that a crash left open."""
+    forget = Node._forget
+    patch.setattr(Node, "_forget", lambda self, is_wrong, reason, **_: forget(self, is_wrong, reason))
+
+
+def forgets_what_it_has_read(patch: pytest.MonkeyPatch) -> None:
+    """A node keeps no copy of the journal, so a start without the store knows nothing."""
+    patch.setattr(FleetJournal, "__post_init__", _nobody)
 
 
 def keeps_failures_for_ever(patch: pytest.MonkeyPatch) -> None:
@@ -193,6 +289,19 @@ BUGS: Final[dict[str, Put]] = {
     "loses the open move": loses_the_open_move,
     "aborts what was committed": aborts_what_was_committed,
     "skips the take-back": skips_the_take_back,
+    "takes nothing back": _patched(moves, "to_take_back", _nobody),
+    "hides the failed take-back": hides_the_failed_take_back,
     "trail without end": rolls_back_too_far,
     "does not wait": _patched(NodeReport, "has_reached", lambda self, _key, _generation: True),
+    "commits behind the move of another": commits_behind_the_move_of_another,
+    "commits over a problem": commits_over_a_problem,
+    "takes silence for success": takes_silence_for_success,
+    "takes its time for silence": takes_its_time_for_silence,
+    "reads one record too late": reads_one_record_too_late,
+    "begins over an open move": begins_over_an_open_move,
+    "leaves its move open": leaves_its_move_open,
+    "keeps what it should withdraw": keeps_what_it_should_withdraw,
+    "counts the lease from its last failure": counts_the_lease_from_its_last_failure,
+    "finishes what it cannot know": finishes_what_it_cannot_know,
+    "forgets what it has read": forgets_what_it_has_read,
 }

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 from bugs import BUGS
 from fleet_world import FleetWorld
-from schedules import Schedule
+from light_fleet import LightFleet
+from schedules import Schedule, broken_by
 
-from policyctl.errors import PolicyctlError
+MANY = 120
+"""Of nodes whose repositories are values."""
+UNTIL_SEEN = 60
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_schedule_breaks_a_promise(fleet: FleetWorld, seed: int) -> None:
-    """A few of them; `make performance` runs many more."""
+    """Nodes on real repositories."""
     assert Schedule(fleet, seed).run() == []
 
 
 @pytest.mark.long
-def test_no_schedule_of_many_breaks_a_promise(tmp_path: Path, publisher: Path) -> None:
-    """More seeds, each with another store; SCHEDULES=1000 in the environment asks for more."""
-    for seed in range(100, 100 + int(os.environ.get("SCHEDULES", "30"))):
-        with pytest.MonkeyPatch.context() as patch:
-            fleet = FleetWorld(tmp_path / str(seed), patch, publisher)
-            assert Schedule(fleet, seed).run() == [], f"seed {seed}"
-            fleet.close()
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_no_schedule_of_many_breaks_a_promise(fleet: FleetWorld, seed: int) -> None:
+    """More of them."""
+    assert Schedule(fleet, seed).run() == []
 
 
-@pytest.mark.long
+@pytest.mark.parametrize("part", range(4))
+def test_no_light_schedule_breaks_a_promise(publisher: Mapping[str, bytes], part: int) -> None:
+    """`python tests/unit/fleet/run_schedules.py` runs as many as are wanted."""
+    for seed in range(part, MANY, 4):
+        assert broken_by(LightFleet, publisher, seed) == [], f"seed {seed}"
+
+
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_bug_that_is_put_in_is_seen(tmp_path: Path, publisher: Path, bug: str) -> None:
+def test_a_bug_that_is_put_in_is_seen(publisher: Mapping[str, bytes], bug: str) -> None:
     """Some schedule breaks a promise by it, or ends by an error that no command shows."""
-    for seed in range(40):
-        with pytest.MonkeyPatch.context() as patch:
-            BUGS[bug](patch)
-            fleet = FleetWorld(tmp_path / str(seed), patch, publisher)
-            try:
-                if Schedule(fleet, seed).run():
-                    return
-            except (PolicyctlError, AssertionError, KeyError):
-                return
-            finally:
-                fleet.close()
+    for seed in range(UNTIL_SEEN):
+        if broken_by(LightFleet, publisher, seed, put=BUGS[bug]):
+            return
     pytest.fail(f"no schedule showed that the code {bug}")

@@ -155,7 +155,7 @@ class Node:
             then = "nothing of it is served" if withdraws else "what it said last is served"
             self._tell(f"{error.problem}: {then} until it can be read. {error.remedy}", LogLevel.ERROR)
             if withdraws:
-                self._forget(lambda _key: True, "the store cannot be read")
+                self._forget(lambda _key: True, "the store cannot be read", finishes=False)
                 return
         self._forget(
             lambda key: key in self._state.aliases and not self._serves_named(key), "the store names something else"
@@ -173,11 +173,12 @@ class Node:
                 if is_last or self.clock() - begun > _AT_ONCE_S:
                     raise
 
-    def _forget(self, is_wrong: Callable[[AliasKey], bool], reason: str) -> None:
+    def _forget(self, is_wrong: Callable[[AliasKey], bool], reason: str, *, finishes: bool = True) -> None:
         """Have the next server load nothing wrong, nor finish a move to it that a crash left open."""
         mine = self._mine(self.name)
         state = mine.repository.journal.state()
-        open_moves = [each.move for each in state.unfinished.values() if not self._is_wanted(each.move)]
+        unfinished = [each.move for each in state.unfinished.values()]
+        open_moves = [move for move in unfinished if not (finishes and self._is_wanted(move))]
         aliases = [key for key in sorted(state.aliases) if is_wrong(key)]
         if not open_moves and not aliases:
             return
