@@ -95,7 +95,7 @@ def assess(
         nodes: Their reports; a node that was stopped on purpose is nobody's concern.
         move: What is waited for.
         is_there: Whether a node is where it should be.
-        silent: Names of nodes whose reports do not change; where they are there already, that is no matter.
+        silent: Names of nodes whose reports do not change; no matter where they are there already.
     """
     live = [node for node in nodes if not node.stopped]
     reached = frozenset(node.node for node in live if is_there(node))
