@@ -10,7 +10,7 @@ from fleet_world import FleetWorld
 from light_fleet import LightFleet
 from schedules import Schedule, broken_by
 
-MANY = 120
+MANY = 100
 """Of nodes whose repositories are values."""
 UNTIL_SEEN = 60
 
