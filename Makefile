@@ -80,7 +80,7 @@ fleet: setup  ## Start a store and five nodes, promote under load, kill nodes, r
 containers: setup  ## Run the tests on a separate Docker engine: needs root and docker.io, and says what it lacks
 	@$(BIN)/python -m pytest tests/containers -rs
 
-browser: setup  ## Run the tests of the console in Chromium, on the real server too; says what it lacks
+browser: setup  ## Run the tests of console and site in Chromium, on the real server too; says what it lacks
 	@$(BIN)/python -m pytest tests/browser -rs
 
 observe: setup  ## Run Prometheus and Alertmanager on the running server; prints alerts
