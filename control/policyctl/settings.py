@@ -23,7 +23,7 @@ from policyctl.config.keys import APPLIES, Applies
 from policyctl.config.reading import Source
 from policyctl.domain.artifacts import Format
 from policyctl.domain.bake import Then
-from policyctl.domain.choices import LONGEST_DRAIN_S, MOST_CLIENTS, STORE_SCHEMES, Anonymous, Engine
+from policyctl.domain.choices import LONGEST_DRAIN_S, MOST_CLIENTS, STORE_SCHEMES, Anonymous, Engine, holds_secrets
 from policyctl.domain.log_event import LogLevel
 from policyctl.plain_files import scheme_of
 
@@ -46,9 +46,11 @@ def _here(value: Any) -> Any:
 
 
 def _bucket(value: Any) -> Any:
-    """An address of a store; `adapters.bucket` looks at the rest, and shows no password that stands in it."""
+    """An address of a store, which every reader of a fleet sees; `adapters.bucket` looks at the rest."""
     if isinstance(value, str) and value and scheme_of(value) not in STORE_SCHEMES:
         raise ValueError(f"an address that begins with one of {', '.join(STORE_SCHEMES)}")
+    if isinstance(value, str) and holds_secrets(value):
+        raise ValueError("an address without a user, a query or a fragment: the environment gives credentials")
     return value
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
 from policyctl.adapters.files import Advance
-from policyctl.domain.choices import STORE_SCHEMES
+from policyctl.domain.choices import STORE_SCHEMES, holds_secrets
 from policyctl.errors import IntegrityError, ServerError, UnsupportedError, UsageError, first_line
 from policyctl.plain_files import scheme_of
 
@@ -194,11 +194,11 @@ def _opened(url: str, patience_s: float | None) -> ObjectStore:
         ) from error
     if not is_bucket(url):
         raise UsageError(f"{url!r} names no store", remedy=f"Begin it with one of: {', '.join(STORE_SCHEMES)}.")
-    parts = urlsplit(url)
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    if holds_secrets(url):
         raise UsageError(
             "the address of a store holds a user, a query or a fragment", remedy="Give credentials by the environment."
         )
+    parts = urlsplit(url)
     if parts.scheme == "file":
         folder = Path(unquote(parts.path))
         if parts.netloc or not folder.is_absolute():

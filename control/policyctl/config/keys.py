@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic.fields import FieldInfo
 from policyctl.documents.document import Path
 from policyctl.documents.expected import nearest_name
 from policyctl.errors import UsageError
+from policyctl.plain_files import scheme_of
 
 APPLIES: Final = "x-applies"
 """In ``json_schema_extra`` of a group or a field: an `Applies`."""
@@ -139,15 +141,23 @@ def key_at(model: type[BaseModel], path: Path) -> Key | None:
 
 
 def shown(model: type[BaseModel], path: Path, value: Any) -> Any:
-    """`value` as it may be shown: a secret is masked, its file is not."""
+    """`value` as it may be shown: a secret is masked, its file is not; a URL's user, query and fragment are."""
     key = key_at(model, path)
     if key is None or not key.secret:
-        return value
+        return _shown_url(value)
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if isinstance(value, Mapping):
         return dict(value) if set(value) == {FILE} else MASK
     return MASK if value else ""
+
+
+def _shown_url(value: Any) -> Any:
+    if not isinstance(value, str) or not (scheme := scheme_of(value)):
+        return value
+    user, at, rest = value.removeprefix(scheme).rpartition("@")
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    return f"{scheme}{MASK if user else ''}{at}{place}{'' if place == rest else rest[len(place)] + MASK}"
 
 
 def masked(settings: BaseModel) -> dict[tuple[str, ...], Any]:
@@ -157,7 +167,7 @@ def masked(settings: BaseModel) -> dict[tuple[str, ...], Any]:
     def one(key: Key) -> Any:
         if key.secret:
             return shown(type(settings), key.path, value_at(settings, key.path))
-        return reduce(getitem, key.path, written)
+        return _shown_url(reduce(getitem, key.path, written))
 
     return {key.path: one(key) for key in keys(type(settings)).values()}
 

@@ -15,6 +15,15 @@ STORE_SCHEMES: Final = ("s3://", "gs://", "az://", "file://")
 """How the address of an object store begins; ``file://`` is a folder that is used as one."""
 
 
+def holds_secrets(address: str) -> bool:
+    """Whether the address of a store has a user, a query or a fragment, where secrets stand.
+
+    A key of a cloud may hold a slash, so ``@`` counts behind one, too; a folder's name may hold ``@``.
+    """
+    marks = "?#" if address.startswith("file:///") else "@?#"
+    return any(mark in address for mark in marks)
+
+
 class Engine(StrEnum):
     """Who runs the Triton that `policyctl serve` looks after."""
 

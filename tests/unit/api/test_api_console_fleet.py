@@ -121,3 +121,11 @@ def test_a_store_that_cannot_be_read_is_a_refusal(follows, bucket) -> None:
     page = Browser(follows).get("/ui/fleet")
     assert (page.status_code, "Restore the newest copy of the store" in page.text) == (409, True)
     assert Browser(follows).get("/ui").status_code == 200
+
+
+def test_a_move_of_a_repository_that_follows_a_store_begins_nothing(follows) -> None:
+    """It is refused before there is an operation."""
+    refused = follows.post("/promotions", {"release": "1.1.0"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "usage")
+    assert "would be taken back" in refused.json()["problem"]
+    assert follows.client.get("/v1/operations").json() == []

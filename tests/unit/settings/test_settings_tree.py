@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from policyctl.errors import UsageError
-from policyctl.settings import Settings, load
+from policyctl.services.settings.explained import explain
+from policyctl.settings import Settings, load, source
 
 
 def test_the_defaults_are_local_and_safe() -> None:
@@ -122,3 +123,25 @@ def test_a_limit_is_taken_out_with_null_and_options_go_before_variables(monkeypa
     gates = load(gates={"behaviour": {"env": "CartPole-v1", "episodes": 30, "margin": None}}).gates
     assert gates.replay.agreement is None
     assert (gates.behaviour.env, gates.behaviour.episodes, gates.behaviour.margin) == ("CartPole-v1", 30, 5.0)
+
+
+@pytest.mark.parametrize("address", ["s3://KEY:se/cret@policies/robots", "az://policies?sig=secret", "gs://p#secret"])
+def test_a_store_with_a_secret_in_its_address_is_refused_without_it(monkeypatch, address: str) -> None:
+    """Everybody who reads a fleet reads its address."""
+    monkeypatch.setenv("POLICYCTL_FLEET__STORE", address)
+    with pytest.raises(UsageError, match=r"fleet\.store.*credentials") as refusal:
+        load()
+    assert "cret" not in f"{refusal.value.problem} {refusal.value.remedy}"
+
+
+@pytest.mark.parametrize("name", ["bake.prometheus", "tracing.endpoint"])
+def test_a_password_in_a_url_is_masked_wherever_settings_are_shown(monkeypatch, name: str) -> None:
+    """As a value, as what a variable sets, and in a refusal."""
+    url = "http://bob:hunt/er2@10.0.0.7:9090/x?token=hunter2"
+    monkeypatch.setenv(f"POLICYCTL_{name.replace('.', '__').upper()}", url)
+    (found,) = explain(source().read(), name)
+    assert found.value == found.layers[0].value == "http://********@10.0.0.7:9090/x?********"
+    monkeypatch.setenv(f"POLICYCTL_{name.replace('.', '__').upper()}", f"{url} x")
+    with pytest.raises(UsageError) as refusal:
+        load()
+    assert "hunt" not in refusal.value.problem

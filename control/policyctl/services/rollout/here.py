@@ -51,13 +51,15 @@ def check(control: Control, request: AliasRequest) -> Checked:
     """Refuse at once what cannot be done.
 
     Raises:
-        UsageError: No such model, alias or release, nothing to abort, or a rule of the profile forbids it.
+        UsageError: No such model, alias or release, nothing to abort, a rule of the profile forbids it, or the
+            repository follows the store of a fleet.
         BusyError: Another move than the one to abort is under way, or the alias was moved meanwhile.
         IntegrityError: The journal was tampered with.
     """
     model = request.model
     check_model_name(model)
     state = control.known(model)
+    _require_no_store(control)
     settings_of(control, request)
     match request.wanted:
         case PromotionRequest(release=release, alias=alias, incumbent=incumbent):
@@ -117,6 +119,14 @@ def store_of(control: Control) -> str:
     return control.settings.fleet.store or ("" if served is None else str(served.settings.get("fleet.store") or ""))
 
 
+def _require_no_store(control: Control) -> None:
+    if store := store_of(control):
+        raise UsageError(
+            f"this repository follows {store}: a move of this repository alone would be taken back",
+            remedy=f"Move the alias on every node: policyctl --store {store} promote, rollback or unserve.",
+        )
+
+
 def carry_out(control: Control, request: AliasRequest, *, move: str = "") -> Done:
     """Do what is wanted, or say what would be done.
 
@@ -129,11 +139,7 @@ def carry_out(control: Control, request: AliasRequest, *, move: str = "") -> Don
         UsageError: The repository follows the store of a fleet.
         PolicyctlError: As `promote`, `rollback`, `abort`, `pin`, `unpin` and `unserve`.
     """
-    if store := store_of(control):
-        raise UsageError(
-            f"this repository follows {store}: a move of this repository alone would be taken back",
-            remedy=f"Move the alias on every node: policyctl --store {store} promote, rollback or unserve.",
-        )
+    _require_no_store(control)
     settings, words = settings_of(control, request)
     if words:
         control.tell(words)
