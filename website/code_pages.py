@@ -86,8 +86,7 @@ def errors() -> str:
 
 def codes() -> list[type[PolicyctlError]]:
     """The class that each code of a refusal comes from: of those that share it, the one that the others are of."""
-    for module in ("policyctl.client.errors", "policyctl.services.moves.mover"):
-        import_module(module)
+    import_module("policyctl.client.errors")
     first: dict[str, type[PolicyctlError]] = {}
     for kind in _below(PolicyctlError):
         first.setdefault(kind.code, kind)

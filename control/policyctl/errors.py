@@ -18,9 +18,9 @@ code meaning
 2    wrong usage: an argument, a file or a setting
 3    integrity: a file is not what its manifest says
 4    a gate or parity did not pass
-5    busy: somebody else holds the writer lock
+5    busy: somebody else holds the writer lock, or has moved the alias meanwhile
 6    the server cannot be reached, or did not answer in time
-7    the move failed and the incumbent was kept
+7    the move failed or was aborted, or its bake took the release back
 8    not possible on this machine (a missing library or device)
 130  interrupted; what is served then is said on stderr
 ==== ==========================================================
@@ -104,14 +104,24 @@ class ParityError(GateError):
 
 
 class BusyError(PolicyctlError):
-    """Another writer is at work on this repository.
+    """Another writer is at work on this repository; or the control API takes no more requests now.
 
-    The message names it. Wait until it is done, or let the command wait: `policyctl promote --wait`. The lock ends
-    with its process, so there is never a file to remove.
+    The message names which. Wait until it is done, or let the command wait: `policyctl promote --wait`. The lock
+    ends with its process, so there is never a file to remove. The control API says in `Retry-After` when to try again.
     """
 
     exit_code = 5
     code = "busy"
+
+
+class MovedError(BusyError):
+    """An alias, or a move, is not the one that the request was decided for.
+
+    Nothing was changed by this request, and the same request will be refused again. Look at what is served now
+    (`policyctl status`) and who moved it (`policyctl history`), then decide again.
+    """
+
+    code = "moved"
 
 
 class ServerError(PolicyctlError):
@@ -126,9 +136,11 @@ class ServerError(PolicyctlError):
 
 
 class MoveError(PolicyctlError):
-    """A promotion or rollback that failed; the incumbent was kept.
+    """A move that failed or was aborted, or a release that its bake took back.
 
-    Clients noticed nothing. `policyctl history` has the reason, `policyctl logs` what the server said meanwhile.
+    The message says what is served now: as a rule the incumbent. Where bringing that back failed too, the next
+    command or the server settles the move. `policyctl history` has the outcome, `policyctl logs` what the server said
+    meanwhile. The audit of the control API (`/v1/audit`) says who aborted a move by it.
     The runbook: docs/runbooks/moves.md.
     """
 

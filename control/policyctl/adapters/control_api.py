@@ -35,6 +35,7 @@ _KINDS: Final[Mapping[str, type[PolicyctlError]]] = {
         errors.GateError,
         errors.ParityError,
         errors.BusyError,
+        errors.MovedError,
         errors.ServerError,
         errors.MoveError,
         errors.UnsupportedError,

@@ -26,7 +26,7 @@ _WORDS: Final[Mapping[int, str]] = {
     403: "The token's scope is not enough.",
     404: "There is no such thing.",
     408: "The request came too slowly.",
-    409: "It could not be done: `code` is integrity, gate, parity, busy, move or unsupported.",
+    409: "It could not be done: `code` is integrity, gate, parity, busy, moved, move or unsupported.",
     413: "The request is too large.",
     422: "The request is wrong: `code` is usage.",
     429: "Too often, or too much at a time. `Retry-After` says when to ask again.",
@@ -65,7 +65,7 @@ class Problem(Document):
     status: int
     detail: str = Field(description="problem and remedy in one")
     instance: str = Field(description="the path that was called")
-    code: str = Field(description="usage, integrity, gate, parity, busy, server, move, unsupported or error")
+    code: str = Field(description="usage, integrity, gate, parity, busy, moved, server, move, unsupported or error")
     exit_code: int = Field(description="what the command line would exit with")
     problem: str
     remedy: str

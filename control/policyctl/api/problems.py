@@ -27,13 +27,13 @@ STATUS: Final[Mapping[str, tuple[int, str]]] = {
     "gate": (409, "A gate did not pass"),
     "parity": (409, "An artifact does not agree with its policy"),
     "busy": (409, "Somebody else is at work"),
+    "moved": (409, "Somebody else was first"),
     "server": (503, "No Triton answers"),
-    "move": (409, "The move failed, the incumbent was kept"),
-    "aborted": (409, "The move was aborted"),
+    "move": (409, "The move failed, was aborted, or was taken back"),
     "unsupported": (409, "Not possible on this machine"),
+    "error": (500, "An unexpected failure"),
 }
 """HTTP status and title of each code of `policyctl.errors`."""
-_DEFECT: Final = (500, "An unexpected failure")
 
 
 @dataclass(eq=False)
@@ -116,7 +116,7 @@ def of_error(error: PolicyctlError) -> ProblemError:
 
 def of_failure(failure: Failure, **more: Any) -> ProblemError:
     """What a service refused, or an operation ended with."""
-    status, title = STATUS.get(failure.code, _DEFECT)
+    status, title = STATUS.get(failure.code, STATUS["error"])
     headers = {"Retry-After": "5"} if failure.code in {"busy", "server"} else {}
     return ProblemError(status, failure.code, title, failure, headers, more)
 

@@ -52,7 +52,7 @@ app = typer.Typer(
         policyctl rollback walker
     """,
     epilog="policyctl COMMAND --help has examples of each. Exit codes: 0 done, 2 wrong usage, 3 integrity,"
-    " 4 a gate did not pass, 5 somebody else is at work, 6 no server, 7 the move failed and the incumbent was kept,"
+    " 4 a gate did not pass, 5 somebody else is at work, 6 no server, 7 the move failed, was aborted or was taken back,"
     " 8 not possible on this machine, 130 interrupted.",
 )
 

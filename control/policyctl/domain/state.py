@@ -11,7 +11,7 @@ from policyctl.domain.moves import Move, Phase, Placement
 from policyctl.domain.names import check_alias, check_model_name
 from policyctl.domain.signature import SignatureRecord
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import BusyError, UsageError
+from policyctl.errors import MovedError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +213,14 @@ class State:
 
         Raises:
             UsageError: Nothing of it moves.
-            BusyError: Another move of it is under way.
+            MovedError: Another move of it is under way.
         """
         found = self.unfinished.get(model)
         if found is None:
             raise UsageError(f"no move of {model} is under way", remedy=f"See: policyctl status {model}")
         if move and found.move.id != move:
-            raise BusyError(
-                f"the move {move} is over, and the {found.move.words} by {found.actor} is under way",
+            raise MovedError(
+                f"the move {move} is not under way: the {found.move.words} by {found.actor} is",
                 remedy=f"Look at that move before you abort it: policyctl status {model}",
             )
         return found

@@ -239,7 +239,7 @@ def test_a_promotion_that_others_overtook_is_refused_and_says_what_moved(api) ->
     refused = browser.send(f"{MODEL}/promote", **shown)
     assert (refused.status_code, world.named()) == (409, "1.2.0")
     text = unescape(refused.text)
-    assert "production of walker names 1.2.0, and no longer 1.0.0" in text
+    assert "production of walker names 1.2.0, and not 1.0.0" in text
     assert "the promotion of walker's production from 1.0.0 to 1.2.0 by " in text
     assert ">better on stairs</textarea>" in text
     again = confirming(browser.send(f"{MODEL}/promote", **asked).text)
@@ -315,6 +315,19 @@ def test_the_enter_key_in_the_reason_of_a_rollback_begins_nothing(api) -> None:
     assert {kind or "text" for kind in re.findall(r'<input(?: type="(\w+)")?', form)} == {"hidden"}
 
 
+def test_a_rollback_goes_back_only_from_the_release_that_its_page_showed(api) -> None:
+    """Somebody promoted a fix since: nothing is moved, and the page says who."""
+    api.world.publish("1.2.0", 3)
+    promote(api.world.control, model="walker", release="1.1.0", alias="production")
+    browser = Browser(api, "promote")
+    (form,) = re.findall(rf'<form[^>]*"{MODEL}/rollback">(.*?)</form>', browser.get(MODEL).text, re.S)
+    (shown,) = re.findall(r'name="incumbent" value="([^"]*)"', form)
+    promote(api.world.control, model="walker", release="1.2.0", alias="production")
+    refused = browser.send(f"{MODEL}/rollback", alias="production", to="1.0.0", incumbent=shown)
+    assert (refused.status_code, "names 1.2.0, and not 1.1.0" in refused.text) == (409, True)
+    assert api.world.named() == "1.2.0"
+
+
 def test_an_abort_stops_only_the_move_that_its_page_showed(api) -> None:
     """A click on a page that is out of date is refused, and what moves now goes on."""
     reached, go_on = threading.Event(), threading.Event()
@@ -337,7 +350,7 @@ def test_an_abort_stops_only_the_move_that_its_page_showed(api) -> None:
     finally:
         go_on.set()
     assert first == second
-    assert (refused.status_code, f"the move {'0' * 16} is over" in refused.text) == (409, True)
+    assert (refused.status_code, f"the move {'0' * 16} is not under way" in refused.text) == (409, True)
     assert "promotion of walker&#39;s production from 1.0.0 to 1.1.0 by token:my-promote@" in refused.text
     assert unnamed.status_code == 422
     assert stopped.status_code == 200

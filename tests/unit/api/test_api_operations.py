@@ -281,8 +281,10 @@ def test_a_move_under_way_can_be_watched_and_aborted(api) -> None:
     assert (alias["release"], alias["moving"]["move"]) == ("1.0.0", outcome["move"])
     assert api.post("/aborts", {"dry_run": True}).json()["words"].startswith("Would abort the promotion")
     other = api.post("/aborts", {"move": "0" * 16})
-    assert (other.status_code, other.json()["code"]) == (409, "busy")
-    assert f"the {outcome['kind']} of walker's production from 1.0.0 to 1.1.0 by token:" in other.json()["problem"]
+    refused = (other.status_code, other.json()["code"], "retry-after" in other.headers)
+    assert refused == (409, "moved", False)
+    named = f"the {outcome['kind']} of walker's production from 1.0.0 to 1.1.0 by token:"
+    assert f"the move {'0' * 16} is not under way: {named}" in other.json()["problem"]
     dry = api.post("/aborts", {"move": outcome["move"], "dry_run": True})
     assert dry.json()["words"].startswith("Would abort the promotion")
     stop = api.post("/aborts", {}, key="stop")
@@ -312,7 +314,7 @@ def test_an_abort_stops_no_move_that_began_after_it_was_allowed(api) -> None:
     reached, go_on = _hold(api)
     api.post("/promotions", {"release": "1.1.0"})
     assert reached.wait(300)
-    with pytest.raises(BusyError, match="is over"):
+    with pytest.raises(BusyError, match="is not under way"):
         abort(api.control, model="walker", move="0" * 16)
     go_on.set()
     api.api.operations.close(timeout_s=300)
@@ -322,8 +324,8 @@ def test_an_abort_stops_no_move_that_began_after_it_was_allowed(api) -> None:
 def test_a_promotion_may_name_the_incumbent_that_it_was_decided_against(api) -> None:
     """Refused at once where the alias names another; and under the lock, where it is moved while the request waits."""
     stale = api.post("/promotions", {"release": "1.1.0", "incumbent": "1.1.0"})
-    assert (stale.status_code, stale.json()["code"]) == (409, "busy")
-    assert "production of walker names 1.0.0, and no longer 1.1.0" in stale.json()["problem"]
+    assert (stale.status_code, stale.json()["code"], "retry-after" in stale.headers) == (409, "moved", False)
+    assert "production of walker names 1.0.0, and not 1.1.0; the last move was" in stale.json()["problem"]
     assert "the promotion of walker's production from nothing to 1.0.0 by " in stale.json()["problem"]
     reached, go_on = _hold(api)
     first, second = (
@@ -334,7 +336,65 @@ def test_a_promotion_may_name_the_incumbent_that_it_was_decided_against(api) -> 
     ended = [api.client.get(each.headers["location"] + "?wait=60").json() for each in (first, second)]
     assert sorted(each["state"] for each in ended) == ["failed", "succeeded"]
     (lost,) = (each["error"] for each in ended if each["error"])
-    assert (lost["code"], "names 1.1.0, and no longer 1.0.0" in lost["problem"]) == ("busy", True)
+    assert (lost["code"], "names 1.1.0, and not 1.0.0" in lost["problem"]) == ("moved", True)
+
+
+@pytest.mark.parametrize("incumbent", ["9.9.9", "production"])
+def test_an_incumbent_that_is_no_release_of_the_model_is_wrong_usage(api, incumbent: str) -> None:
+    """Nobody moved anything: no wait and no second look makes it right."""
+    for path, body in (("/promotions", {"release": "1.1.0"}), ("/rollbacks", {"to": "1.0.0"})):
+        wrong = api.post(path, {**body, "incumbent": incumbent})
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "usage")
+        assert incumbent in wrong.json()["problem"]
+
+
+def test_a_rollback_may_name_the_incumbent_that_it_was_decided_against(api) -> None:
+    """Somebody promotes a fix while another person decides to go back: the fix stays."""
+    api.world.publish("1.2.0", 3)
+    for release in ("1.1.0", "1.2.0"):
+        api.post("/promotions?wait=60", {"release": release})
+    stale = api.post("/rollbacks", {"to": "1.0.0", "incumbent": "1.1.0"})
+    assert (stale.status_code, stale.json()["code"]) == (409, "moved")
+    reached, go_on = _hold(api)
+    first = api.post("/promotions", {"release": "1.1.0"})
+    assert reached.wait(300)
+    late = api.post("/rollbacks", {"to": "1.0.0", "incumbent": "1.2.0", "lock_wait_s": 60})
+    go_on.set()
+    assert api.client.get(first.headers["location"] + "?wait=60").json()["state"] == "succeeded"
+    lost = api.client.get(late.headers["location"] + "?wait=60").json()
+    assert (lost["state"], lost["error"]["code"], api.world.named()) == ("failed", "moved", "1.1.0")
+    done = api.post("/rollbacks?wait=60", {"to": "1.0.0", "incumbent": "1.1.0"})
+    assert (done.status_code, api.world.named()) == (200, "1.0.0")
+
+
+@pytest.mark.parametrize("queued", ["1.1.0", "1.2.0"])
+def test_an_abort_says_how_its_own_move_ended_while_the_next_one_loads(api, queued: str) -> None:
+    """The next holder of the lock neither holds the answer up, nor is its release taken for that of the move."""
+    api.world.publish("1.2.0", 3)
+    reached, go_on = ([threading.Event(), threading.Event()] for _ in range(2))
+    loads = iter(range(2))
+
+    def pause(call: str) -> None:
+        if call == "load walker.candidate":
+            nth = next(loads)
+            reached[nth].set()
+            go_on[nth].wait(300)
+
+    api.world.server.before_call = pause
+    first = api.post("/promotions", {"release": "1.1.0"})
+    assert reached[0].wait(300)
+    second = api.post("/promotions", {"release": queued, "lock_wait_s": 60})
+    stop = api.post("/aborts", {"move": api.client.get(first.headers["location"]).json()["move"]})
+    go_on[0].set()
+    try:
+        assert reached[1].wait(300)
+        stopped = api.client.get(stop.headers["location"] + "?wait=60").json()
+        assert (stopped["state"], stopped["words"][:23]) == ("succeeded", "Aborted: the promotion ")
+        failed = api.client.get(first.headers["location"] + "?wait=60").json()
+        assert (failed["error"]["code"], "was aborted" in failed["error"]["problem"]) == ("move", True)
+    finally:
+        go_on[1].set()
+    assert api.client.get(second.headers["location"] + "?wait=60").json()["state"] == "succeeded"
 
 
 def test_promotions_never_take_the_place_of_a_rollback(world) -> None:

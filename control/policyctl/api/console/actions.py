@@ -110,8 +110,8 @@ async def promote(request: Request, model: look.Model, form: Form) -> Response:
 
 @changes.post("/models/{model}/rollback")
 async def roll_back(request: Request, model: look.Model, form: Form) -> Response:
-    """Move an alias back to the release that the form names."""
-    given = {name: form.get(name, "") for name in ("alias", "to", "reason")}
+    """Move an alias back to the release that the form names, while it names the one that the page showed."""
+    given = {name: form.get(name, "") for name in ("alias", "to", "reason")} | {"incumbent": form.get("incumbent")}
     return _to_operation(await moves.post_rollback(request, model, _read(_ROLLBACK, given), _AT_ONCE))
 
 

@@ -1,4 +1,4 @@
-"""Refuse a promotion where somebody has moved the alias since it was decided.
+"""Refuse a promotion or a rollback where somebody has moved the alias since it was decided.
 
 Who decides looks at a dry run: what the alias names, and how the contracts
 differ. All of that is about one incumbent. So a request may name it, and counts
@@ -11,7 +11,7 @@ from policyctl.domain.instants import utc_text
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.moves import Move, Result
 from policyctl.domain.state import State
-from policyctl.errors import BusyError
+from policyctl.errors import MovedError
 from policyctl.services.control import Control
 
 
@@ -26,16 +26,19 @@ def require_incumbent(control: Control, state: State, *, model: str, alias: str,
         incumbent: The release that it must name; empty for none, None where it may name any.
 
     Raises:
-        BusyError: It names another; says which move came first, and by whom.
+        UsageError: The model has no release `incumbent`.
+        MovedError: The alias names another; says which move was the last, and by whom.
     """
     named = state.alias(model, alias)
     release = "" if named is None else named.placement.release
     if incumbent is None or incumbent == release:
         return
-    raise BusyError(
-        f"{alias} of {model} names {release or 'nothing'}, and no longer {incumbent or 'nothing'}"
-        + _last_move(control, model, alias),
-        remedy="Nothing was changed. Look at what a promotion would do now, and decide again.",
+    if incumbent:
+        state.release(model, incumbent)
+    expected = f"not {incumbent}" if incumbent else "no longer nothing"
+    raise MovedError(
+        f"{alias} of {model} names {release or 'nothing'}, and {expected}" + _last_move(control, model, alias),
+        remedy="Nothing was changed. Look at what the request would do now, and decide again.",
     )
 
 
@@ -49,5 +52,5 @@ def _last_move(control: Control, model: str, alias: str) -> str:
         elif record.kind is RecordKind.INTENT and body["move"] in ended:
             move = Move.from_json(body)
             if (move.model, move.alias) == (model, alias):
-                return f": the {move.words} by {record.actor} came first ({utc_text(ended[move.id])})"
+                return f"; the last move was the {move.words} by {record.actor} ({utc_text(ended[move.id])})"
     return ""

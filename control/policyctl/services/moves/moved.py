@@ -13,7 +13,7 @@ from policyctl.domain.json_values import to_json
 from policyctl.domain.moves import Move, MoveKind, Placement
 from policyctl.domain.state import State
 from policyctl.domain.verdict import Verdict
-from policyctl.errors import BusyError, MoveError, PolicyctlError
+from policyctl.errors import MovedError, MoveError, PolicyctlError
 from policyctl.services.moves import contract_change as breaking
 from policyctl.services.moves.mover import Timings
 from policyctl.services.moves.recovery import Recovered
@@ -94,7 +94,7 @@ class Moved:
             return None
         target = f"{self.move.model} {self.move.target.release}"
         if self.bake.then is None:
-            return BusyError(
+            return MovedError(
                 f"{self.move.alias} was moved while {target} baked: {self.bake.reason}",
                 remedy=f"See who did and why: policyctl history {self.move.model}",
             )

@@ -41,14 +41,8 @@ from policyctl.services.moves.certify import certified_body, require_certified
 _LOGGER: Final = "policyctl.move"
 
 
-class AbortRequestedError(PolicyctlError):
-    """Somebody asked this move to stop.
-
-    The incumbent is served on. `policyctl history` says who aborted it. The move can be begun again at any time.
-    """
-
-    exit_code = 7
-    code = "aborted"
+class AbortRequestedError(MoveError):
+    """Somebody asked this move to stop."""
 
 
 @dataclass(slots=True)

@@ -8,15 +8,17 @@ from dataclasses import replace
 from policyctl.adapters import lock
 from policyctl.adapters.pbtxt import with_releases
 from policyctl.domain import moves
-from policyctl.domain.moves import MoveKind, Placement
+from policyctl.domain.journal import RecordKind
+from policyctl.domain.moves import Move, MoveKind, Placement, Result
 from policyctl.domain.names import check_model_name, check_movable_alias
 from policyctl.domain.state import State
-from policyctl.errors import BusyError
+from policyctl.errors import BusyError, MovedError
 from policyctl.services.control import Control, OpenRelease, open_release, operation, select_release
-from policyctl.services.moves.abort_flag import request_abort
+from policyctl.services.moves.abort_flag import abort_requested, request_abort
 from policyctl.services.moves.certify import is_certified_here
 from policyctl.services.moves.contract_change import shown_differences
 from policyctl.services.moves.drain import Drain
+from policyctl.services.moves.incumbent import require_incumbent
 from policyctl.services.moves.moved import Moved, describe, new_move
 from policyctl.services.moves.mover import Timings, execute
 from policyctl.services.moves.recovery import Recovered, recover, take_back_unfinished
@@ -35,6 +37,7 @@ def rollback(
     reason: str = "",
     dry_run: bool = False,
     move_id: str = "",
+    incumbent: str | None = None,
     baking: str = "",
     drain_s: float | None = None,
 ) -> Moved:
@@ -54,6 +57,7 @@ def rollback(
         reason: Why, kept in the journal.
         dry_run: Say what would be done; changes nothing.
         move_id: Names the move in the journal; empty for a fresh one.
+        incumbent: The release that the alias must name still, empty for none; None where it may name any.
         drain_s: How long at most the release that is left stays reachable under its number; None or 0 for not.
         baking: Only while the bake of this promotion is open, that is, while nobody has moved the alias since.
 
@@ -61,7 +65,8 @@ def rollback(
         UsageError: Nothing to go back to, or no such release.
         IntegrityError: A file is not what was published.
         ServerError: No server answers; nothing was changed.
-        BusyError: Another writer is at work; or `baking` is over.
+        BusyError: Another writer is at work.
+        MovedError: `baking` is over, or the alias names another release than `incumbent`.
         MoveError: It failed; the incumbent was kept.
     """
     check_model_name(model)
@@ -81,7 +86,8 @@ def rollback(
             return Moved(recovered.move, changed=True, timings=Timings(), recovered=recovered)
         state = control.repository.journal.state()
         if baking and ((owed := state.bakes.get((model, alias))) is None or owed.move.id != baking):
-            raise BusyError(f"somebody else has moved {alias} of {model} since", remedy=f"policyctl status {model}")
+            raise MovedError(f"somebody else has moved {alias} of {model} since", remedy=f"policyctl status {model}")
+        require_incumbent(control, state, model=model, alias=alias, incumbent=incumbent)
         earlier = _earlier(state, model, alias, to)
         published = state.release(model, to or state.previous(model, alias).release)
         require_signed(control, state, published)
@@ -117,7 +123,8 @@ def abort(control: Control, *, model: str, move: str = "", wait_s: float = 30.0)
 
     Raises:
         UsageError: Nothing is under way.
-        BusyError: Another move than `move` is under way, or the mover did not stop in time.
+        MovedError: Another move than `move` is under way.
+        BusyError: The mover did not stop in time.
         ServerError: No server answers, so a crashed move cannot be reverted.
     """
     repository, state = control.repository, control.known(model)
@@ -125,23 +132,44 @@ def abort(control: Control, *, model: str, move: str = "", wait_s: float = 30.0)
     words = f"the {unfinished.move.words} by {unfinished.actor}"
     request_abort(repository, unfinished.move)
     deadline = time.monotonic() + wait_s
-    while lock.is_held(repository.lock_path):
+    while _is_open(control, unfinished.move) and lock.is_held(repository.lock_path):
         if time.monotonic() >= deadline:
             raise BusyError(f"{lock.holder(repository.lock_path)} did not stop within {wait_s:.0f} s")
         time.sleep(0.02)
+    if not _is_open(control, unfinished.move):
+        return _ended(control, unfinished.move, words)
     # The server may hold it for a moment, to end the load that the move had waited for.
     with repository.writer(f"abort {model}", wait_s=max(0.0, deadline - time.monotonic())), control.triton() as client:
         left = repository.journal.state().unfinished.get(model)
         if left is not None and left.move.id == unfinished.move.id:
             take_back_unfinished(control, client, left)
             return f"Reverted, it had been left unfinished: {words}."
-    current = repository.journal.state().alias(model, unfinished.move.alias)
-    served_now = current is not None and current.placement.slot == unfinished.move.target.slot
-    if unfinished.move.kind is MoveKind.REMOVAL and current is None:
+    return _ended(control, unfinished.move, words)
+
+
+def _is_open(control: Control, move: Move) -> bool:
+    """Whether it is not decided yet how a move ends: the journal may hold the next move by then."""
+    left = control.repository.journal.state().unfinished.get(move.model)
+    if left is not None and left.move.id == move.id:
+        return True
+    # The move that a drain's pin was for is stopped after the pin, and takes its request to abort away.
+    return move.drain_s is not None and abort_requested(control.repository, move)
+
+
+def _ended(control: Control, move: Move, words: str) -> str:
+    """How a move ended that somebody asked to stop, in words."""
+    state = control.repository.journal.state()
+    records = reversed(control.repository.journal.records())
+    result = next(r.body["result"] for r in records if r.kind is RecordKind.OUTCOME and r.body["move"] == move.id)
+    if move.drain_s is not None and state.alias(move.model, move.alias) is None:
+        result = Result.ABORTED  # the pin was taken back with the move that it was for
+    if result == Result.ABORTED:
+        return f"Aborted: {words}."
+    if result == Result.REVERTED:
+        return f"Too late, it had failed: {words}. See: policyctl history {move.model}"
+    if move.kind is MoveKind.REMOVAL:
         return f"Too late, it is not served any more: {words}. Promote it again where it is wanted."
-    if served_now and unfinished.move.kind is not MoveKind.REMOVAL:
-        return f"Too late, it had been switched already: {words}. Use policyctl rollback {model}."
-    return f"Aborted: {words}."
+    return f"Too late, it had been switched already: {words}. Use policyctl rollback {move.model}."
 
 
 def _earlier(state: State, model: str, alias: str, to: str | None) -> Placement | None:

@@ -53,7 +53,7 @@ def check(control: Control, request: AliasRequest) -> Checked:
     Raises:
         UsageError: No such model, alias or release, nothing to abort, a rule of the profile forbids it, or the
             repository follows the store of a fleet.
-        BusyError: Another move than the one to abort is under way, or the alias was moved meanwhile.
+        MovedError: Another move than the one to abort is under way, or the alias was moved meanwhile.
         IntegrityError: The journal was tampered with.
     """
     model = request.model
@@ -68,8 +68,9 @@ def check(control: Control, request: AliasRequest) -> Checked:
             require_incumbent(control, state, model=model, alias=alias, incumbent=incumbent)
         case PinRequest(release=release):
             alias = pin_name(state.select(model, release).release)
-        case RollbackRequest(to=to, alias=alias):
+        case RollbackRequest(to=to, alias=alias, incumbent=incumbent):
             check_movable_alias(alias)
+            require_incumbent(control, state, model=model, alias=alias, incumbent=incumbent)
             _ = state.previous(model, alias) if to is None else state.select(model, to)
         case UnpinRequest(release=release):
             alias = pin_name(state.select(model, release).release)
@@ -183,6 +184,7 @@ def _act(control: Control, request: AliasRequest, move: str) -> Moved | str:
                 reason=wanted.reason,
                 dry_run=wanted.dry_run,
                 move_id=move,
+                incumbent=wanted.incumbent,
                 drain_s=wanted.drain_s,
             )
         case RemovalRequest(alias=alias, reason=reason, dry_run=dry_run):

@@ -32,6 +32,15 @@ Selector = Annotated[
 ]
 Alias = Annotated[str, Field(min_length=1, max_length=64, description="which alias")]
 
+Incumbent = Annotated[
+    str | None,
+    Field(
+        max_length=128,
+        description="the release that the alias must name still, empty for none; refused (moved) where somebody has"
+        " moved it meanwhile",
+    ),
+]
+
 DrainSeconds = Annotated[
     float | None,
     Field(
@@ -94,7 +103,7 @@ class AbortRequest(AnyRequest):
     kind = OperationKind.ABORT
     move: Annotated[
         str | None,
-        Field(min_length=1, max_length=64, description="only the move with this id; refused (busy) where another is"),
+        Field(min_length=1, max_length=64, description="only the move with this id; refused (moved) where another is"),
     ] = None
 
 
@@ -149,25 +158,21 @@ class PromotionRequest(ServingRequest):
         ),
     ] = False
     drain_s: DrainSeconds = None
-    incumbent: Annotated[
-        str | None,
-        Field(
-            max_length=128,
-            description="the release that the alias must name still, empty for none; refused (busy) where somebody"
-            " has moved it meanwhile",
-        ),
-    ] = None
+    incumbent: Incumbent = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackRequest(MoveRequest):
     """Move an alias back to the release before, or to an earlier one; it drains only where that is asked for."""
 
-    __pydantic_config__ = _body({"reason": "slips on wet tiles"}, {"to": "1.0.0"})
+    __pydantic_config__ = _body(
+        {"reason": "slips on wet tiles"}, {"to": "1.0.0"}, {"to": "1.0.0", "incumbent": "1.1.0"}
+    )
     kind = OperationKind.ROLLBACK
     to: Annotated[Selector | None, Field(description="the release to go back to; else the one before")] = None
     alias: Alias = PRODUCTION
     drain_s: DrainSeconds = None
+    incumbent: Incumbent = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
