@@ -46,7 +46,7 @@ site: setup  ## Build the site of the guides into build/site/site; broken links,
 	@$(BIN)/python website/website.py build/site
 
 release: wheel site  ## Write into dist/ what a release has; TAG=v1.2.3 holds the tag against version and changelog
-	@$(BIN)/python release/release_files.py dist --tag "$(TAG)"
+	@$(BIN)/python release/release_files.py dist --tag "$$TAG"
 
 package: setup  ## Build the wheel, install it into fresh environments, and use it from an empty folder
 	@$(BIN)/python -m pytest tests/package
