@@ -302,6 +302,29 @@ def test_a_write_whose_answer_is_lost_is_found(fleet: FleetWorld, number: int) -
     assert kinds == ["intent", "switching", "outcome"] * 2
 
 
+def test_a_move_whose_intent_was_superseded_unseen_is_not_committed(fleet: FleetWorld) -> None:
+    """The answer to its intent is lost; then the command reads its intent, and behind it that of another move."""
+    fleet.promote("1.0.0")
+    fleet.promote("1.1.0")
+    lost = [0]
+
+    def lose(actor: str, doing: str) -> None:
+        if actor == "command" and doing.startswith("creating") and not lost[0]:
+            lost[0] += 1
+            other = fleet.command("other").journal
+            named = other.read().named("walker", "production")
+            move = FleetMove("m", MoveKind.REMOVAL, "walker", "production", named, None)
+            other.append(RecordKind.INTENT, move.to_json())
+            raise ServerError("the answer was lost")
+
+    fleet.after = lose
+    with pytest.raises(BusyError, match="somebody else began another move"):
+        fleet.rollback()
+    kinds = [record["kind"] for record in fleet.command().history(model=None, limit=None)]
+    assert kinds[6:] == ["intent", "intent"]
+    assert fleet.answers() == everywhere("1.1.0")
+
+
 def test_two_commands_at_once_agree_on_one_release(fleet: FleetWorld) -> None:
     """A rollback by somebody else ends a promotion that is being prepared; its command says so."""
     fleet.promote("1.0.0")

@@ -317,7 +317,8 @@ class Fleet:
     def _append(self, entry: Entry) -> Record:
         """Write a record; again where somebody else's came first and ours is right behind it.
 
-        The store may have carried out what it gave no answer to. So what is there is read before a second try.
+        The store may have carried out what it gave no answer to. So what is there is read before a second try. What was
+        read then may change what the next record means: so each is held against it before it is written.
 
         Raises:
             BusyError: What somebody else wrote changes what ours would mean; ours was not written.
@@ -325,14 +326,19 @@ class Fleet:
         """
         before, unanswered = len(self.journal.records), 0
         for tries_left in reversed(range(_TRIES)):
+            if not entry.holds(self.journal.state):
+                raise BusyError(
+                    f"somebody else began another move of {entry.move.model}; nothing was changed",
+                    remedy="See what was done (policyctl history), then try again.",
+                )
             try:
                 return self.journal.append(entry.kind, entry.body)
             except (BusyError, ServerError) as error:
                 unanswered += isinstance(error, ServerError)
-                state = self.journal.read()
+                self.journal.read()
                 if (written := entry.among(self.journal.records[before:])) is not None:
                     return written
-                if not tries_left or unanswered > _UNANSWERED or not entry.holds(state):
+                if not tries_left or unanswered > _UNANSWERED:
                     raise
         raise AssertionError("the last try returned or raised")
 
