@@ -98,6 +98,26 @@ def test_what_a_client_has_seen_is_answered_by_nothing_older(fleet: LocalFleet) 
     assert {generation for _, generation in seen(fleet)} == {done["generation"]}
 
 
+def test_a_node_that_stayed_on_the_release_comes_to_its_new_generation(fleet: LocalFleet) -> None:
+    """It was away while all went back and forth again: Triton loads what it has under the new name, and says so."""
+    fleet.run("promote", "walker", "1.1.0")
+    fleet.wait_until_healthy()
+    right = fleet.nodes["right"]
+    assert right.process is not None
+    right.process.send_signal(signal.SIGSTOP)
+    fleet.environment["POLICYCTL_FLEET__MAX_UNAVAILABLE"] = "1"
+    try:
+        fleet.run("rollback", "walker")
+        done = json.loads(fleet.run("promote", "walker", "1.1.0", "--json").stdout)
+        assert done["not_yet"] == ["right"]
+    finally:
+        del fleet.environment["POLICYCTL_FLEET__MAX_UNAVAILABLE"]
+        right.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: seen(fleet) == [("1.1.0", done["generation"])] * 2)
+    fleet.run("rollback", "walker")
+    fleet.wait_until_healthy()
+
+
 def turned(client: PolicyClient) -> bool:
     """Have the client begin with its other server, as chance decides at first; always False."""
     client._servers._chosen = 1 - client._servers._chosen

@@ -74,7 +74,10 @@ class Bucket:
                     return bytes(found.bytes())
         except FileNotFoundError:
             return None
-        raise IntegrityError(f"{self.url}/{key} has {found.meta['size']} bytes, at most {most_bytes} are read")
+        raise IntegrityError(
+            f"{self.url}/{key} has {found.meta['size']} bytes, at most {most_bytes} are read",
+            remedy="See who wrote it. Remove it, or restore the store from a copy.",
+        )
 
     def create(self, key: str, content: bytes) -> bool:
         """Store `content` under a key that nothing has.

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,7 +89,8 @@ class FleetJournal:
             PolicyctlError: As `Bucket.get`.
         """
         if not self._is_begun:
-            self._take_segments()
+            with suppress(PolicyctlError):
+                self._take_segments()
             self._is_begun = True
         key = _key(len(self.records))
         if (content := self._get(key)) is None:
@@ -104,6 +104,14 @@ class FleetJournal:
             with suppress(PolicyctlError):
                 files.write_atomically(self.copy, self._whole)
         return self.state
+
+    def look(self) -> None:
+        """See whether the store answers; nothing is taken of it, so another thread may read meanwhile.
+
+        Raises:
+            PolicyctlError: As `Bucket.get`.
+        """
+        self._get(_key(len(self.records)))
 
     def require_not_older(self) -> None:
         """Refuse a store that lacks the last record that was read: an older copy was put in its place.
@@ -126,12 +134,15 @@ class FleetJournal:
 
         Raises:
             BusyError: Somebody else wrote there first; nothing was written. Read again and decide again.
+            UsageError: It is longer than what anybody reads; nothing was written.
             PolicyctlError: As `Bucket.get`.
         """
         last = self.records[-1].digest if self.records else GENESIS
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         record = Record(len(self.records), last, now, self.actor, kind, to_json(body))
         key, line = _key(record.seq), record.to_line()
+        if len(line) > _MOST_BYTES:
+            raise UsageError(f"a record of {len(line)} bytes, at most {_MOST_BYTES} are read", remedy="Say it shorter.")
         if not self.bucket.create(key, line):
             raise BusyError(
                 "somebody else wrote to the store's journal at the same moment; nothing was changed",
@@ -143,24 +154,29 @@ class FleetJournal:
         return record
 
     def _take_segments(self) -> None:
-        """Read whole segments where there are some, and have the last record of them prove all that is in them.
+        """Read whole segments as long as there are some; the last record of each proves what is in it.
 
         They are a help for readers: one that is missing or wrong costs requests, and nothing else.
 
         Raises:
-            PolicyctlError: As `Bucket.get`.
+            PolicyctlError: One cannot be read, or is wrong; those before it were taken.
         """
         behind = len(self.records) % SEGMENT
         first = len(self.records) - behind
-        after = _segment_key(first - 1) if first else ""
-        keys = self.bucket.keys(_SEGMENTS, after=after)
+        keys = self.bucket.keys(_SEGMENTS, after=_segment_key(first - 1) if first else "")
         whole = [key for number, key in enumerate(keys) if key == _segment_key(first + number * SEGMENT)]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            contents = list(pool.map(partial(self.bucket.get, most_bytes=_MOST_SEGMENT_BYTES), whole))
-        lines = [line for content in contents for line in (content or b"").splitlines(keepends=True)][behind:]
-        if lines and self._get(_key(len(self.records) + len(lines) - 1)) == lines[-1]:
-            with suppress(IntegrityError):
-                self._take(lines, where=self.bucket.url)
+            for key, content, last in pool.map(self._segment, whole):
+                lines = (content or b"").splitlines(keepends=True)[behind:]
+                if not lines or lines[-1] != last:
+                    return
+                self._take(lines, where=f"{self.bucket.url}/{key}")
+                behind = 0
+
+    def _segment(self, key: str) -> tuple[str, bytes | None, bytes | None]:
+        """A segment, and what the journal has as its last record."""
+        last = int(key.rpartition("/")[2]) + SEGMENT - 1
+        return key, self.bucket.get(key, most_bytes=_MOST_SEGMENT_BYTES), self._get(_key(last))
 
     def _write_segments(self) -> None:
         """Write the segments that the store lacks; what cannot be written now is with the next."""
@@ -169,7 +185,9 @@ class FleetJournal:
             lacking = {_segment_key(first) for first in range(0, len(lines), SEGMENT)} - {*self.bucket.keys(_SEGMENTS)}
             for key in sorted(lacking):
                 first = int(key.rpartition("/")[2])
-                self.bucket.create(key, b"".join(lines[first : first + SEGMENT]))
+                content = b"".join(lines[first : first + SEGMENT])
+                if len(content) <= _MOST_SEGMENT_BYTES:
+                    self.bucket.create(key, content)
 
     def _get(self, key: str) -> bytes | None:
         return self.bucket.get(key, most_bytes=_MOST_BYTES)

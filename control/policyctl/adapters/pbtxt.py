@@ -11,6 +11,7 @@ Parameters that ours read and NVIDIA's native backends ignore: `contract`,
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -112,11 +113,22 @@ def with_releases(text: str, releases: Mapping[str, str]) -> str:
     return text_of(config)
 
 
+def with_generation(text: str, generation: int) -> str:
+    """`text` with another generation of its alias, or none for 0; nothing else depends on it."""
+    config = _parsed(text)
+    if "generation" in config.parameters:
+        del config.parameters["generation"]
+    if generation:
+        config.parameters["generation"].string_value = str(generation)
+    return text_of(config)
+
+
 def max_batch_size(text: str) -> int:
     """The largest batch that Triton accepts under `text`."""
     return int(_parsed(text).max_batch_size)
 
 
+@functools.lru_cache(256)
 def generation_of(text: str) -> int:
     """The generation that `render` made `text` with; 0 for none."""
     config = _parsed(text)

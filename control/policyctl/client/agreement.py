@@ -74,31 +74,45 @@ class Agreement:
             raise incompatible(before, served, "; ".join(difference.words for difference in grave))
         return True
 
-    def see(self, generation: int, floor: int) -> None:
-        """An answer named `generation`; `floor` was `generation` of this agreement when the question was sent.
+    def see(self, generation: int) -> None:
+        """An answer of `generation` was accepted: what is asked from now on must not be answered by anything older.
 
-        So questions that several threads have under way while a fleet moves are all answered, and what begins after
-        an answer was seen is never answered by anything older.
-
-        Raises:
-            StaleError: It is an older one.
-            ServerError: It has another form.
+        Questions that other threads have under way meanwhile are answered all the same.
         """
-        if not isinstance(generation, int):
-            raise ServerError(f"the answer names generation {generation!r}, expected a whole number")
-        if generation < floor:
-            said = f"generation {generation}" if generation else "no generation"
-            raise StaleError(
-                f"the answer names {said} of the alias, this client has seen {floor}",
-                remedy="Ask another node, or this one once it has read the store: policyctl status. Where the fleet has"
-                " a new store, make a new client.",
-            )
-        with self._lock:
-            self.generation = max(self.generation, generation)
+        if generation > self.generation:
+            with self._lock:
+                self.generation = max(self.generation, generation)
 
     def replace(self, served: Served) -> None:
         """From now on the callers work by `served`."""
         self.release, self._compatible = served, frozenset()
+
+
+def is_older(generation: int, seen: int, *, final: bool) -> bool:
+    """Whether an answer is thrown away, because it is older than what its client had seen when it asked.
+
+    Args:
+        generation: Of the answer, or the one that the server's configuration named before.
+        seen: By the client.
+        final: Asking this server again would not help.
+
+    Raises:
+        StaleError: It is, and `final`.
+        ServerError: It has another form.
+    """
+    if not isinstance(generation, int):
+        raise ServerError(
+            f"the answer names generation {generation!r}, expected a whole number",
+            remedy="Do not act on it. Look for a proxy that changes answers.",
+        )
+    if generation < seen and final:
+        said = f"generation {generation}" if generation else "no generation"
+        raise StaleError(
+            f"the answer names {said} of the alias, this client has seen {seen}",
+            remedy="Ask another node, or this one once it has read the store: policyctl status. Where the fleet has"
+            " a new store, make a new client.",
+        )
+    return generation < seen
 
 
 def incompatible(before: Served, served: Served, why: str) -> IncompatibleReleaseError:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from policyctl.client import sampling
 from policyctl.client.action import Action, ServerTiming, value_of
-from policyctl.client.agreement import incompatible
+from policyctl.client.agreement import incompatible, is_older
 from policyctl.client.calls import GENERATION, RELEASE, Answer, Call, FetchConfig, Infer
 from policyctl.client.course import completed
 from policyctl.client.episode import Episode, FinishElsewhereError, joined
@@ -104,7 +104,7 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
                 raise incompatible(before, served, error.problem) from error
             raise
         counters = (yield from counters_before(memory, served)) if question.timing else None
-        seen = memory.agreement.generation
+        seen, proven = memory.agreement.generation, memory.proven
         try:
             answer: Answer = yield infer
         except RefusedError:
@@ -113,18 +113,21 @@ def exchange(model: str, memory: Memory, question: Question) -> Generator[Call, 
                 raise
             served = fresh
             continue
-        if (generation := answer.parameters.get(GENERATION, 0)) != seen:
-            memory.agreement.see(generation, seen)
+        # Not every backend names it: then the configuration does, which was read before the question.
+        generation = answer.parameters.get(GENERATION, proven)
+        is_late = generation != seen and is_older(generation, seen, final=last or GENERATION in answer.parameters)
         author = _known_author(memory, answer) or (yield from _author(model, memory, answer))
         # An answer that another release gave to a memory is thrown away.
         if (
             author is not None
+            and not is_late
             and (author is served or author.contract == served.contract)
             and not (question.episodes and any(episode.has_left(author) for episode in question.episodes))
         ):
             timing = (yield from server_timing(memory, counters, answer)) if question.timing else None
             action = _action(author, form, question, infer, answer, timing)
             action.generation = generation
+            memory.agreement.see(generation)
             if agrees:
                 memory.agreement.replace(author)
             question.author = author

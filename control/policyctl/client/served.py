@@ -53,6 +53,7 @@ class Served:
         releases: Release of each slot that this server may answer with.
         manifest_digest: What identifies its files.
         max_batch: Most rows in one request; 0 for no limit.
+        generation: Of the alias in a fleet, when this was read; 0 where there is none.
         forms: What questions of each kind send and expect, worked out once.
     """
 
@@ -61,6 +62,7 @@ class Served:
     releases: Mapping[int, str]
     manifest_digest: str
     max_batch: int
+    generation: int = 0
     forms: dict[tuple[bool, tuple[str, ...]], Form] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -99,6 +101,7 @@ class Served:
                 releases={int(slot): str(release) for slot, release in releases.items()},
                 manifest_digest=config.parameters.get("manifest_digest", ""),
                 max_batch=config.max_batch,
+                generation=int(config.parameters.get("generation", 0)),
             )
         except (KeyError, ValueError, AttributeError, UsageError) as error:
             raise ServerError(
@@ -129,6 +132,8 @@ class Memory:
         """What the server served when it was last asked; None if never."""
         self.agreement = agreement or Agreement()
         self.answers_tell_timing = False
+        self.proven = 0
+        """The generation that the server's configuration named: its later answers are of no older one."""
 
     def of_slot(self, slot: int) -> Served | None:
         """What is known of the release in `slot`."""
@@ -150,10 +155,10 @@ class Memory:
             for slot, release in served.releases.items():
                 if release == served.release:
                     self._by_slot[slot] = served
-            self.current = served
+            self.current, self.proven = served, served.generation
 
     def forget(self) -> None:
         """Know nothing of the server, which may be another by now; what the callers work by stays."""
         with self._lock:
             self._by_slot = {}
-            self.current = None
+            self.current, self.proven = None, 0

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from policyctl.domain.fleet import FleetMove, FleetState, NodeReport, number
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.moves import MoveKind, Result
 from policyctl.errors import MoveError
+
+MOST_REASON: Final = 2000
+"""Characters, as of the reason that a person gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +138,6 @@ def to_take_back(move: FleetMove, waited: Waited, *, move_id: str) -> FleetMove 
         return None
     node, problem = min(waited.problems.items())
     kind = MoveKind.REMOVAL if move.incumbent is None else MoveKind.ROLLBACK
-    reason = f"node {node} could not serve {number(move.target)}: {problem}"
+    # What a node writes is not trusted to be short, and a record must be.
+    reason = f"node {node} could not serve {number(move.target)}: {problem}"[:MOST_REASON]
     return FleetMove(move_id, kind, move.model, move.alias, move.target, move.incumbent, reason)

@@ -53,6 +53,8 @@ class Machine:
     contract: Contract = field(default_factory=contract)
     error: Exception | None = None
     generation: Any = None
+    configured: int = 0
+    mixes_up: bool = False
     before_answer: Callable[[], object] = lambda: None
     pinned: dict[str, int] = field(default_factory=dict)
     asked: int = 0
@@ -69,7 +71,8 @@ class Machine:
             slot = self.pinned[release]
         match call:
             case FetchConfig():
-                return model_config(self.contract, release, slot, manifest_digest=f"sha256:{release}")
+                more = {"generation": str(self.configured)} if self.configured else {}
+                return model_config(self.contract, release, slot, manifest_digest=f"sha256:{release}", **more)
             case FetchCounters():
                 return Counters()
             case Infer():
@@ -78,7 +81,8 @@ class Machine:
                 found = {"action": np.repeat(total, self.contract.action.size, axis=1), "h_out": total}
                 named = {} if self.generation is None else {GENERATION: self.generation}
                 self.before_answer()
-                return Answer(slot, call.request_id, {name: found[name] for name in call.outputs}, named, 1.0)
+                answers_to = "another" if self.mixes_up else call.request_id
+                return Answer(slot, answers_to, {name: found[name] for name in call.outputs}, named, 1.0)
 
     def close(self) -> None:
         self.closed = True
@@ -124,6 +128,38 @@ def test_what_a_client_has_seen_is_never_answered_by_anything_older(fleet: Fleet
     one.error, two.error = None, UnreachableError("gone")
     with pytest.raises(StaleError):
         client.act([1.0])
+
+
+def test_where_the_backend_names_no_generation_the_configuration_does(fleet: Fleet) -> None:
+    """It is read before the question, so the answer is of no older one; once for all questions."""
+    one, two = fleet.machines[ONE], fleet.machines[TWO]
+    one.generation, two.configured = 7, 7
+    client = fleet.client()
+    client.act([1.0])
+    one.error = UnreachableError("gone")
+    assert [client.act([1.0]).generation for _ in range(3)] == [7] * 3
+    assert two.asked == 3
+    one.error, one.generation = None, 9
+    two.error = UnreachableError("gone")
+    assert client.act([1.0]).generation == 9
+    one.error, two.error = UnreachableError("gone"), None
+    with pytest.raises(StaleError, match="generation 7 of the alias, this client has seen 9"):
+        client.act([1.0])
+    two.configured = 9
+    assert client.act([1.0]).generation == 9
+
+
+def test_an_answer_that_is_refused_raises_nothing(fleet: Fleet) -> None:
+    """A proxy mixes answers up: the generation of another's is not taken for one that was seen."""
+    one = fleet.machines[ONE]
+    one.generation = 4
+    client = fleet.client()
+    client.act([1.0])
+    one.generation, one.mixes_up = 9, True
+    with pytest.raises(ServerError, match="answered with the answer to another"):
+        client.act([1.0])
+    one.generation, one.mixes_up = 4, False
+    assert client.act([1.0]).generation == 4
 
 
 def test_a_question_that_was_under_way_is_answered_all_the_same(fleet: Fleet) -> None:

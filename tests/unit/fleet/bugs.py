@@ -20,7 +20,6 @@ from policyctl.services.fleet import moves, node, waiting
 from policyctl.services.fleet.moves import Fleet
 from policyctl.services.fleet.node import Node
 from policyctl.services.fleet.waiting import Watch
-from policyctl.settings import CutOff
 
 Put = Callable[[pytest.MonkeyPatch], None]
 
@@ -235,16 +234,7 @@ def hides_the_failed_take_back(patch: pytest.MonkeyPatch) -> None:
 
 def keeps_what_it_should_withdraw(patch: pytest.MonkeyPatch) -> None:
     """A node that is cut off serves on, whatever its settings say."""
-    cannot_read = Node._cannot_read
-
-    def keep(self: Node, error: PolicyctlError) -> None:
-        settings = self.control.settings
-        kept = settings.fleet.model_copy(update={"when_cut_off": CutOff.KEEP})
-        self.control.settings = settings.model_copy(update={"fleet": kept})
-        cannot_read(self, error)
-        self.control.settings = settings
-
-    patch.setattr(Node, "_cannot_read", keep)
+    patch.setattr(Node, "keep_lease", _nobody)
 
 
 def counts_the_lease_from_its_last_failure(patch: pytest.MonkeyPatch) -> None:

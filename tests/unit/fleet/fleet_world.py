@@ -122,6 +122,7 @@ class SimulatedNode:
         try:
             with self.fleet.acting(self.name):
                 self.process.follow()
+                self.process.keep_lease()
                 self.process.prepare()
                 self.process.report()
         except NodeCrash:

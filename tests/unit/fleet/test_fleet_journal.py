@@ -16,7 +16,7 @@ from policyctl.adapters import fleet_store
 from policyctl.adapters.bucket import Bucket
 from policyctl.adapters.fleet_store import FleetJournal
 from policyctl.domain.journal import RecordKind
-from policyctl.errors import IntegrityError
+from policyctl.errors import IntegrityError, UsageError
 
 SEGMENT = 8
 
@@ -66,7 +66,7 @@ def test_a_long_journal_takes_a_request_a_segment(store: Store) -> None:
     reader = store.journal()
     reader.read()
     assert reader.records == written
-    assert store.asked == {"listing segments": 1, "reading segments": 5, "reading journal": 4, "listing journal": 1}
+    assert store.asked == {"listing segments": 1, "reading segments": 5, "reading journal": 5 + 3, "listing journal": 1}
     store.asked.clear()
     reader.read()
     assert store.asked == {"reading journal": 1}
@@ -115,6 +115,46 @@ def test_a_segment_that_a_crash_left_out_is_written_with_the_next(store: Store) 
         writer.append(RecordKind.OUTCOME, {"move": f"n{number}", "result": "done"})
     keys = sorted(each["path"] for page in obstore.list(store.memory, "segments") for each in page)
     assert keys == [fleet_store._segment_key(first) for first in (0, SEGMENT, 2 * SEGMENT)]
+
+
+def test_segments_that_cannot_be_read_stop_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is too long, or that the rights of this reader leave out."""
+    written = store.write(2 * SEGMENT).records
+    store.put(fleet_store._segment_key(0), b"a" * ((16 << 20) + 1))
+    reader = store.journal()
+    reader.read()
+    assert reader.records == written
+
+    keys = Bucket.keys
+
+    def refuse(bucket: Bucket, folder: str, **more: str) -> tuple[str, ...]:
+        if folder == "segments":
+            raise UsageError("listing segments is not allowed")
+        return keys(bucket, folder, **more)
+
+    monkeypatch.setattr(Bucket, "keys", refuse)
+    reader = store.journal()
+    reader.read()
+    assert reader.records == written
+
+
+def test_what_comes_before_a_wrong_segment_is_taken(store: Store) -> None:
+    """So a wrong one costs the requests for what is behind it."""
+    store.write(4 * SEGMENT)
+    store.put(fleet_store._segment_key(3 * SEGMENT), b"wrong\n")
+    store.asked.clear()
+    reader = store.journal()
+    reader.read()
+    assert len(reader.records) == 4 * SEGMENT
+    assert store.asked["reading journal"] == 4 + SEGMENT
+
+
+def test_a_record_that_nobody_would_read_is_not_written(store: Store) -> None:
+    """It would end the journal for everybody."""
+    writer = store.write(1)
+    with pytest.raises(UsageError, match="at most 1048576 are read"):
+        writer.append(RecordKind.OUTCOME, {"move": "m", "result": "é" * (1 << 20)})
+    assert len(store.write(1).records) == 2
 
 
 @settings(max_examples=40, deadline=None)

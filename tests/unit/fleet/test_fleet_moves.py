@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -17,6 +18,7 @@ from policyctl.domain.moves import MoveKind
 from policyctl.errors import BusyError, GateError, IntegrityError, MoveError, ServerError, UsageError
 from policyctl.services.fleet import node as node_module
 from policyctl.services.integrity.verify import verify
+from policyctl.services.moves.rollback import rollback
 from policyctl.services.releases.publish import publish
 from policyctl.services.rollout.request import AbortRequest, AliasRequest, PinRequest, PromotionRequest, RemovalRequest
 from policyctl.settings import CutOff
@@ -84,6 +86,61 @@ def test_the_store_is_asked_as_often_as_the_page_says(fleet: FleetWorld) -> None
     assert command["listing segments"] == 1
 
 
+def test_what_withdraws_waits_for_nobody(fleet: FleetWorld, monkeypatch) -> None:
+    """Another thread holds the writer lock for as long as a load takes; the lease ends all the same."""
+    monkeypatch.setattr(node_module, "_LOCK_WAIT_S", 0.05)
+    fleet.promote("1.0.0")
+    node = fleet.nodes["b"]
+    fleets = node.control.settings.fleet.model_copy(update={"when_cut_off": CutOff.WITHDRAW})
+    node.process.control = replace(node.control, settings=node.control.settings.model_copy(update={"fleet": fleets}))
+    fleet.cut_off("b")
+    with node.control.repository.writer("validate walker 1.1.0"):
+        fleet.rest(20.0)
+    assert fleet.answers() == {"a": "1.0.0", "b": None, "c": "1.0.0"}
+
+
+def test_a_new_generation_of_the_same_release_takes_no_candidate(fleet: FleetWorld, monkeypatch) -> None:
+    """A node that stayed where all went back to needs no room for a second copy, and is ready meanwhile."""
+    fleet.promote("1.0.0")
+    away = fleet.nodes["c"]
+    away.kill()
+    fleet.nodes["b"].server.wrong_slots = {("walker", 2)}
+    monkeypatch.setenv("POLICYCTL_FLEET__MAX_UNAVAILABLE", "1")
+    with pytest.raises(MoveError, match="node b could not serve"):
+        fleet.promote("1.1.0")
+    away.start()
+    assert away.process.behind() == ""
+    away.server.calls.clear()
+    fleet.settle("1.0.0")
+    fleet.rest()
+    assert away.generation() > 1
+    assert "load walker.candidate" not in away.server.calls
+
+
+def test_a_rollback_of_a_server_that_left_its_fleet_names_no_generation(fleet: FleetWorld) -> None:
+    """Its clients would be refused for what the store named once."""
+    for release in ("1.0.0", "1.1.0"):
+        fleet.promote(release)
+    node = fleet.nodes["a"]
+    rollback(node.control, model="walker", alias="production")
+    assert (node.answers(), node.generation()) == ("1.0.0", 0)
+
+
+def test_a_report_without_an_end_does_not_end_the_journal(fleet: FleetWorld, monkeypatch) -> None:
+    """What a node says of a move that is taken back stands in the journal, as far as a reason may be long."""
+    fleet.promote("1.0.0")
+    node = fleet.nodes["c"]
+    node.server.wrong_slots = {("walker", 2)}
+    say = node_module.Node._problem
+    endless = MoveError("é" * 150_000)
+    monkeypatch.setattr(node_module.Node, "_problem", lambda process, move_id, _error: say(process, move_id, endless))
+    with pytest.raises(MoveError):
+        fleet.promote("1.1.0")
+    assert max(len(json.dumps(record)) for record in fleet.command().history(model=None, limit=None)) < 20_000
+    fleet.settle("1.0.0")
+    assert fleet.answers() == everywhere("1.0.0")
+
+
 def test_a_node_keeps_no_files_that_the_store_holds_and_nobody_needs(fleet: FleetWorld, monkeypatch) -> None:
     """What was published on the node alone stays; what was removed is fetched again for a move."""
     monkeypatch.setattr(node_module, "_TIDY_S", 1.0)
@@ -96,7 +153,10 @@ def test_a_node_keeps_no_files_that_the_store_holds_and_nobody_needs(fleet: Flee
         fleet.promote(release)
     fleet.promote("2.0.0", breaking=True)
     node.process.control = keeping
+    aside = node.control.repository.control / "orphans" / "walker-9"
+    aside.mkdir(parents=True)
     fleet.rest(5.0)
+    assert aside.exists()
 
     def gone() -> set[str]:
         releases = node.control.repository.journal.state().releases

@@ -68,7 +68,7 @@ def test_a_node_that_cannot_follow_a_commit_stays(fleet: FleetWorld) -> None:
     node.server.wrong_slots = {("walker", 2)}
     seen: list[tuple[str, int | None]] = []
 
-    def look() -> None:
+    def look(_node: SimulatedNode) -> None:
         assert node.process is not None
         seen.append((node.process.behind(), node.process._serving(KEY).generation))
 

@@ -33,6 +33,7 @@ from policyctl.domain.fleet import FleetMove, FleetState, Named, NodeReport, Ser
 from policyctl.domain.log_event import LogLevel
 from policyctl.domain.manifest import digest_of
 from policyctl.domain.moves import Move, MoveKind
+from policyctl.domain.names import served_name
 from policyctl.domain.probes import AliasKey
 from policyctl.errors import IntegrityError, PolicyctlError, ServerError, UsageError
 from policyctl.services.control import Control
@@ -129,6 +130,7 @@ class Node:
         work: dict[str, Callable[[], None]] = {
             "fleet": partial(self._again, self._follow_and_say),
             "fleet-prepare": partial(self._again, self.prepare),
+            "fleet-lease": partial(self._again, self.keep_lease),
             "fleet-report": self._report_again,
         }
         threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work.items()]
@@ -228,7 +230,7 @@ class Node:
         what no node can serve must not end what they serve besides.
         """
         serving = self._served()
-        late = [f"{each.alias} of {each.model}" for each in serving if each.generation is None]
+        late = [f"{each.alias} of {each.model}" for each in serving if not self._is_right(each)]
         if self._said and not self._journal.records:
             return "the store was not read yet"
         self._joined = self._joined or not late
@@ -238,6 +240,11 @@ class Node:
         is_served = any(each.release is not None for each in serving)
         return "nothing of what the store names is served here" if is_named and not is_served else ""
 
+    def _is_right(self, serving: Serving) -> bool:
+        """Whether an alias is served by the release that the store names, be it of an earlier generation."""
+        serves_named = serving.release is not None and self._serves_named((serving.model, serving.alias))
+        return serving.generation is not None or serves_named
+
     def prepare(self) -> None:
         """Load and certify the release of each open move, next to what is served; now and then make room."""
         for opened in self._state.open.values():
@@ -246,7 +253,7 @@ class Node:
                 self._prepare(move, move.target, opened.actor)
         if self.clock() - self._tidied_at > _TIDY_S:
             self._tidied_at = self.clock()
-            for release in collect(self._mine(self.name), self._journal.bucket, self._state):
+            for release in collect(self._mine(self.name), self._journal.bucket, lambda: self._state):
                 self._tell(f"{release.model} {release.release} is in the store, and its files are not kept here.")
 
     def _again(self, work: Callable[[], None]) -> None:
@@ -274,16 +281,30 @@ class Node:
             self._said = ""
 
     def _cannot_read(self, error: PolicyctlError) -> None:
-        """Say it once; and what `when_cut_off` asks for, once the lease is over."""
+        """Say it once."""
         if error.problem != self._said:
             self._said = error.problem
             self._tell(f"{error.problem}. {error.remedy}", LogLevel.ERROR, code=error.code)
+
+    def keep_lease(self) -> None:
+        """Withdraw what cannot be proven current, where the settings ask for that; no other work is waited for."""
         settings = self.control.settings.fleet
         if settings.when_cut_off is CutOff.KEEP or self.clock() - self._read_at < settings.lease_s:
+            return
+        try:
+            # The thread that follows may be at work on a long move.
+            self._journal.look()
+        except PolicyctlError as error:
+            self._cannot_read(error)
+        else:
+            self._read_at = self.clock()
             return
         reason = f"the store could not be read for {settings.lease_s:g} s"
         served = self.control.repository.journal.state().aliases.keys()
         for key in sorted(self._state.aliases.keys() & served):
+            # Before the writer lock, which somebody may hold for a minute.
+            with suppress(PolicyctlError), self.control.triton() as client:
+                client.unload(served_name(*key))
             withdraw = partial(unserve, model=key[0], alias=key[1], reason=reason)
             self._try(f"cut off: {'.'.join(key)}", withdraw)
 

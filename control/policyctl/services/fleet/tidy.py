@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextlib import suppress
 
 from policyctl.adapters.bucket import Bucket
@@ -16,26 +16,27 @@ from policyctl.services.control import Control
 from policyctl.services.releases.gc import gc
 
 
-def collect(control: Control, bucket: Bucket, state: FleetState) -> tuple[PublishedRelease, ...]:
+def collect(control: Control, bucket: Bucket, state: Callable[[], FleetState]) -> tuple[PublishedRelease, ...]:
     """Remove the files of what is not needed here, as `policyctl gc` does.
 
-    What the store does not hold byte for byte stays: somebody published it here alone.
+    What the store does not hold stays: somebody published it here alone.
 
     Args:
         control: The control plane of the node's own repository.
         bucket: Of the store.
-        state: What the store's journal says; what it may name next stays as well.
+        state: What the store's journal says by then; what it may name next stays as well.
 
     Raises:
         PolicyctlError: As `gc`.
     """
-    store, needed = BucketReleases(bucket), _needed(control, state)
-    chosen = {
-        (release.model, release.release)
-        for release in gc(control).collect
-        if (release.model, release.release) not in needed and _is_stored(store, release)
-    }
-    return gc(control, delete=True, only=chosen).collect if chosen else ()
+    if not control.repository.journal.state().releases:
+        return ()
+    store = BucketReleases(bucket)
+    stored = {(each.model, each.release) for each in gc(control).collect if _is_stored(store, each)}
+    if not stored:
+        return ()
+    done = gc(control, delete=True, only=lambda key: key in stored and key not in _needed(control, state()))
+    return done.collect
 
 
 def _needed(control: Control, state: FleetState) -> Container[ReleaseKey]:
@@ -47,6 +48,7 @@ def _needed(control: Control, state: FleetState) -> Container[ReleaseKey]:
 
 
 def _is_stored(store: BucketReleases, release: PublishedRelease) -> bool:
+    """Whether the store has the manifest, and files of the sizes that it names."""
     with suppress(PolicyctlError):
         artifact = read_artifact(store.manifest(f"{release.model}:{release.release}"))
         return artifact.config.digest == release.manifest_digest and all(map(store.has, artifact.files))

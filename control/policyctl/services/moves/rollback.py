@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from policyctl.adapters import lock
-from policyctl.adapters.pbtxt import with_releases
+from policyctl.adapters.pbtxt import with_generation, with_releases
 from policyctl.domain import moves
 from policyctl.domain.journal import RecordKind
 from policyctl.domain.moves import Move, MoveKind, Placement, Result
@@ -188,7 +188,9 @@ def _target(control: Control, state: State, opened: OpenRelease, earlier: Placem
     if earlier is None:
         return place(control, state, opened, None)
     # Clients name the release of an answer by this map, so it must know today's releases too.
-    return replace(earlier, config=with_releases(earlier.config, state.slots(opened.published.model)))
+    # A server that follows no store any more names no generation of it.
+    config = with_generation(with_releases(earlier.config, state.slots(opened.published.model)), 0)
+    return replace(earlier, config=config)
 
 
 def _is_this_rollback(recovered: Recovered, model: str, alias: str) -> bool:

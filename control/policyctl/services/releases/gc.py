@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -72,14 +72,15 @@ def gc(
     model: str | None = None,
     policy: RetentionPolicy | None = None,
     delete: bool = False,
-    only: Container[ReleaseKey] | None = None,
+    only: Callable[[ReleaseKey], bool] | None = None,
 ) -> Collected:
     """Remove the files of releases that nothing needs.
 
     Args:
         policy: What to keep; None for the settings'.
         delete: Really remove; else only say what would be.
-        only: Releases that may go, where nothing needs them; None for all.
+        only: Which releases may go where nothing needs them, asked under the lock, and nothing else goes; None for
+            all.
 
     Raises:
         UsageError: No such model, nothing published, or the disk refuses.
@@ -96,7 +97,7 @@ def gc(
     with repository.writer("gc", wait_s=control.settings.lock_wait_s):
         repository.journal.set_torn_tail_aside()
         done = _collected(control, _plan(control, chosen, model, only), model, chosen, deleted=True)
-        for name in done.leftovers:
+        for name in done.leftovers if only is None else ():
             with files.storing(repository.root / name):
                 files.remove_tree(repository.root / name)
         for release in done.collect:
@@ -105,7 +106,7 @@ def gc(
 
 
 def _plan(
-    control: Control, policy: RetentionPolicy, model: str | None, only: Container[ReleaseKey] | None
+    control: Control, policy: RetentionPolicy, model: str | None, only: Callable[[ReleaseKey], bool] | None
 ) -> CollectionPlan:
     records = control.repository.journal.records()
     state = control.repository.journal.state()
@@ -113,7 +114,7 @@ def _plan(
     found = plan(records, now=datetime.now(UTC), policy=policy, held=held, model=model)
     if only is None:
         return found
-    return replace(found, collect=tuple(r for r in found.collect if (r.model, r.release) in only))
+    return replace(found, collect=tuple(r for r in found.collect if only((r.model, r.release))))
 
 
 def _on_disk(repository: Repository, state: State) -> dict[ReleaseKey, str]:

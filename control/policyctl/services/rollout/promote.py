@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from policyctl.adapters.pbtxt import identity, with_generation
 from policyctl.adapters.triton import Triton
 from policyctl.domain import moves
 from policyctl.domain.artifacts import Format
@@ -22,6 +23,7 @@ from policyctl.domain.state import State
 from policyctl.services.control import Control, OpenRelease, open_release, operation, select_release
 from policyctl.services.machine.memory_headroom import require_room
 from policyctl.services.moves import swaps
+from policyctl.services.moves.certify import is_certified_here
 from policyctl.services.moves.contract_change import require_compatible
 from policyctl.services.moves.drain import Drain
 from policyctl.services.moves.incumbent import require_incumbent
@@ -184,7 +186,9 @@ class _Promotion:
         if names_already(move) and not self._drains(state):
             return self._stay(control, client, opened, move, dry_run=dry_run), None
         changes = self._require_compatible(move.incumbent, opened.contract)
-        require_room(control, client, state, move, opened)
+        renews = _renews(client, state, move)
+        if not renews:
+            require_room(control, client, state, move, opened)
         require_offline(control, state, opened, record=not dry_run)
         measured = (
             () if move.incumbent is None else swaps.require_safe(control, client, opened, target, dry_run=dry_run)
@@ -201,7 +205,7 @@ class _Promotion:
         with drain.during(move):
             if drain.pin is not None:
                 require_room(control, client, state, move, opened)  # now that the pin has its memory
-            timings = execute(control, client, move, opened=opened)
+            timings = execute(control, client, move, opened=opened, certified_here=renews)
         return replace(moved, move=move, timings=timings), drain
 
     def _drains(self, state: State) -> bool:
@@ -219,3 +223,12 @@ class _Promotion:
         from policyctl.services.bake.run import end
 
         return replace(moved, bake=end(control, self._key))
+
+
+def _renews(client: Triton, state: State, move: Move) -> bool:
+    """Whether only the generation changes, of what this very server has certified: then no candidate is needed."""
+    incumbent = move.incumbent
+    if incumbent is None or not is_certified_here(state, client, move.model, incumbent):
+        return False
+    before, after = (identity(with_generation(side.config, 0)) for side in (incumbent, move.target))
+    return before == after
