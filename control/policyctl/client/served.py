@@ -53,7 +53,7 @@ class Served:
         releases: Release of each slot that this server may answer with.
         manifest_digest: What identifies its files.
         max_batch: Most rows in one request; 0 for no limit.
-        generation: Of the alias in a fleet, when this was read; 0 where there is none.
+        generation: Of the alias in a fleet, when this was read; 0 outside a fleet.
         forms: What questions of each kind send and expect, worked out once.
     """
 
