@@ -64,7 +64,9 @@ class Earned:
         """The figures, in words."""
         returns = self.evaluation.returns
         interval = f"{100 * returns.confidence:g} % interval {returns.low:g} .. {returns.high:g}"
-        return f"{self.release}: mean {returns.mean:g}, {interval}, {self.evaluation.episodes} episodes"
+        episodes = f"{self.evaluation.episodes} episodes"
+        artifact = f", {self.evaluation.format}" if self.evaluation.format else ""
+        return f"{self.release}{artifact}: mean {returns.mean:g}, {interval}, {episodes}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class CardDifferences:
     Attributes:
         sections: What differs, and what people decide by.
         same: The titles of what is stated and does not differ.
-        earned: Returns by environment, of those that both were evaluated in.
+        earned: Returns by environment, of artifacts that both were evaluated with.
     """
 
     sections: tuple[Section, ...]
@@ -131,10 +133,14 @@ def _figures(table: Table | None) -> dict[str, str]:
 
 
 def _earned(one: Card, other: Card) -> dict[str, tuple[Earned, ...]]:
-    """The last evaluation of each release in each environment, drawn on one scale for each environment."""
-    last = [(_release(card), {entry.environment: entry for entry in card.evaluation}) for card in (one, other)]
-    both = [name for name in last[0][1] if name in last[1][1]]
-    return {name: _drawn([(release, entries[name]) for release, entries in last]) for name in both}
+    """The last evaluation of each artifact that both releases have, drawn on one scale for each environment."""
+    first, second = ({(entry.environment, entry.format): entry for entry in card.evaluation} for card in (one, other))
+    pairs = dict[str, list[tuple[str, Evaluation]]]()
+    for artifact in (key for key in first if key in second):
+        pairs.setdefault(artifact[0], []).extend(
+            [(_release(one), first[artifact]), (_release(other), second[artifact])]
+        )
+    return {name: _drawn(entries) for name, entries in pairs.items()}
 
 
 def _drawn(entries: Sequence[tuple[str, Evaluation]]) -> tuple[Earned, ...]:

@@ -140,7 +140,7 @@ def test_what_was_measured_of_both_comes_from_their_evidence(api) -> None:
     one, other = found.cards.earned["Walker-v1"]
     assert (one.evaluation.returns.mean, other.evaluation.returns.mean) == (1.0, 2.0)
     text = _text(Browser(api).get(f"{MODEL}/compare?one=1.0.0&other=1.1.0"))
-    assert "1.1.0: mean 2, 95 % interval 1 .. 3, 2 episodes" in text
+    assert "1.1.0, onnx: mean 2, 95 % interval 1 .. 3, 2 episodes" in text
 
 
 def _evaluation(mean: float) -> dict[str, Any]:
@@ -181,6 +181,20 @@ def test_the_intervals_of_both_are_drawn_on_one_scale() -> None:
     assert (one.low, one.high, other.high) == (4.0, other.low, 96.0)
     same = compare_cards(first, _card("1.1.0", {"B": (1.0, 1.0, 1.0)}))
     assert {(each.low, each.mean, each.high) for each in same.earned["B"]} == {(50.0, 50.0, 50.0)}
+
+
+def test_returns_of_different_artifacts_are_not_drawn_next_to_each_other() -> None:
+    """Each artifact has the line of the same one of the other release, and says which it is."""
+    both = _card("1.0.0", {"A": (100.0, 99.0, 101.0)})
+    tensorrt = both.evaluation[0].model_copy(
+        update={"format": "tensorrt", "returns": both.evaluation[0].returns.model_copy(update={"mean": 20.0})}
+    )
+    both = both.model_copy(update={"evaluation": [*both.evaluation, tensorrt]})
+    found = compare_cards(both, _card("1.1.0", {"A": (90.0, 89.0, 91.0)}))
+    assert [each.words.partition(", 95")[0] for each in found.earned["A"]] == [
+        "1.0.0, onnx: mean 100",
+        "1.1.0, onnx: mean 90",
+    ]
 
 
 def test_only_what_differs_is_shown_of_the_rest() -> None:
