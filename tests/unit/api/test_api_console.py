@@ -16,6 +16,7 @@ from console_browser import HERE, MODEL, Browser, confirming
 from starlette.testclient import TestClient
 from world import WIDER, World
 
+from policyctl.adapters import endpoint
 from policyctl.api.console import actions, admin, looks, view
 from policyctl.api.context import MOST_AT_ONCE
 from policyctl.api.sessions import LIFE_S, MOST_OF_A_TOKEN, Sessions
@@ -294,7 +295,23 @@ def test_what_cannot_be_promoted_is_refused_on_the_form_which_stays_filled_in(ap
     assert (plan.status_code, "(needs major)" in plan.text) == (200, True)
     assert 'name="breaking" value="yes"' in plan.text
     assert browser.send(f"{MODEL}/promote", release="", alias="production").status_code == 422
-    assert browser.send(f"{MODEL}/promote", release="9.9.9", alias="production").status_code == 409
+    assert browser.send(f"{MODEL}/promote", release="9.9.9", alias="production").status_code == 422
+
+
+def test_a_refusal_has_the_status_and_the_code_that_the_api_answers_with(api) -> None:
+    """On the form of a promotion, on a page for itself, and of an operation that failed."""
+    browser, asked = Browser(api, "promote"), {"release": "1.1.0", "alias": "production"}
+    api.world.server.wrong_slots.add(("walker.candidate", 2))
+    failed = browser.send(f"{MODEL}/promote", **asked, confirmed="yes")
+    browser.operation(failed)
+    assert "<code>move</code>" in browser.get(failed.url.path).text
+    unknown = browser.send(f"{MODEL}/promote", release="9.9.9", alias="production")
+    nothing = browser.send(f"{MODEL}/abort", move="0" * 16, after=MODEL)
+    for page in (unknown, nothing, browser.get(f"{MODEL}/compare?one=1.0.0&other=9.9.9")):
+        assert (page.status_code, "<code>usage</code>" in page.text) == (422, True)
+    endpoint.clear(api.control.repository)
+    down = browser.send(f"{MODEL}/promote", **asked)
+    assert (down.status_code, "<code>server</code>" in down.text, down.headers["retry-after"]) == (503, True, "5")
 
 
 def test_an_alias_goes_back_to_a_release_that_it_named(api) -> None:

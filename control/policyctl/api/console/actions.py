@@ -19,7 +19,6 @@ from policyctl.api.guard import SCOPE_TO_MOVE, guarded, of_secret, place_of, rea
 from policyctl.api.problems import ProblemError, of_error
 from policyctl.api.routes import look, moves
 from policyctl.domain.names import PRODUCTION
-from policyctl.domain.operations import Failure
 from policyctl.domain.tokens import Scope, digest_of_secret
 from policyctl.errors import PolicyctlError
 from policyctl.services.rollout.request import AbortRequest, PromotionRequest, RollbackRequest
@@ -101,8 +100,8 @@ async def promote(request: Request, model: look.Model, form: Form) -> Response:
         body = _read(_PROMOTION, given)
         answer = await moves.post_promotion(request, model, body, _AT_ONCE, None if planned else _key(form))
     except (PolicyctlError, ProblemError) as error:
-        failure = (error if isinstance(error, ProblemError) else of_error(error)).failure
-        return await _promotion(request, model, form, failure=failure)
+        refusal = error if isinstance(error, ProblemError) else of_error(error)
+        return await _promotion(request, model, form, refusal=refusal)
     if planned:
         return await _promotion(request, model, form, plan=json.loads(bytes(answer.body)))
     return _to_operation(answer)
@@ -146,17 +145,17 @@ async def _promotion(
     form: Mapping[str, str],
     *,
     plan: Mapping[str, Any] | None = None,
-    failure: Failure | None = None,
+    refusal: ProblemError | None = None,
 ) -> Response:
     known = await run(request, look.get_model, request, model)
     # What was typed may mean another release a moment later, so the second button names the one that is shown.
     release = form.get("release", "") if plan is None else plan["result"]["to"]
     published = await run(request, look.get_release, request, model, release) if release in known["releases"] else None
-    return show(
+    answer = show(
         request,
         "promote.html",
         title=f"Promote {model}",
-        status=200 if failure is None else 409,
+        status=200 if refusal is None else refusal.status,
         model=model,
         aliases=known["aliases"],
         gates=None if published is None else published["gates"],
@@ -164,5 +163,7 @@ async def _promotion(
         release=release,
         plan=plan,
         key=secrets.token_hex(16),
-        failure=failure,
+        failure=None if refusal is None else refusal.failure,
     )
+    answer.headers.update({} if refusal is None else refusal.headers)
+    return answer

@@ -81,18 +81,16 @@ def show(request: Request, template: str, *, title: str, status: int = 200, **va
 
 def refused(request: Request, error: ProblemError) -> Response:
     """A refusal as a page; where a token is wanted, the page that asks for one."""
-    problem, remedy = error.failure.problem, error.failure.remedy
     if error.status == 401:
         after = getattr(request.state, "after", "") or (_here(request) if request.method == "GET" else HOME)
-        answer = sign_in_page(request, after=after, status=error.status, problem=problem)
+        answer = sign_in_page(request, after=after, status=error.status, problem=error.failure.problem)
     else:
         answer = show(
             request,
             "problem.html",
             title=error.title,
             status=error.status,
-            problem=problem,
-            remedy=remedy,
+            failure=error.failure,
             request_id=request.state.request_id,
         )
     answer.headers.update(error.headers)
