@@ -216,7 +216,11 @@ class FleetDocument(Document):
     aliases: list[dict[str, Any]] = Field(description="model, alias, release, generation, since and by")
     open: list[str] = Field(description="moves that are being prepared")
     nodes: list[NodeDocument]
-    healthy: bool = Field(description="every node that is not stopped serves what every alias names")
+    silent: list[str] = Field(description="nodes whose last report is too old, or cannot be read")
+    healthy: bool = Field(
+        description="a node runs, and each that is not stopped reports, answers, and says that it serves what every"
+        " alias names"
+    )
 
 
 class OperationDocument(Document):

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any, ClassVar, Final
 
 from policyctl.domain.journal import Record, RecordKind
 from policyctl.domain.json_values import fields_to_json
@@ -23,6 +24,10 @@ from policyctl.domain.moves import MoveKind, intent_of, move_of
 from policyctl.domain.names import check_model_name, check_movable_alias, check_release
 from policyctl.domain.probes import AliasKey
 from policyctl.errors import IntegrityError, UsageError
+
+_SILENT_LEASES: Final = 3
+_SILENT_S: Final = 60.0
+"""At least so long: the clocks of two machines differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,17 +293,21 @@ class FleetStatus:
         aliases: What each alias names: model, alias, release, generation, since, by.
         open: Moves that are being prepared, in words.
         nodes: What each node says of itself.
+        silent: Nodes that should have written another report since, or whose report cannot be read.
     """
 
     store: str
     aliases: tuple[dict[str, Any], ...]
     open: tuple[str, ...]
     nodes: tuple[NodeReport, ...]
+    silent: tuple[str, ...]
 
     COLUMNS: ClassVar = ("model", "alias", "names", "since", "node", "serves", "as named", "reported")
 
     @classmethod
-    def of(cls, store: str, state: FleetState, nodes: tuple[NodeReport, ...], *, model: str | None) -> FleetStatus:
+    def of(
+        cls, store: str, state: FleetState, nodes: tuple[NodeReport, ...], *, model: str | None, now: datetime
+    ) -> FleetStatus:
         """What a store's journal and the reports of its nodes say; of one model where that is given."""
         aliases = tuple(
             {
@@ -317,15 +326,21 @@ class FleetStatus:
             for owner, each in sorted(state.open.items())
             if model in {None, owner}
         )
-        return cls(store, aliases, moves, nodes)
+        silent = tuple(node.node for node in nodes if not node.stopped and _is_silent(node, now))
+        return cls(store, aliases, moves, nodes, silent)
 
     @property
     def healthy(self) -> bool:
-        """Whether every node that is not stopped says that it serves what every alias names."""
-        return all(
-            node.stopped or node.has_reached((named["model"], named["alias"]), named["generation"])
-            for named in self.aliases
-            for node in self.nodes
+        """Whether a node runs, and each that is not stopped reports, answers, and says that it serves what is named.
+
+        What a node could not do does not count: it may be about a move that was taken back.
+        """
+        running = [node for node in self.nodes if not node.stopped]
+        return bool(running) and all(
+            node.endpoint
+            and node.node not in self.silent
+            and all(node.has_reached((named["model"], named["alias"]), named["generation"]) for named in self.aliases)
+            for node in running
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -337,17 +352,27 @@ class FleetStatus:
         rows: list[tuple[str, ...]] = []
         for named in self.aliases:
             names = (named["model"], named["alias"], named["release"] or "nothing", named["since"][:19])
-            rows += [(*names, node.node, *_serves(node, named), node.time[:19]) for node in self.nodes]
+            rows += [(*names, node.node, *self._serves(node, named), node.time[:19]) for node in self.nodes]
             if not self.nodes:
                 rows.append((*names, "no node", "", "", ""))
         return rows
 
+    def _serves(self, node: NodeReport, named: dict[str, Any]) -> tuple[str, str]:
+        """What a node serves under an alias, and whether that is what the alias names."""
+        if node.stopped:
+            return "nothing", "stopped"
+        found = node.serving(named["model"], named["alias"])
+        release = "nothing" if found is None or found.release is None else found.release
+        if node.node in self.silent:
+            return release, "silent"
+        reached = node.has_reached((named["model"], named["alias"]), named["generation"])
+        return release, "yes" if reached else "NO"
 
-def _serves(node: NodeReport, named: dict[str, Any]) -> tuple[str, str]:
-    """What a node serves under an alias, and whether that is what the alias names."""
-    if node.stopped:
-        return "nothing", "stopped"
-    found = node.serving(named["model"], named["alias"])
-    release = "nothing" if found is None or found.release is None else found.release
-    reached = node.has_reached((named["model"], named["alias"]), named["generation"])
-    return release, "yes" if reached else "NO"
+
+def _is_silent(node: NodeReport, now: datetime) -> bool:
+    """Whether the last report is older than any that a node which runs would leave, by clocks that nearly agree."""
+    try:
+        age_s = (now - datetime.fromisoformat(node.time)).total_seconds()
+    except (ValueError, TypeError):
+        return True
+    return age_s > max(_SILENT_LEASES * node.lease_s, _SILENT_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ def commit(journal: FleetJournal, name: str, release: str) -> int:
 
 def report(bucket: Bucket, node: str, release: str, generation: int, **more: Any) -> None:
     serves = (Serving("walker", "production", release, generation),)
-    said = {"endpoint": "10.0.0.7:8001", **more}
-    time = "2026-11-20T10:00:00+00:00"
-    write_report(bucket, NodeReport(node, "run", 1, time, policyctl="0.1.0", read=2, serves=serves, **said))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    said = {"endpoint": "10.0.0.7:8001", "time": now, "lease_s": 10.0, **more}
+    write_report(bucket, NodeReport(node, "run", 1, policyctl="0.1.0", read=2, serves=serves, **said))
 
 
 def _text(page: Any) -> str:
@@ -73,7 +74,7 @@ def test_the_page_says_what_each_node_serves(follows, bucket) -> None:
     follows.api.shared.clear()  # callers within a second share a result
     assert 'href="/ui/fleet"' in browser.get("/ui").text
     text = _text(browser.get("/ui/fleet"))
-    assert "Every node serves what every alias names." in text
+    assert "Every node says that it serves what every alias names." in text
     assert "node-1 walker production 1.0.0 as named" in text
     second = commit(journal, "m2", "1.1.0")
     report(bucket, "node-2", "1.1.0", second)
@@ -81,12 +82,34 @@ def test_the_page_says_what_each_node_serves(follows, bucket) -> None:
     report(bucket, "node-4", "1.0.0", first, stopped=True)
     follows.api.shared.clear()
     text = _text(browser.get("/ui/fleet"))
-    assert "Not every node serves what every alias names." in text
+    assert "Not every node says that it serves what every alias names." in text
     assert f"walker production 1.1.0 {second} " in text
     assert "node-1 walker production 1.0.0 not as named" in text
     assert "node-2 walker production 1.1.0 as named" in text
     assert "does not answer 0.1.0 its disk is full" in text
     assert "node-4 stopped" in text
+
+
+@pytest.mark.parametrize(
+    ("reports", "words"),
+    [
+        ([], "degraded No node runs."),
+        ([{"stopped": True}], "degraded No node runs."),
+        ([{"time": "2026-11-20T10:00:00+00:00"}], "degraded Not every node says"),
+        ([{"time": "yesterday"}], "degraded Not every node says"),
+        ([{"endpoint": ""}], "degraded Not every node says"),
+        ([{"stopped": True}, {}], "ok Every node says"),
+    ],
+)
+def test_a_fleet_is_well_only_where_a_node_runs_reports_and_answers(follows, bucket, reports, words: str) -> None:
+    """What a node that died said last does not count for ever."""
+    generation = commit(FleetJournal(bucket, "alice@edge-7"), "m1", "1.0.0")
+    for nth, each in enumerate(reports):
+        report(bucket, f"node-{nth}", "1.0.0", generation, **each)
+    text = _text(Browser(follows).get("/ui/fleet"))
+    assert words in text
+    assert follows.client.get("/v1/fleet").json()["healthy"] is words.startswith("ok")
+    assert ("silent" in text) is any(each.get("time") for each in reports)
 
 
 def test_the_api_says_what_the_command_prints(follows, bucket, run) -> None:

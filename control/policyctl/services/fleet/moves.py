@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from policyctl.adapters.bucket import Bucket
@@ -130,7 +131,7 @@ class Fleet:
             PolicyctlError: As `FleetJournal.read`.
         """
         state = self.journal.read()
-        return FleetStatus.of(self.bucket.url, state, read_reports(self.bucket), model=model)
+        return FleetStatus.of(self.bucket.url, state, read_reports(self.bucket), model=model, now=datetime.now(UTC))
 
     def history(self, *, model: str | None, limit: int | None) -> tuple[dict[str, Any], ...]:
         """Every record of the store's journal, oldest first, or those of one model; the last `limit` of them.
