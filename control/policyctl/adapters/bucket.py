@@ -47,15 +47,17 @@ class Bucket:
     Attributes:
         url: ``s3://NAME/PREFIX``, or another of `STORE_SCHEMES`.
         patience_s: For one request, which is not repeated then; None for that of most callers, with some tries more.
+        creates: Whether the folder of ``file://`` is made where it is missing; who only looks makes none.
     """
 
     url: str
     patience_s: float | None = None
+    creates: bool = True
     _store: ObjectStore = field(init=False)
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/")
-        self._store = _opened(self.url, self.patience_s)
+        self._store = _opened(self.url, self.patience_s, creates=self.creates)
 
     def get(self, key: str, *, most_bytes: int) -> bytes | None:
         """What lies under `key`; None for nothing.
@@ -181,7 +183,7 @@ class Bucket:
             ) from error
 
 
-def _opened(url: str, patience_s: float | None) -> ObjectStore:
+def _opened(url: str, patience_s: float | None, *, creates: bool) -> ObjectStore:
     """The library's view of a bucket; nothing is asked yet.
 
     Raises:
@@ -206,8 +208,12 @@ def _opened(url: str, patience_s: float | None) -> ObjectStore:
         folder = Path(unquote(parts.path))
         if parts.netloc or not folder.is_absolute():
             raise UsageError(f"{url} names no folder of this machine", remedy="For example: file:///srv/policies")
+        if not creates and not folder.is_dir():
+            raise UsageError(
+                f"{folder} does not exist", remedy="Check the address. A node, or a promotion, makes the folder."
+            )
         try:
-            return LocalStore(folder, mkdir=True)
+            return LocalStore(folder, mkdir=creates)
         except OSError as error:
             raise UsageError(f"{folder} cannot be used: {first_line(error)}") from error
     if not parts.netloc:

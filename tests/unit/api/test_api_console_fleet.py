@@ -152,3 +152,18 @@ def test_a_move_of_a_repository_that_follows_a_store_begins_nothing(follows) -> 
     assert (refused.status_code, refused.json()["code"]) == (422, "usage")
     assert "would be taken back" in refused.json()["problem"]
     assert follows.client.get("/v1/operations").json() == []
+
+
+def test_a_look_makes_no_folder_of_a_mistyped_store(world, tmp_path, monkeypatch) -> None:
+    """It is refused with what is missing."""
+    monkeypatch.setenv("POLICYCTL_FLEET__STORE", f"file://{tmp_path}/mistyped")
+    refused = ApiWorld(world).client.get("/v1/fleet")
+    assert (refused.status_code, "mistyped does not exist" in refused.json()["problem"]) == (422, True)
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_pages_of_a_repository_that_follows_a_store_offer_no_moves(follows) -> None:
+    """Each would be refused."""
+    text = Browser(follows, "promote").get("/ui/models/walker").text
+    assert ">Promote<" not in text
+    assert "Roll back" not in text

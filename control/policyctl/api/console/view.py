@@ -25,6 +25,7 @@ from policyctl.api.problems import ProblemError, refusal
 from policyctl.api.sessions import Session
 from policyctl.domain.instants import utc_text
 from policyctl.domain.tokens import Scope
+from policyctl.services.rollout.here import store_of
 
 HOME: Final = "/ui"
 ASSETS: Final = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -62,15 +63,16 @@ def show(request: Request, template: str, *, title: str, status: int = 200, **va
     """
     caller: Caller | None = getattr(request.state, "caller", None)
     session = session_of(request)
+    store = store_of(api_of(request).control)
     text = pages.render(
         f"console/{template}",
         title=title,
         status=status,
         here=request.url.path,
         who=caller if session is not None else None,
-        may_move=caller is not None and caller.scope.allows(SCOPE_TO_MOVE),
+        may_move=caller is not None and caller.scope.allows(SCOPE_TO_MOVE) and not store,
         may_admin=caller is not None and caller.scope.allows(Scope.ADMIN),
-        store=api_of(request).control.settings.fleet.store,
+        store=store,
         csrf="" if session is None else session.csrf,
         address=_address,
         utc=utc_text,

@@ -38,5 +38,5 @@ class FleetLooker:
         if self._fleet is None or self._fleet.bucket.url != store.rstrip("/"):
             settings = self.control.settings
             named = settings.fleet.model_copy(update={"store": store})
-            self._fleet = Fleet(settings.model_copy(update={"fleet": named}), self.control.say)
+            self._fleet = Fleet(settings.model_copy(update={"fleet": named}), self.control.say, looks=True)
         return self._fleet.status(model=None)

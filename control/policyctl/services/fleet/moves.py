@@ -58,17 +58,19 @@ class Fleet:
         say: Where words for people go.
         clock: Monotonic, in seconds.
         sleep: Waits so many seconds.
+        looks: Whether nothing is moved, so that no store is made where none is.
     """
 
     settings: Settings
     say: Say
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    looks: bool = False
     bucket: Bucket = field(init=False)
     journal: FleetJournal = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bucket = Bucket(self.settings.fleet.store)
+        self.bucket = Bucket(self.settings.fleet.store, creates=not self.looks)
         self.journal = FleetJournal(self.bucket, actor())
 
     def carry_out(self, request: AliasRequest) -> Done:
