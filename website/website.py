@@ -25,6 +25,8 @@ from ruamel.yaml import YAML
 import code_pages
 
 ROOT = Path(__file__).resolve().parents[1]
+_MADE = {".cache", "docs", "mkdocs.yml", "site"}
+"""All that a build leaves in its folder."""
 SHIM = "website/iframe-worker.js"
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 _LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
@@ -143,12 +145,21 @@ def build(into: Path, root: Path = ROOT) -> list[str]:
     return astray((into / "site").resolve())
 
 
+def not_ours(into: Path, root: Path = ROOT) -> str:
+    """Why a folder is not removed, in a sentence; empty where it holds nothing, or an earlier site."""
+    if into == root or into in root.parents:
+        return f"{into} holds the tree of the pages: name another folder"
+    others = sorted({path.name for path in into.iterdir()} - _MADE) if into.is_dir() else []
+    return f"{into} holds {others[0]}, which no site has: name another folder, or remove it" if others else ""
+
+
 def main() -> int:
     """Build it and print where it is, or what is wrong with it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("into", type=Path, metavar="FOLDER", help="where to build; what it holds is removed")
+    parser.add_argument("into", type=Path, metavar="FOLDER", help="where to build; an earlier site in it is removed")
     into = parser.parse_args().into.resolve()
-    wrong = build(into)
+    refused = not_ours(into)
+    wrong = [refused] if refused else build(into)
     sys.stdout.write("".join(f"{line}\n" for line in wrong or [f"{into / 'site' / 'index.html'}"]))
     return 1 if wrong else 0
 

@@ -90,6 +90,16 @@ def test_what_leads_nowhere_or_elsewhere_ends_the_build(
     assert said in re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(website.build(tmp_path / "out", tree)))
 
 
+def test_no_folder_is_removed_that_holds_anything_but_a_site(quick, tree: Path, tmp_path: Path) -> None:
+    """Neither the tree, nor what it lies in, nor what somebody keeps there."""
+    website.build(tmp_path / "out", tree)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.md").touch()
+    said = [website.not_ours(tmp_path / name, tree) for name in ("out", "new", "mine")]
+    assert [each.partition("holds ")[2].partition(",")[0] for each in said] == ["", "", "thesis.md"]
+    assert all("holds the tree" in website.not_ours(folder, tree) for folder in (tree, tree.parent))
+
+
 def test_a_page_without_a_place_is_named(quick, tree: Path, tmp_path: Path) -> None:
     """With what to do, and so is a page of the nav that does not exist."""
     (tree / "docs" / "b.md").write_text("# B\n")
