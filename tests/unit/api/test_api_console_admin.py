@@ -93,7 +93,7 @@ def test_the_audit_is_searched_by_token_and_by_outcome(api) -> None:
         seen += re.findall(r'data-name="Who">([^<]+)<', page)
         (path,) = re.findall(r'href="([^"]+)">Earlier<', page) or [""]
     assert seen == whos
-    assert "No line of the audit is like that" in browser.get("/ui/audit?who=nobody").text
+    assert "No line matches." in browser.get("/ui/audit?who=nobody").text
 
 
 def test_settings_are_what_config_show_says(world) -> None:

@@ -20,6 +20,8 @@ from policyctl.measuring.report import comparison_rows
 from policyctl.services import kept_results
 from policyctl.services.evidence import record_gate, record_measured
 from policyctl.services.measure.results import compare as compare_results
+from policyctl.services.moves.removal import unserve
+from policyctl.services.rollout.promote import promote
 from policyctl.services.show.two_releases import two_releases
 from policyctl.serving.hardware import detect
 
@@ -103,6 +105,16 @@ def test_without_names_what_production_serves_is_compared_with_the_latest(api) -
     for page in (browser.get(MODEL), browser.get(f"{MODEL}/releases/1.1.0"), plan):
         (link,) = set(re.findall(r'href="([^"]+/compare[^"]*)"', page.text))
         assert "From 1.0.0 to 1.1.0" in _text(browser.get(unescape(link)))
+
+
+def test_where_production_serves_the_latest_it_is_compared_with_the_release_before(api) -> None:
+    """Of two equal sides nobody learns anything; the trail of production says what came before, else the slots."""
+    browser = Browser(api, "promote")
+    api.world.publish("1.2.0", 3)
+    promote(api.world.control, model="walker", release="1.2.0", alias="production")
+    assert "From 1.0.0 to 1.2.0" in _text(browser.get(f"{MODEL}/compare"))
+    unserve(api.world.control, model="walker", alias="production")
+    assert "From 1.1.0 to 1.2.0" in _text(browser.get(f"{MODEL}/compare"))
 
 
 def test_an_unknown_release_is_refused_on_the_form(api) -> None:

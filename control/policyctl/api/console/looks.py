@@ -16,6 +16,7 @@ from policyctl.api.problems import not_found, of_error
 from policyctl.api.routes import health, look, moves
 from policyctl.domain.names import PRODUCTION
 from policyctl.domain.operations import MovePhase, OperationKind
+from policyctl.domain.state import State
 from policyctl.domain.tokens import Scope
 from policyctl.errors import PolicyctlError
 from policyctl.measuring.card_report import shown
@@ -159,11 +160,13 @@ def evidence_content(request: Request, model: look.Model, release: look.Release,
 async def compare_page(request: Request, model: look.Model, query: Annotated[CompareQuery, Query()]) -> Response:
     """Two releases next to each other."""
     known = await run(request, look.get_model, request, model)
+    api, comparison, failure = api_of(request), None, None
     one = query.one or known["aliases"].get(PRODUCTION) or known["latest"] or ""
     other = query.other or known["latest"] or ""
-    api, found, failure = api_of(request), None, None
+    if one and not query.one and one == other:
+        one = _release_before(await run(request, api.control.repository.journal.state), model, one)
     try:
-        found = await api.within(
+        comparison = await api.within(
             api.pools.of_cards(request), lambda: two_releases(api.control, model=model, one=one, other=other)
         )
     except PolicyctlError as error:
@@ -177,12 +180,21 @@ async def compare_page(request: Request, model: look.Model, query: Annotated[Com
         one=one,
         other=other,
         known=[*known["aliases"], *known["releases"][: -_MOST_RELEASES - 1 : -1]],
-        found=found,
+        comparison=comparison,
         failure=None if failure is None else failure.failure,
         limits=LIMITS,
         columns=COMPARISON_COLUMNS,
-        rows=[] if found is None or found.measured is None else comparison_rows(found.measured),
+        rows=[] if comparison is None or comparison.measured is None else comparison_rows(comparison.measured),
     )
+
+
+def _release_before(state: State, model: str, release: str) -> str:
+    """The release that production named before this one, or the one in the slot before; itself where none was."""
+    named = state.alias(model, PRODUCTION)
+    trail = [] if named is None else [placement.release for placement in named.trail if placement.release != release]
+    slots = [each.release for each in state.of_model(model)]
+    earlier = trail or slots[: slots.index(release)]
+    return earlier[-1] if earlier else release
 
 
 @looks.get("/operations/{operation}")

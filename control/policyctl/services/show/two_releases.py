@@ -112,16 +112,16 @@ def _cards(control: Control, model: str, releases: tuple[str, str]) -> tuple[Car
     from policyctl.measuring.card_comparison import compare_cards
     from policyctl.services.cards.full_card import full
 
-    found, problems = list[Card](), list[str]()
+    intact, problems = list[Card](), list[str]()
     for release in releases:
         try:
             card = full(control, model=model, release=release)
         except PolicyctlError as error:
             problems.append(f"The card of {release} cannot be shown: {error.problem}. {error.remedy}")
             continue
-        found.append(card)
+        intact.append(card)
         problems += [f"{release}: {problem}" for problem in (card.release.problems if card.release else ())]
-    return compare_cards(found[0], found[1]) if len(found) == len(releases) else None, tuple(problems)
+    return compare_cards(intact[0], intact[1]) if len(intact) == len(releases) else None, tuple(problems)
 
 
 def _measured(control: Control, model: str, one: str, other: str) -> tuple[Comparison | None, str]:
