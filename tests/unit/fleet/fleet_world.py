@@ -183,7 +183,7 @@ class FleetWorld:
 
         monkeypatch.setattr(Bucket, "_asking", asked)
         monkeypatch.setattr(fleet_store, "ThreadPoolExecutor", OneAfterTheOther)
-        monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s: self.store)
+        monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s, **_: self.store)
         self.stand_in(monkeypatch)
         for key, content in publisher.items():
             obstore.put(self.store, key, content)
@@ -205,7 +205,7 @@ class FleetWorld:
         """What a store holds to which three releases were exported; the last has another contract."""
         control, store = Control.of(load(repository=folder / "model_repository")), MemoryStore()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bucket_module, "_opened", lambda _url, _patience_s: store)
+            patch.setattr(bucket_module, "_opened", lambda _url, _patience_s, **_: store)
             for release, seed, contract in (("1.0.0", 1, CONTRACT), ("1.1.0", 2, CONTRACT), ("2.0.0", 3, WIDER)):
                 source = write_export(folder / release, seed, contract=contract)
                 publish(control, source, model="walker", release=release)

@@ -29,7 +29,7 @@ from schedules import broken_by
 from policyctl.domain.manifest import digest_of
 
 ROOT = Path(__file__).parents[3]
-BLOCK = 500
+BLOCK = 100
 CODE = ("control/policyctl/domain/fleet*.py", "control/policyctl/services/fleet/*.py", "tests/unit/fleet/*.py")
 CODE += ("control/policyctl/adapters/fleet_store.py", "control/policyctl/adapters/bucket.py")
 

@@ -28,7 +28,7 @@ class Store:
         self.memory = MemoryStore()
         self.asked = Counter[str]()
         monkeypatch.setattr(fleet_store, "SEGMENT", SEGMENT)
-        monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s: self.memory)
+        monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s, **_: self.memory)
         asking = Bucket._asking
 
         def counted(bucket: Bucket, doing: str):
@@ -98,7 +98,7 @@ def test_another_history_in_the_segments_is_not_believed(store: Store, monkeypat
     other = Store(monkeypatch)
     other.write(SEGMENT)
     forged = other.get(fleet_store._segment_key(0))
-    monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s: store.memory)
+    monkeypatch.setattr(bucket_module, "_opened", lambda _url, _patience_s, **_: store.memory)
     store.put(fleet_store._segment_key(0), forged)
     reader = store.journal()
     reader.read()

@@ -446,7 +446,8 @@ class Node:
         if local is not None and self.observed.refused.get(key) == local.placement:
             return Serving(*key, None, None)
         release = None if local is None else local.placement.release
-        return Serving(*key, release, self._state.aliases[key].generation if self._is_at(key) else None)
+        generation = self._state.aliases[key].generation  # before the look: another thread reads the journal meanwhile
+        return Serving(*key, release, generation if self._is_at(key) else None)
 
     def _is_at(self, key: AliasKey) -> bool:
         """Whether this repository's journal says of an alias what the store says, and answers name its generation."""
