@@ -19,8 +19,8 @@ pytestmark = pytest.mark.server
 
 SPIN = "while True: pass"
 TIMES = int(os.environ.get("TIMES", "1"))
-ROUNDS = {models: TIMES * rounds for models, rounds in {0: 8, 1: 16, 60: 2}.items()}
-"""By the number of models that are served; TIMES=10 makes hundreds of them."""
+ROUNDS = {models: TIMES * rounds for models, rounds in {0: 4, 1: 8, 60: 1}.items()}
+"""By the number of models that are served; TIMES=20 makes hundreds of them."""
 
 
 @contextmanager
