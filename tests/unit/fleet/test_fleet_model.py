@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,6 +20,17 @@ PROMOTION, ROLLBACK, REMOVAL = MoveKind.PROMOTION, MoveKind.ROLLBACK, MoveKind.R
 Put = Callable[[pytest.MonkeyPatch], None]
 
 
+SOME = {(1, PROMOTION, True), (1, REMOVAL, False), (3, ROLLBACK, True)}
+WIDER = [
+    (nodes, faults, other, withdraws)
+    for (nodes, faults), other, withdraws in product(
+        [(1, 2), (2, 1), (3, 1)], [PROMOTION, ROLLBACK, REMOVAL], [False, True]
+    )
+    if "MODELS" in os.environ or (nodes, other, withdraws) in SOME
+]
+"""MODELS=all in the environment asks for every one: some minutes."""
+
+
 @pytest.mark.parametrize(
     ("other", "nodes", "withdraws", "states"),
     [(ROLLBACK, 2, False, 29_000), (REMOVAL, 1, True, 9_000), (PROMOTION, 1, False, 4_000)],
@@ -30,9 +43,7 @@ def test_no_state_of_two_commands_breaks_a_promise(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("withdraws", [False, True])
-@pytest.mark.parametrize("other", [PROMOTION, ROLLBACK, REMOVAL])
-@pytest.mark.parametrize(("nodes", "faults"), [(1, 2), (2, 1), (3, 1)])
+@pytest.mark.parametrize(("nodes", "faults", "other", "withdraws"), WIDER)
 def test_no_state_of_more_nodes_or_faults_breaks_a_promise(
     nodes: int, faults: int, other: MoveKind, *, withdraws: bool
 ) -> None:
