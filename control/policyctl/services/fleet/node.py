@@ -51,6 +51,8 @@ _LOCK_WAIT_S: Final = 60.0
 """For the writer lock: a release that is being certified holds it while it is loaded."""
 _JOIN_S: Final = 2.0
 _TIDY_S: Final = 3600.0
+_ANSWER_S: Final = 5.0
+"""For one answer of the store: what a node reads and writes is small."""
 _AT_ONCE_S: Final = 1.0
 _REPORTS_A_LEASE: Final = 4
 _KEPT: Final = 99
@@ -115,8 +117,9 @@ class Node:
         self.name = self.name or settings.node or socket.gethostname().lower()
         self._read_at = self._tidied_at = self.clock()
         copy = repository.control / f"fleet-{digest_of(settings.store.encode())[7:19]}.jsonl"
-        # One silent request must not last longer than the lease.
-        self._journal = FleetJournal(Bucket(settings.store, patience_s=settings.lease_s), self.name, copy)
+        # One silent request must not last longer than the lease, nor hold up the start of a server for long.
+        patience_s = min(settings.lease_s, _ANSWER_S)
+        self._journal = FleetJournal(Bucket(settings.store, patience_s=patience_s), self.name, copy)
 
     @contextmanager
     def running(self) -> Iterator[None]:
