@@ -257,7 +257,7 @@ def test_the_page_of_a_fleet_fits_breaks_no_rule_and_follows_its_store(api, page
     report(bucket, "node-1", "1.0.0", generation, problems={"m0": "its disk is full"})
     page.goto(f"{url}/ui")
     page.get_by_role("link", name="Fleet").click()
-    page.get_by_text("Every node says that it serves what every alias names.").wait_for()
+    page.get_by_text("Every node says that it serves what every alias names.", exact=True).wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     assert _violations(axe, page) == []
     report(bucket, "node-2", "1.0.0", generation - 1)
