@@ -20,7 +20,7 @@ PROMOTION, ROLLBACK, REMOVAL = MoveKind.PROMOTION, MoveKind.ROLLBACK, MoveKind.R
 Put = Callable[[pytest.MonkeyPatch], None]
 
 
-SOME = {(1, PROMOTION, True), (1, REMOVAL, False), (3, ROLLBACK, True)}
+SOME = {(1, REMOVAL, True), (3, ROLLBACK, False)}
 WIDER = [
     (nodes, faults, other, withdraws)
     for (nodes, faults), other, withdraws in product(
